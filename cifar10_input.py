@@ -1,0 +1,607 @@
+"""What goes in: find or fetch a data set, verify and read it, split it, augment it, hand it over as `tf.data`.
+
+    load_data(config)        -> ImageData          uint8 pictures and labels, training and test
+    split_data(data, config) -> ImageData, ...     training part and validation part
+    training_batches(...)    -> tf.data.Dataset    augmented batches, each a pure function of (seed, step)
+
+CIFAR-10 and CIFAR-100 come in the published Python and binary versions. A row holds 3,072 bytes: 1,024 red, 1,024 green,
+1,024 blue, each plane row by row (https://www.cs.toronto.edu/~kriz/cifar.html). Archives and pickles come from
+strangers: archives are read, never extracted, and reading a pickle cannot call anything.
+"""
+
+import dataclasses
+import functools
+import gzip
+import io
+import pickle
+import socket
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from hyper_parameters import HyperParameters, UsageError
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SYNTHETIC_CLASSES = (
+    "disc", "square", "triangle", "ring", "cross", "bars", "columns", "checks", "diamond", "star",
+)  # fmt: skip
+
+_PICTURE_BYTES = 3072
+_LARGEST_MEMBER = 256 << 20  # bytes; the largest published file, CIFAR-100's training file, has 155 MB
+_LARGEST_ARCHIVE = 1 << 30  # bytes unpacked; the published archives have 186 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Pictures and their labels: images uint8 [n, height, width, RGB], labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set: its official training and test parts, the names of its classes, and where it was found."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    found: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Published:
+    """The published files of one CIFAR data set."""
+
+    folders: tuple[str, str]  # Python version, binary version
+    archives: tuple[str, str]
+    sha256: str  # of the Python version's archive
+    train_files: tuple[tuple[str, ...], tuple[str, ...]]
+    test_files: tuple[tuple[str, ...], tuple[str, ...]]
+    names_files: tuple[str, str]
+    label_key: str
+    names_key: str
+    classes: int
+    label_bytes: int  # in a row of the binary version
+    label_offset: int
+
+
+_CIFAR10 = _Published(
+    folders=("cifar-10-batches-py", "cifar-10-batches-bin"),
+    archives=("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    train_files=(
+        tuple(f"data_batch_{i}" for i in range(1, 6)),
+        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+    ),
+    test_files=(("test_batch",), ("test_batch.bin",)),
+    names_files=("batches.meta", "batches.meta.txt"),
+    label_key="labels",
+    names_key="label_names",
+    classes=10,
+    label_bytes=1,
+    label_offset=0,
+)
+_CIFAR100 = _Published(
+    folders=("cifar-100-python", "cifar-100-binary"),
+    archives=("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    train_files=(("train",), ("train.bin",)),
+    test_files=(("test",), ("test.bin",)),
+    names_files=("meta", "fine_label_names.txt"),
+    label_key="fine_labels",
+    names_key="fine_label_names",
+    classes=100,
+    label_bytes=2,
+    label_offset=1,
+)
+_PUBLISHED = {
+    "cifar10": _CIFAR10,
+    "cifar100": _CIFAR100,
+    "cifar100_coarse": dataclasses.replace(
+        _CIFAR100,
+        names_files=("meta", "coarse_label_names.txt"),
+        label_key="coarse_labels",
+        names_key="coarse_label_names",
+        classes=20,
+        label_offset=0,
+    ),
+}
+
+
+def load_data(config: HyperParameters) -> ImageData:
+    """Finds, verifies and reads the data set `config.dataset`.
+
+    CIFAR is looked for in `config.data_dir` if that is given, otherwise in Keras' cache, otherwise downloaded into it.
+
+    Raises:
+        UsageError: not found, or a file is damaged; the message names the file and the ways out.
+    """
+    if config.dataset == "digits":
+        return _load_digits()
+    if config.dataset == "synthetic":
+        return _draw_synthetic(config.synthetic_images, seed=0)
+    published = _PUBLISHED[config.dataset]
+    if config.data_dir:
+        place = _find(published, Path(config.data_dir).expanduser())
+        if place is None:
+            raise UsageError(
+                f"--data_dir must hold {published.folders[0]}/, {published.folders[1]}/ or {published.archives[0]}; none "
+                f"found in {config.data_dir}; give another folder, leave it out to download, or use --dataset=digits"
+            )
+    else:
+        place = _find_in_keras_cache(published) or _download(published)
+    return _read(published, place)
+
+
+def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
+    """Splits the training images into a training and a validation part, class by class.
+
+    The parts depend on `split_seed` and `validation_fraction` only; on CIFAR-10 the default gives 45,000 and 5,000
+    (He 2015, section 4.2). With `train_random_label` / `vali_random_label` the labels of a part are random.
+
+    Returns:
+        (training, validation).
+
+    Raises:
+        UsageError: a class has too few images to appear in both parts.
+    """
+    labels = data.train.labels
+    rng = np.random.default_rng(config.split_seed)
+    held_out = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = max(1, round(config.validation_fraction * len(members)))
+        if count >= len(members):
+            raise UsageError(
+                f"class '{data.class_names[label]}' has {len(members)} training image(s), of which {count} would be held out; "
+                "give more images or a smaller --validation_fraction"
+            )
+        held_out.append(rng.permutation(members)[:count])
+    is_validation = np.zeros(len(labels), bool)
+    is_validation[np.concatenate(held_out)] = True
+    parts = [data.train.take(np.flatnonzero(~is_validation)), data.train.take(np.flatnonzero(is_validation))]
+    for index, randomize in enumerate((config.train_random_label, config.vali_random_label)):
+        if randomize:
+            random_labels = np.random.default_rng((config.seed, index)).integers(
+                len(data.class_names), size=len(parts[index])
+            )
+            parts[index] = dataclasses.replace(parts[index], labels=random_labels.astype(np.int32))
+    return parts[0], parts[1]
+
+
+def make_normalization(kind: str, images: np.ndarray):
+    """The first layer of a net: normalisation with constants measured on training images only.
+
+    Args:
+        kind: "channel_standard", "channel_mean", "pixel_mean" or "whiten"; see `HyperParameters.normalization`.
+        images: uint8 [n, height, width, channels], the training part.
+
+    Returns:
+        `resnet_layers.PixelNormalization`.
+    """
+    from resnet_layers import PixelNormalization
+
+    if kind == "whiten":
+        return PixelNormalization(per_image=True, name="normalization")
+    if kind == "pixel_mean":
+        return PixelNormalization(np.round(images.mean(axis=0), 3).tolist(), 255.0, name="normalization")
+    # Counting the 256 grey values gives exact moments without a float copy of all pixels.
+    values = np.arange(256)
+    counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])])
+    mean = counts @ values / counts.sum(axis=1)
+    std = np.sqrt(counts @ values**2 / counts.sum(axis=1) - mean**2)
+    scale = np.maximum(std, 1.0).round(3).tolist() if kind == "channel_standard" else 255.0
+    return PixelNormalization(mean.round(3).tolist(), scale, name="normalization")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """What one training batch is made of: indices int64 [batch], crop offsets int32 [batch, 2] (y, x), flips bool [batch]."""
+
+    indices: np.ndarray
+    offsets: np.ndarray
+    flips: np.ndarray
+
+
+def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan:
+    """Draws the indices, crop offsets and flips of batch `step`, a pure function of (seed, step).
+
+    The images of all epochs form one endless row, each epoch in an order of its own; batch `step` is its `step`-th
+    piece. So every image comes once an epoch, also where the batch size does not divide their number.
+
+    Args:
+        step: 0-based index of the batch.
+        num_images: size of the training part.
+        config: uses seed, train_batch_size, augment, padding_size, flip.
+    """
+    batch_size = config.train_batch_size
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, positions = np.divmod(places, num_images)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        indices[epochs == epoch] = _epoch_order(config.seed, int(epoch), num_images)[positions[epochs == epoch]]
+    offsets = np.full((batch_size, 2), config.padding_size, np.int32)
+    flips = np.zeros(batch_size, bool)
+    if config.augment:
+        rng = np.random.default_rng((config.seed, 1, step))
+        # `integers` excludes its upper end: offsets are 0..2*padding, the last one included.
+        offsets = rng.integers(2 * config.padding_size + 1, size=(batch_size, 2), dtype=np.int32)
+        if config.flip == "random":
+            flips = rng.random(batch_size) < 0.5
+        elif config.flip == "alternate":
+            flips = _flipped_first(config.seed, num_images)[indices] ^ (epochs % 2 == 1)
+    return BatchPlan(indices, offsets, flips)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed, epoch, num_images):
+    return np.random.default_rng((seed, 2, epoch)).permutation(num_images)
+
+
+@functools.lru_cache(maxsize=4)
+def _flipped_first(seed, num_images):
+    return np.random.default_rng((seed, 3)).random(num_images) < 0.5
+
+
+def crop_and_flip(images, offsets, flips, padding: int, mode: str):
+    """Pads images on all sides, cuts a window of the old size out of each, mirrors some of them left to right.
+
+    Args:
+        images: [batch, height, width, channels], any number type.
+        offsets: int32 [batch, 2], top and left edge of the window in the padded image, 0..2*padding pixels.
+        flips: bool [batch].
+        padding: pixels added on each side, less than height and width for mode "reflect".
+        mode: "zero" or "reflect" (the edge pixel is not repeated).
+
+    Returns:
+        tf.Tensor of the shape and type of `images`.
+    """
+    import tensorflow as tf
+
+    height, width = images.shape[1:3]
+    if padding:
+        images = tf.pad(
+            images,
+            ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+            "REFLECT" if mode == "reflect" else "CONSTANT",
+        )
+    columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width))
+    images = tf.gather(images, offsets[:, :1] + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(images, offsets[:, 1:] + columns, axis=2, batch_dims=1)
+
+
+def training_batches(split: Split, normalization, config: HyperParameters, first_step: int = 0):
+    """The batches from `first_step` to `train_steps`, normalised, then padded with zeros or reflections, cropped, flipped.
+
+    Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
+    image's own mean and deviation. (Liang's program pads before it whitens.)
+
+    Args:
+        split: training part.
+        normalization: layer of `make_normalization`.
+        config: settings.
+        first_step: 0-based step to begin with.
+
+    Returns:
+        tf.data.Dataset of (images float32 [batch, height, width, channels], labels int32 [batch]).
+    """
+    import tensorflow as tf
+
+    images, labels = tf.constant(split.images), tf.constant(split.labels)
+    batch_size = config.train_batch_size
+
+    def plan(step):
+        batch = plan_batch(int(step), len(split), config)
+        return batch.indices, batch.offsets, batch.flips
+
+    def make_batch(step):
+        indices, offsets, flips = tf.numpy_function(plan, [step], [tf.int64, tf.int32, tf.bool])
+        indices = tf.ensure_shape(indices, [batch_size])
+        batch = normalization(tf.gather(images, indices))
+        if config.augment:
+            flips = tf.ensure_shape(flips, [batch_size])
+            batch = crop_and_flip(
+                batch, tf.ensure_shape(offsets, [batch_size, 2]), flips, config.padding_size, config.padding_mode
+            )
+        return batch, tf.gather(labels, indices)
+
+    return tf.data.Dataset.range(first_step, config.train_steps).map(make_batch).prefetch(4)
+
+
+# Finding and reading the published files
+
+
+def _find(published: _Published, place: Path) -> Path | None:
+    """The folder or archive in, at or just below `place` that holds the data set; None if there is none."""
+    if place.is_file():
+        return place
+    for candidate in (place, *(place / name for name in published.folders + published.archives)):
+        if candidate.is_file():
+            return candidate
+        for files in published.test_files:
+            if (candidate / files[0]).is_file():
+                return candidate
+    return None
+
+
+def _find_in_keras_cache(published: _Published) -> Path | None:
+    import keras
+
+    cache = Path(keras.config.keras_home()) / "datasets"
+    # `keras.datasets` extracts into <name>-target/<name>; older versions extracted into <name>.
+    name = published.folders[0]
+    return _find(published, cache / f"{name}-target") or _find(published, cache / name) or _find(published, cache)
+
+
+def _download(published: _Published) -> Path:
+    """Downloads the Python version into Keras' cache; a file that fails its checksum is deleted and never read."""
+    import keras
+
+    address = f"https://www.cs.toronto.edu/~kriz/{published.archives[0]}"
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # get_file itself would wait for ever for a stalled server
+    try:
+        return Path(
+            keras.utils.get_file(published.archives[0], address, file_hash=published.sha256, cache_subdir="datasets")
+        )
+    except BaseException as error:
+        (Path(keras.config.keras_home()) / "datasets" / published.archives[0]).unlink(missing_ok=True)
+        if not isinstance(error, Exception):
+            raise
+        raise UsageError(
+            f"{published.folders[0]} is neither in Keras' cache nor could it be downloaded ({_one_line(error)}); give "
+            "--data_dir=FOLDER, connect to a network, or use --dataset=digits"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _read(published: _Published, place: Path) -> ImageData:
+    """Reads the Python or the binary version from a folder or an archive."""
+    wanted = {name for files in published.train_files + published.test_files for name in files} | {
+        *published.names_files
+    }
+    files = _archive_members(place, wanted) if place.is_file() else _folder_files(place, wanted)
+    version = 0 if published.test_files[0][0] in files else 1
+    missing = [name for name in published.train_files[version] + published.test_files[version] if name not in files]
+    if missing:
+        raise UsageError(f"expected {', '.join(missing)} in {place}, received {', '.join(sorted(files)) or 'none of its files'}; "
+                         "give another --data_dir or leave it out to download")  # fmt: skip
+    parse = (_parse_pickle, _parse_binary)[version]
+
+    def read_split(names):
+        parts = [parse(files[name], published, f"{place}/{name}") for name in names]
+        return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+
+    return ImageData(
+        read_split(published.train_files[version]),
+        read_split(published.test_files[version]),
+        _class_names(files.get(published.names_files[version]), version, published, place),
+        str(place),
+    )
+
+
+def _folder_files(folder: Path, wanted: set[str]) -> dict[str, bytes]:
+    files = {}
+    for name in wanted:
+        path = folder / name
+        if path.is_file():
+            if path.stat().st_size > _LARGEST_MEMBER:
+                raise UsageError(
+                    f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST_MEMBER:,}; download it again"
+                )
+            files[name] = path.read_bytes()
+    return files
+
+
+def _archive_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """The wanted regular files of a tar archive, read into memory; nothing is extracted."""
+    files = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.rsplit("/", 1)[-1]
+                if member.offset_data + member.size > _LARGEST_ARCHIVE:
+                    raise UsageError(
+                        f"{archive} unpacks to more than {_LARGEST_ARCHIVE:,} bytes, expected about 186 MB; download it again"
+                    )
+                if member.isreg() and name in wanted and name not in files and member.size <= _LARGEST_MEMBER:
+                    files[name] = tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error, gzip.BadGzipFile) as error:
+        raise UsageError(f"{archive} is damaged or no tar archive ({_one_line(error)}); download it again") from error
+    return files
+
+
+class _PickledArray:
+    """Stands for a pickled numpy array: keeps what describes it, calls nothing."""
+
+    def __init__(self, *_):
+        self.shape, self.type, self.content = (), "", b""
+
+    def __setstate__(self, state):
+        _, self.shape, dtype, _, self.content = state
+        self.type = dtype.name
+
+
+class _PickledType:
+    """Stands for a pickled numpy dtype."""
+
+    def __init__(self, name, *_):
+        self.name = name
+
+    def __setstate__(self, state):
+        pass
+
+
+def _array_from_buffer(content, dtype, shape, _order):
+    array = _PickledArray()
+    array.shape, array.type, array.content = shape, dtype.name, bytes(content)
+    return array
+
+
+def _encode_latin1(text, _encoding):
+    return text.encode("latin1")
+
+
+class _CifarUnpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, numbers, strings and descriptions of arrays; refuses every other class or function."""
+
+    def find_class(self, module, name):
+        if module == "_codecs" and name == "encode":
+            return _encode_latin1
+        stands_for = {
+            "_reconstruct": _PickledArray,
+            "ndarray": _PickledArray,
+            "dtype": _PickledType,
+            "_frombuffer": _array_from_buffer,
+        }
+        if module.split(".")[0] == "numpy" and name in stands_for:
+            return stands_for[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _unpickle(content: bytes, source: str) -> dict:
+    """A pickled dictionary with its keys as text. Raises UsageError if it is damaged or asks for anything else."""
+    try:
+        value = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
+        return {key.decode() if isinstance(key, bytes) else key: item for key, item in value.items()}
+    # A damaged pickle can raise nearly anything; whatever it is, the file cannot be used.
+    except Exception as error:
+        raise UsageError(
+            f"{source} is damaged or not of the published version ({_one_line(error)}); download it again"
+        ) from error
+
+
+def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
+    batch = _unpickle(content, source)
+    array, labels = batch.get("data"), batch.get(published.label_key)
+    if not isinstance(array, _PickledArray) or not isinstance(labels, list):
+        raise UsageError(
+            f"{source} must hold an array 'data' and a list '{published.label_key}', received {sorted(map(str, batch))}; download it again"
+        )
+    count = len(labels)
+    shape, kind = array.shape, array.type.decode() if isinstance(array.type, bytes) else array.type
+    if shape != (count, _PICTURE_BYTES) or kind not in ("u1", "|u1") or len(array.content) != count * _PICTURE_BYTES:
+        raise UsageError(
+            f"{source} must hold uint8 data of shape ({count}, {_PICTURE_BYTES}) for its {count} labels, received {kind} "
+            f"{shape} in {len(array.content):,} bytes; download it again"
+        )
+    if not all(isinstance(label, int) for label in labels):
+        raise UsageError(f"{source} must hold whole numbers as labels, received others; download it again")
+    return _make_split(np.frombuffer(array.content, np.uint8), np.array(labels, np.int64), published, source)
+
+
+def _parse_binary(content: bytes, published: _Published, source: str) -> Split:
+    row = published.label_bytes + _PICTURE_BYTES
+    if not content or len(content) % row:
+        raise UsageError(
+            f"{source} must be made of rows of {row} bytes, received {len(content):,} bytes; download it again"
+        )
+    rows = np.frombuffer(content, np.uint8).reshape(-1, row)
+    return _make_split(
+        rows[:, published.label_bytes :], rows[:, published.label_offset].astype(np.int64), published, source
+    )
+
+
+def _make_split(planes: np.ndarray, labels: np.ndarray, published: _Published, source: str) -> Split:
+    if not len(labels) or labels.min() < 0 or labels.max() >= published.classes:
+        received = f"{labels.min()}..{labels.max()}" if len(labels) else "no images"
+        raise UsageError(
+            f"{source} must hold labels 0..{published.classes - 1}, received {received}; download it again"
+        )
+    images = np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return Split(images, labels.astype(np.int32))
+
+
+def _class_names(content: bytes | None, version: int, published: _Published, place: Path) -> tuple[str, ...]:
+    """Names of the classes, from the data set's own list of names."""
+    if content is None and published is _CIFAR10:
+        return CIFAR10_CLASSES
+    if content is None:
+        return tuple(f"class {index}" for index in range(published.classes))
+    source = f"{place}/{published.names_files[version]}"
+    names = _unpickle(content, source).get(published.names_key) if version == 0 else content.split()
+    if not isinstance(names, list) or len(names) != published.classes:
+        raise UsageError(
+            f"{source} must hold {published.classes} class names, received {names!r:.80}; download it again"
+        )
+    return tuple(name.decode("ascii", "replace") if isinstance(name, bytes) else str(name) for name in names)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# Data sets that need no download
+
+
+def _load_digits() -> ImageData:
+    """The 1,797 handwritten digits of scikit-learn (8x8, 17 grey levels), brought to 32x32 RGB; 360 of them are the test part."""
+    import cv2
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    grey = [
+        cv2.resize(np.uint8(np.rint(image * 255 / 16)), (32, 32), interpolation=cv2.INTER_CUBIC)
+        for image in digits.images
+    ]
+    images = np.repeat(np.stack(grey)[..., None], 3, axis=-1)
+    train, test = train_test_split(np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0)
+    everything = Split(images, digits.target.astype(np.int32))
+    return ImageData(everything.take(train), everything.take(test), tuple("0123456789"), "scikit-learn")
+
+
+def _draw_synthetic(count: int, seed: int) -> ImageData:
+    """Draws `count` pictures of ten shapes in random colours, places and sizes, with noise; a fifth is the test part."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 10).astype(np.int32)
+    images = np.empty((count, 32, 32, 3), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:] = rng.integers(0, 256, 3)
+        color = [int(value) for value in (image[0, 0].astype(int) + rng.integers(70, 186, 3)) % 256]
+        center, radius = rng.integers(12, 20, 2), int(rng.integers(7, 12))
+        drawn = np.ascontiguousarray(image)
+        _draw_shape(cv2, drawn, SYNTHETIC_CLASSES[label], color, center, radius)
+        image[:] = np.clip(drawn + rng.normal(0, 12, image.shape), 0, 255)
+    everything = Split(images, labels)
+    test_count = max(10, count // 5)
+    found = f"drawn with seed {seed}"
+    order = rng.permutation(count)
+    return ImageData(everything.take(order[test_count:]), everything.take(order[:test_count]), SYNTHETIC_CLASSES, found)
+
+
+def _draw_shape(cv2, image, shape, color, center, radius):
+    x, y = (int(value) for value in center)
+    low, high = (x - radius, y - radius), (x + radius, y + radius)
+    if shape == "disc":
+        cv2.circle(image, (x, y), radius, color, -1)
+    elif shape == "ring":
+        cv2.circle(image, (x, y), radius, color, 3)
+    elif shape == "square":
+        cv2.rectangle(image, low, high, color, -1)
+    elif shape == "cross":
+        cv2.line(image, low, high, color, 3)
+        cv2.line(image, (low[0], high[1]), (high[0], low[1]), color, 3)
+    elif shape in ("bars", "columns", "checks"):
+        period = radius - 3
+        rows, columns = np.indices(image.shape[:2])
+        rows, columns = (rows + y) // (period // 2) % 2, (columns + x) // (period // 2) % 2
+        image[{"bars": rows, "columns": columns, "checks": rows ^ columns}[shape] == 1] = color
+    else:
+        corners = {"triangle": 3, "diamond": 4, "star": 10}[shape]
+        angles = np.arange(corners) * 2 * np.pi / corners - np.pi / 2
+        radii = np.where(np.arange(corners) % 2, 0.45 if shape == "star" else 1.0, 1.0) * radius
+        points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
+        cv2.fillPoly(image, [np.int32(np.rint(points))], color)

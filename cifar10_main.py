@@ -1,0 +1,105 @@
+"""The command line of the CIFAR side: train, test, predict.
+
+python cifar10_main.py --mode=train                          # CIFAR-10, ResNet-20, preset fast
+python cifar10_main.py --mode=train --dataset=digits         # a minute, no download
+python cifar10_main.py --mode=test --version=NAME
+python cifar10_main.py --mode=predict --version=NAME --images PATH...
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+
+import hyper_parameters
+from hyper_parameters import UsageError
+from run_folder import RunFolder
+
+MODES = ("train", "test", "predict")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UsageError(f"{message}; see --help")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    presets = "\n".join(f"  {name:<11} {preset.summary}" for name, preset in hyper_parameters.PRESETS.items())
+    parser = _Parser(
+        prog="cifar10_main.py",
+        description="Trains, tests and runs residual networks for small pictures.",
+        epilog=f"presets:\n{presets}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        required=True,
+        help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
+        "report = draw a run again and publish it in results/",
+    )
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="PATH", help="picture files or folders, for --mode=predict"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
+    hyper_parameters.add_flags(parser)
+    return parser
+
+
+def main(argv=None) -> int:
+    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes drown ours
+    try:
+        flags = vars(make_parser().parse_args(argv))
+        actions = {name: flags.pop(name) for name in ("mode", "images", "resume", "overwrite")}
+        if actions["resume"] and actions["overwrite"]:
+            raise UsageError("--resume and --overwrite exclude each other; give one of them")
+        config = _settings(flags, actions)
+        {"train": _train, "test": _test, "predict": _predict}[actions["mode"]](config, actions)
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(stop or "stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _settings(flags, actions):
+    """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given."""
+    config = hyper_parameters.from_flags(flags)
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    goes_on = actions["resume"] if actions["mode"] == "train" else not config.test_ckpt_path
+    if goes_on and (run.holds_run() or actions["mode"] != "train"):
+        return dataclasses.replace(run.read_config(), **flags)
+    return config
+
+
+def _train(config, actions):
+    from cifar10_train import train
+
+    train(config, resume=actions["resume"], overwrite=actions["overwrite"])
+    _test(config, actions)
+
+
+def _test(config, _actions):
+    from cifar10_test import evaluate
+
+    result, run = evaluate(config)
+    print(
+        f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
+        f"top-5 error {result['test_top5_error']:.2f} %, loss {result['test_loss']:.4f}; {run.result}"
+    )
+
+
+def _predict(config, actions):
+    from cifar10_test import predict
+
+    table, path = predict(config, actions["images"])
+    print(table.to_string(index=False), f"written to {path}", sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

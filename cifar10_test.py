@@ -1,0 +1,295 @@
+"""How a net is tested: every test image once, and what it says about pictures of one's own.
+
+load_model(path)            a trained net: raw pixels -> probabilities
+test(model, images)         probabilities of any number of images
+evaluate(run, ...)          metrics of a run on the test part -> result.json, predictions.npy
+predict(model, paths)       the most likely classes of picture files
+"""
+
+import io
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import sklearn.metrics
+
+import cifar10_input
+import model_registry
+import resnet
+from hyper_parameters import HyperParameters, UsageError
+from resnet_layers import PixelNormalization
+from run_folder import RunFolder, read_checkpoint, read_json, write_atomically, write_json
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def load_model(path: str) -> keras.Model:
+    """Loads a trained net that takes raw pixels 0..255 and returns probabilities.
+
+    Args:
+        path: "cifar10" = the shipped ResNet-20; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
+            `step-*.npz` in the folder of its run.
+
+    Raises:
+        UsageError: not found, damaged, or not a classifier of pictures.
+    """
+    if path == "cifar10":
+        return resnet.build_resnet20(weights="cifar10")
+    place = Path(path).expanduser()
+    if place.is_dir():
+        place = RunFolder(place).best
+    if not place.is_file():
+        raise UsageError(
+            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}', which has no {place}"
+        )
+    if place.suffix == ".npz":
+        return _load_checkpoint(place)
+    if place.suffix != ".keras":
+        raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'")
+    try:
+        model = keras.saving.load_model(place, compile=False)
+    # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{place} is damaged or no Keras model of this library ({reason}); give another file"
+        ) from error
+    if len(model.input_shape) != 4 or len(model.output_shape) != 2:
+        raise UsageError(
+            f"{place} must map [batch, height, width, channels] to [batch, classes], received {model.input_shape} to "
+            f"{model.output_shape}; give another file"
+        )
+    return model
+
+
+def _load_checkpoint(path: Path) -> keras.Model:
+    arrays, facts = read_checkpoint(path)
+    try:
+        net = facts["net"]
+        model = model_registry.find(net["model"]).build(
+            input_shape=tuple(net["input_shape"]),
+            classes=net["classes"],
+            preprocessing=PixelNormalization.from_config(net["normalization"]),
+            **net["options"],
+        )
+        averaged = any(name.startswith("average/") for name in arrays)
+        for index, variable in enumerate(model.variables):
+            variable.assign(arrays[f"average/{index:04d}" if averaged else f"net/{variable.path}"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is no checkpoint of a training run ({error}); give another file") from error
+    return model
+
+
+def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.ndarray:
+    """Softmax probabilities of any number of images; the last, smaller batch included.
+
+    Args:
+        model: net of `load_model`.
+        images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float.
+        batch_size: images at a time; the result does not depend on it.
+
+    Returns:
+        float32 [num_images, num_labels].
+
+    Raises:
+        UsageError: images of another shape than the net was built for.
+    """
+    images = np.asarray(images)
+    if images.shape[1:] != model.input_shape[1:]:
+        raise UsageError(
+            f"images must have the shape (num_images, {', '.join(map(str, model.input_shape[1:]))}), received {images.shape}"
+        )
+    if not len(images):
+        return np.empty((0, model.output_shape[-1]), np.float32)
+    return model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
+    """Metrics of predicted probabilities.
+
+    Args:
+        probabilities: float [n, classes].
+        labels: int [n].
+        class_names: names of all classes.
+
+    Returns:
+        test_error and test_top5_error (%), test_loss (mean cross-entropy, nat), images, per_class (list of class, precision,
+        recall, f1, images) and confusion_matrix (list of rows: true class, columns: predicted class).
+    """
+    classes = np.arange(len(class_names))
+    predicted = probabilities.argmax(axis=1)
+    top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    likelihood = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1)
+    scores = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    per_class = [
+        {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
+        for name, p, r, f, n in zip(class_names, *scores, strict=True)
+    ]
+    return {
+        "test_error": 100 * float(np.mean(predicted != labels)),
+        "test_top5_error": 100 * float(np.mean((top5 != labels[:, None]).all(axis=1))),
+        "test_loss": float(-np.log(likelihood).mean()),
+        "images": len(labels),
+        "per_class": per_class,
+        "confusion_matrix": sklearn.metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }
+
+
+def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
+    """Tests a net on the test part of the data set and writes `result.json` and `predictions.npy`.
+
+    The net is that of `find_net`. Calling this again replaces the two files by equal ones.
+
+    Returns:
+        (metrics as in `measure`, the folder that holds them).
+
+    Raises:
+        UsageError: no such run or file, or the net does not fit the data set.
+    """
+    path, run = find_net(config)
+    model = load_model(path)
+    data = cifar10_input.load_data(config)
+    if model.output_shape[-1] != len(data.class_names):
+        raise UsageError(
+            f"{path} tells {model.output_shape[-1]} classes apart, but --dataset={config.dataset} has {len(data.class_names)}; give "
+            "the data set it was trained on"
+        )
+    probabilities = test(model, data.test.images, config.test_batch_size)
+    result = measure(probabilities, data.test.labels, data.class_names)
+    facts = {"model": model.name, "dataset": config.dataset, "weights": path}
+    if not config.test_ckpt_path:
+        history = pd.read_csv(run.error_csv)
+        best = history.loc[history["validation_error"].idxmin()]
+        facts |= {"best_step": int(best["step"]), "validation_error": float(best["validation_error"])}
+        facts |= {
+            "last_step": int(history["step"].iloc[-1]),
+            "last_validation_error": float(history["validation_error"].iloc[-1]),
+        }
+    write_json(run.result, facts | result)
+    buffer = io.BytesIO()
+    np.save(buffer, probabilities)
+    write_atomically(run.predictions, buffer.getvalue())
+    return facts | result, run
+
+
+def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
+    """What to load, and the folder for what comes out of it.
+
+    Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images. What `test_ckpt_path` names gets
+    the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone.
+    """
+    path = config.test_ckpt_path
+    if not path:
+        run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+        return str(run.best), run
+    return path, RunFolder(f"{config.runs_dir}/test-{Path(path).stem}-{config.dataset}")
+
+
+def predict(config: HyperParameters, paths) -> tuple[pd.DataFrame, Path]:
+    """The three most likely classes of picture files, also written as `predictions.csv` to the folder of `find_net`.
+
+    Args:
+        config: settings; `test_ckpt_path` or `version` names the net.
+        paths: files, or folders whose pictures are taken in the order of their names.
+
+    Returns:
+        (table with columns image, class_1, probability_1, ... class_3, probability_3; path of the CSV file).
+
+    Raises:
+        UsageError: no pictures, or one that cannot be decoded.
+    """
+    path, run = find_net(config)
+    files = _list_pictures(paths)
+    model = load_model(path)
+    images = np.stack([read_picture(file, model.input_shape[1:]) for file in files])
+    probabilities = test(model, images, config.test_batch_size)
+    names = _class_names(path, model.output_shape[-1])
+    rows = []
+    for file, probability in zip(files, probabilities, strict=True):
+        row = {"image": str(file)}
+        for rank, label in enumerate(np.argsort(-probability, kind="stable")[:3], start=1):
+            row |= {f"class_{rank}": names[label], f"probability_{rank}": round(float(probability[label]), 4)}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    csv_path = run.path / "predictions.csv"
+    write_atomically(csv_path, table.to_csv(index=False))
+    return table, csv_path
+
+
+def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads a picture of any size, grey, RGB or RGBA, 8 or 16 bits, and brings it to the input shape of a net.
+
+    The largest centred part with the aspect of the net is cut out and shrunk by area, or enlarged. What is transparent
+    becomes white.
+
+    Args:
+        file: picture file.
+        shape: (height, width, channels), channels 1 or 3.
+
+    Returns:
+        uint8 of that shape, RGB or grey.
+
+    Raises:
+        UsageError: the file cannot be read or decoded.
+    """
+    import cv2
+
+    try:
+        content = np.frombuffer(Path(file).read_bytes(), np.uint8)
+        picture = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if len(content) else None
+    except (OSError, cv2.error) as error:
+        raise UsageError(
+            f"{file} could not be read ({' '.join(str(error).split())[:200]}); give a picture file"
+        ) from error
+    if picture is None:
+        raise UsageError(f"{file} is damaged or no picture that OpenCV can decode; give PNG, JPEG, WebP, BMP or TIFF")
+    if picture.dtype != np.uint8:
+        picture = (
+            cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+            if picture.dtype != np.uint16
+            else np.uint8(picture >> 8)
+        )
+    picture = picture[..., None] if picture.ndim == 2 else picture
+    if picture.shape[-1] in (2, 4):
+        alpha = picture[..., -1:] / 255.0
+        picture = np.uint8(np.rint(picture[..., :-1] * alpha + 255 * (1 - alpha)))
+    picture = np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., ::-1]
+    height, width, channels = shape
+    scale = min(picture.shape[0] / height, picture.shape[1] / width)
+    cut = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = ((have - want) // 2 for have, want in zip(picture.shape, cut, strict=False))
+    picture = np.ascontiguousarray(picture[top : top + cut[0], left : left + cut[1]])
+    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC)
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else picture
+
+
+def _list_pictures(paths) -> list[Path]:
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+            if not found:
+                raise UsageError(
+                    f"--images={path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), received a folder without any"
+                )
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UsageError(f"--images must name picture files or folders, received '{path}', which does not exist")
+    if not files:
+        raise UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none")
+    return files
+
+
+def _class_names(path: str, classes: int) -> list[str]:
+    """Class names from the `data.json` of the run that a net lies in; shipped weights know CIFAR-10's."""
+    if path == "cifar10":
+        return list(cifar10_input.CIFAR10_CLASSES)
+    place = Path(path)
+    for folder in (place, place.parent, place.parent.parent):
+        names = read_json(folder / "data.json")["class_names"] if (folder / "data.json").is_file() else []
+        if len(names) == classes:
+            return names
+    return [f"class {index}" for index in range(classes)]

@@ -1,0 +1,493 @@
+"""How a net is trained: one loop in steps, validated every `report_freq` of them, that a kill cannot harm.
+
+A step is one batch. Keras' `fit` is not used: it restarts the data order on resume, counts phantom steps and cannot run on several
+machines. Keras callbacks still work; one Keras "epoch" is one report interval.
+
+At each report, in this order: validation, checkpoint, best.keras, error.csv, TensorBoard, console line. Everything after the
+checkpoint is made from it, so a run killed in between is completed when it is resumed.
+"""
+
+import contextlib
+import datetime
+import math
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tqdm import tqdm
+
+import cifar10_input
+import cifar10_test
+import device_placement
+import model_registry
+import resnet
+from hyper_parameters import HyperParameters, UsageError, from_preset, learning_rate_at
+from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal after its checkpoint was written. The message says how to go on."""
+
+
+class Train:
+    """Training of one net, as the text's program has it: `train()` trains, `test()` returns probabilities.
+
+    Attributes:
+        net: keras.Model from normalised images to logits, in the precision of the run.
+        step: batches trained so far.
+        history: list of the rows of `error.csv`.
+    """
+
+    def __init__(self, config: HyperParameters | None = None, run: RunFolder | None = None, data=None):
+        """Builds the net and the optimizer; reads the data set if it is not given.
+
+        Args:
+            config: settings; None = the preset "liang".
+            run: where to write; None = `runs/<run name>`, which is made new by `train()`.
+            data: `cifar10_input.ImageData`; None = as the settings say.
+        """
+        self.config = config or from_preset("liang")
+        self.run = run or RunFolder(f"{self.config.runs_dir}/{self.config.run_name}")
+        self.data = data or cifar10_input.load_data(self.config)
+        self.policy = device_placement.choose_policy(self.config.precision)
+        device_placement.set_up(self.config.seed, self.config.deterministic)
+
+        self.training, self.validation = cifar10_input.split_data(self.data, self.config)
+        self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
+        self.classes = len(self.data.class_names)
+        self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
+        self.net = self._build(dtype=self.policy, classifier_activation=None)
+        self.optimizer = _make_optimizer(self.config)
+        self.optimizer.build(self.net.trainable_variables)
+        self.net.optimizer = self.optimizer  # where callbacks look for it
+        self.averages = [tf.Variable(v) for v in self.net.variables] if self.config.weight_averaging else []
+
+        self.step = 0
+        self.history = []
+        self.best_step, self.best_error = None, math.inf
+        self._seconds_before = 0.0  # of earlier starts of this run
+        self._interval = {"images": 0, "wrong": 0.0, "loss": 0.0, "seconds": 0.0}
+        self._compile()
+
+    def test(self, images) -> np.ndarray:
+        """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255."""
+        return cifar10_test.test(self._export(), images, self.config.test_batch_size)
+
+    def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:
+        """Trains to `train_steps`, or until a callback sets `net.stop_training`, and fills the run folder.
+
+        Args:
+            resume: go on from the newest checkpoint of the run folder; a folder without a run is begun.
+            overwrite: empty a run folder that already holds a run.
+            callbacks: stock Keras callbacks; epochs are report intervals.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step was written.
+            UsageError: the folder is taken or holds another run, or the loss is not finite; in the latter case the
+                checkpoint of the last report is kept.
+        """
+        with self.run.locked():
+            self.run.begin(self.config, resume=resume, overwrite=overwrite)
+            checkpoint = self.run.latest_checkpoint()
+            if checkpoint:
+                self.restore(checkpoint)
+            elif self.config.is_use_ckpt:
+                self._start_from(self.config.ckpt_path)
+            self._describe()
+            if self.step < self.config.train_steps:
+                self._loop(callbacks)
+            save_model(self._export(), self.run.final)
+
+    def _start_from(self, path):
+        """Takes the weights of a trained model; step and optimizer stay at their start."""
+        try:
+            resnet.copy_weights(cifar10_test.load_model(path), self.net)
+        except ValueError as error:
+            raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
+        print(f"starting from the weights of {path}")
+
+    def _describe(self):
+        """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
+        environment = device_placement.describe_environment(self.policy)
+        starts = read_json(self.run.environment) if self.run.environment.exists() else []
+        write_json(self.run.environment, [*starts, {"step": self.step, **environment}])
+        counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
+        write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
+        config = self.config
+        print(
+            f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, on "
+            f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
+            f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
+            f"{counts['test']:,} test images\n"
+            f"preset {config.preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
+            f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
+            + (f"\ngoing on after step {self.step:,}" if self.step else "")
+        )
+
+    def _loop(self, callbacks):
+        """Trains from `step` on."""
+        config = self.config
+        callback_list = keras.callbacks.CallbackList(
+            list(callbacks),
+            model=self.net,
+            epochs=math.ceil(config.train_steps / config.report_freq),
+            steps=config.report_freq,
+        )
+        self.net.stop_training = False
+        self._started = time.monotonic()
+        batches = cifar10_input.training_batches(self.training, self.normalization, config, self.step)
+        writer = self._open_tensorboard(batches) if config.tensorboard else None
+        with (
+            _catch_signals() as caught,
+            tqdm(total=config.train_steps, initial=self.step, unit="step", disable=None) as bar,
+        ):
+            callback_list.on_train_begin()
+            if not self.history:
+                self._report_start(batches, writer, bar)
+            callback_list.on_epoch_begin(self.step // config.report_freq)
+            clock = time.perf_counter()
+            for images, labels in batches:
+                callback_list.on_train_batch_begin(self.step)
+                loss = self._take_step(images, labels)
+                self._interval["seconds"] += time.perf_counter() - clock
+                callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
+                bar.update()
+                if self.step % config.report_freq == 0 or self.step == config.train_steps:
+                    row = self._report(writer, bar)
+                    callback_list.on_epoch_end((self.step - 1) // config.report_freq, _callback_logs(row))
+                    if self.net.stop_training or self.step == config.train_steps:
+                        break
+                    callback_list.on_epoch_begin(self.step // config.report_freq)
+                if caught:
+                    self._write_checkpoint()
+                    raise Interrupted(
+                        f"stopped by {caught[0].name} after step {self.step:,} of {config.train_steps:,}, checkpoint written; "
+                        f"go on with: python cifar10_main.py --mode=train --version={self.run.path.name} --resume"
+                    )
+                clock = time.perf_counter()
+            callback_list.on_train_end()
+
+    def restore(self, path) -> None:
+        """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.
+
+        Raises:
+            UsageError: the checkpoint is damaged or of another net or optimizer.
+        """
+        arrays, facts = read_checkpoint(path)
+        expected = self._variables()
+        received = {name: array.shape for name, array in arrays.items()}
+        if received != {name: tuple(variable.shape) for name, variable in expected.items()}:
+            raise UsageError(
+                f"{path} is a checkpoint of another net or optimizer: expected {len(expected)} arrays for "
+                f"{self.config.model_name}, received {len(received)} for {facts.get('net', {}).get('model')}; give another --version"
+            )
+        for name, variable in expected.items():
+            variable.assign(arrays[name])
+        self.step, self.history, self._interval = facts["step"], facts["history"], facts["interval"]
+        self.best_step, self.best_error = (
+            facts["best_step"],
+            facts["best_error"] if facts["best_step"] is not None else math.inf,
+        )
+        self._seconds_before = facts["seconds"]
+        # What follows a checkpoint at a report may have been cut off by a kill.
+        self._write_error_csv()
+        if self.best_step == self.step:
+            save_model(self._export(), self.run.best)
+
+    def _build(self, **options):
+        return model_registry.find(self.config.model_name).build(
+            input_shape=self.training.images.shape[1:], classes=self.classes, **self._options, **options
+        )
+
+    def _compile(self):
+        config, net = self.config, self.net
+        decayed = (
+            [v for v in net.trainable_variables if _decays(v, config.weight_decay_on)] if config.weight_decay else []
+        )
+        decayed_ids = {id(variable) for variable in decayed}
+        smoothing = config.label_smoothing
+
+        def cross_entropy(logits, labels):
+            log_probabilities = tf.nn.log_softmax(logits)
+            return -tf.gather(log_probabilities, labels, batch_dims=1), log_probabilities
+
+        def count_wrong(logits, labels):
+            return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != labels, tf.float32))
+
+        @tf.function
+        def train_step(images, labels):
+            with tf.GradientTape() as tape:
+                logits = net(images, training=True)
+                losses, log_probabilities = cross_entropy(logits, labels)
+                objective = losses
+                if smoothing:
+                    objective = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=-1)
+                objective = tf.reduce_mean(objective)
+            gradients = tape.gradient(objective, net.trainable_variables)
+            gradients = [
+                gradient + config.weight_decay * variable if id(variable) in decayed_ids else gradient
+                for gradient, variable in zip(gradients, net.trainable_variables, strict=True)
+            ]
+            self.optimizer.apply(gradients, net.trainable_variables)
+            if self.averages:
+                count = tf.cast(self.optimizer.iterations, tf.float32)
+                # The first steps weigh more, so that the average does not remember the random start.
+                decay = tf.minimum(config.weight_averaging, (1 + count) / (10 + count))
+                for average, variable in zip(self.averages, net.variables, strict=True):
+                    average.assign_add((1 - decay) * (variable.value - average))
+            return tf.reduce_sum(losses), count_wrong(logits, labels)
+
+        @tf.function(reduce_retracing=True)
+        def validation_step(images, labels):
+            logits = net(self.normalization(images), training=False)
+            losses, _ = cross_entropy(logits, labels)
+            return tf.reduce_sum(losses), count_wrong(logits, labels)
+
+        self._train_step, self._validation_step = train_step, validation_step
+
+    def _take_step(self, images, labels) -> float:
+        """Trains one batch and adds it to the interval; returns its mean loss."""
+        rate = learning_rate_at(self.step, self.config)
+        self.optimizer.learning_rate.assign(rate)
+        loss, wrong = (float(value) for value in self._train_step(images, labels))
+        if not math.isfinite(loss):
+            kept = self.run.latest_checkpoint()
+            raise UsageError(
+                f"the loss must be finite, received {loss} at step {self.step} (learning rate {rate:g}); lower --init_lr or "
+                f"lengthen --warmup_steps; last good checkpoint: {kept or 'none'}"
+            )
+        self.step += 1
+        count = len(labels)
+        for name, value in (("images", count), ("wrong", wrong), ("loss", loss)):
+            self._interval[name] += value
+        return loss / count
+
+    def _validate(self) -> tuple[float, float]:
+        """Loss and top-1 error in % over the validation part, or one random batch of it, as the settings say."""
+        part, size = self.validation, self.config.validation_batch_size
+        if not self.config.is_full_validation:
+            rng = np.random.default_rng((self.config.seed, 4, self.step))
+            part = part.take(rng.choice(len(part), min(size, len(part)), replace=False))
+        loss = wrong = 0.0
+        for start in range(0, len(part), size):
+            batch_loss, batch_wrong = self._validation_step(
+                part.images[start : start + size], part.labels[start : start + size]
+            )
+            loss, wrong = loss + float(batch_loss), wrong + float(batch_wrong)
+        return loss / len(part), 100 * wrong / len(part)
+
+    def _validate_averaged(self) -> tuple[float, float]:
+        """As `_validate`, with the averaged weights."""
+        current = [variable.numpy() for variable in self.net.variables]
+        for variable, average in zip(self.net.variables, self.averages, strict=True):
+            variable.assign(average)
+        result = self._validate()
+        for variable, value in zip(self.net.variables, current, strict=True):
+            variable.assign(value)
+        return result
+
+    def _report_start(self, batches, writer, bar):
+        """The row of step 0: the untrained net, so that its loss can be held against ln(classes)."""
+        images, labels = next(iter(batches))
+        logits = self.net(images, training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        wrong = np.argmax(logits, axis=-1) != labels.numpy()
+        self._interval = {
+            "images": len(wrong),
+            "wrong": float(wrong.sum()),
+            "loss": float(tf.reduce_sum(losses)),
+            "seconds": 0.0,
+        }
+        self._report(writer, bar)
+
+    def _report(self, writer, bar) -> dict:
+        """Validates and writes everything that a report writes; returns the row of `error.csv`."""
+        interval, config = self._interval, self.config
+        train_error = 100 * interval["wrong"] / interval["images"]
+        row = {
+            "step": self.step,
+            "epoch": round(self.step * config.train_batch_size / len(self.training), 4),
+            "train_error": train_error,
+            "train_error_smoothed": self._smooth([*(row["train_error"] for row in self.history), train_error]),
+            "train_loss": interval["loss"] / interval["images"],
+        }
+        row["validation_loss"], row["validation_error"] = self._validate()
+        if self.averages:
+            row["validation_loss_unaveraged"], row["validation_error_unaveraged"] = (
+                row["validation_loss"],
+                row["validation_error"],
+            )
+            row["validation_loss"], row["validation_error"] = self._validate_averaged()
+        row["learning_rate"] = learning_rate_at(max(0, self.step - 1), config)
+        row["examples_per_sec"] = round(interval["images"] / interval["seconds"], 1) if interval["seconds"] else 0.0
+        row["seconds"] = round(self._seconds(), 1)
+        self.history.append(row)
+        self._interval = dict.fromkeys(interval, 0.0) | {"images": 0}
+        if row["validation_error"] < self.best_error:
+            self.best_step, self.best_error = self.step, row["validation_error"]
+        self._write_checkpoint()
+        if self.best_step == self.step:
+            save_model(self._export(), self.run.best)
+        self._write_error_csv()
+        if writer:
+            self._write_tensorboard(writer, row)
+        _print_row(bar, row, config.train_steps, self._seconds_left())
+        return row
+
+    def _smooth(self, values) -> float:
+        """The last point of the smoothed curve through `values`, one a report."""
+        return float(pd.Series(values).ewm(alpha=1 - self.config.train_ema_decay).mean().iloc[-1])
+
+    def _seconds(self):
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _seconds_left(self):
+        """Remaining time at the speed of the last reports, reports included; None before the first interval has ended."""
+        recent = self.history[-4:]
+        steps = recent[-1]["step"] - recent[0]["step"]
+        if not steps:
+            return None
+        return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (self.config.train_steps - self.step)
+
+    def _variables(self):
+        """Everything that a checkpoint holds, by a stable name."""
+        named = {f"net/{variable.path}": variable for variable in self.net.variables}
+        named |= {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
+        return named | {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
+
+    def _write_checkpoint(self):
+        facts = {
+            "step": self.step,
+            "history": self.history,
+            "interval": self._interval,
+            "best_step": self.best_step,
+            "best_error": self.best_error if self.best_step is not None else None,
+            "seconds": self._seconds(),
+            "net": {  # what `cifar10_test.load_model` needs to build it
+                "model": self.config.model_name,
+                "options": self._options,
+                "input_shape": self.net.input_shape[1:],
+                "classes": self.classes,
+                "normalization": self.normalization.get_config(),
+            },
+        }
+        arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
+        self.run.save_checkpoint(self.step, arrays, facts)
+
+    def _write_error_csv(self):
+        write_atomically(self.run.error_csv, pd.DataFrame(self.history).to_csv(index=False))
+
+    def _export(self) -> keras.Model:
+        """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
+        if not hasattr(self, "_exported"):
+            self._exported = self._build(dtype="float32", preprocessing=self.normalization)
+        source = self.averages or self.net.variables
+        for variable, value in zip(self._exported.variables, source, strict=True):
+            variable.assign(value)
+        return self._exported
+
+    def _open_tensorboard(self, batches):
+        writer = tf.summary.create_file_writer(str(self.run.tensorboard))
+        self._watched = keras.Model(
+            self.net.inputs,
+            {layer.name: layer.output for layer in self.net.layers if isinstance(layer, keras.layers.ReLU)},
+        )
+        if self.step == 0:
+            images, labels = next(iter(batches))
+            with writer.as_default(step=0):
+                tf.summary.graph(self._train_step.get_concrete_function(images, labels).graph)
+                low, high = tf.reduce_min(images), tf.reduce_max(images)
+                tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
+        return writer
+
+    def _write_tensorboard(self, writer, row):
+        """Scalars under the names of the original stack; histogram and share of zeros of every ReLU's output."""
+        scalars = {"learning_rate": row["learning_rate"]}
+        for name, column, unit in (
+            ("train_loss", "train_loss", 1),
+            ("train_top1_error", "train_error", 100),
+            ("val_loss", "validation_loss", 1),
+            ("val_top1_error", "validation_error", 100),
+        ):
+            scalars[name] = row[column] / unit
+            scalars[f"{name}_avg"] = self._smooth([row[column] for row in self.history]) / unit
+        if self.config.is_full_validation:
+            scalars["full_validation_error"] = scalars["val_top1_error"]
+        with writer.as_default(step=self.step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+            activations = self._watched(self.normalization(self.validation.images[:64]), training=False)
+            for name, values in activations.items():
+                values = tf.cast(values, tf.float32)
+                tf.summary.histogram(f"{name}/activations", values)
+                tf.summary.scalar(f"{name}/sparsity", tf.math.zero_fraction(values))
+        writer.flush()
+
+
+def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
+    """Trains one net in its run folder, see `Train.train`; a folder that cannot be used is refused before any work.
+
+    Returns:
+        The run folder, with `best.keras`, `final.keras` and `error.csv`.
+    """
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    run.check(config, resume=resume, overwrite=overwrite)
+    Train(config, run).train(resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return run
+
+
+def _make_optimizer(config: HyperParameters) -> keras.optimizers.Optimizer:
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(config.init_lr, beta_1=config.momentum)
+    return keras.optimizers.SGD(config.init_lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
+
+
+def _decays(variable, which: str) -> bool:
+    """Whether `weight_decay_on` names this variable: kernels, biases too ("weights"), gamma and beta too ("all")."""
+    kinds = {"kernels": ("kernel",), "weights": ("kernel", "bias"), "all": ("kernel", "bias", "gamma", "beta")}
+    return variable.name in kinds[which]
+
+
+@contextlib.contextmanager
+def _catch_signals():
+    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second SIGINT ends at once."""
+    caught = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread may handle signals
+        return
+
+    def note(number, _frame):
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _callback_logs(row: dict) -> dict:
+    """The row under the names that stock callbacks monitor; accuracies are shares of 1."""
+    return {
+        "loss": row["train_loss"],
+        "accuracy": 1 - row["train_error"] / 100,
+        "val_loss": row["validation_loss"],
+        "val_accuracy": 1 - row["validation_error"] / 100,
+        "learning_rate": row["learning_rate"],
+    }
+
+
+def _print_row(bar, row, train_steps, seconds_left):
+    left = "" if seconds_left is None else f"  left {datetime.timedelta(seconds=round(seconds_left))}"
+    bar.write(
+        f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  step {row['step']:>6,}/{train_steps:,}  loss {row['train_loss']:.4f}  "
+        f"{row['examples_per_sec']:>7,.0f} images/s  train error {row['train_error']:5.2f} %  "
+        f"validation error {row['validation_error']:5.2f} %{left}"
+    )

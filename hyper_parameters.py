@@ -1,0 +1,422 @@
+"""Every setting of a training run, once: name, default, unit, meaning and source.
+
+`HyperParameters` is frozen: a run is described by one value of it, which is stored as `config.json` in the run
+folder. The command line is made from its fields, so a default is written here and nowhere else. `PRESETS` holds
+the named recipes; a preset changes defaults, a flag on the command line changes the preset.
+
+Sources: He 2015 = arXiv:1512.03385, section 4.2. Liang = Liang 2020, J. Phys.: Conf. Ser. 1634 012110, whose program
+is the TensorFlow 1 code wenxinxu/resnet-in-tensorflow ("the original stack" below).
+
+Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+
+RUN, DATA, NETWORK, TRAINING, LOADING = (
+    "run and report",
+    "data and augmentation",
+    "network",
+    "training and learning rate",
+    "validating, testing and loading",
+)
+
+
+class UsageError(ValueError):
+    """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
+
+
+def _setting(default, group, text, *, choices=None, minimum=None, maximum=None, operational=False):
+    """A dataclass field with what the command line needs to know about it.
+
+    `operational` settings may differ when a run is resumed: they change where and how it runs, not what it computes.
+    """
+    metadata = {
+        "group": group,
+        "help": text,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "operational": operational,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HyperParameters:
+    """One training run. Steps are batches, errors are top-1 in %, images are [height, width, RGB] of 0..255."""
+
+    # Run and report
+    preset: str = _setting("fast", RUN, "named recipe that sets the defaults of all other flags")
+    version: str = _setting(
+        "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
+    )
+    runs_dir: str = _setting("runs", RUN, "folder of all run folders", operational=True)
+    seed: int = _setting(0, RUN, "seed of initial weights, batch order and augmentation", minimum=0)
+    report_freq: int = _setting(
+        391, RUN, "steps between reports: validation, console line, error.csv, checkpoint, TensorBoard", minimum=1
+    )
+    train_ema_decay: float = _setting(
+        0.8,
+        RUN,
+        "decay of the smoothed curves, per report (the original stack: 0.95 per step)",
+        minimum=0.0,
+        maximum=0.9999,
+    )
+    tensorboard: bool = _setting(True, RUN, "write TensorBoard scalars, histograms, graph and images", operational=True)
+    precision: str = _setting(
+        "auto",
+        RUN,
+        "number format of the heavy arithmetic; auto = bfloat16 where the processor computes it natively, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    deterministic: bool = _setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
+
+    # Data and augmentation
+    dataset: str = _setting(
+        "cifar10",
+        DATA,
+        "cifar10, cifar100 (fine labels), cifar100_coarse, digits (1,797 real digits, no download), "
+        "synthetic (drawn pictures, no download)",
+        choices=("cifar10", "cifar100", "cifar100_coarse", "digits", "synthetic"),
+    )
+    data_dir: str = _setting(
+        "",
+        DATA,
+        "where the data set lies: extracted folder, .tar.gz or binary version; '' = Keras' cache, then download",
+        operational=True,
+    )
+    synthetic_images: int = _setting(2000, DATA, "images drawn for --dataset=synthetic, training and test", minimum=40)
+    validation_fraction: float = _setting(
+        0.1,
+        DATA,
+        "share of each class of the training images held out for validation (He 2015: 5k of 50k)",
+        minimum=0.001,
+        maximum=0.9,
+    )
+    split_seed: int = _setting(0, DATA, "seed of the training/validation split", minimum=0)
+    normalization: str = _setting(
+        "channel_standard",
+        DATA,
+        "channel_standard = (x - mean) / std per channel; channel_mean, pixel_mean (He 2015) = (x - mean) / 255 per "
+        "channel / per pixel; whiten (Liang) = (x - mean) / std of each image",
+        choices=("channel_standard", "channel_mean", "pixel_mean", "whiten"),
+    )
+    augment: bool = _setting(True, DATA, "crop and flip the training images")
+    padding_size: int = _setting(4, DATA, "pixels added on each side before the random crop", minimum=0, maximum=16)
+    padding_mode: str = _setting("reflect", DATA, "what the added pixels show", choices=("zero", "reflect"))
+    flip: str = _setting(
+        "alternate",
+        DATA,
+        "horizontal flip: random = with probability 1/2; alternate = a random half in one epoch, the other half in the next",
+        choices=("none", "random", "alternate"),
+    )
+    train_random_label: bool = _setting(False, DATA, "random training labels, to see a net memorise")
+    vali_random_label: bool = _setting(False, DATA, "random validation labels: the error must stay at chance")
+
+    # Network
+    model: str = _setting("resnet20", NETWORK, "name in the model registry: resnet20, resnet20_preact, plain20, ...")
+    num_residual_blocks: int = _setting(
+        0, NETWORK, "residual blocks per stage n, depth 6n+2; 0 = as the model's name says", minimum=0, maximum=200
+    )
+    shortcut: str = _setting(
+        "A",
+        NETWORK,
+        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 nets only)",
+        choices=("A", "B"),
+    )
+
+    # Training and learning rate
+    train_steps: int = _setting(14080, TRAINING, "batches to train", minimum=1)
+    train_batch_size: int = _setting(128, TRAINING, "images per batch", minimum=1)
+    optimizer: str = _setting("nesterov", TRAINING, "optimizer", choices=("momentum", "nesterov", "adam"))
+    momentum: float = _setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
+    init_lr: float = _setting(0.4, TRAINING, "highest learning rate", minimum=0.0)
+    lr_schedule: str = _setting(
+        "cosine",
+        TRAINING,
+        "course of the learning rate after warm-up; linear and cosine end at 0 after train_steps",
+        choices=("step", "cosine", "linear", "constant"),
+    )
+    lr_decay_factor: float = _setting(
+        0.1, TRAINING, "step schedule: factor at each decay step", minimum=0.0, maximum=1.0
+    )
+    decay_step0: int = _setting(40000, TRAINING, "step schedule: first decay", minimum=0)
+    decay_step1: int = _setting(60000, TRAINING, "step schedule: second decay", minimum=0)
+    warmup_steps: int = _setting(1760, TRAINING, "steps of warm-up", minimum=0)
+    warmup_lr: float = _setting(0.04, TRAINING, "learning rate at step 0 of the warm-up", minimum=0.0)
+    warmup_shape: str = _setting(
+        "linear",
+        TRAINING,
+        "linear = rise from warmup_lr to init_lr; constant = stay at warmup_lr, then jump",
+        choices=("linear", "constant"),
+    )
+    weight_decay: float = _setting(
+        5e-4, TRAINING, "factor d of the gradient term d*w, that is of the loss term d/2*sum(w**2)", minimum=0.0
+    )
+    weight_decay_on: str = _setting(
+        "kernels",
+        TRAINING,
+        "variables that decay: kernels; weights = kernels and biases (Liang); all = batch norm too (He 2015)",
+        choices=("kernels", "weights", "all"),
+    )
+    label_smoothing: float = _setting(
+        0.0, TRAINING, "share of the target spread evenly over all classes", minimum=0.0, maximum=0.9
+    )
+    weight_averaging: float = _setting(
+        0.0,
+        TRAINING,
+        "decay per step of an exponential moving average of the weights, which is then validated and kept; 0 = off",
+        minimum=0.0,
+        maximum=0.99999,
+    )
+
+    # Validating, testing and loading
+    is_full_validation: bool = _setting(
+        True, LOADING, "validate on all held-out images; false = on one random batch of them, as the original stack"
+    )
+    validation_batch_size: int = _setting(250, LOADING, "images per validation batch", minimum=1)
+    test_batch_size: int = _setting(125, LOADING, "images per test batch", minimum=1, operational=True)
+    is_use_ckpt: bool = _setting(False, LOADING, "start from the weights in ckpt_path, at step 0")
+    ckpt_path: str = _setting("", LOADING, "checkpoint, .keras file or run folder to start from, with --is_use_ckpt")
+    test_ckpt_path: str = _setting(
+        "",
+        LOADING,
+        "what to test or predict with: .keras file, checkpoint, run folder, or 'cifar10' = shipped weights; "
+        "'' = best.keras of --version",
+        operational=True,
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.model.startswith("plain") and self.shortcut == "B":
+            raise UsageError(
+                f"--shortcut=B needs a net with shortcuts, received --model={self.model}; leave --shortcut out"
+            )
+        if self.is_use_ckpt and not self.ckpt_path:
+            raise UsageError(
+                "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
+            )
+        if re.search(r"[\\/]|^\.", self.version):
+            raise UsageError(
+                f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
+            )
+
+    @property
+    def model_name(self) -> str:
+        """Registry name of the net, with the depth that `num_residual_blocks` asks for."""
+        if not self.num_residual_blocks:
+            return self.model
+        match = re.fullmatch(r"(resnet|plain)\d+(_preact)?", self.model)
+        if not match:
+            raise UsageError(
+                f"--num_residual_blocks fits the nets of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
+            )
+        return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[2] or ''}"
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run folder below `runs_dir`."""
+        return self.version or f"{self.model_name}-{self.dataset}-{self.preset}-seed{self.seed}"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "HyperParameters":
+        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run."""
+        try:
+            values = json.loads(text)
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"expected the settings of a run in {source}, received {error}; start a new run"
+            ) from error
+
+
+def _check(field, value):
+    """Raises UsageError unless `value` fits the declared type, choices and range of the field."""
+    flag, facts = f"--{field.name}", field.metadata
+    if type(value) is not field.type and not (field.type is float and type(value) is int):
+        raise UsageError(f"{flag} must be {field.type.__name__}, received {value!r}")
+    if facts["choices"] and value not in facts["choices"]:
+        raise UsageError(f"{flag} must be one of {', '.join(facts['choices'])}; received '{value}'")
+    if field.type in (int, float):
+        if not math.isfinite(value):
+            raise UsageError(f"{flag} must be a finite number, received {value}")
+        if facts["minimum"] is not None and value < facts["minimum"]:
+            raise UsageError(f"{flag} must be at least {facts['minimum']}, received {value}")
+        if facts["maximum"] is not None and value > facts["maximum"]:
+            raise UsageError(f"{flag} must be at most {facts['maximum']}, received {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A named recipe.
+
+    Attributes:
+        summary: one line for `--help` and the README.
+        settings: what differs from the defaults of `HyperParameters`.
+        published: (metric, value, unit, source) of the number the recipe is held against, or None.
+    """
+
+    summary: str
+    settings: dict
+    published: tuple[str, float, str, str] | None = None
+
+
+_HE2015 = {
+    "normalization": "pixel_mean",
+    "padding_mode": "zero",
+    "flip": "random",
+    "optimizer": "momentum",
+    "init_lr": 0.1,
+    "lr_schedule": "step",
+    "decay_step0": 32000,
+    "decay_step1": 48000,
+    "train_steps": 64000,
+    "report_freq": 500,
+    "warmup_steps": 0,
+    "weight_decay": 1e-4,
+    "weight_decay_on": "all",
+}
+
+PRESETS = {
+    "fast": Preset("best accuracy for the time: 40 epochs, cosine schedule, reflect padding, alternating flips", {}),
+    "he2015": Preset(
+        "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
+        _HE2015,
+        ("test_error", 8.75, "%", "He et al. 2015, table 6, ResNet-20"),
+    ),
+    "he2015_110": Preset(
+        "he2015 for ResNet-110: rate .01 for the first 400 steps",
+        _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
+        ("test_error", 6.43, "%", "He et al. 2015, table 6, ResNet-110, best of 5 (mean 6.61)"),
+    ),
+    "liang": Preset(
+        "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
+        {
+            "model": "resnet20_preact",
+            "normalization": "whiten",
+            "padding_size": 2,
+            "padding_mode": "zero",
+            "flip": "random",
+            "optimizer": "momentum",
+            "init_lr": 0.1,
+            "lr_schedule": "step",
+            "train_steps": 9775,
+            "report_freq": 391,
+            "warmup_steps": 0,
+            "weight_decay": 2e-4,
+            "weight_decay_on": "weights",
+            # Liang has no averaging. It only watches: the net trains exactly as without it, and error.csv has both errors.
+            "weight_averaging": 0.999,
+        },
+        ("validation_error", 12.8, "%", "Liang 2020, section 6, step 9775, one batch of 250 images"),
+    ),
+    "demo": Preset(
+        "the 1,797 real digits of scikit-learn, no download, about a minute",
+        {
+            "dataset": "digits",
+            "train_steps": 400,
+            "report_freq": 40,
+            "warmup_steps": 80,
+            "warmup_lr": 0.01,
+            "init_lr": 0.1,
+            "flip": "none",
+            "padding_mode": "zero",
+        },
+    ),
+    "smoke": Preset(
+        "a few steps on drawn pictures, to see that everything works, under a minute",
+        {
+            "dataset": "synthetic",
+            "synthetic_images": 600,
+            "model": "resnet8",
+            "train_steps": 60,
+            "report_freq": 20,
+            "warmup_steps": 10,
+            "warmup_lr": 0.01,
+            "init_lr": 0.1,
+            "train_batch_size": 32,
+        },
+    ),
+}
+
+# A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
+DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke"}
+
+
+def from_preset(name: str, **settings) -> HyperParameters:
+    """The settings of a preset, with single ones replaced.
+
+    Args:
+        name: key of `PRESETS`.
+        **settings: fields of `HyperParameters`.
+
+    Raises:
+        UsageError: unknown preset, or a value out of its range.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
+    return HyperParameters(**{**PRESETS[name].settings, **settings, "preset": name})
+
+
+def learning_rate_at(step: int, config: HyperParameters) -> float:
+    """Learning rate of one step, a pure function, so that a resumed run follows the same course.
+
+    Args:
+        step: 0-based index of the batch.
+        config: settings; uses init_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
+    """
+    if step < config.warmup_steps:
+        if config.warmup_shape == "constant":
+            return config.warmup_lr
+        return config.warmup_lr + (config.init_lr - config.warmup_lr) * step / config.warmup_steps
+    if config.lr_schedule == "constant":
+        return config.init_lr
+    if config.lr_schedule == "step":
+        decays = (step >= config.decay_step0) + (step >= config.decay_step1)
+        return config.init_lr * config.lr_decay_factor**decays
+    progress = min(1.0, (step - config.warmup_steps) / max(1, config.train_steps - config.warmup_steps))
+    if config.lr_schedule == "linear":
+        return config.init_lr * (1 - progress)
+    return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, received '{text}'")
+    return values[text.lower()]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace."""
+    groups = {name: parser.add_argument_group(name) for name in (RUN, DATA, NETWORK, TRAINING, LOADING)}
+    for field in dataclasses.fields(HyperParameters):
+        facts = field.metadata
+        options = {"default": argparse.SUPPRESS, "help": f"{facts['help']} [{field.default}]".replace("%", "%%")}
+        if field.type is bool:
+            options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
+        elif field.name == "preset":
+            options |= {"choices": tuple(PRESETS)}
+        elif facts["choices"]:
+            options |= {"choices": facts["choices"]}
+        else:
+            options |= {"type": field.type, "metavar": field.type.__name__.upper()}
+        groups[facts["group"]].add_argument(f"--{field.name}", **options)
+
+
+def from_flags(given: dict) -> HyperParameters:
+    """Settings from the flags that were given; the preset, if not given, is the data set's own.
+
+    Args:
+        given: flag name -> value, only those on the command line.
+    """
+    preset = given.get("preset") or DEFAULT_PRESET.get(given.get("dataset"), "fast")
+    return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -1,0 +1,88 @@
+"""Names -> networks, with the facts needed to use each: builder, family, published error.
+
+Builders are named by module and function and imported when a net is built, so that listing the names costs nothing.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable
+
+from hyper_parameters import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """What is known of a registered net.
+
+    Attributes:
+        name: registry name.
+        builder: "module:function"; the function has the signature habits of `keras.applications`.
+        options: keyword arguments the name stands for.
+        summary: one line.
+        trainable: exact number of trainable parameters at 32x32x3 and 10 classes.
+        minimum_size: smallest height and width of the input, pixels.
+        cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
+        source: where the net and the error are published.
+    """
+
+    name: str
+    builder: str
+    options: dict
+    summary: str
+    trainable: int
+    minimum_size: int = 8
+    cifar10_error: float | None = None
+    source: str = ""
+
+    def build(self, **arguments):
+        """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them."""
+        module, function = self.builder.split(":")
+        builder: Callable = getattr(importlib.import_module(module), function)
+        return builder(**self.options, **arguments)
+
+
+_HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
+_FORM = {
+    "resnet": ("v1", "conv-BN-ReLU residual net", "He et al. 2015, arXiv:1512.03385, section 4.2"),
+    "resnet_preact": ("preact", "BN-ReLU-conv residual net with average-pool shortcuts", "Liang 2020, section 2"),
+    "plain": ("plain", "the v1 net without its shortcuts", "He et al. 2015, figure 6"),
+}
+
+
+def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
+    """The spec of one net of depth 6n+2; the three forms have equal parameter counts."""
+    form, summary, source = _FORM[prefix + suffix]
+    blocks = (depth - 2) // 6
+    return ModelSpec(
+        name=f"{prefix}{depth}{suffix}",
+        builder="resnet:build_resnet",
+        options={"num_residual_blocks": blocks, "form": form},
+        summary=f"{summary}, {blocks} blocks a stage",
+        trainable=97216 * blocks - 21926,
+        cifar10_error=_HE_ERROR.get(depth) if form == "v1" else None,
+        source=source,
+    )
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for prefix, suffix in (("resnet", ""), ("resnet", "_preact"), ("plain", ""))
+    for spec in (_cifar_resnet(prefix, depth, suffix) for depth in _HE_ERROR)
+}
+
+
+def find(name: str) -> ModelSpec:
+    """The spec of a registered name, or of any other depth 6n+2 of the same families (`resnet8`, `plain26`, ...).
+
+    Raises:
+        UsageError: unknown name; the message lists the known ones.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    match = re.fullmatch(r"(resnet|plain)(\d{1,4})(_preact)?", name)
+    if match and int(match[2]) >= 8 and int(match[2]) % 6 == 2 and match[1] + (match[3] or "") in _FORM:
+        return _cifar_resnet(match[1], int(match[2]), match[3] or "")
+    raise UsageError(
+        f"--model must be one of {', '.join(MODELS)}, or such a name with another depth 6n+2; received '{name}'"
+    )

@@ -1,0 +1,112 @@
+"""The layers that Keras lacks: pixel normalisation, zero channels, and batch normalisation as one fused operation.
+
+Importing this module registers them, so that `keras.models.load_model` reads nets made of them.
+"""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("resnet")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` over the channels, computed by one fused operation.
+
+    The plain layer (Keras 3.15, TensorFlow backend) is built from about ten small operations, each a pass over the
+    activations. TensorFlow's `FusedBatchNormV3` is one, and keeps bfloat16 activations in bfloat16.
+
+    Input and output: [batch, height, width, channels], channels last. Same weights, same results within float
+    tolerance, same moving statistics as the plain layer.
+
+    Raises:
+        ValueError: for an option the fused operation lacks (no scale, no center, other axis, masks, synchronized).
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        if self.axis not in (-1, 3) or not (self.scale and self.center) or self.synchronized:
+            raise ValueError(
+                "FusedBatchNormalization needs axis -1, scale, center and synchronized=False, received "
+                f"axis={self.axis}, scale={self.scale}, center={self.center}, synchronized={self.synchronized}; "
+                "use keras.layers.BatchNormalization"
+            )
+
+    def call(self, inputs, training=None, mask=None):
+        if mask is not None:
+            raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
+        training = bool(training and self.trainable)
+        inputs = tf.cast(inputs, self.compute_dtype)
+        output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma.value, tf.float32),
+            offset=tf.convert_to_tensor(self.beta.value, tf.float32),
+            mean=tf.convert_to_tensor(self.moving_mean.value, tf.float32),
+            variance=tf.convert_to_tensor(self.moving_variance.value, tf.float32),
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        if training:
+            shape = tf.shape(inputs)
+            count = tf.cast(shape[0] * shape[1] * shape[2], tf.float32)
+            # The operation returns the unbiased variance; Keras averages the biased one.
+            variance = variance * (count - 1) / count
+            keep = self.momentum
+            self.moving_mean.assign(self.moving_mean * keep + mean * (1 - keep))
+            self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
+        return output
+
+
+@keras.saving.register_keras_serializable("resnet")
+class PixelNormalization(keras.layers.Layer):
+    """Brings raw pixels of 0..255 to the range a net was trained on; the first layer of every trained net of this library.
+
+    Input: [batch, height, width, channels], any number type, values 0..255, RGB order. Output: float32, same shape.
+
+    Args:
+        mean: number, list [channels] or list [height][width][channels] subtracted from the pixels, 0..255.
+        scale: number or list [channels] the difference is divided by, 0..255.
+        per_image: True = whitening: subtract each image's own mean and divide by its own standard deviation, the latter
+            at least 1/sqrt(number of values) (Liang's program, `whitening_image`); `mean` and `scale` are then ignored.
+    """
+
+    def __init__(self, mean=0.0, scale=255.0, per_image=False, **kwargs):
+        # Always float32: 256 grey values do not fit the 8 significant bits of bfloat16.
+        super().__init__(**{"trainable": False, **kwargs, "dtype": "float32"})
+        self.mean, self.scale, self.per_image = mean, scale, per_image
+
+    def call(self, images):
+        images = keras.ops.cast(images, "float32")
+        if not self.per_image:
+            mean, scale = (keras.ops.convert_to_tensor(value, "float32") for value in (self.mean, self.scale))
+            return (images - mean) / scale
+        mean, variance = keras.ops.moments(images, axes=(1, 2, 3), keepdims=True)
+        values = images.shape[1] * images.shape[2] * images.shape[3]
+        return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), values**-0.5)
+
+    def compute_output_spec(self, images):
+        return keras.KerasTensor(images.shape, "float32")
+
+    def get_config(self):
+        return super().get_config() | {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}
+
+
+@keras.saving.register_keras_serializable("resnet")
+class ZeroPadChannels(keras.layers.Layer):
+    """Adds channels of zeros, half before and half after the given ones.
+
+    Input: [batch, height, width, channels]. Output: [batch, height, width, filters].
+    He 2015 leaves open on which side the zeros stand; Liang's program puts half on each, and so do we in both forms.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def call(self, inputs):
+        missing = self.filters - inputs.shape[-1]
+        return keras.ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self):
+        return super().get_config() | {"filters": self.filters}
