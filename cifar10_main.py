@@ -8,14 +8,15 @@ python cifar10_main.py --mode=predict --version=NAME --images PATH...
 
 import argparse
 import dataclasses
-import os
 import sys
+from pathlib import Path
 
+import device_placement
 import hyper_parameters
 from hyper_parameters import UsageError
 from run_folder import RunFolder
 
-MODES = ("train", "test", "predict")
+MODES = ("train", "test", "predict", "publish")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,27 +38,38 @@ def make_parser() -> argparse.ArgumentParser:
         choices=MODES,
         required=True,
         help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
-        "report = draw a run again and publish it in results/",
+        "publish = put a tested run among the project's results",
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="PATH", help="picture files or folders, for --mode=predict"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
+    parser.add_argument(
+        "--results_dir", default="results", metavar="DIR", help="the project's results, for --mode=publish [results]"
+    )
+    parser.add_argument(
+        "--experiment",
+        default="cifar10",
+        metavar="NAME",
+        help="list of results to add to, for --mode=publish [cifar10]",
+    )
     hyper_parameters.add_flags(parser)
     return parser
 
 
 def main(argv=None) -> int:
     """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes drown ours
     try:
         flags = vars(make_parser().parse_args(argv))
-        actions = {name: flags.pop(name) for name in ("mode", "images", "resume", "overwrite")}
+        actions = {
+            name: flags.pop(name) for name in ("mode", "images", "resume", "overwrite", "results_dir", "experiment")
+        }
         if actions["resume"] and actions["overwrite"]:
             raise UsageError("--resume and --overwrite exclude each other; give one of them")
         config = _settings(flags, actions)
-        {"train": _train, "test": _test, "predict": _predict}[actions["mode"]](config, actions)
+        device_placement.import_tensorflow()
+        {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -92,6 +104,10 @@ def _test(config, _actions):
         f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
         f"top-5 error {result['test_top5_error']:.2f} %, loss {result['test_loss']:.4f}; {run.result}"
     )
+    if run.holds_run():
+        from training_report import draw
+
+        print(f"figures: {', '.join(str(path) for path in draw(run))}")
 
 
 def _predict(config, actions):
@@ -99,6 +115,13 @@ def _predict(config, actions):
 
     table, path = predict(config, actions["images"])
     print(table.to_string(index=False), f"written to {path}", sep="\n")
+
+
+def _publish(config, actions):
+    from training_report import publish
+
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    print(f"written: {publish(run, actions['experiment'], Path(actions['results_dir']))}")
 
 
 if __name__ == "__main__":

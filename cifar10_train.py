@@ -312,7 +312,7 @@ class Train:
             "step": self.step,
             "epoch": round(self.step * config.train_batch_size / len(self.training), 4),
             "train_error": train_error,
-            "train_error_smoothed": self._smooth([*(row["train_error"] for row in self.history), train_error]),
+            "train_error_smoothed": self._smooth([*self._column("train_error"), train_error]),
             "train_loss": interval["loss"] / interval["images"],
         }
         row["validation_loss"], row["validation_error"] = self._validate()
@@ -338,9 +338,12 @@ class Train:
         _print_row(bar, row, config.train_steps, self._seconds_left())
         return row
 
+    def _column(self, name) -> list[float]:
+        return [row[name] for row in self.history]
+
     def _smooth(self, values) -> float:
-        """The last point of the smoothed curve through `values`, one a report."""
-        return float(pd.Series(values).ewm(alpha=1 - self.config.train_ema_decay).mean().iloc[-1])
+        """The last point of the smoothed curve through `values`, one a report; that of the untrained net is left out."""
+        return float(pd.Series(values[1:] or values).ewm(alpha=1 - self.config.train_ema_decay).mean().iloc[-1])
 
     def _seconds(self):
         return self._seconds_before + time.monotonic() - self._started
@@ -414,7 +417,7 @@ class Train:
             ("val_top1_error", "validation_error", 100),
         ):
             scalars[name] = row[column] / unit
-            scalars[f"{name}_avg"] = self._smooth([row[column] for row in self.history]) / unit
+            scalars[f"{name}_avg"] = self._smooth(self._column(column)) / unit
         if self.config.is_full_validation:
             scalars["full_validation_error"] = scalars["val_top1_error"]
         with writer.as_default(step=self.step):

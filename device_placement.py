@@ -10,6 +10,28 @@ from pathlib import Path
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 
 
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the notes that its libraries write to stderr before any log level applies.
+
+    Errors still come as exceptions. A user who sets TF_CPP_MIN_LOG_LEVEL sees everything.
+    """
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            tf.zeros(1)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def computes_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively: AVX512-BF16 or AMX, or a GPU of compute capability 8 or more."""
     import tensorflow as tf
