@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import gzip
 import io
+import os
 import pickle
 import socket
 import tarfile
@@ -333,10 +334,13 @@ def _find(published: _Published, place: Path) -> Path | None:
     return None
 
 
-def _find_in_keras_cache(published: _Published) -> Path | None:
-    import keras
+def _keras_home() -> Path:
+    """The folder of Keras' downloads, as Keras documents it; it has no public function for it."""
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
 
-    cache = Path(keras.config.keras_home()) / "datasets"
+
+def _find_in_keras_cache(published: _Published) -> Path | None:
+    cache = _keras_home() / "datasets"
     # `keras.datasets` extracts into <name>-target/<name>; older versions extracted into <name>.
     name = published.folders[0]
     return _find(published, cache / f"{name}-target") or _find(published, cache / name) or _find(published, cache)
@@ -351,10 +355,16 @@ def _download(published: _Published) -> Path:
     socket.setdefaulttimeout(30)  # get_file itself would wait for ever for a stalled server
     try:
         return Path(
-            keras.utils.get_file(published.archives[0], address, file_hash=published.sha256, cache_subdir="datasets")
+            keras.utils.get_file(
+                published.archives[0],
+                address,
+                file_hash=published.sha256,
+                cache_subdir="datasets",
+                cache_dir=_keras_home(),
+            )
         )
     except BaseException as error:
-        (Path(keras.config.keras_home()) / "datasets" / published.archives[0]).unlink(missing_ok=True)
+        (_keras_home() / "datasets" / published.archives[0]).unlink(missing_ok=True)
         if not isinstance(error, Exception):
             raise
         raise UsageError(

@@ -291,9 +291,12 @@ class Train:
         return result
 
     def _report_start(self, batches, writer, bar):
-        """The row of step 0: the untrained net, so that its loss can be held against ln(classes)."""
+        """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
         images, labels = next(iter(batches))
-        logits = self.net(images, training=False)
+        kept = [variable.numpy() for variable in self.net.non_trainable_variables]
+        logits = self.net(images, training=True)
+        for variable, value in zip(self.net.non_trainable_variables, kept, strict=True):
+            variable.assign(value)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         wrong = np.argmax(logits, axis=-1) != labels.numpy()
         self._interval = {

@@ -1,0 +1,120 @@
+import argparse
+import dataclasses
+import math
+
+import pytest
+
+import hyper_parameters
+from hyper_parameters import PRESETS, HyperParameters, UsageError, from_flags, from_preset, learning_rate_at
+
+ORIGINAL_FLAGS = [
+    "version",
+    "report_freq",
+    "train_ema_decay",
+    "train_steps",
+    "is_full_validation",
+    "train_batch_size",
+    "validation_batch_size",
+    "test_batch_size",
+    "init_lr",
+    "lr_decay_factor",
+    "decay_step0",
+    "decay_step1",
+    "num_residual_blocks",
+    "weight_decay",
+    "padding_size",
+    "ckpt_path",
+    "is_use_ckpt",
+    "test_ckpt_path",
+    "train_random_label",
+    "vali_random_label",
+]
+
+
+def test_every_flag_of_the_original_stack_exists():
+    assert set(ORIGINAL_FLAGS) <= {field.name for field in dataclasses.fields(HyperParameters)}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_named(name):
+    assert from_preset(name).preset == name
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.1), (31999, 0.1), (32000, 0.01), (47999, 0.01), (48000, 0.001), (63999, 0.001)]
+)
+def test_he2015_rate_drops_at_32k_and_48k(step, rate):
+    assert learning_rate_at(step, from_preset("he2015")) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.01), (399, 0.01), (400, 0.1), (32000, 0.01)])
+def test_he2015_110_starts_at_a_tenth(step, rate):
+    assert learning_rate_at(step, from_preset("he2015_110")) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_warm_up_rises_and_the_schedule_ends_at_zero(schedule):
+    config = from_preset("fast", lr_schedule=schedule, init_lr=0.4, warmup_lr=0.1, warmup_steps=100, train_steps=500)
+    rates = [learning_rate_at(step, config) for step in range(501)]
+    assert rates[0] == pytest.approx(0.1) and rates[50] == pytest.approx(0.25) and rates[100] == pytest.approx(0.4)
+    assert rates[300] == pytest.approx(0.2) and rates[500] == pytest.approx(0, abs=1e-9)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+def test_constant_schedule_and_decay_factor():
+    assert learning_rate_at(10**6, from_preset("he2015", lr_schedule="constant")) == 0.1
+    assert learning_rate_at(32000, from_preset("he2015", lr_decay_factor=0.5)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init_lr": -1.0}, "--init_lr must be at least 0"),
+        ({"init_lr": math.nan}, "--init_lr must be a finite number"),
+        ({"train_steps": 0}, "--train_steps must be at least 1"),
+        ({"normalization": "none"}, "--normalization must be one of"),
+        ({"train_batch_size": 1.5}, "--train_batch_size must be int"),
+        ({"model": "plain20", "shortcut": "B"}, "needs a net with shortcuts"),
+        ({"is_use_ckpt": True}, "needs --ckpt_path"),
+        ({"version": "../elsewhere"}, "plain folder name"),
+    ],
+)
+def test_values_out_of_range_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        HyperParameters(**settings)
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(UsageError, match="fast, he2015"):
+        from_preset("best")
+
+
+def test_flags_override_the_preset_and_small_data_sets_have_their_own():
+    assert from_flags({"preset": "he2015", "init_lr": 0.2}).init_lr == 0.2
+    assert from_flags({"dataset": "digits"}).preset == "demo"
+    assert from_flags({"dataset": "digits", "preset": "liang"}).preset == "liang"
+    assert from_flags({}).preset == "fast"
+
+
+def test_booleans_are_parsed_in_all_their_spellings():
+    parser = argparse.ArgumentParser()
+    hyper_parameters.add_flags(parser)
+    assert vars(parser.parse_args([])) == {}
+    for text, value in ((["--augment"], True), (["--augment=False"], False), (["--augment", "0"], False)):
+        assert parser.parse_args(text).augment is value
+
+
+def test_json_round_trip_and_damage(tmp_path):
+    config = from_preset("liang", seed=3)
+    assert HyperParameters.from_json(config.to_json(), "x") == config
+    for text in ("", "[]", '{"no_such": 1}', '{"init_lr": -1}'):
+        with pytest.raises(UsageError, match=r"settings of a run in config\.json"):
+            HyperParameters.from_json(text, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks", "name"),
+    [("resnet20", 0, "resnet20"), ("resnet20_preact", 9, "resnet56_preact"), ("plain20", 1, "plain8")],
+)
+def test_num_residual_blocks_sets_the_depth(model, blocks, name):
+    assert HyperParameters(model=model, num_residual_blocks=blocks).model_name == name
