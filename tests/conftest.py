@@ -45,10 +45,15 @@ def cifar_archive(cifar_folder):
     return path
 
 
+def user_environment():
+    """The environment without what this file sets for tests within the process."""
+    return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+
+
 def run_main(*flags, cwd, check=True):
     """Runs the command line in a process of its own, as a user does."""
     command = [sys.executable, str(ROOT / "cifar10_main.py"), *map(str, flags)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=user_environment())
     if check:
         assert done.returncode == 0, done.stderr
     return done

@@ -139,7 +139,9 @@ def test_archives_are_never_extracted(tmp_path, cifar_folder, monkeypatch):
         tar.addfile(link)
         tar.add(cifar_folder, cifar_folder.name)
     assert len(load_from(path).train) == 300
-    assert sorted(os.listdir(tmp_path)) == ["cifar-10-python.tar.gz"] and not (tmp_path.parent / "evil").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"] and not (
+        tmp_path.parent / "evil"
+    ).exists()
 
 
 def test_truncated_archive_and_wrong_file(tmp_path, cifar_archive):

@@ -1,0 +1,33 @@
+# make demo      a minute or two: train, test, predict and draw on real digits, no download of data
+# make test      the test suite
+# make train     CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
+# make slow      the checks that need minutes or the real data (CIFAR_DIR=folder)
+# make lint      ruff
+
+PYTHON ?= $(shell for version in 3.13 3.12 3.11; do command -v python$$version && break; done || echo python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test train slow lint
+
+demo: $(INSTALLED)
+	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
+	$(BIN)/python cifar10_main.py --mode=predict --version=demo --images examples/digits
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+train: $(INSTALLED)
+	$(BIN)/python cifar10_main.py --mode=train --resume
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(INSTALLED): setup.cfg
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

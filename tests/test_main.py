@@ -1,0 +1,122 @@
+"""The command line: fast help, one-line errors, exit codes."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, run_main
+
+from cifar10_main import main
+
+
+def test_help_needs_neither_tensorflow_nor_keras():
+    code = "import sys, cifar10_main\ntry: cifar10_main.main(['--help'])\nexcept SystemExit: pass\nassert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - started < 30  # not a speed test: loading TensorFlow would not be noticed by it
+    for group in (
+        "run and report",
+        "data and augmentation",
+        "network",
+        "training and learning rate",
+        "validating, testing and loading",
+    ):
+        assert group in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--mode=train", "--learning_rate=1"], "unrecognized arguments"),
+        (["--mode=fly"], "invalid choice: 'fly'"),
+        (["--mode=train", "--preset=best"], "invalid choice: 'best'"),
+        (["--mode=train", "--dataset=digits", "--model=vgg"], "--model must be one of resnet20"),
+        (["--mode=train", "--train_steps=many"], "invalid int value: 'many'"),
+        (["--mode=train", "--init_lr=-1"], "--init_lr must be at least 0"),
+        (["--mode=train", "--augment=maybe"], "expected true or false"),
+        (["--mode=train", "--data_dir=/no/such/folder"], "--data_dir must hold cifar-10-batches-py/"),
+        (["--mode=train", "--resume", "--overwrite"], "exclude each other"),
+        (["--mode=test", "--version=never"], "expected a run in runs/never"),
+        (["--mode=test", "--test_ckpt_path=nowhere.keras", "--dataset=digits"], "expected a run folder, .keras file"),
+        (["--mode=predict", "--test_ckpt_path=cifar10"], "needs --images"),
+        (["--mode=predict", "--test_ckpt_path=cifar10", "--images", "nothing.png"], "received 'nothing.png'"),
+        (["--mode=publish", "--version=never"], "expected a run in runs/never"),
+        ([], "--mode"),
+    ],
+)
+def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error and len(error.strip().splitlines()) == 1 and error.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_pictures_that_cannot_be_decoded(tmp_path, capsys, content):
+    (tmp_path / "bad.png").write_bytes(content)
+    assert (
+        main(["--mode=predict", f"--runs_dir={tmp_path}/runs", "--test_ckpt_path=cifar10", "--images", str(tmp_path)])
+        == 2
+    )
+    assert "bad.png is damaged" in capsys.readouterr().err
+
+
+def test_damaged_keras_files(tmp_path, capsys):
+    for name in ("net.keras", "step-1.npz", "net.txt"):
+        (tmp_path / name).write_bytes(b"nothing")
+        assert (
+            main(
+                [
+                    "--mode=test",
+                    "--dataset=digits",
+                    f"--runs_dir={tmp_path}/runs",
+                    f"--test_ckpt_path={tmp_path / name}",
+                ]
+            )
+            == 2
+        )
+        assert name in capsys.readouterr().err
+
+
+def test_a_net_of_another_data_set_is_refused(tmp_path, capsys):
+    import keras
+
+    import resnet  # noqa: F401 - registers the layers
+
+    inputs = keras.Input((32, 32, 3))
+    keras.Model(inputs, keras.layers.Dense(7)(keras.layers.Flatten()(inputs))).save(tmp_path / "seven.keras")
+    flags = [
+        "--mode=test",
+        "--dataset=digits",
+        f"--runs_dir={tmp_path}/runs",
+        f"--test_ckpt_path={tmp_path / 'seven.keras'}",
+    ]
+    assert main(flags) == 2
+    assert "tells 7 classes apart, but --dataset=digits has 10" in capsys.readouterr().err
+
+
+def test_shipped_weights_tell_their_classes(tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "sky.png"), np.full((64, 64, 3), (230, 180, 120), np.uint8))
+    done = run_main("--mode=predict", "--test_ckpt_path=cifar10", "--images", "sky.png", cwd=tmp_path)
+    assert "class_1" in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
+def test_publish_writes_rows_and_a_table(tmp_path):
+    import json
+
+    run_main("--mode=train", *TINY, "--version=p", cwd=tmp_path)
+    for _ in range(2):  # publishing again replaces
+        run_main("--mode=publish", "--version=p", "--experiment=study", cwd=tmp_path)
+    rows = json.loads((tmp_path / "results" / "study.json").read_text())
+    keys = {"experiment", "dataset", "model", "preset", "metric", "unit", "value", "std", "runs", "published",
+            "published_source", "command", "images_seen", "wall_seconds", "hardware", "commit"}  # fmt: skip
+    assert len(rows) == 4 and keys <= rows[0].keys() and "--version=p" in rows[0]["command"]
+    table = (tmp_path / "results" / "README.md").read_text()
+    assert "test_error" in table and "![error_curve](p/error_curve.png)" in table
+    assert (tmp_path / "results" / "p" / "error.csv").is_file()

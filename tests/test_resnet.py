@@ -1,0 +1,227 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import model_registry
+import resnet
+from hyper_parameters import UsageError
+from resnet import build_resnet
+from resnet_layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
+
+# architecture: He et al. 2015, section 4.2, worked out by hand for 32x32x3 and 10 classes
+TRAINABLE = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+def count(variables):
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@pytest.mark.parametrize("depth", TRAINABLE)
+def test_builders_have_the_papers_sizes(depth):
+    model = getattr(resnet, f"build_resnet{depth}")()
+    assert model.name == f"resnet{depth}"
+    assert count(model.trainable_variables) == TRAINABLE[depth]
+    assert count(model.non_trainable_variables) == 2 * (16 + 224 * (depth - 2) // 6)
+
+
+@pytest.mark.parametrize("name", [name for name in model_registry.MODELS if "110" not in name])
+def test_registry_states_the_exact_size(name):
+    spec = model_registry.find(name)
+    model = spec.build()
+    assert model.name == name and count(model.trainable_variables) == spec.trainable
+
+
+def test_registry_finds_other_depths_and_names_the_known():
+    assert model_registry.find("plain26").build().name == "plain26"
+    for name in ("resnet21", "plain20_preact", "resnet2", "vgg"):
+        with pytest.raises(UsageError, match=f"resnet20, resnet32.*received '{name}'"):
+            model_registry.find(name)
+
+
+@pytest.mark.parametrize(("classes", "channels", "trainable"), [(100, 3, 269_722 + 5_850), (10, 1, 269_722 - 288)])
+def test_other_classes_and_channels(classes, channels, trainable):
+    assert count(build_resnet(input_shape=(28, 28, channels), classes=classes).trainable_variables) == trainable
+
+
+def test_projection_shortcut_adds_its_weights():
+    assert count(build_resnet(shortcut="B").trainable_variables) == 269_722 + 2_752
+    assert count(build_resnet(shortcut="B").variables) == 271_098 + 2_944
+
+
+@pytest.mark.parametrize("form", ["v1", "preact", "plain"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 15), (28, 28)])
+def test_any_size_from_8(form, size):
+    model = build_resnet(1, form, input_shape=(*size, 1), classes=3)
+    probabilities = model(np.random.default_rng(0).random((2, *size, 1), np.float32)).numpy()
+    assert probabilities.shape == (2, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["v1", "preact", "plain"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_every_weight_gets_a_gradient_and_a_step_lowers_the_loss(form, policy):
+    keras.utils.set_random_seed(0)
+    model = build_resnet(1, form, input_shape=(16, 16, 3), dtype=policy, classifier_activation=None)
+    images = np.random.default_rng(0).normal(size=(20, 16, 16, 3)).astype(np.float32)
+    labels = np.arange(20) % 10
+
+    def loss_and_gradients():
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    loss, gradients = loss_and_gradients()
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
+        assert variable.dtype == "float32"
+        variable.assign_sub(0.01 * gradient)
+    assert loss_and_gradients()[0] < loss
+
+
+@pytest.mark.parametrize("form", ["v1", "preact", "plain"])
+def test_save_and_load_with_plain_keras(form, tmp_path):
+    model = build_resnet(1, form, preprocessing=PixelNormalization([120.0, 121.0, 122.0], 60.0))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    model.save(tmp_path / "net.keras")
+    loaded = keras.models.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(loaded(images), model(images))
+    assert not any(isinstance(layer, keras.layers.Lambda) for layer in model.layers)
+
+
+def test_weights_from_files_and_their_refusal(tmp_path):
+    model = build_resnet(1)
+    model.save(tmp_path / "net.keras")
+    model.save_weights(tmp_path / "net.weights.h5")
+    for name in ("net.keras", "net.weights.h5"):
+        again = build_resnet(1, weights=tmp_path / name)
+        for expected, received in zip(model.get_weights(), again.get_weights(), strict=True):
+            np.testing.assert_array_equal(expected, received)
+    with pytest.raises(ValueError, match="layer stage1_block2_conv1 expects"):
+        build_resnet(2, weights=tmp_path / "net.keras")
+    with pytest.raises(ValueError, match="predictions expects"):
+        build_resnet(1, weights=tmp_path / "net.keras", classes=3)
+    with pytest.raises(ValueError, match=r"existing \.keras or \.weights\.h5 file, received 'imagenet'"):
+        build_resnet(1, weights="imagenet")
+
+
+def test_without_top_gives_64_features():
+    assert build_resnet(1, include_top=False).output_shape == (None, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_residual_blocks": 0}, "num_residual_blocks must be an int >= 1, received 0"),
+        ({"form": "v3"}, "form must be"),
+        ({"form": "plain", "shortcut": "B"}, "shortcut must be"),
+        ({"input_shape": (7, 32, 3)}, r"height >= 8.*received \(7, 32, 3\)"),
+        ({"classes": 0}, "classes must be an int >= 1"),
+        ({"weights": "cifar10", "classes": 3}, "need input_shape"),
+        ({"weights": "cifar10", "num_residual_blocks": 4}, "shipped for"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_resnet(**arguments)
+
+
+def test_zero_weights_make_a_block_the_identity():
+    """He 2015, Lu & Song, section 3: a residual block with zero weights passes its (non-negative) input on; a plain one does not."""
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    for form, identity in (("v1", True), ("preact", True), ("plain", False)):
+        model = build_resnet(2, form, input_shape=(16, 16, 3))
+        end = "stage1_block2_relu2" if form != "preact" else "stage1_block2_add"
+        start = end.replace("block2", "block1")
+        for name in ("conv1", "conv2"):
+            layer = model.get_layer(f"stage1_block2_{name}")
+            layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+        before, after = keras.Model(model.input, [model.get_layer(start).output, model.get_layer(end).output])(images)
+        assert np.any(before) and np.allclose(before, after) == identity, form
+
+
+def test_strided_convolution_and_shortcut_share_one_grid():
+    """The first convolution of stage 2 is centred on the even pixels that the shortcut keeps."""
+    model = build_resnet(1, "v1", input_shape=(8, 8, 3))
+    conv, norm = model.get_layer("stage2_block1_conv1"), model.get_layer("stage2_block1_add")
+    kernel = np.zeros((3, 3, 16, 32), np.float32)
+    kernel[1, 1, 0, 0] = 1  # the centre of the kernel copies channel 0
+    conv.set_weights([kernel])
+    stem = model.get_layer("stage1_block1_relu2").output
+    inputs = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+    given, strided, shortcut = keras.Model(
+        model.input, [stem, conv.output, model.get_layer("stage2_block1_shortcut").output]
+    )(inputs)
+    np.testing.assert_allclose(strided[..., 0], given[:, ::2, ::2, 0], rtol=1e-6)
+    np.testing.assert_allclose(shortcut[..., 8:24], given[:, ::2, ::2], rtol=1e-6)
+    assert not np.any(shortcut[..., :8]) and not np.any(shortcut[..., 24:]) and norm is not None
+
+
+def test_fused_batch_normalization_equals_the_plain_layer():
+    rng = np.random.default_rng(0)
+    images, weights = (
+        rng.normal(2, 3, (8, 5, 6, 4)).astype(np.float32),
+        rng.normal(size=(8, 5, 6, 4)).astype(np.float32),
+    )
+    layers = [kind(momentum=0.9, epsilon=1e-5) for kind in (keras.layers.BatchNormalization, FusedBatchNormalization)]
+    results = []
+    for layer in layers:
+        layer.build(images.shape)
+        layer.set_weights([rng.normal(size=4) ** 2 + 0.5 for _ in range(4)] if not results else layers[0].get_weights())
+        start = layer.get_weights()
+        inputs = tf.constant(images)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = layer(inputs, training=True)
+            loss = tf.reduce_sum(output * weights)
+        gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
+        results.append([output, *gradients, *layer.get_weights(), layer(images, training=False)])
+        layer.set_weights(start)
+    for expected, received in zip(*results, strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_fused_batch_normalization_when_frozen_keeps_its_statistics():
+    layer = FusedBatchNormalization()
+    images = np.random.default_rng(0).normal(5, 2, (4, 3, 3, 2)).astype(np.float32)
+    layer.build(images.shape)
+    layer.trainable = False
+    np.testing.assert_allclose(layer(images, training=True), layer(images, training=False))
+    np.testing.assert_array_equal(layer.moving_mean, [0, 0])
+
+
+def test_fused_batch_normalization_refuses_what_it_lacks():
+    with pytest.raises(ValueError, match=r"use keras\.layers\.BatchNormalization"):
+        FusedBatchNormalization(scale=False)
+
+
+def test_fused_net_has_the_gradients_of_plain_layers():
+    """Same weights, same batch, float64 as the judge: fused float32 gradients are as close as the plain layers' are."""
+    keras.utils.set_random_seed(0)
+    fused = build_resnet(1, classifier_activation=None, dtype="float32")
+
+    def as_plain(layer, dtype):
+        config = layer.get_config() | {"dtype": dtype}
+        if isinstance(layer, FusedBatchNormalization):
+            return keras.layers.BatchNormalization.from_config(config)
+        return type(layer).from_config(config)
+
+    plain = keras.models.clone_model(fused, clone_function=lambda layer: as_plain(layer, "float64"))
+    plain.set_weights(fused.get_weights())
+    images = np.random.default_rng(0).normal(size=(32, 32, 32, 3))
+    labels = np.arange(32) % 10
+    gradients = []
+    for model, dtype in ((plain, "float64"), (fused, "float32")):
+        with tf.GradientTape() as tape:
+            logits = model(images.astype(dtype), training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradients.append(tape.gradient(loss, model.trainable_variables))
+    for expected, received in zip(*gradients, strict=True):
+        expected, received = np.asarray(expected, np.float64), np.asarray(received, np.float64)
+        assert np.linalg.norm(received - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+def test_zero_channels_stand_on_both_sides():
+    padded = ZeroPadChannels(7)(np.ones((1, 2, 2, 3), np.float32)).numpy()
+    assert padded[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]

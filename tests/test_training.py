@@ -1,0 +1,393 @@
+"""Training, killing, resuming, testing: real runs on drawn pictures."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, TINY, run_main, user_environment
+
+import cifar10_test
+import cifar10_train
+from cifar10_test import load_model, measure, read_picture
+from cifar10_train import Train, train
+from hyper_parameters import UsageError, from_preset
+from run_folder import RunFolder, read_checkpoint
+
+
+def tiny(tmp_path, **settings):
+    small = {
+        "train_steps": 6,
+        "report_freq": 3,
+        "synthetic_images": 200,
+        "tensorboard": False,
+        "runs_dir": str(tmp_path),
+    }
+    return from_preset("smoke", **small | settings)
+
+
+def last_arrays(run):
+    return read_checkpoint(run.latest_checkpoint())[0]
+
+
+def assert_same_state(first, second):
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the command line, tested and drawn, with TensorBoard."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_main("--mode=train", *TINY[:-1], "--version=done", cwd=folder)
+    return RunFolder(folder / "runs" / "done")
+
+
+def test_a_run_folder_holds_everything(finished):
+    for path in (finished.config, finished.environment, finished.data, finished.error_csv, finished.best, finished.final,
+                 finished.result, finished.predictions):  # fmt: skip
+        assert path.is_file(), path
+    history = pd.read_csv(finished.error_csv)
+    assert history["step"].tolist() == [0, 3, 6] and len(list(finished.checkpoints.glob("*.npz"))) == 2
+    assert history.columns.tolist() == [
+        "step", "epoch", "train_error", "train_error_smoothed", "train_loss", "validation_loss", "validation_error",
+        "learning_rate", "examples_per_sec", "seconds",
+    ]  # fmt: skip
+    assert history["train_loss"][0] == pytest.approx(np.log(10), abs=1)
+    result = json.loads(finished.result.read_text())
+    assert result["images"] == 40 and result["validation_error"] == history["validation_error"].min()
+    probabilities = np.load(finished.predictions)
+    assert probabilities.shape == (40, 10) and probabilities.dtype == np.float32
+    drawn = {path.stem for path in finished.figures.glob("*.png")}
+    assert drawn >= {
+        "error_curve",
+        "accuracy_curve",
+        "loss_curve",
+        "augmentation",
+        "samples",
+        "predictions",
+        "confusion_matrix",
+    }
+    assert "| total |" in (finished.figures / "layers.md").read_text()
+
+
+def test_tensorboard_has_the_original_names(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished.tensorboard))
+    events.Reload()
+    names = set(events.Tags()["tensors"])
+    for name in ("learning_rate", "train_loss", "train_loss_avg", "train_top1_error", "train_top1_error_avg", "val_loss",
+                 "val_loss_avg", "val_top1_error", "val_top1_error_avg", "full_validation_error", "images",
+                 "stem_relu/activations", "stage3_block1_relu2/sparsity"):  # fmt: skip
+        assert name in names, name
+    assert events.Tags()["graph"]
+
+
+def test_mode_test_and_predict(finished, tmp_path):
+    import cv2
+
+    folder = finished.path.parent.parent
+    done = run_main("--mode=test", "--version=done", cwd=folder)
+    assert "top-1 error" in done.stdout
+    grey, rgb, rgba = (
+        np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((50, 40), (9, 80, 3), (32, 32, 4))
+    )
+    for name, picture in (("grey.png", grey), ("colour.jpg", rgb), ("transparent.png", rgba)):
+        cv2.imwrite(str(tmp_path / name), picture)
+    done = run_main("--mode=predict", "--version=done", "--images", tmp_path, tmp_path / "grey.png", cwd=folder)
+    table = pd.read_csv(finished.path / "predictions.csv")
+    assert len(table) == 4 and "transparent.png" in done.stdout
+    assert (table["probability_1"] >= table["probability_2"]).all() and table["class_1"].isin(
+        json.loads(finished.data.read_text())["class_names"]
+    ).all()
+
+
+def test_checkpoint_keras_file_and_folder_are_the_same_net(finished):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    final = load_model(str(finished.final))
+    for path in (str(finished.checkpoints / "step-00000006.npz"), str(finished.final)):
+        np.testing.assert_allclose(
+            cifar10_test.test(load_model(path), images), cifar10_test.test(final, images), atol=1e-6
+        )
+    assert load_model(str(finished.path)).name == "resnet8"
+
+
+def test_one_image_alone_equals_its_row_and_the_last_batch_counts(finished):
+    model = load_model(str(finished.best))
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+    together = cifar10_test.test(model, images, batch_size=3)
+    assert together.shape == (7, 10) and together.dtype == np.float32
+    for index in range(7):
+        np.testing.assert_allclose(cifar10_test.test(model, images[index : index + 1])[0], together[index], atol=1e-5)
+    assert cifar10_test.test(model, images[:0]).shape == (0, 10)
+    with pytest.raises(UsageError, match=r"shape \(num_images, 32, 32, 3\), received \(7, 32, 32\)"):
+        cifar10_test.test(model, images[..., 0])
+
+
+def test_measure_by_hand():
+    probabilities = np.float32([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+    result = measure(probabilities, np.array([0, 1, 1, 2]), ["a", "b", "c"])
+    assert result["test_error"] == 25 and result["test_top5_error"] == 0
+    assert result["test_loss"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean(), rel=1e-6)
+    assert result["confusion_matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert [row["recall"] for row in result["per_class"]] == [1, 0.5, 1] and result["per_class"][0]["precision"] == 0.5
+
+
+def test_a_second_run_needs_a_word(finished):
+    folder = finished.path.parent.parent
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.is_file()}
+    done = run_main("--mode=train", *TINY, "--version=done", cwd=folder, check=False)
+    assert done.returncode == 2 and "--resume" in done.stderr and "--overwrite" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    done = run_main("--mode=train", "--version=done", "--resume", "--init_lr=0.3", cwd=folder, check=False)
+    assert done.returncode == 2 and "expected --init_lr=0.1, received 0.3" in done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def start(*flags, cwd):
+    command = [sys.executable, str(ROOT / "cifar10_main.py"), *flags]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=user_environment()
+    )
+
+
+def wait_for(path_or_glob, process, run):
+    deadline = time.monotonic() + 120
+    while not list(run.path.glob(path_or_glob)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_run_ends_bit_for_bit_as_one_never_killed(tmp_path):
+    flags = ["--mode=train", *TINY, "--deterministic", "--train_steps=40", "--report_freq=8", "--weight_averaging=0.9"]
+    run_main(*flags, "--version=whole", cwd=tmp_path)
+    whole, killed = RunFolder(tmp_path / "runs" / "whole"), RunFolder(tmp_path / "runs" / "killed")
+    process = start(*flags, "--version=killed", cwd=tmp_path)
+    wait_for("checkpoints/step-00000016.npz", process, killed)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.final.exists()
+    done = run_main("--mode=train", "--version=killed", "--resume", cwd=tmp_path)
+    assert "going on after step" in done.stdout
+    assert_same_state(last_arrays(whole), last_arrays(killed))
+    timeless = [pd.read_csv(run.error_csv).drop(columns=["seconds", "examples_per_sec"]) for run in (whole, killed)]
+    pd.testing.assert_frame_equal(*timeless)
+    np.testing.assert_array_equal(np.load(whole.predictions), np.load(killed.predictions))
+
+
+def test_ctrl_c_between_reports_loses_no_step(tmp_path):
+    flags = ["--mode=train", *TINY, "--deterministic", "--train_steps=400", "--report_freq=200"]
+    run = RunFolder(tmp_path / "runs" / "stopped")
+    process = start(*flags, "--version=stopped", cwd=tmp_path)
+    wait_for("error.csv", process, run)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "--version=stopped --resume" in output and "Traceback" not in output
+    _, facts = read_checkpoint(run.latest_checkpoint())
+    assert 0 < facts["step"] < 400 and facts["step"] % 200 and facts["interval"]["images"] == 32 * facts["step"]
+
+
+def test_resuming_in_the_middle_of_an_interval_changes_nothing(tmp_path):
+    config = tiny(tmp_path, deterministic=True, train_steps=8, report_freq=4, version="whole")
+    train(config)
+    first = Train(tiny(tmp_path, deterministic=True, train_steps=8, report_freq=4, version="parts"))
+
+    class StopAfter(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(cifar10_train.Interrupted, match="SIGTERM after step 6 of 8"):
+        first.train(callbacks=[StopAfter()])
+    second = train(tiny(tmp_path, deterministic=True, train_steps=8, report_freq=4, version="parts"), resume=True)
+    whole = RunFolder(tmp_path / "whole")
+    assert_same_state(last_arrays(whole), last_arrays(second))
+    rows = [pd.read_csv(run.error_csv).drop(columns=["seconds", "examples_per_sec"]) for run in (whole, second)]
+    pd.testing.assert_frame_equal(*rows)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    run = train(tiny(tmp_path, version="x"))
+    newest = run.checkpoints / "step-00000006.npz"
+    newest.write_bytes(newest.read_bytes()[:5000])
+    assert run.latest_checkpoint().name == "step-00000003.npz"
+    assert "step-00000006.npz is no readable checkpoint" in capsys.readouterr().out
+    content = bytearray((run.checkpoints / "step-00000003.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run.checkpoints / "step-00000003.npz").write_bytes(content)
+    assert run.latest_checkpoint() is None
+
+
+def test_a_checkpoint_of_another_net_is_refused(tmp_path):
+    run = train(tiny(tmp_path, version="small"))
+    other = Train(tiny(tmp_path, version="large", num_residual_blocks=2))
+    with pytest.raises(UsageError, match=r"checkpoint of another net or optimizer: expected .* for resnet14"):
+        other.restore(run.latest_checkpoint())
+    with pytest.raises(UsageError, match="does not fit --model=resnet14"):
+        train(tiny(tmp_path, version="start", num_residual_blocks=2, is_use_ckpt=True, ckpt_path=str(run.path)))
+
+
+def test_starting_from_given_weights(tmp_path):
+    run = train(tiny(tmp_path, version="first"))
+    trainer = Train(
+        tiny(
+            tmp_path,
+            version="second",
+            is_use_ckpt=True,
+            ckpt_path=str(run.final),
+            init_lr=0.0,
+            warmup_lr=0.0,
+            train_steps=3,
+        )
+    )
+    trainer.train()
+    final = load_model(str(run.final))
+    np.testing.assert_array_equal(
+        trainer.net.get_layer("stem_conv").get_weights()[0], final.get_layer("stem_conv").get_weights()[0]
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny(tmp_path, version="wild", init_lr=1e30, warmup_steps=0, train_steps=60, precision="float32")
+    with pytest.raises(UsageError, match=r"loss must be finite, received .* at step \d+ .*step-0000000\d\.npz"):
+        train(config)
+    arrays = last_arrays(RunFolder(tmp_path / "wild"))
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_keras_callbacks_work_at_the_report_cadence(tmp_path):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((epoch, sorted(logs)))
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(batch)
+
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=0, min_delta=1e9)
+    run = train(tiny(tmp_path, version="stopped", train_steps=30), callbacks=[Watch(), stopping])
+    logs = ["accuracy", "learning_rate", "loss", "val_accuracy", "val_loss"]
+    assert seen == [0, 1, 2, (0, logs), 3, 4, 5, (1, logs)]
+    assert pd.read_csv(run.error_csv)["step"].tolist() == [0, 3, 6]
+
+
+def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares(tmp_path):
+    """One momentum step with and without decay differ by rate * decay * weight, for the variables that decay and no others."""
+    rate, decay = 0.5, 0.25
+    settings = {
+        "init_lr": rate,
+        "warmup_steps": 0,
+        "lr_schedule": "constant",
+        "optimizer": "momentum",
+        "precision": "float32",
+    }
+    for kinds, names in (
+        ("kernels", {"kernel"}),
+        ("weights", {"kernel", "bias"}),
+        ("all", {"kernel", "bias", "gamma", "beta"}),
+    ):
+        nets = []
+        for value in (0.0, decay):
+            trainer = Train(
+                tiny(tmp_path, version="x", deterministic=True, weight_decay=value, weight_decay_on=kinds, **settings)
+            )
+            before = [variable.numpy() for variable in trainer.net.trainable_variables]
+            images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
+            trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
+            nets.append(trainer.net.trainable_variables)
+        for start_value, plain, decayed in zip(before, *nets, strict=True):
+            expected = -rate * decay * start_value if plain.name in names else 0
+            np.testing.assert_allclose(
+                decayed.numpy() - plain.numpy(), expected + 0 * start_value, atol=2e-6, err_msg=plain.path
+            )
+
+
+def test_averaged_weights_watch_and_are_kept(tmp_path):
+    plain = Train(tiny(tmp_path, version="plain", deterministic=True))
+    plain.train()
+    averaged = Train(tiny(tmp_path, version="averaged", deterministic=True, weight_averaging=0.9))
+    averaged.train()
+    for expected, received in zip(plain.net.variables, averaged.net.variables, strict=True):
+        np.testing.assert_array_equal(expected, received)
+    history = pd.read_csv(averaged.run.error_csv)
+    np.testing.assert_array_equal(
+        history["validation_error_unaveraged"], pd.read_csv(plain.run.error_csv)["validation_error"]
+    )
+    kernel = load_model(str(averaged.run.final)).get_layer("stem_conv").get_weights()[0]
+    np.testing.assert_array_equal(kernel, averaged.averages[0])
+    assert not np.array_equal(kernel, averaged.net.variables[0])
+    reloaded = load_model(str(averaged.run.latest_checkpoint())).get_layer("stem_conv").get_weights()[0]
+    np.testing.assert_array_equal(reloaded, kernel)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "init_lr": 0.001},
+        {"label_smoothing": 0.1},
+        {"is_full_validation": False, "validation_batch_size": 5},
+        {"model": "resnet8", "shortcut": "B"},
+        {"normalization": "pixel_mean", "padding_mode": "zero", "flip": "random"},
+        {"lr_schedule": "step", "decay_step0": 2, "decay_step1": 4},
+        {"train_batch_size": 500},
+        {"precision": "bfloat16", "vali_random_label": True},
+    ],
+)
+def test_settings_train(tmp_path, settings):
+    history = pd.read_csv(train(tiny(tmp_path, version="x", train_steps=3, **settings)).error_csv)
+    assert np.isfinite(history.to_numpy()).all()
+
+
+def test_the_class_of_the_text(tmp_path):
+    trainer = Train(tiny(tmp_path, version="text"))
+    trainer.train()
+    probabilities = trainer.test(np.zeros((3, 32, 32, 3), np.uint8))
+    assert probabilities.shape == (3, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    config = tiny(tmp_path, version="shared")
+    with RunFolder(tmp_path / "shared").locked(), pytest.raises(UsageError, match="another process is training"):
+        train(config)
+
+
+def test_overwrite_empties_runs_only(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match="holds other files"):
+        train(tiny(tmp_path, version="photos"), overwrite=True)
+    assert (tmp_path / "photos" / "holiday.jpg").exists()
+    run = train(tiny(tmp_path, version="again"))
+    (run.path / "result.json").write_text("old")
+    train(tiny(tmp_path, version="again"), overwrite=True)
+    assert not run.result.exists()
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (60, 40, 4), (1, 1), (200, 10, 3)])
+def test_pictures_of_every_kind_are_read(tmp_path, shape):
+    import cv2
+
+    for depth, kind in ((np.uint8, "8"), (np.uint16, "16")):
+        path = tmp_path / f"{kind}.png"
+        cv2.imwrite(str(path), np.full(shape, np.iinfo(depth).max, depth))
+        for channels in (1, 3):
+            picture = read_picture(path, (32, 32, channels))
+            assert picture.shape == (32, 32, channels) and picture.dtype == np.uint8 and picture.min() == 255
+
+
+def test_colours_are_rgb(tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((5, 5, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
+    assert read_picture(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
