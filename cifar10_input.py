@@ -280,7 +280,7 @@ def crop_and_flip(images, offsets, flips, padding: int, mode: str):
     return tf.gather(images, offsets[:, 1:] + columns, axis=2, batch_dims=1)
 
 
-def training_batches(split: Split, normalization, config: HyperParameters, first_step: int = 0):
+def training_batches(split: Split, normalization, config: HyperParameters, first_step: int = 0, replicas: int = 1):
     """The batches from `first_step` to `train_steps`, normalised, then padded with zeros or reflections, cropped, flipped.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
@@ -291,31 +291,32 @@ def training_batches(split: Split, normalization, config: HyperParameters, first
         normalization: layer of `make_normalization`.
         config: settings.
         first_step: 0-based step to begin with.
+        replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
 
     Returns:
-        tf.data.Dataset of (images float32 [batch, height, width, channels], labels int32 [batch]).
+        tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]).
     """
     import tensorflow as tf
 
     images, labels = tf.constant(split.images), tf.constant(split.labels)
-    batch_size = config.train_batch_size
+    size = config.train_batch_size // replicas
 
-    def plan(step):
-        batch = plan_batch(int(step), len(split), config)
-        return batch.indices, batch.offsets, batch.flips
+    def plan(piece):
+        batch = plan_batch(int(piece) // replicas, len(split), config)
+        part = slice(int(piece) % replicas * size, (int(piece) % replicas + 1) * size)
+        return batch.indices[part], batch.offsets[part], batch.flips[part]
 
-    def make_batch(step):
-        indices, offsets, flips = tf.numpy_function(plan, [step], [tf.int64, tf.int32, tf.bool])
-        indices = tf.ensure_shape(indices, [batch_size])
+    def make_piece(piece):
+        indices, offsets, flips = tf.numpy_function(plan, [piece], [tf.int64, tf.int32, tf.bool])
+        indices = tf.ensure_shape(indices, [size])
         batch = normalization(tf.gather(images, indices))
         if config.augment:
-            flips = tf.ensure_shape(flips, [batch_size])
-            batch = crop_and_flip(
-                batch, tf.ensure_shape(offsets, [batch_size, 2]), flips, config.padding_size, config.padding_mode
-            )
+            offsets, flips = tf.ensure_shape(offsets, [size, 2]), tf.ensure_shape(flips, [size])
+            batch = crop_and_flip(batch, offsets, flips, config.padding_size, config.padding_mode)
         return batch, tf.gather(labels, indices)
 
-    return tf.data.Dataset.range(first_step, config.train_steps).map(make_batch).prefetch(4)
+    pieces = tf.data.Dataset.range(first_step * replicas, config.train_steps * replicas)
+    return pieces.map(make_piece).prefetch(4 * replicas)
 
 
 # Finding and reading the published files

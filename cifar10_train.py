@@ -60,11 +60,19 @@ class Train:
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
         self.classes = len(self.data.class_names)
         self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
-        self.net = self._build(dtype=self.policy, classifier_activation=None)
-        self.optimizer = _make_optimizer(self.config)
-        self.optimizer.build(self.net.trainable_variables)
+        self.strategy = device_placement.choose_strategy(self.config.strategy)
+        self.replicas = self.strategy.num_replicas_in_sync
+        if self.config.train_batch_size % self.replicas:
+            raise UsageError(
+                f"--train_batch_size must be a multiple of the {self.replicas} devices, received {self.config.train_batch_size}"
+            )
+        with self.strategy.scope():
+            self.net = self._build(dtype=self.policy, classifier_activation=None)
+            self.optimizer = _make_optimizer(self.config)
+            self.optimizer.build(self.net.trainable_variables)
+            averaged = self.net.variables if self.config.weight_averaging else []
+            self.averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
         self.net.optimizer = self.optimizer  # where callbacks look for it
-        self.averages = [tf.Variable(v) for v in self.net.variables] if self.config.weight_averaging else []
 
         self.step = 0
         self.history = []
@@ -139,15 +147,19 @@ class Train:
         )
         self.net.stop_training = False
         self._started = time.monotonic()
-        batches = cifar10_input.training_batches(self.training, self.normalization, config, self.step)
-        writer = self._open_tensorboard(batches) if config.tensorboard else None
+        batches = self.strategy.distribute_datasets_from_function(
+            lambda _: cifar10_input.training_batches(
+                self.training, self.normalization, config, self.step, self.replicas
+            )
+        )
+        writer = self._open_tensorboard() if config.tensorboard else None
         with (
             _catch_signals() as caught,
             tqdm(total=config.train_steps, initial=self.step, unit="step", disable=None) as bar,
         ):
             callback_list.on_train_begin()
             if not self.history:
-                self._report_start(batches, writer, bar)
+                self._report_start(writer, bar)
             callback_list.on_epoch_begin(self.step // config.report_freq)
             clock = time.perf_counter()
             for images, labels in batches:
@@ -205,10 +217,8 @@ class Train:
 
     def _compile(self):
         config, net = self.config, self.net
-        decayed = (
-            [v for v in net.trainable_variables if _decays(v, config.weight_decay_on)] if config.weight_decay else []
-        )
-        decayed_ids = {id(variable) for variable in decayed}
+        decays = config.weight_decay > 0
+        decayed = {id(v) for v in net.trainable_variables if decays and _decays(v, config.weight_decay_on)}
         smoothing = config.label_smoothing
 
         def cross_entropy(logits, labels):
@@ -218,28 +228,33 @@ class Train:
         def count_wrong(logits, labels):
             return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != labels, tf.float32))
 
-        @tf.function
-        def train_step(images, labels):
+        def replica_step(images, labels):
             with tf.GradientTape() as tape:
                 logits = net(images, training=True)
                 losses, log_probabilities = cross_entropy(logits, labels)
                 objective = losses
                 if smoothing:
                     objective = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=-1)
-                objective = tf.reduce_mean(objective)
+                # The optimizer adds up the gradients of all replicas, so each contributes its share of the batch.
+                objective = tf.reduce_sum(objective) / config.train_batch_size
             gradients = tape.gradient(objective, net.trainable_variables)
             gradients = [
-                gradient + config.weight_decay * variable if id(variable) in decayed_ids else gradient
+                gradient + config.weight_decay / self.replicas * variable if id(variable) in decayed else gradient
                 for gradient, variable in zip(gradients, net.trainable_variables, strict=True)
             ]
             self.optimizer.apply(gradients, net.trainable_variables)
+            return tf.reduce_sum(losses), count_wrong(logits, labels)
+
+        @tf.function
+        def train_step(images, labels):
+            loss, wrong = self.strategy.run(replica_step, (images, labels))
             if self.averages:
-                count = tf.cast(self.optimizer.iterations, tf.float32)
+                count = tf.cast(self.optimizer.iterations.value, tf.float32)
                 # The first steps weigh more, so that the average does not remember the random start.
                 decay = tf.minimum(config.weight_averaging, (1 + count) / (10 + count))
                 for average, variable in zip(self.averages, net.variables, strict=True):
-                    average.assign_add((1 - decay) * (variable.value - average))
-            return tf.reduce_sum(losses), count_wrong(logits, labels)
+                    average.assign(average + (1 - decay) * (variable.value - average))
+            return self.strategy.reduce("SUM", loss, axis=None), self.strategy.reduce("SUM", wrong, axis=None)
 
         @tf.function(reduce_retracing=True)
         def validation_step(images, labels):
@@ -261,7 +276,7 @@ class Train:
                 f"lengthen --warmup_steps; last good checkpoint: {kept or 'none'}"
             )
         self.step += 1
-        count = len(labels)
+        count = self.config.train_batch_size
         for name, value in (("images", count), ("wrong", wrong), ("loss", loss)):
             self._interval[name] += value
         return loss / count
@@ -290,9 +305,13 @@ class Train:
             variable.assign(value)
         return result
 
-    def _report_start(self, batches, writer, bar):
+    def _first_batch(self):
+        """Images and labels of the batch of step 0, whole."""
+        return next(iter(cifar10_input.training_batches(self.training, self.normalization, self.config)))
+
+    def _report_start(self, writer, bar):
         """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
-        images, labels = next(iter(batches))
+        images, labels = self._first_batch()
         kept = [variable.numpy() for variable in self.net.non_trainable_variables]
         logits = self.net(images, training=True)
         for variable, value in zip(self.net.non_trainable_variables, kept, strict=True):
@@ -396,14 +415,14 @@ class Train:
             variable.assign(value)
         return self._exported
 
-    def _open_tensorboard(self, batches):
+    def _open_tensorboard(self):
         writer = tf.summary.create_file_writer(str(self.run.tensorboard))
         self._watched = keras.Model(
             self.net.inputs,
             {layer.name: layer.output for layer in self.net.layers if isinstance(layer, keras.layers.ReLU)},
         )
         if self.step == 0:
-            images, labels = next(iter(batches))
+            images, labels = self._first_batch()
             with writer.as_default(step=0):
                 tf.summary.graph(self._train_step.get_concrete_function(images, labels).graph)
                 low, high = tf.reduce_min(images), tf.reduce_max(images)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hyper_parameters import UsageError
+
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 
 
@@ -48,6 +50,40 @@ def choose_policy(precision: str) -> str:
     """The Keras dtype policy for a `--precision`: variables stay float32, bfloat16 is for the heavy arithmetic only."""
     native = precision == "auto" and computes_bfloat16()
     return "mixed_bfloat16" if native or precision == "bfloat16" else "float32"
+
+
+def choose_strategy(name: str):
+    """Where a net is trained; the global batch stays what the settings say.
+
+    Args:
+        name: "auto" = all GPUs if there are two or more, else one device; "cpu"; "one_gpu"; "mirrored" = all GPUs, or all
+            logical CPU devices where there is no GPU.
+
+    Returns:
+        tf.distribute.Strategy.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "one_gpu" and not gpus:
+        raise UsageError(
+            "--strategy=one_gpu needs a GPU, TensorFlow found none; use --strategy=cpu or install the extra 'gpu'"
+        )
+    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
+        if len(devices) < 2:
+            raise UsageError(
+                f"--strategy=mirrored needs two devices or more, TensorFlow found {len(devices)}; use --strategy=auto"
+            )
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    elif name == "one_gpu":
+        tf.config.set_visible_devices(gpus[:1], "GPU")
+    return tf.distribute.get_strategy()
 
 
 def set_up(seed: int, deterministic: bool) -> None:

@@ -73,6 +73,13 @@ class HyperParameters:
         "number format of the heavy arithmetic; auto = bfloat16 where the processor computes it natively, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
+    strategy: str = _setting(
+        "auto",
+        RUN,
+        "devices; auto = all GPUs if there are several, else one device; mirrored = all GPUs, the batch shared among them",
+        choices=("auto", "cpu", "one_gpu", "mirrored"),
+        operational=True,
+    )
     deterministic: bool = _setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
 
     # Data and augmentation

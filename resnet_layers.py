@@ -15,7 +15,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     activations. TensorFlow's `FusedBatchNormV3` is one, and keeps bfloat16 activations in bfloat16.
 
     Input and output: [batch, height, width, channels], channels last. Same weights, same results within float
-    tolerance, same moving statistics as the plain layer.
+    tolerance, same moving statistics as the plain layer. Under a `tf.distribute` strategy with several replicas the
+    statistics are those of the whole batch, by plain operations.
 
     Raises:
         ValueError: for an option the fused operation lacks (no scale, no center, other axis, masks, synchronized).
@@ -33,26 +34,48 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if mask is not None:
             raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
-        training = bool(training and self.trainable)
         inputs = tf.cast(inputs, self.compute_dtype)
-        output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(self.gamma.value, tf.float32),
-            offset=tf.convert_to_tensor(self.beta.value, tf.float32),
-            mean=tf.convert_to_tensor(self.moving_mean.value, tf.float32),
-            variance=tf.convert_to_tensor(self.moving_variance.value, tf.float32),
-            epsilon=self.epsilon,
-            is_training=training,
-        )
-        if training:
-            shape = tf.shape(inputs)
-            count = tf.cast(shape[0] * shape[1] * shape[2], tf.float32)
+        scale, offset = (tf.convert_to_tensor(weight.value, tf.float32) for weight in (self.gamma, self.beta))
+        if not (training and self.trainable):
+            mean, variance = (
+                tf.convert_to_tensor(v.value, tf.float32) for v in (self.moving_mean, self.moving_variance)
+            )
+            return tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=scale,
+                offset=offset,
+                mean=mean,
+                variance=variance,
+                epsilon=self.epsilon,
+                is_training=False,
+            ).y
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            output, mean, variance = self._normalize_over_replicas(inputs, scale, offset)
+        else:
+            output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+            )
+            count = tf.cast(tf.size(inputs) / inputs.shape[-1], tf.float32)
             # The operation returns the unbiased variance; Keras averages the biased one.
             variance = variance * (count - 1) / count
-            keep = self.momentum
-            self.moving_mean.assign(self.moving_mean * keep + mean * (1 - keep))
-            self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
+        keep = self.momentum
+        self.moving_mean.assign(self.moving_mean * keep + mean * (1 - keep))
+        self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
         return output
+
+    def _normalize_over_replicas(self, inputs, scale, offset):
+        """Statistics of the whole batch, which the replicas share, so that their number does not change the result."""
+        values = tf.cast(inputs, tf.float32)
+        sums = [
+            tf.reduce_sum(values, (0, 1, 2)),
+            tf.reduce_sum(values**2, (0, 1, 2)),
+            tf.cast(tf.size(values) / values.shape[-1], tf.float32),
+        ]
+        total, squares, count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        mean = total / count
+        variance = squares / count - mean**2
+        output = tf.nn.batch_normalization(values, mean, variance, offset, scale, self.epsilon)
+        return tf.cast(output, self.compute_dtype), mean, variance
 
 
 @keras.saving.register_keras_serializable("resnet")

@@ -391,3 +391,44 @@ def test_colours_are_rgb(tmp_path):
 
     cv2.imwrite(str(tmp_path / "red.png"), np.full((5, 5, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
     assert read_picture(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_two_devices_train_as_one(tmp_path):
+    """Two logical CPU devices share each batch: the losses of 20 steps, the checkpoint and the resumed rest are those of one."""
+    code = """
+import keras, sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from cifar10_train import train
+from hyper_parameters import from_preset
+
+class Losses(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        losses[-1].append(logs["loss"])
+
+losses = []
+# A small rate: a large one amplifies the last bits of different sums step by step.
+settings = dict(precision="float32", init_lr=0.002, warmup_lr=0.002, report_freq=10, synthetic_images=200, runs_dir=sys.argv[1])
+for strategy in ("cpu", "mirrored"):
+    losses.append([])
+    for steps in (10, 20):
+        config = from_preset("smoke", train_steps=20, strategy=strategy, version=strategy, lr_schedule="constant", **settings)
+        class Stop(Losses):
+            def on_epoch_end(self, epoch, logs=None):
+                self.model.stop_training = steps == 10
+        train(config, resume=True, callbacks=[Stop()])
+assert len(losses[0]) == len(losses[1]) == 20
+for one, two in zip(*losses):
+    assert abs(one - two) <= 1e-4 * one, losses
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env=user_environment()
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "mirrored" / "best.keras").exists()
+
+
+def test_a_batch_must_fit_its_devices(tmp_path):
+    with pytest.raises(UsageError, match="needs two devices or more, TensorFlow found 1"):
+        Train(tiny(tmp_path, strategy="mirrored"))
