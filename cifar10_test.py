@@ -157,7 +157,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         )
     probabilities = test(model, data.test.images, config.test_batch_size)
     result = measure(probabilities, data.test.labels, data.class_names)
-    facts = {"model": model.name, "dataset": config.dataset, "weights": path}
+    facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
         history = pd.read_csv(run.error_csv)
         best = history.loc[history["validation_error"].idxmin()]

@@ -48,6 +48,8 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=copy_layer, call_function=call_layer)
     for layer in copy.layers:
+        if not layer.weights:
+            continue
         source = model.get_layer(layer.name)
         layer.set_weights(_fold(source, folded[layer.name]) if layer.name in folded else source.get_weights())
     copy.trainable = False
@@ -58,12 +60,14 @@ def _find_pairs(model) -> dict:
     """Batch normalisation -> the convolution that can take it in."""
     if not hasattr(model, "operations"):
         raise ValueError(f"expected a functional model, received {type(model).__name__} '{model.name}'")
-    try:
-        producers = {id(operation.output): operation for operation in model.operations}
-        read = [id(tensor) for operation in model.operations for tensor in keras.tree.flatten(operation.input)]
-    except (AttributeError, ValueError) as error:  # Keras: the operation has several inputs or outputs
-        raise ValueError(f"expected a model that uses each layer once, received '{model.name}' ({error})") from error
+    # `input` and `output` tell of the first use of a layer only. With a second use, somebody reads what nobody produces.
+    producers = {
+        id(tensor): operation for operation in model.operations for tensor in keras.tree.flatten(operation.output)
+    }
+    read = [id(tensor) for operation in model.operations for tensor in keras.tree.flatten(operation.input)]
     readers = collections.Counter(read + [id(tensor) for tensor in model.outputs])
+    if not readers.keys() <= producers.keys():
+        raise ValueError(f"expected a model that uses each layer once, received '{model.name}'")
     pairs = {}
     for norm in model.layers:
         # An exact type for the convolution: a subclass may compute something else.

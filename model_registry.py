@@ -44,7 +44,7 @@ class ModelSpec:
 
 _HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 _FORM = {
-    "resnet": ("v1", "conv-BN-ReLU residual net", "He et al. 2015, arXiv:1512.03385, section 4.2"),
+    "resnet": ("v1", "conv-BN-ReLU residual net", "He et al. 2015, arXiv:1512.03385, section 4.2 and table 6"),
     "resnet_preact": ("preact", "BN-ReLU-conv residual net with average-pool shortcuts", "Liang 2020, section 2"),
     "plain": ("plain", "the v1 net without its shortcuts", "He et al. 2015, figure 6"),
 }

@@ -6,8 +6,9 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in dash too, for print without colour.
 """
 
-import json
+import dataclasses
 import shutil
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -16,8 +17,9 @@ import pandas as pd
 
 import cifar10_input
 import cifar10_test
-from hyper_parameters import PRESETS
-from run_folder import RunFolder, read_json, write_atomically
+import model_registry
+from hyper_parameters import PRESETS, HyperParameters
+from run_folder import RunFolder, read_json, write_atomically, write_json
 
 matplotlib.use("Agg")  # draws to files only, with or without a screen
 from matplotlib import pyplot as plt
@@ -48,11 +50,12 @@ def draw(run: RunFolder) -> list[Path]:
     training, _ = cifar10_input.split_data(data, config)
     names = facts["class_names"]
     title = f"{config.model_name} on {config.dataset}, preset {config.preset}"
+    published = published_number(config)
     run.figures.mkdir(exist_ok=True)
     with plt.rc_context(_STYLE):
         figures = {
-            "error_curve": _draw_error(history, title, result),
-            "accuracy_curve": _draw_accuracy(history, title, result),
+            "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published),
+            "accuracy_curve": _draw_percent(history, title, "top-1 accuracy (%)", result, -1, published),
             "loss_curve": _draw_loss(history, title, len(names)),
             "augmentation": _draw_augmentation(training, config),
             "samples": _draw_samples(training, names, config.dataset),
@@ -68,6 +71,17 @@ def draw(run: RunFolder) -> list[Path]:
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(cifar10_test.load_model(str(run.best))))
     return [*paths, layers]
+
+
+def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
+    """(metric, value in %, source) that a run is held against, or None."""
+    preset = PRESETS[config.preset]
+    if config.dataset != "cifar10":
+        return None
+    if preset.published and config.model_name == preset.settings["model"]:
+        return preset.published
+    spec = model_registry.find(config.model_name)
+    return ("test_error", spec.cifar10_error, spec.source) if spec.cifar10_error else None
 
 
 def describe_layers(model) -> str:
@@ -97,8 +111,11 @@ def _draw_curves(history, title, label, curves):
     return figure
 
 
-def _draw_percent(history, title, label, result, sign):
-    """Error (`sign` 1) or accuracy (`sign` -1), in %, against step, and the one test of the run as a diamond."""
+def _draw_percent(history, title, label, result, sign, published):
+    """Error (`sign` 1) or accuracy (`sign` -1), in %, against step: figures 6 and 7 of Liang 2020.
+
+    The one test of the run is a diamond, the published number a dotted line.
+    """
 
     def percent(column):
         return history[column] if sign == 1 else 100 - history[column]
@@ -119,21 +136,17 @@ def _draw_percent(history, title, label, result, sign):
     figure = _draw_curves(history, title, label, curves)
     axes = figure.axes[0]
     value = result["test_error"] if sign == 1 else 100 - result["test_error"]
+    if published:
+        metric, error, _ = published
+        level = error if sign == 1 else 100 - error
+        axes.axhline(
+            level, color=BLACK, linewidth=1, linestyle=":", label=f"published {metric.split('_')[0]}: {level:.2f} %"
+        )
     legend = f"test, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
     axes.set_ylim(**({"bottom": 0} if sign == 1 else {"top": 100}))
     axes.legend()
     return figure
-
-
-def _draw_error(history, title, result):
-    """Top-1 error against step: figure 6 of Liang 2020."""
-    return _draw_percent(history, title, "top-1 error (%)", result, 1)
-
-
-def _draw_accuracy(history, title, result):
-    """Top-1 accuracy against step: figure 7 of Liang 2020."""
-    return _draw_percent(history, title, "top-1 accuracy (%)", result, -1)
 
 
 def _draw_loss(history, title, classes):
@@ -237,55 +250,65 @@ def _draw_confusion(matrix, names, title):
 
 
 def publish(run: RunFolder, experiment: str, results: Path) -> Path:
-    """Puts a tested run among the project's results: its figures, a row for each of its numbers, and the table of all.
+    """Puts a tested run among the project's results: its figures, its numbers, and the table of all.
+
+    Runs that differ in their seed alone share a row: mean, sample standard deviation, and the single values.
 
     Args:
         run: a run that `draw` has drawn.
-        experiment: name of the list of rows, `<results>/<experiment>.json`; rows of the same run are replaced.
+        experiment: name of the list of rows, `<results>/<experiment>.json`.
         results: the folder of results.
 
     Returns:
         Path of the table, `<results>/README.md`.
     """
     config, result, starts = run.read_config(), read_json(run.result), read_json(run.environment)
-    history = pd.read_csv(run.error_csv)
-    published = PRESETS[config.preset].published or (None, None, None, None)
-    last = history.iloc[-1]
+    last = pd.read_csv(run.error_csv).iloc[-1]
     numbers = {
         "test_error": result["test_error"],
         "test_top5_error": result["test_top5_error"],
         "validation_error": last["validation_error"],
         "validation_error_of_chosen": result["validation_error"],
     }
-    if "validation_error_unaveraged" in history:
+    if "validation_error_unaveraged" in last:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
-    rows = [
-        {
+    metric_published, published, published_source = published_number(config) or (None, None, None)
+    path = results / f"{experiment}.json"
+    rows = read_json(path) if path.exists() else []
+    recipe = dataclasses.replace(config, seed=0).command
+    for metric, value in numbers.items():
+        key = {
             "experiment": experiment,
             "dataset": config.dataset,
             "model": config.model_name,
             "preset": config.preset,
             "metric": metric,
-            "unit": "%",
-            "value": round(float(value), 4),
-            "std": None,
-            "runs": 1,
-            "published": published[1] if metric.startswith(published[0] or "-") and "chosen" not in metric else None,
-            "published_source": published[3]
-            if metric.startswith(published[0] or "-") and "chosen" not in metric
-            else None,
-            "command": starts[0]["command"],
+            "recipe": recipe,
+        }
+        row = next((row for row in rows if key.items() <= row.items()), None)
+        if row is None:
+            row = key | {"unit": "%", "values": {}}
+            rows.append(row)
+        row["values"][str(config.seed)] = round(float(value), 4)
+        values = list(row["values"].values())
+        seeds = sorted(row["values"], key=int)
+        held_against = metric.removesuffix("_unaveraged") == metric_published
+        row |= {
+            "value": round(statistics.mean(values), 4),
+            "std": round(statistics.stdev(values), 4) if len(values) > 1 else None,
+            "runs": len(values),
+            "published": published if held_against else None,
+            "published_source": published_source if held_against else None,
+            "command": config.command
+            if seeds == [str(config.seed)]
+            else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
             "images_seen": int(last["step"]) * config.train_batch_size,
             "wall_seconds": round(float(last["seconds"])),
             "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
             "commit": starts[0]["commit"],
             "run": run.path.name,
         }
-        for metric, value in numbers.items()
-    ]
-    path = results / f"{experiment}.json"
-    others = [row for row in (read_json(path) if path.exists() else []) if row.get("run") != run.path.name]
-    write_atomically(path, json.dumps(others + rows, indent=1) + "\n")
+    write_json(path, rows)
     copies = results / run.path.name
     copies.mkdir(parents=True, exist_ok=True)
     for file in (*sorted(run.figures.iterdir()), run.error_csv, run.result):
@@ -299,7 +322,7 @@ def write_table(results: Path) -> Path:
         "# Results",
         "",
         "Made from the JSON files of this folder by `python cifar10_main.py --mode=publish`; not to be edited. Weights are chosen on",
-        "validation images and tested once. `±` is the standard deviation over runs.",
+        "validation images and tested once. `±` is the sample standard deviation over seeds; time, images and commit are the last run's.",
     ]
     for path in sorted(results.glob("*.json")):
         rows = read_json(path)

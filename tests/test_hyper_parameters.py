@@ -118,3 +118,8 @@ def test_json_round_trip_and_damage(tmp_path):
 )
 def test_num_residual_blocks_sets_the_depth(model, blocks, name):
     assert HyperParameters(model=model, num_residual_blocks=blocks).model_name == name
+
+
+def test_the_command_repeats_the_run_wherever_it_lies():
+    config = from_preset("liang", seed=2, data_dir="/somewhere", runs_dir="/else", num_residual_blocks=3)
+    assert config.command == "python cifar10_main.py --mode=train --preset=liang --seed=2 --num_residual_blocks=3"

@@ -116,7 +116,7 @@ def test_publish_writes_rows_and_a_table(tmp_path):
     rows = json.loads((tmp_path / "results" / "study.json").read_text())
     keys = {"experiment", "dataset", "model", "preset", "metric", "unit", "value", "std", "runs", "published",
             "published_source", "command", "images_seen", "wall_seconds", "hardware", "commit"}  # fmt: skip
-    assert len(rows) == 4 and keys <= rows[0].keys() and "--version=p" in rows[0]["command"]
+    assert len(rows) == 4 and keys <= rows[0].keys() and "--train_steps=6" in rows[0]["command"]
     table = (tmp_path / "results" / "README.md").read_text()
     assert "test_error" in table and "![error_curve](p/error_curve.png)" in table
     assert (tmp_path / "results" / "p" / "error.csv").is_file()

@@ -1,0 +1,191 @@
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import cifar10_input
+import model_registry
+import resnet
+from fast_inference import fold_batch_norm
+from hyper_parameters import HyperParameters
+
+_spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks" / "throughput.py")
+throughput = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(throughput)
+
+FORMS = {"v1": {}, "projection": {"shortcut": "B"}, "preact": {"form": "preact"}, "plain": {"form": "plain"}}
+KEPT_NORMS = {"v1": 0, "projection": 0, "preact": 3, "plain": 0}  # of ResNet-8: those behind an addition
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    data = cifar10_input.load_data(HyperParameters(dataset="synthetic", synthetic_images=240))
+    return data.train.images
+
+
+def randomised_net(pictures, **options):
+    """A ResNet-8 with random statistics, scales and offsets, whose pictures fall into many classes with all margins."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    preprocessing = cifar10_input.make_normalization("channel_standard", pictures)
+    net = resnet.build_resnet(1, preprocessing=preprocessing, classifier_activation=None, **options)
+    for layer in net.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            count = layer.gamma.shape[0]
+            layer.set_weights(
+                [
+                    rng.uniform(0.5, 1.5, count),
+                    rng.normal(0, 0.3, count),
+                    rng.normal(0, 0.5, count),
+                    rng.uniform(0.5, 4, count),
+                ]
+            )
+    dense = net.get_layer("predictions")
+    kernel, _ = dense.get_weights()
+    logits = net.predict_on_batch(pictures)
+    dense.set_weights([kernel / logits.std(axis=0), -logits.mean(axis=0) / logits.std(axis=0)])
+    return net
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folded_net_equals_its_original(form, pictures):
+    net = randomised_net(pictures, **FORMS[form])
+    before = net.get_weights()
+    expected = net.predict_on_batch(pictures)
+    assert len(np.unique(expected.argmax(axis=1))) >= 4
+
+    folded = fold_batch_norm(net)
+    np.testing.assert_allclose(folded.predict_on_batch(pictures), expected, atol=1e-4)
+    norms = [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == KEPT_NORMS[form]
+    assert not folded.trainable_variables
+    assert net.trainable_variables
+    assert all(np.array_equal(*pair) for pair in zip(net.get_weights(), before, strict=True))
+
+    fast = fold_batch_norm(net, "mixed_bfloat16")
+    received = fast.predict_on_batch(pictures)
+    assert received.dtype == np.float32
+    print(
+        form,
+        np.mean(received.argmax(axis=1) == expected.argmax(axis=1)),
+        np.abs(received - expected).max(),
+        np.abs(folded.predict_on_batch(pictures) - expected).max(),
+    )
+    assert np.mean(received.argmax(axis=1) == expected.argmax(axis=1)) >= 0.97
+
+
+def test_folding_leaves_alone_what_it_must():
+    inputs = keras.Input((8, 8, 3))
+    read_twice = keras.layers.Conv2D(4, 3, padding="same", name="read_twice")(inputs)
+    active = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="active")(inputs)
+    biased = keras.layers.Conv2D(4, 3, padding="same", bias_initializer="ones", name="biased")(inputs)
+    parts = [read_twice, *(keras.layers.BatchNormalization()(x) for x in (read_twice, active))]
+    parts.append(keras.layers.BatchNormalization(scale=False, name="foldable")(biased))
+    net = keras.Model(inputs, keras.layers.Add()(parts)[:, ::2])
+    net.get_layer("foldable").set_weights(np.array([[0.5] * 4, [0.2, -0.2, 1, 0], [2, 1, 0.5, 3]]))
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
+    folded = fold_batch_norm(net)
+    np.testing.assert_allclose(folded.predict_on_batch(images), net.predict_on_batch(images), atol=1e-5)
+    assert len([layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]) == 2
+
+
+def test_folding_refuses_what_it_cannot_fold():
+    inputs = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same")
+    with pytest.raises(ValueError, match="dtype must be"):
+        fold_batch_norm(keras.Model(inputs, shared(inputs)), "float16")
+    with pytest.raises(ValueError, match="each layer once"):
+        fold_batch_norm(keras.Model(inputs, shared(shared(inputs))))
+    with pytest.raises(ValueError, match="functional model"):
+        fold_batch_norm(keras.Sequential([shared]))
+
+
+@pytest.mark.parametrize("model", ["resnet20", "resnet110"])
+def test_stock_net_has_as_many_parameters_as_ours(model):
+    spec = model_registry.find(model)
+    stock = throughput.build_stock(spec.options["num_residual_blocks"])
+    assert sum(int(np.prod(variable.shape)) for variable in stock.trainable_variables) == spec.trainable
+    throughput._check_parameters(stock.trainable_variables, {"contender": "stock", "model": model})
+    with pytest.raises(AssertionError, match="parameters"):
+        throughput._check_parameters(stock.trainable_variables[1:], {"contender": "stock", "model": model})
+
+
+def test_torch_net_has_as_many_parameters_as_ours():
+    pytest.importorskip("torch")
+    net = throughput.build_torch(3)
+    throughput._check_parameters(net.parameters(), {"contender": "torch-float32", "model": "resnet20"})
+
+
+def test_flop_are_those_of_the_layers():
+    for blocks, millions in ((3, 40.55), (18, 252.89)):
+        assert throughput.training_flop(blocks) / 6e6 == pytest.approx(millions, abs=0.01)
+    assert throughput.steps_for(3, 40) == 40
+    assert throughput.steps_for(18, 40) == 6
+    assert throughput.steps_for(18, 3) == 3
+
+
+# Three rounds; the second is slow for everyone. Ratios ours / stock: 2, 4, 3.
+RATES = {"stock": (100, 50, 110), "ours": (200, 200, 330), "torch-float32": (160, 80, 165)}
+
+
+def hand_made_records():
+    records = []
+    for number in range(3):
+        machine = {"float32": 400.0, "bfloat16": 800.0, "input_rate": 6600.0}
+        records.append({"round": number, "contender": "machine", "model": None} | machine)
+        for contender, rates in RATES.items():
+            result = {"training_rate": rates[number], "inference_rate": 10 * rates[number], "inference_batch": 128}
+            result |= {"training_memory": 900, "inference_memory": 500, "software": "", "steps": 6}
+            result["number_format"] = "bfloat16" if contender == "ours" else "float32"
+            records.append({"round": number, "contender": contender, "model": "resnet20"} | result)
+        missing = {"missing": "No module named 'torch'", "steps": 6}
+        records.append({"round": number, "contender": "torch-bfloat16", "model": "resnet20"} | missing)
+    return records
+
+
+def test_rows_hold_medians_ratios_by_round_and_what_is_missing():
+    facts = {"command": "c", "wall_seconds": 61.4, "processor": "p", "cores": 2, "commit": "abc"}
+    rows = throughput.make_rows(hand_made_records(), facts)
+    found = {(row["model"], row["preset"], row["metric"]): row for row in rows}
+    assert len(found) == len(rows)
+
+    def numbers(preset, metric, model="resnet20"):
+        row = found[model, preset, metric]
+        return row["value"], row["minimum"], row["maximum"]
+
+    assert numbers("stock", "training_rate") == (100, 50, 110)
+    assert numbers("ours", "inference_rate") == (2000, 2000, 3300)
+    assert numbers("ours / stock", "training_ratio") == (3, 2, 4)  # not 200 / 100, the ratio of the medians
+    assert numbers("ours / torch-float32", "inference_ratio") == (2, 1.25, 2.5)
+    assert numbers("input pipeline / ours", "input_ratio") == (33, 20, 33)
+    assert numbers("bfloat16", "speed", "matrix product 4096") == (800, 800, 800)
+    share = 100 * 200 * throughput.training_flop(3) / 800e9  # ours is held against bfloat16
+    assert numbers("ours", "training_share_of_matrix_product")[0] == pytest.approx(share, abs=1e-3)
+    assert found["resnet20", "stock", "training_rate"]["std"] == pytest.approx(32.1455, abs=1e-4)
+    assert found["resnet20", "ours", "training_rate"]["images_seen"] == 3 * 6 * 128
+
+    for key in (("torch-bfloat16", "training_rate"), ("ours / torch-bfloat16", "training_ratio")):
+        row = found["resnet20", *key]
+        assert row["value"] is None
+        assert row["runs"] == 0
+        assert "No module named 'torch'" in row["note"]
+    text = throughput.format_rows(rows)
+    assert text.count("No module named 'torch'") == 4
+    assert len(text.splitlines()) == len(rows)
+
+
+def test_one_value_has_no_deviation():
+    expected = {"value": 5, "minimum": 5, "maximum": 5, "std": None, "runs": 1}
+    assert throughput.summarise([5]) == expected
+
+
+def test_wrong_use_is_one_line(capsys):
+    assert throughput.main(["--models", "resnet20_preact"]) == 2
+    assert throughput.main(["--models", "vgg"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+    flags = throughput._make_parser().parse_args(["--rounds", "1", "--torch_python", "/home/me/python"])
+    assert throughput._command(flags) == "python benchmarks/throughput.py --rounds 1 --torch_python PYTHON"
