@@ -2,13 +2,14 @@
 # make test      the test suite
 # make train     CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
 # make slow      the checks that need minutes or the real data (CIFAR_DIR=folder)
+# make bench     speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make lint      ruff
 
 PYTHON ?= $(shell for version in 3.13 3.12 3.11; do command -v python$$version && break; done || echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test train slow lint
+.PHONY: demo test train slow bench lint
 
 demo: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
@@ -22,6 +23,9 @@ train: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/throughput.py $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

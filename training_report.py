@@ -321,8 +321,9 @@ def write_table(results: Path) -> Path:
     lines = [
         "# Results",
         "",
-        "Made from the JSON files of this folder by `python cifar10_main.py --mode=publish`; not to be edited. Weights are chosen on",
-        "validation images and tested once. `±` is the sample standard deviation over seeds; time, images and commit are the last run's.",
+        "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
+        "validation images and tested once. `±` is the sample standard deviation over seeds; a range in brackets goes from the",
+        "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run.",
     ]
     for path in sorted(results.glob("*.json")):
         rows = read_json(path)
@@ -330,23 +331,43 @@ def write_table(results: Path) -> Path:
             "",
             f"## {path.stem}",
             "",
-            "| data set | net | preset | metric | value | published | images seen | time | hardware | commit |",
+            "| data set | net | preset | metric | value | published | time | hardware | commit |",
         ]
-        lines += ["|---|---|---|---|---:|---:|---:|---:|---|---|"]
+        lines += ["|---|---|---|---|---:|---:|---:|---|---|"]
         for row in rows:
-            spread = f" ± {row['std']:.2f} ({row['runs']} runs)" if row["std"] is not None else ""
-            published = (
-                "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"
-            )
-            lines.append(
-                f"| {row['dataset']} | {row['model']} | {row['preset']} | {row['metric']} | {row['value']:.2f} {row['unit']}{spread} | "
-                f"{published} | {row['images_seen']:,} | {row['wall_seconds'] / 60:.0f} min | {row['hardware']} | {row['commit']} |"
-            )
-        commands = list(dict.fromkeys(row["command"] for row in rows))
-        lines += ["", "Commands:", "", "```", *commands, "```"]
-        for folder in dict.fromkeys(row["run"] for row in rows):
-            figures = sorted((results / folder).glob("*.png"))
-            lines += ["", f"### {folder}", "", *(f"![{figure.stem}]({folder}/{figure.name})" for figure in figures)]
+            cells = [
+                row["dataset"],
+                row["model"],
+                row["preset"],
+                row["metric"],
+                _format_value(row),
+                _format_published(row),
+            ]
+            cells += [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
+            lines.append("| " + " | ".join(str(cell or "") for cell in cells) + " |")
+        lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
+        for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
+            figures = sorted((results / run).glob("*.png"))
+            lines += ["", f"### {run}", "", *(f"![{figure.stem}]({run}/{figure.name})" for figure in figures)]
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")
     return path
+
+
+def _format_value(row) -> str:
+    if row["value"] is None:
+        return row["note"]
+
+    def number(value):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+    text = f"{number(row['value'])} {row['unit']}"
+    if row["std"] is not None and "minimum" not in row:
+        text += f" ± {row['std']:.2f} ({row['runs']} seeds)"
+    elif row["runs"] > 1:
+        text += f" [{number(row['minimum'])} .. {number(row['maximum'])}] ({row['runs']} times)"
+    return text + (f"; {row['note']}" if row.get("note") else "")
+
+
+def _format_published(row) -> str:
+    return "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"

@@ -1,0 +1,65 @@
+"""The shipped weights are the files that their README lists, and have the errors it states."""
+
+import hashlib
+import os
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import cifar10_test
+import resnet
+from cifar10_input import CIFAR10_CLASSES, load_data
+from cifar10_test import load_model, measure, read_picture
+from hyper_parameters import from_preset
+
+FOLDER = ROOT / "pretrained"
+ROWS = re.findall(r"\| `(\S+\.keras)` \|.*\| ([\d.]+) % \|.*`([0-9a-f]{64})`", (FOLDER / "README.md").read_text())
+
+
+def test_readme_lists_every_file_with_its_checksum():
+    stated = {name: checksum for name, _, checksum in ROWS}
+    assert stated == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.keras")}
+
+
+@pytest.mark.parametrize("form", ["v1", "preact"])
+def test_shipped_weights_know_a_cat(form):
+    model = resnet.build_resnet(3, form, weights="cifar10")
+    picture = read_picture(ROOT / "examples" / "cat.jpg", (32, 32, 3))
+    assert CIFAR10_CLASSES[int(model(picture[None])[0].numpy().argmax())] == "cat"
+
+
+def test_features_of_the_shipped_net():
+    whole, features = (
+        resnet.build_resnet20(weights="cifar10"),
+        resnet.build_resnet20(weights="cifar10", include_top=False),
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    kernel, bias = whole.get_layer("predictions").get_weights()
+    logits = features(picture).numpy() @ kernel + bias
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), whole(picture), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    if "CIFAR_DIR" not in os.environ:
+        pytest.skip("needs the real CIFAR-10: set CIFAR_DIR to its folder or archive")
+    return load_data(from_preset("fast", data_dir=os.environ["CIFAR_DIR"]))
+
+
+@pytest.mark.slow
+def test_real_cifar10_is_read_right(cifar10):
+    assert len(cifar10.train) == 50_000 and len(cifar10.test) == 10_000
+    assert set(np.bincount(cifar10.train.labels)) == {5_000} and set(np.bincount(cifar10.test.labels)) == {1_000}
+    # The moments that the field quotes, in units of 255.
+    np.testing.assert_allclose(cifar10.train.images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)
+    np.testing.assert_allclose(cifar10.train.images.std((0, 1, 2)) / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "error"), [(name, float(error)) for name, error, _ in ROWS])
+def test_shipped_weights_have_the_error_they_state(cifar10, name, error):
+    probabilities = cifar10_test.test(load_model(str(FOLDER / name)), cifar10.test.images)
+    result = measure(probabilities, cifar10.test.labels, cifar10.class_names)
+    assert result["test_error"] == pytest.approx(error, abs=0.03)
