@@ -17,9 +17,10 @@ import os
 import pickle
 import socket
 import tarfile
-import zlib
+import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from hyper_parameters import HyperParameters, UsageError
@@ -31,7 +32,10 @@ SYNTHETIC_CLASSES = (
 
 _PICTURE_BYTES = 3072
 _LARGEST_MEMBER = 256 << 20  # bytes; the largest published file, CIFAR-100's training file, has 155 MB
-_LARGEST_ARCHIVE = 1 << 30  # bytes unpacked; the published archives have 186 MB
+_LARGEST_ARCHIVE = 512 << 20  # bytes unpacked; the published archives have 186 MB
+_SITE = "https://www.cs.toronto.edu/~kriz/"
+_WAITS = (2, 8)  # seconds before the second and third try of a download
+_TIMEOUT = 30  # seconds without a byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,30 +352,43 @@ def _find_in_keras_cache(published: _Published) -> Path | None:
 
 
 def _download(published: _Published) -> Path:
-    """Downloads the Python version into Keras' cache; a file that fails its checksum is deleted and never read."""
+    """Downloads the Python version into Keras' cache, once, also where several processes ask for it at the same time.
+
+    The file gets its name only when its checksum is right, so what is half there, for whatever reason, is never read.
+    """
+    name, folder = published.archives[0], _keras_home() / "datasets"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f".{name}.lock"):
+            if not (folder / name).is_file():
+                _fetch(name, published.sha256, folder / f".incomplete-{name}").replace(folder / name)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written to ({error.strerror or error}); give --data_dir=FOLDER"
+        ) from error
+    return folder / name
+
+
+def _fetch(name: str, sha256: str, place: Path) -> Path:
+    """Downloads one file to `place`, in three tries; what fails its checksum is deleted."""
     import keras
 
-    address = f"https://www.cs.toronto.edu/~kriz/{published.archives[0]}"
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # get_file itself would wait for ever for a stalled server
+    socket.setdefaulttimeout(_TIMEOUT)  # get_file itself would wait for ever for a stalled server
     try:
-        return Path(
-            keras.utils.get_file(
-                published.archives[0],
-                address,
-                file_hash=published.sha256,
-                cache_subdir="datasets",
-                cache_dir=_keras_home(),
-            )
-        )
-    except BaseException as error:
-        (_keras_home() / "datasets" / published.archives[0]).unlink(missing_ok=True)
-        if not isinstance(error, Exception):
-            raise
-        raise UsageError(
-            f"{published.folders[0]} is neither in Keras' cache nor could it be downloaded ({_one_line(error)}); give "
-            "--data_dir=FOLDER, connect to a network, or use --dataset=digits"
-        ) from error
+        for wait in (*_WAITS, None):
+            try:
+                return Path(keras.utils.get_file(place.name, _SITE + name, file_hash=sha256, cache_dir=place.parent.parent,
+                                                 cache_subdir=place.parent.name))  # fmt: skip
+            except Exception as error:
+                place.unlink(missing_ok=True)
+                if wait is None:
+                    raise UsageError(
+                        f"{name} is neither in Keras' cache nor could it be downloaded ({_one_line(error)}); give "
+                        "--data_dir=FOLDER, connect to a network, or use --dataset=digits"
+                    ) from error
+                print(f"{_SITE}{name}: {_one_line(error)}; trying again in {wait} s")
+                time.sleep(wait)
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -403,31 +420,61 @@ def _read(published: _Published, place: Path) -> ImageData:
 
 def _folder_files(folder: Path, wanted: set[str]) -> dict[str, bytes]:
     files = {}
-    for name in wanted:
+    for name in sorted(wanted):
         path = folder / name
-        if path.is_file():
-            if path.stat().st_size > _LARGEST_MEMBER:
-                raise UsageError(
-                    f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST_MEMBER:,}; download it again"
-                )
-            files[name] = path.read_bytes()
+        try:
+            if path.is_file():
+                if path.stat().st_size > _LARGEST_MEMBER:
+                    raise UsageError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST_MEMBER:,}; download it again")  # fmt: skip
+                files[name] = path.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{path} could not be read ({error.strerror or error}); give another --data_dir"
+            ) from error
     return files
 
 
+class _Unpacked(io.RawIOBase):
+    """A tar archive as it is unpacked; reading far more than the published archives hold is an error."""
+
+    def __init__(self, packed):
+        gzipped = packed.read(2) == b"\x1f\x8b"
+        packed.seek(0)
+        self._content = gzip.GzipFile(fileobj=packed) if gzipped else packed
+
+    def read(self, size):
+        if size > _LARGEST_MEMBER or self.tell() + size > _LARGEST_ARCHIVE:
+            raise ValueError(f"it unpacks to more than {_LARGEST_ARCHIVE:,} bytes, expected about 186 MB")
+        return self._content.read(size)
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if offset > _LARGEST_ARCHIVE:
+            raise ValueError(f"it unpacks to more than {_LARGEST_ARCHIVE:,} bytes, expected about 186 MB")
+        return self._content.seek(offset, whence)
+
+    def tell(self):
+        return self._content.tell()
+
+
 def _archive_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    """The wanted regular files of a tar archive, read into memory; nothing is extracted."""
+    """The wanted regular files of a tar archive, plain or gzipped, read into memory; nothing is extracted."""
     files = {}
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.rsplit("/", 1)[-1]
-                if member.offset_data + member.size > _LARGEST_ARCHIVE:
-                    raise UsageError(
-                        f"{archive} unpacks to more than {_LARGEST_ARCHIVE:,} bytes, expected about 186 MB; download it again"
-                    )
-                if member.isreg() and name in wanted and name not in files and member.size <= _LARGEST_MEMBER:
-                    files[name] = tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error, gzip.BadGzipFile) as error:
+        with archive.open("rb") as packed:
+            unpacked = _Unpacked(packed)
+            with tarfile.open(fileobj=unpacked, mode="r:") as tar:
+                for member in tar:
+                    name = member.name.rsplit("/", 1)[-1]
+                    if member.size < 0:
+                        raise ValueError(f"it holds a file of {member.size} bytes")
+                    if member.isreg() and not member.issparse() and name in wanted and name not in files:
+                        files[name] = tar.extractfile(member).read()
+                        if len(files[name]) != member.size:
+                            raise EOFError(f"{name} is cut off")
+            while unpacked.read(1 << 20):  # gzip's checksum comes last
+                pass
+    # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
+    except Exception as error:
         raise UsageError(f"{archive} is damaged or no tar archive ({_one_line(error)}); download it again") from error
     return files
 
@@ -455,20 +502,55 @@ class _PickledType:
 
 def _array_from_buffer(content, dtype, shape, _order):
     array = _PickledArray()
-    array.shape, array.type, array.content = shape, dtype.name, bytes(content)
+    array.shape, array.type, array.content = shape, dtype.name, content
     return array
 
 
-def _encode_latin1(text, _encoding):
-    return text.encode("latin1")
+class _TextDict(dict):
+    """A dictionary with keys of text only: the hash of nested tuples can take for ever."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key, value):
+        if not isinstance(key, str | bytes):
+            raise pickle.UnpicklingError(f"it has a key of type {type(key).__name__}")
+        super().__setitem__(key, value)
 
 
-class _CifarUnpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, numbers, strings and descriptions of arrays; refuses every other class or function."""
+class _CifarUnpickler(pickle._Unpickler):
+    """Reads dictionaries, lists, whole numbers, text and descriptions of arrays; refuses everything else.
+
+    This is the unpickler written in Python: the one written in C reserves memory for whatever number a file names.
+    """
+
+    _UNDERSTOOD = (
+        "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
+        "BINBYTES8 BYTEARRAY8 BINUNICODE SHORT_BINUNICODE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE "
+        "TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD"
+    )
+    dispatch = {  # noqa: RUF012 - as in the parent class
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _UNDERSTOOD.split()
+    }
+
+    def __init__(self, content: bytes):
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._to_encode = len(content)
+
+    def load_empty_dictionary(self):
+        self.append(_TextDict())
+
+    def load_build(self):
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _PickledArray | _PickledType):
+            raise pickle.UnpicklingError(f"it describes a {type(self.stack[-1]).__name__}")
+        self.stack[-1].__setstate__(state)
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module, name):
         if module == "_codecs" and name == "encode":
-            return _encode_latin1
+            return self._encode_latin1
         stands_for = {
             "_reconstruct": _PickledArray,
             "ndarray": _PickledArray,
@@ -479,17 +561,48 @@ class _CifarUnpickler(pickle.Unpickler):
             return stands_for[name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
+    def _encode_latin1(self, text, _encoding):
+        self._to_encode -= len(text)  # each text once, or a small file could fill the memory with copies
+        if self._to_encode < 0:
+            raise pickle.UnpicklingError("it repeats its content")
+        return text.encode("latin1")
+
 
 def _unpickle(content: bytes, source: str) -> dict:
     """A pickled dictionary with its keys as text. Raises UsageError if it is damaged or asks for anything else."""
     try:
-        value = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
+        value = _CifarUnpickler(content).load()
         return {key.decode() if isinstance(key, bytes) else key: item for key, item in value.items()}
     # A damaged pickle can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
         raise UsageError(
             f"{source} is damaged or not of the published version ({_one_line(error)}); download it again"
         ) from error
+
+
+def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
+    batch = _unpickle(content, source)
+    array, labels = batch.get("data"), batch.get(published.label_key)
+    # What comes from the file is not put into messages before its type is known: it can be larger than the memory.
+    if not isinstance(array, _PickledArray) or not isinstance(labels, list):
+        raise UsageError(
+            f"{source} must hold an array 'data' and a list '{published.label_key}', received {sorted(batch)!r:.200}; download it "
+            "again"
+        )
+    count = len(labels)
+    if (
+        array.shape != (count, _PICTURE_BYTES)
+        or array.type not in ("u1", "|u1", b"u1", b"|u1")
+        or not isinstance(array.content, bytes | bytearray)
+        or len(array.content) != count * _PICTURE_BYTES
+    ):
+        raise UsageError(
+            f"{source} must hold uint8 data of shape ({count}, {_PICTURE_BYTES}) for its {count} labels, received something else; "
+            "download it again"
+        )
+    if not all(isinstance(label, int) for label in labels):
+        raise UsageError(f"{source} must hold whole numbers as labels, received others; download it again")
+    return _make_split(np.frombuffer(array.content, np.uint8), np.array(labels, np.int64), published, source)
 
 
 def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
@@ -541,10 +654,12 @@ def _class_names(content: bytes | None, version: int, published: _Published, pla
         return tuple(f"class {index}" for index in range(published.classes))
     source = f"{place}/{published.names_files[version]}"
     names = _unpickle(content, source).get(published.names_key) if version == 0 else content.split()
-    if not isinstance(names, list) or len(names) != published.classes:
-        raise UsageError(
-            f"{source} must hold {published.classes} class names, received {names!r:.80}; download it again"
-        )
+    if (
+        not isinstance(names, list)
+        or len(names) != published.classes
+        or not all(isinstance(name, str | bytes) for name in names)
+    ):
+        raise UsageError(f"{source} must hold {published.classes} class names, received others; download it again")
     return tuple(name.decode("ascii", "replace") if isinstance(name, bytes) else str(name) for name in names)
 
 

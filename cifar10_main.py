@@ -73,6 +73,11 @@ def main(argv=None) -> int:
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
+        place = " ".join(str(getattr(error, "filename", None) or "memory").split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(stop or "stopped", file=sys.stderr)
         return 130
@@ -85,7 +90,9 @@ def _settings(flags, actions):
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
     goes_on = actions["resume"] if actions["mode"] == "train" else not config.test_ckpt_path
     if goes_on and (run.holds_run() or actions["mode"] != "train"):
-        return dataclasses.replace(run.read_config(), **flags)
+        # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
+        place = {"runs_dir": config.runs_dir, "version": run.path.name}
+        return dataclasses.replace(run.read_config(), **flags | place)
     return config
 
 

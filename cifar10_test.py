@@ -7,11 +7,14 @@ predict(model, paths)       the most likely classes of picture files
 """
 
 import io
+import warnings
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+import PIL.Image
 import sklearn.metrics
 
 import cifar10_input
@@ -19,9 +22,12 @@ import model_registry
 import resnet
 from hyper_parameters import HyperParameters, UsageError
 from resnet_layers import PixelNormalization
-from run_folder import RunFolder, read_checkpoint, read_json, write_atomically, write_json
+from run_folder import RunFolder, read_checkpoint, write_atomically, write_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_LARGEST_PICTURE = 256 << 20  # bytes of a file
+_LARGEST_MODEL = 2 << 30  # bytes unpacked
 
 
 def load_model(path: str) -> keras.Model:
@@ -41,24 +47,33 @@ def load_model(path: str) -> keras.Model:
         place = RunFolder(place).best
     if not place.is_file():
         raise UsageError(
-            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}', which has no {place}"
+            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}', which has no file {place}"
         )
     if place.suffix == ".npz":
         return _load_checkpoint(place)
     if place.suffix != ".keras":
         raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'")
     try:
-        model = keras.saving.load_model(place, compile=False)
+        with zipfile.ZipFile(place) as file:
+            unpacked = sum(member.file_size for member in file.infolist())
+        if unpacked > _LARGEST_MODEL:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_LARGEST_MODEL:,}")
+        model = keras.saving.load_model(place, compile=False, safe_mode=True)
+        inputs, outputs = tuple(model.input_shape), tuple(model.output_shape)
     # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{place} is damaged or no Keras model of this library ({reason}); give another file"
         ) from error
-    if len(model.input_shape) != 4 or len(model.output_shape) != 2:
+    if len(inputs) != 4 or len(outputs) != 2 or not all(isinstance(size, int) for size in inputs[1:] + outputs[1:]):
         raise UsageError(
-            f"{place} must map [batch, height, width, channels] to [batch, classes], received {model.input_shape} to "
-            f"{model.output_shape}; give another file"
+            f"{place} must map [batch, height, width, channels] to [batch, classes], received {inputs} to {outputs}; give "
+            "another file"
+        )
+    if inputs[3] not in (1, 3) or max(inputs[1:]) > 4096:
+        raise UsageError(
+            f"{place} must take grey or RGB pictures of up to 4096 x 4096 pixels, received {inputs}; give another file"
         )
     return model
 
@@ -93,16 +108,27 @@ def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.nd
         float32 [num_images, num_labels].
 
     Raises:
-        UsageError: images of another shape than the net was built for.
+        UsageError: images of another shape than the net was built for, or with pixels that are no numbers; a net that
+            answers with something else than numbers.
     """
-    images = np.asarray(images)
+    try:
+        images = np.asarray(images)
+    except ValueError as error:
+        raise UsageError(f"images must be one array, received {error}; bring them to one size") from error
+    if images.dtype.kind not in "buif" or not np.isfinite(images).all():
+        raise UsageError(
+            f"images must hold finite numbers, received {images.dtype} with NaN, infinity or other things; mend or leave them out"
+        )
     if images.shape[1:] != model.input_shape[1:]:
         raise UsageError(
             f"images must have the shape (num_images, {', '.join(map(str, model.input_shape[1:]))}), received {images.shape}"
         )
     if not len(images):
         return np.empty((0, model.output_shape[-1]), np.float32)
-    return model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+    probabilities = model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+    if not np.isfinite(probabilities).all():
+        raise UsageError(f"the net {model.name} must answer with finite numbers, received NaN; give other weights")
+    return probabilities
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
@@ -159,7 +185,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     result = measure(probabilities, data.test.labels, data.class_names)
     facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
-        history = pd.read_csv(run.error_csv)
+        history = run.read_history()
         best = history.loc[history["validation_error"].idxmin()]
         facts |= {"best_step": int(best["step"]), "validation_error": float(best["validation_error"])}
         facts |= {
@@ -235,15 +261,25 @@ def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """
     import cv2
 
+    file = Path(file)
+    if not file.is_file():  # a pipe would be waited for
+        raise UsageError(f"{file} must be a picture file, received a folder, a pipe or nothing; leave it out")
     try:
-        content = np.frombuffer(Path(file).read_bytes(), np.uint8)
-        picture = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if len(content) else None
-    except (OSError, cv2.error) as error:
+        if file.stat().st_size > _LARGEST_PICTURE:
+            raise ValueError(f"it has more than {_LARGEST_PICTURE:,} bytes")
+        content = file.read_bytes()
+        # Pillow reads the header first and refuses what declares more pixels than any camera makes.
+        with warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning):
+            PIL.Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS).close()
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            raise ValueError("OpenCV cannot decode it")
+    # A damaged picture can raise nearly anything; whatever it is, the file cannot be used.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{file} could not be read ({' '.join(str(error).split())[:200]}); give a picture file"
+            f"{file} is damaged, too large or no picture ({reason}); give PNG, JPEG, WebP, BMP or TIFF"
         ) from error
-    if picture is None:
-        raise UsageError(f"{file} is damaged or no picture that OpenCV can decode; give PNG, JPEG, WebP, BMP or TIFF")
     if picture.dtype != np.uint8:
         picture = (
             cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
@@ -289,7 +325,7 @@ def _class_names(path: str, classes: int) -> list[str]:
         return list(cifar10_input.CIFAR10_CLASSES)
     place = Path(path)
     for folder in (place, place.parent, place.parent.parent):
-        names = read_json(folder / "data.json")["class_names"] if (folder / "data.json").is_file() else []
-        if len(names) == classes:
+        run = RunFolder(folder)
+        if run.data.is_file() and len(names := run.read_class_names()) == classes:
             return names
     return [f"class {index}" for index in range(classes)]

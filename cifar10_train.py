@@ -3,8 +3,9 @@
 A step is one batch. Keras' `fit` is not used: it restarts the data order on resume, counts phantom steps and cannot run on several
 machines. Keras callbacks still work; one Keras "epoch" is one report interval.
 
-At each report, in this order: validation, checkpoint, best.keras, error.csv, TensorBoard, console line. Everything after the
-checkpoint is made from it, so a run killed in between is completed when it is resumed.
+At each report, in this order: validation, TensorBoard, checkpoint, best.keras, error.csv, console line. The checkpoint notes how
+long the event files are, so that what follows in them is cut off when the run is resumed; everything after the checkpoint is made
+from it again. So a run killed in between is completed.
 """
 
 import contextlib
@@ -103,8 +104,10 @@ class Train:
             checkpoint = self.run.latest_checkpoint()
             if checkpoint:
                 self.restore(checkpoint)
-            elif self.config.is_use_ckpt:
-                self._start_from(self.config.ckpt_path)
+            else:
+                self.run.trim_tensorboard({})
+                if self.config.is_use_ckpt:
+                    self._start_from(self.config.ckpt_path)
             self._describe()
             if self.step < self.config.train_steps:
                 self._loop(callbacks)
@@ -121,7 +124,7 @@ class Train:
     def _describe(self):
         """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
         environment = device_placement.describe_environment(self.policy)
-        starts = read_json(self.run.environment) if self.run.environment.exists() else []
+        starts = read_json(self.run.environment, [dict]) if self.run.environment.exists() else []
         write_json(self.run.environment, [*starts, {"step": self.step, **environment}])
         counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
         write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
@@ -152,7 +155,8 @@ class Train:
                 self.training, self.normalization, config, self.step, self.replicas
             )
         )
-        writer = self._open_tensorboard() if config.tensorboard else None
+        with self._naming_tensorboard():
+            writer = self._open_tensorboard() if config.tensorboard else None
         with (
             _catch_signals() as caught,
             tqdm(total=config.train_steps, initial=self.step, unit="step", disable=None) as bar,
@@ -200,12 +204,15 @@ class Train:
         for name, variable in expected.items():
             variable.assign(arrays[name])
         self.step, self.history, self._interval = facts["step"], facts["history"], facts["interval"]
-        self.best_step, self.best_error = (
-            facts["best_step"],
-            facts["best_error"] if facts["best_step"] is not None else math.inf,
+        self.best_step, self.best_error = min(
+            ((row["step"], row["validation_error"]) for row in self.history),
+            key=lambda best: best[1],  # of equal ones the first
+            default=(None, math.inf),
         )
         self._seconds_before = facts["seconds"]
         # What follows a checkpoint at a report may have been cut off by a kill.
+        if isinstance(facts.get("tensorboard"), dict):
+            self.run.trim_tensorboard(facts["tensorboard"])
         self._write_error_csv()
         if self.best_step == self.step:
             save_model(self._export(), self.run.best)
@@ -351,12 +358,13 @@ class Train:
         self._interval = dict.fromkeys(interval, 0.0) | {"images": 0}
         if row["validation_error"] < self.best_error:
             self.best_step, self.best_error = self.step, row["validation_error"]
+        if writer:
+            with self._naming_tensorboard():
+                self._write_tensorboard(writer, row)
         self._write_checkpoint()
         if self.best_step == self.step:
             save_model(self._export(), self.run.best)
         self._write_error_csv()
-        if writer:
-            self._write_tensorboard(writer, row)
         _print_row(bar, row, config.train_steps, self._seconds_left())
         return row
 
@@ -389,9 +397,8 @@ class Train:
             "step": self.step,
             "history": self.history,
             "interval": self._interval,
-            "best_step": self.best_step,
-            "best_error": self.best_error if self.best_step is not None else None,
             "seconds": self._seconds(),
+            "tensorboard": self.run.tensorboard_sizes(),
             "net": {  # what `cifar10_test.load_model` needs to build it
                 "model": self.config.model_name,
                 "options": self._options,
@@ -415,13 +422,22 @@ class Train:
             variable.assign(value)
         return self._exported
 
+    @contextlib.contextmanager
+    def _naming_tensorboard(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise UsageError(
+                f"could not write to {self.run.tensorboard} ({error.message[:200]}); make room or use --tensorboard=false"
+            ) from error
+
     def _open_tensorboard(self):
         writer = tf.summary.create_file_writer(str(self.run.tensorboard))
         self._watched = keras.Model(
             self.net.inputs,
             {layer.name: layer.output for layer in self.net.layers if isinstance(layer, keras.layers.ReLU)},
         )
-        if self.step == 0:
+        if not self.history:
             images, labels = self._first_batch()
             with writer.as_default(step=0):
                 tf.summary.graph(self._train_step.get_concrete_function(images, labels).graph)

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 RUN, DATA, NETWORK, TRAINING, LOADING = (
     "run and report",
@@ -96,7 +97,9 @@ class HyperParameters:
         "where the data set lies: extracted folder, .tar.gz or binary version; '' = Keras' cache, then download",
         operational=True,
     )
-    synthetic_images: int = _setting(2000, DATA, "images drawn for --dataset=synthetic, training and test", minimum=40)
+    synthetic_images: int = _setting(
+        2000, DATA, "images drawn for --dataset=synthetic, training and test", minimum=40, maximum=1000000
+    )
     validation_fraction: float = _setting(
         0.1,
         DATA,
@@ -138,7 +141,7 @@ class HyperParameters:
 
     # Training and learning rate
     train_steps: int = _setting(14062, TRAINING, "batches to train", minimum=1)
-    train_batch_size: int = _setting(128, TRAINING, "images per batch", minimum=1)
+    train_batch_size: int = _setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
     optimizer: str = _setting("nesterov", TRAINING, "optimizer", choices=("momentum", "nesterov", "adam"))
     momentum: float = _setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
     init_lr: float = _setting(0.4, TRAINING, "highest learning rate", minimum=0.0)
@@ -200,6 +203,11 @@ class HyperParameters:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        for name in ("data_dir", "ckpt_path", "test_ckpt_path"):
+            try:
+                Path(getattr(self, name)).expanduser()
+            except RuntimeError as error:
+                raise UsageError(f"--{name} must be a path, received '{getattr(self, name)}' ({error})") from error
         if self.model.startswith("plain") and self.shortcut == "B":
             raise UsageError(
                 f"--shortcut=B needs a net with shortcuts, received --model={self.model}; leave --shortcut out"
@@ -250,7 +258,7 @@ class HyperParameters:
         try:
             values = json.loads(text)
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"expected the settings of a run in {source}, received {error}; start a new run"
             ) from error
@@ -261,9 +269,13 @@ def _check(field, value):
     flag, facts = f"--{field.name}", field.metadata
     if type(value) is not field.type and not (field.type is float and type(value) is int):
         raise UsageError(f"{flag} must be {field.type.__name__}, received {value!r}")
+    if field.type is str and "\0" in value:
+        raise UsageError(f"{flag} must be text without NUL characters, received {value!r}")
     if facts["choices"] and value not in facts["choices"]:
         raise UsageError(f"{flag} must be one of {', '.join(facts['choices'])}; received '{value}'")
     if field.type in (int, float):
+        if type(value) is int and abs(value) >= 2**31:
+            raise UsageError(f"{flag} must be below {2**31}, received a larger number")
         if not math.isfinite(value):
             raise UsageError(f"{flag} must be a finite number, received {value}")
         if facts["minimum"] is not None and value < facts["minimum"]:

@@ -6,12 +6,16 @@ runs/<version>/
     checkpoints/       step-*.npz          best.keras         by validation error; final.keras: at the last step
     result.json        test metrics        predictions.npy    test probabilities, float32 [images, classes]
     figures/*.png                          tensorboard/
+
+What is being written is called `.aside-*` until it is complete. What a killed process left of these is deleted when the folder is
+locked the next time.
 """
 
 import contextlib
 import dataclasses
 import io
 import json
+import numbers
 import os
 import shutil
 import zipfile
@@ -23,27 +27,63 @@ import numpy as np
 from hyper_parameters import HyperParameters, UsageError
 
 CHECKPOINTS_KEPT = 2
+HISTORY = (
+    "step", "epoch", "train_error", "train_error_smoothed", "train_loss", "validation_loss", "validation_error",
+    "learning_rate", "examples_per_sec", "seconds",
+)  # fmt: skip
+_FACTS = {
+    "step": int,
+    "history": [dict.fromkeys(HISTORY, numbers.Real) | {"validation_error": float}],
+    "interval": {"images": int, "wrong": float, "loss": float, "seconds": float},
+    "seconds": float,
+    "net": dict,
+}
+_ASIDE = ".aside-"
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file aside, forces it to the disk and moves it into place.
+@contextlib.contextmanager
+def _written_aside(path: Path):
+    """Gives the name of a file to write beside `path`; then forces it to the disk and moves it into place.
 
     Raises:
         UsageError: the disk is full or not writable; the old file, if any, is untouched.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f"{_ASIDE}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        _force_to_disk(aside)
         aside.replace(path)
+        with contextlib.suppress(PermissionError):  # Windows opens no folders
+            _force_to_disk(path.parent)
     except OSError as error:
+        raise UsageError(
+            f"could not write {path} ({error.strerror or error}); make room or give another place"
+        ) from error
+    finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise UsageError(f"could not write {path} ({error.strerror}); make room or give another --runs_dir") from error
+
+
+def _force_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a file so that a kill leaves the old or the new one. Raises UsageError if there is no room or no right to."""
+    with _written_aside(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save_model(model, path: Path) -> None:
+    """Saves a Keras model as `.keras`, see `write_atomically`."""
+    with _written_aside(path) as aside:
+        model.save(aside)
 
 
 def write_json(path: Path, value) -> None:
@@ -51,26 +91,47 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path):
-    """Reads a JSON file of a run folder. Raises UsageError if it is missing or damaged."""
+def read_json(path: Path, kind):
+    """Reads a JSON file and checks what it holds.
+
+    Args:
+        path: file.
+        kind: a type, None, (kind, other kind), [kind of every item], or {key: kind of its value}; other keys are left alone.
+            `float` is any finite number, `object` anything.
+
+    Raises:
+        UsageError: the file is missing, damaged or holds something else.
+    """
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"expected {path}, written by a training run, received {error}; train a run first") from error
+        value = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged ({error}); restore it or start a new run") from error
+    if not _is_kind(value, kind):
+        raise UsageError(f"{path} does not hold what is written there; restore it or start a new run")
+    return value
 
 
-def save_model(model, path: Path) -> None:
-    """Saves a Keras model as `.keras`, see `write_atomically`."""
-    path = Path(path)
-    aside = path.with_name(f".aside-{os.getpid()}-{path.name}")  # Keras asks for the suffix .keras
+def _is_kind(value, kind) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(name in value and _is_kind(value[name], kind[name]) for name in kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is_kind(item, kind[0]) for item in value)
+    if isinstance(kind, tuple):
+        return any(_is_kind(value, part) for part in kind)
+    if kind is None:
+        return value is None
+    if kind is float:
+        return type(value) in (int, float) and -1e18 < value < 1e18
+    return isinstance(value, kind)
+
+
+def _read_text(path: Path) -> str:
     try:
-        model.save(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UsageError(f"could not write {path} ({error.strerror}); make room or give another --runs_dir") from error
+        if not path.is_file():  # a pipe would be waited for
+            raise UsageError(f"expected {path}, written by a training run, found no such file; train a run first")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} could not be read ({error}); restore it or start a new run") from error
 
 
 def write_checkpoint(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
@@ -86,12 +147,22 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         UsageError: missing, damaged, or not a checkpoint.
     """
+    path = Path(path)
     try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file")
+        with zipfile.ZipFile(path) as file:
+            # np.savez does not compress. Whatever unpacks to more than the file was made to fill the memory.
+            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than its size")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays.pop("facts.json").tobytes())
+        if not _is_kind(facts, _FACTS):
+            raise ValueError("its facts.json is not that of a training run")
         return arrays, facts
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
+    except Exception as error:
         raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error
 
 
@@ -117,7 +188,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self):
-        """Holds the folder for one writer; the operating system frees it when the process ends, however it ends.
+        """Holds the folder for one writer, and deletes what a killed one had not finished writing.
+
+        The operating system frees the lock when the process ends, however it ends.
 
         Raises:
             UsageError: another process holds it, or the folder cannot be made.
@@ -129,14 +202,22 @@ class RunFolder:
         except filelock.Timeout as error:
             raise UsageError(f"another process is training in {self}; wait for it or give another --version") from error
         except OSError as error:
-            raise UsageError(f"could not write to {self} ({error.strerror}); give another --runs_dir") from error
+            raise UsageError(
+                f"could not write to {self} ({error.strerror or error}); give another --runs_dir"
+            ) from error
         try:
+            for aside in self.path.rglob(f"{_ASIDE}*"):
+                aside.unlink()
             yield
         finally:
             lock.release()
 
     def holds_run(self) -> bool:
-        return self.config.exists()
+        return self.config.is_file()
+
+    def _entries(self) -> list[Path]:
+        """What the folder holds, but for the lock and what was being written when a process was killed."""
+        return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", _ASIDE))]
 
     def check(self, config: HyperParameters, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
@@ -148,7 +229,7 @@ class RunFolder:
             raise UsageError(
                 f"{self} already holds a run; use --resume to go on with it, --overwrite to start again, or another --version"
             )
-        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif self._entries():
             raise UsageError(f"{self} must be empty or hold a run, received other files; give another --version")
 
     def begin(self, config: HyperParameters, *, resume: bool, overwrite: bool) -> None:
@@ -158,18 +239,18 @@ class RunFolder:
             UsageError: see `check`; also if the folder to overwrite holds files but no run.
         """
         self.check(config, resume=resume, overwrite=overwrite)
-        others = [entry for entry in self.path.iterdir() if entry.name != ".lock"]
         if overwrite:
-            if others and not self.holds_run():
+            entries = self._entries()
+            if entries and not self.holds_run():
                 raise UsageError(
                     f"--overwrite empties run folders only, but {self} holds other files; give another --version"
                 )
-            self.config.unlink(missing_ok=True)  # first, so that half an emptied folder is no run
-            for entry in others:
+            # The checkpoints go first and the settings last: what a kill leaves is a run that can be begun again.
+            for entry in sorted(entries, key=lambda entry: (entry == self.config, entry != self.checkpoints)):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:
-                    entry.unlink(missing_ok=True)
+                    entry.unlink()
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
 
@@ -179,7 +260,38 @@ class RunFolder:
             raise UsageError(
                 f"expected a run in {self}, found no config.json; train it first or give another --version"
             )
-        return HyperParameters.from_json(self.config.read_text(), str(self.config))
+        return HyperParameters.from_json(_read_text(self.config), str(self.config))
+
+    def read_history(self):
+        """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""
+        import pandas as pd
+
+        text = _read_text(self.error_csv)
+        try:
+            history = pd.read_csv(io.StringIO(text))
+            values = history[list(HISTORY)].to_numpy(float)
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"{self.error_csv} is damaged ({error}); go on with --mode=train --resume") from error
+        steps, errors = values[:, HISTORY.index("step")], values[:, HISTORY.index("validation_error")]
+        if not len(steps) or not np.isfinite(steps + errors).all() or steps[0] < 0 or (np.diff(steps) <= 0).any():
+            raise UsageError(
+                f"{self.error_csv} must hold errors at rising steps, received others; go on with --mode=train --resume"
+            )
+        return history
+
+    def read_predictions(self, shape: tuple[int, int]) -> np.ndarray:
+        """`predictions.npy`, float32 of a shape. Raises UsageError if it is missing, damaged or of another shape."""
+        expected = f"expected probabilities of shape {shape} in {self.predictions}"
+        try:
+            probabilities = np.load(io.BytesIO(self.predictions.read_bytes()), allow_pickle=False)
+        except Exception as error:  # a damaged header can raise nearly anything
+            raise UsageError(f"{expected}, received {error}; use --mode=test first") from error
+        if probabilities.shape != shape or probabilities.dtype != np.float32 or not np.isfinite(probabilities).all():
+            raise UsageError(f"{expected}, received {probabilities.dtype} {probabilities.shape}; use --mode=test first")
+        return probabilities
+
+    def read_class_names(self) -> list[str]:
+        return read_json(self.data, {"class_names": [str]})["class_names"]
 
     def _check_settings(self, config):
         stored = self.read_config()
@@ -192,19 +304,46 @@ class RunFolder:
                 )
 
     def save_checkpoint(self, step: int, arrays: dict[str, np.ndarray], facts: dict) -> None:
-        """Writes the checkpoint of `step`, reads it back, and only then deletes all but the newest two."""
+        """Writes the checkpoint of `step`, reads it back, and only then deletes all but this one and the one before."""
         path = self.checkpoints / f"step-{step:08d}.npz"
         write_checkpoint(path, arrays, facts)
         read_checkpoint(path)
-        for old in sorted(self.checkpoints.glob("step-*.npz"))[:-CHECKPOINTS_KEPT]:
-            old.unlink()
+        found = sorted(self.checkpoints.glob("step-*.npz"))
+        # Those of later steps were damaged, or the run would have gone on from them.
+        kept = [other for other in found if other <= path][-CHECKPOINTS_KEPT:]
+        for other in found:
+            if other not in kept:
+                other.unlink()
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that can be read, or None; a damaged one is named and passed over."""
-        for path in sorted(self.checkpoints.glob("step-*.npz"), reverse=True):
+        """The newest checkpoint that can be read; None if there is none at all. A damaged one is named and passed over.
+
+        Raises:
+            UsageError: there are checkpoints, but none can be read.
+        """
+        found = sorted(self.checkpoints.glob("step-*.npz"), reverse=True)
+        for path in found:
             try:
                 read_checkpoint(path)
                 return path
             except UsageError as error:
                 print(f"passed over: {error}")
+        if found:
+            raise UsageError(
+                f"none of the {len(found)} checkpoints in {self.checkpoints} can be read; restore one, or start again with "
+                "--overwrite"
+            )
         return None
+
+    def tensorboard_sizes(self) -> dict[str, int]:
+        """Bytes of each event file: what a checkpoint notes, so that `trim_tensorboard` can go back to it."""
+        return {path.name: path.stat().st_size for path in self.tensorboard.glob("*") if path.is_file()}
+
+    def trim_tensorboard(self, sizes: dict[str, int]) -> None:
+        """Takes the event files back to the sizes they had, so that no step is in them twice when it is trained again."""
+        for name, size in self.tensorboard_sizes().items():
+            path, before = self.tensorboard / name, sizes.get(name)
+            if not isinstance(before, int) or before <= 0:
+                path.unlink()
+            elif size > before:
+                os.truncate(path, before)

@@ -7,18 +7,17 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ
 """
 
 import dataclasses
-import shutil
+import io
 import statistics
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 
 import cifar10_input
 import cifar10_test
 import model_registry
-from hyper_parameters import PRESETS, HyperParameters
+from hyper_parameters import PRESETS, HyperParameters, UsageError
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
 matplotlib.use("Agg")  # draws to files only, with or without a screen
@@ -34,6 +33,25 @@ _STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$"
+}
+_TESTED = {
+    "test_error": float,
+    "test_top5_error": float,
+    "validation_error": float,
+    "best_step": int,
+    "confusion_matrix": [[int]],
+}
+_ROW = dict.fromkeys(
+    ("dataset", "model", "preset", "metric", "unit", "runs", "published_source", "hardware", "commit"), object
+) | {
+    "value": (float, None),
+    "std": (float, None),
+    "published": (float, None),
+    "command": str,
+    "images_seen": float,
+    "wall_seconds": float,
+    "run": (str, None),
 }
 
 
@@ -44,14 +62,19 @@ def draw(run: RunFolder) -> list[Path]:
         UsageError: the run has not been trained and tested.
     """
     config = run.read_config()
-    result, facts = read_json(run.result), read_json(run.data)
-    history = pd.read_csv(run.error_csv)
+    result, names, history = read_json(run.result, _TESTED), run.read_class_names(), run.read_history()
     data = cifar10_input.load_data(config)
     training, _ = cifar10_input.split_data(data, config)
-    names = facts["class_names"]
+    if len(names) != len(data.class_names) or {len(names)} != {
+        len(row) for row in [result["confusion_matrix"], *result["confusion_matrix"]]
+    }:
+        raise UsageError(
+            f"{run.data} and {run.result} must tell the {len(data.class_names)} classes of {config.dataset} apart, received "
+            f"{len(names)} and {len(result['confusion_matrix'])}; repeat --mode=train --resume"
+        )
+    probabilities = run.read_predictions((len(data.test), len(names)))
     title = f"{config.model_name} on {config.dataset}, preset {config.preset}"
     published = published_number(config)
-    run.figures.mkdir(exist_ok=True)
     with plt.rc_context(_STYLE):
         figures = {
             "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published),
@@ -59,15 +82,17 @@ def draw(run: RunFolder) -> list[Path]:
             "loss_curve": _draw_loss(history, title, len(names)),
             "augmentation": _draw_augmentation(training, config),
             "samples": _draw_samples(training, names, config.dataset),
-            "predictions": _draw_predictions(data.test, np.load(run.predictions), names, title),
+            "predictions": _draw_predictions(data.test, probabilities, names, title),
         }
         if len(names) <= 20:
             figures["confusion_matrix"] = _draw_confusion(np.array(result["confusion_matrix"]), names, title)
         paths = []
         for name, figure in figures.items():
             paths.append(run.figures / f"{name}.png")
-            figure.savefig(paths[-1])
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png")
             plt.close(figure)
+            write_atomically(paths[-1], buffer.getvalue())
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(cifar10_test.load_model(str(run.best))))
     return [*paths, layers]
@@ -177,7 +202,7 @@ def _draw_grid(rows, row_labels, title):
 
 def _draw_augmentation(training, config):
     """Some training pictures, each beside the variants that its first epochs show: figure 5 of Liang 2020."""
-    chosen = np.arange(5)
+    chosen = np.arange(min(5, len(training)))
     variants = []
     for epoch in range(9):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
@@ -262,8 +287,12 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     Returns:
         Path of the table, `<results>/README.md`.
     """
-    config, result, starts = run.read_config(), read_json(run.result), read_json(run.environment)
-    last = pd.read_csv(run.error_csv).iloc[-1]
+    config, result, history = run.read_config(), read_json(run.result, _TESTED), run.read_history()
+    kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
+    starts = read_json(run.environment, [kind])
+    if not starts or not run.figures.is_dir():
+        raise UsageError(f"{run} must hold a tested run with figures, received none; use --mode=test first")
+    last = history.iloc[-1]
     numbers = {
         "test_error": result["test_error"],
         "test_top5_error": result["test_top5_error"],
@@ -274,7 +303,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
     metric_published, published, published_source = published_number(config) or (None, None, None)
     path = results / f"{experiment}.json"
-    rows = read_json(path) if path.exists() else []
+    rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
     recipe = dataclasses.replace(config, seed=0).command
     for metric, value in numbers.items():
         key = {
@@ -309,10 +338,9 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
             "run": run.path.name,
         }
     write_json(path, rows)
-    copies = results / run.path.name
-    copies.mkdir(parents=True, exist_ok=True)
-    for file in (*sorted(run.figures.iterdir()), run.error_csv, run.result):
-        shutil.copyfile(file, copies / file.name)
+    drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
+    for file in (*drawn, run.error_csv, run.result):
+        write_atomically(results / run.path.name / file.name, file.read_bytes())
     return write_table(results)
 
 
@@ -326,7 +354,7 @@ def write_table(results: Path) -> Path:
         "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run.",
     ]
     for path in sorted(results.glob("*.json")):
-        rows = read_json(path)
+        rows = read_json(path, [_ROW])
         lines += [
             "",
             f"## {path.stem}",

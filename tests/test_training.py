@@ -224,7 +224,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     content = bytearray((run.checkpoints / "step-00000003.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (run.checkpoints / "step-00000003.npz").write_bytes(content)
-    assert run.latest_checkpoint() is None
+    with pytest.raises(UsageError, match=r"none of the 2 checkpoints .* can be read"):
+        run.latest_checkpoint()
 
 
 def test_a_checkpoint_of_another_net_is_refused(tmp_path):
