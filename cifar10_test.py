@@ -41,7 +41,11 @@ def load_model(path: str) -> keras.Model:
         UsageError: not found, damaged, or not a classifier of pictures.
     """
     if path == "cifar10":
-        return resnet.build_resnet20(weights="cifar10")
+        try:
+            return resnet.build_resnet20(weights="cifar10")
+        except Exception as error:  # missing or damaged
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"'cifar10', the shipped weights, cannot be loaded ({reason})") from error
     place = Path(path).expanduser()
     if place.is_dir():
         place = RunFolder(place).best

@@ -227,14 +227,14 @@ def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTA
         instants: kinds to draw from, each in its turn.
 
     Returns:
-        {"kills": {instant: count}, "runs": count, "resumes": count, "mismatches": [text]}
+        {"kills": {instant: count}, "stages": {"training" or "testing and drawing": count}, "runs": count, "resumes": count, "mismatches": [text]}
     """
     rng = random.Random(seed)
     flags = [*FLAGS, f"--train_steps={steps}", "--report_freq=2"]
     undisturbed = RunFolder(folder / "undisturbed")
     child, waiting = Child(), Child()
     child.run(undisturbed, flags)
-    done = {"kills": collections.Counter(), "runs": 0, "resumes": 0, "mismatches": []}
+    done = {"kills": collections.Counter(), "stages": collections.Counter(), "runs": 0, "resumes": 0, "mismatches": []}
     turns = itertools.cycle(instants)
     try:
         while sum(done["kills"].values()) < kills:
@@ -249,7 +249,9 @@ def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTA
                 done["resumes"] += "going on after" in output
                 if killed:
                     done["kills"][instant] += 1
-                    print(f"kill {sum(done['kills'].values()):>3}: {instant}", flush=True)
+                    stage = "testing and drawing" if run.final.exists() else "training"
+                    done["stages"][stage] += 1
+                    print(f"kill {sum(done['kills'].values()):>3}: {instant}, while {stage}", flush=True)
             done["runs"] += 1
             done["mismatches"] += [f"{run}: {difference}" for difference in compare(undisturbed, run)]
             print(f"run {done['runs']} done, mismatches so far: {len(done['mismatches'])}", flush=True)
@@ -292,6 +294,7 @@ def main(argv=None) -> int:
     }
     numbers = {"kills survived": sum(done["kills"].values()), "resumes": done["resumes"]}
     numbers |= {f"kills, {instant}": count for instant, count in sorted(done["kills"].items())}
+    numbers |= {f"kills while {stage}": count for stage, count in sorted(done["stages"].items())}
     rows = [common | {"metric": name, "unit": "kills", "value": value} for name, value in numbers.items()]
     rows[1]["unit"] = "starts"
     rows.append(

@@ -1,5 +1,6 @@
 """Files from strangers and broken disks: each ends in one line that names the file, or in the right result. More than 500 cases."""
 
+import functools
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import resource
 import shutil
 import struct
 import tarfile
+import tempfile
 import time
 import zipfile
 import zlib
@@ -138,7 +140,7 @@ class Calls:
 
 
 def nested(opcode, levels):
-    return b"\x80\x02" + b"(" * 0 + b"]" + b"q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + opcode + b"q" + bytes([i + 1]) for i in range(levels))  # fmt: skip
+    return b"\x80\x02]q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + opcode + b"q" + bytes([i + 1]) for i in range(levels))  # fmt: skip
 
 
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
@@ -160,7 +162,7 @@ PICKLES = {
     "numpy.fromfile": pickle.dumps(Calls(np.fromfile, ("/etc/passwd",))),
     "numpy.load": pickle.dumps(Calls(np.load, ("/etc/passwd",))),
     "numpy.savetxt": pickle.dumps(Calls(np.savetxt, ("owned", [1]))),
-    "getattr": pickle.dumps(Calls(getattr, (os, "system")) if False else Calls(getattr, ("a", "upper"))),
+    "getattr": pickle.dumps(Calls(getattr, ("a", "upper"))),
     "copyreg": b"\x80\x02ccopyreg\n_reconstructor\n(cos\n_wrap_close\nc__builtin__\nobject\nNtR.",
     "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__class__\x93.",
     "a class of a module of ours": b"\x80\x02crun_folder\nRunFolder\n(U\x01xtR.",
@@ -492,19 +494,14 @@ def test_pictures_that_are_no_files(tmp_path, capsys, kind):
 # Weights
 
 
-_small = []
-
-
+@functools.cache
 def small_net():
     """A tiny saved net, made once."""
-    if not _small:
-        import tempfile
-
-        _small.append(Path(tempfile.mkdtemp()) / "small.keras")
-        inputs = keras.Input((32, 32, 3))
-        x = keras.layers.GlobalAveragePooling2D()(inputs)
-        keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x)).save(_small[0])
-    return _small[0]
+    path = Path(tempfile.mkdtemp()) / "small.keras"
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x)).save(path)
+    return path
 
 
 @cases(60)
