@@ -444,6 +444,13 @@ def test_refused_pictures(tmp_path, capsys, kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 400_000
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_pictures_that_are_cut_off_are_refused_not_filled(tmp_path, kind):
+    content = picture_bytes(kind, (200, 200))
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    assert survive(lambda: read_picture(tmp_path / "cut.png", (32, 32, 3)), "cut.png")
+
+
 def several(kind):
     frames = [PIL.Image.fromarray(np.full((20, 30, 3), value, np.uint8)) for value in (10, 200)]
     buffer = io.BytesIO()
