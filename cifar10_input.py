@@ -539,6 +539,9 @@ class _CifarUnpickler(pickle._Unpickler):
     def load_empty_dictionary(self):
         self.append(_TextDict())
 
+    def load_byte_array(self):
+        self.append(self.read(int.from_bytes(self.read(8), "little")))  # the original reserves memory first
+
     def load_build(self):
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _PickledArray | _PickledType):
@@ -546,6 +549,7 @@ class _CifarUnpickler(pickle._Unpickler):
         self.stack[-1].__setstate__(state)
 
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+    dispatch[pickle.BYTEARRAY8[0]] = load_byte_array
     dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module, name):

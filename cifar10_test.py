@@ -41,7 +41,11 @@ def load_model(path: str) -> keras.Model:
         UsageError: not found, damaged, or not a classifier of pictures.
     """
     if path == "cifar10":
-        return resnet.build_resnet20(weights="cifar10")
+        try:
+            return resnet.build_resnet20(weights="cifar10")
+        except Exception as error:  # missing or damaged
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"'cifar10', the shipped weights, cannot be loaded ({reason})") from error
     place = Path(path).expanduser()
     if place.is_dir():
         place = RunFolder(place).best
@@ -268,15 +272,20 @@ def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
         if file.stat().st_size > _LARGEST_PICTURE:
             raise ValueError(f"it has more than {_LARGEST_PICTURE:,} bytes")
         content = file.read_bytes()
-        # Pillow reads the header first and refuses what declares more pixels than any camera makes.
-        with warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning):
-            PIL.Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS).close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
+            # OpenCV would show that in grey.
+            with PIL.Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS) as opened:
+                opened.load()
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if picture is None:
             raise ValueError("OpenCV cannot decode it")
     # A damaged picture can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        unknown = isinstance(error, PIL.UnidentifiedImageError)
+        reason = "its kind is not known" if unknown else " ".join(str(error).split())[:200]
         raise UsageError(
             f"{file} is damaged, too large or no picture ({reason}); give PNG, JPEG, WebP, BMP or TIFF"
         ) from error

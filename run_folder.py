@@ -158,8 +158,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays.pop("facts.json").tobytes())
-        if not _is_kind(facts, _FACTS):
-            raise ValueError("its facts.json is not that of a training run")
+        if not _is_kind(facts, _FACTS) or any(array.dtype.kind not in "fiu" for array in arrays.values()):
+            raise ValueError("it does not hold what a training run writes")
         return arrays, facts
     # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:

@@ -290,8 +290,9 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     config, result, history = run.read_config(), read_json(run.result, _TESTED), run.read_history()
     kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
     starts = read_json(run.environment, [kind])
-    if not starts or not run.figures.is_dir():
-        raise UsageError(f"{run} must hold a tested run with figures, received none; use --mode=test first")
+    for place, content in ((run.environment, starts), (run.figures, run.figures.is_dir())):
+        if not content:
+            raise UsageError(f"{place} must tell of a tested run, received nothing; use --mode=train --resume")
     last = history.iloc[-1]
     numbers = {
         "test_error": result["test_error"],

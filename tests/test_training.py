@@ -166,23 +166,6 @@ def wait_for(path_or_glob, process, run):
         time.sleep(0.02)
 
 
-def test_a_killed_run_ends_bit_for_bit_as_one_never_killed(tmp_path):
-    flags = ["--mode=train", *TINY, "--deterministic", "--train_steps=40", "--report_freq=8", "--weight_averaging=0.9"]
-    run_main(*flags, "--version=whole", cwd=tmp_path)
-    whole, killed = RunFolder(tmp_path / "runs" / "whole"), RunFolder(tmp_path / "runs" / "killed")
-    process = start(*flags, "--version=killed", cwd=tmp_path)
-    wait_for("checkpoints/step-00000016.npz", process, killed)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not killed.final.exists()
-    done = run_main("--mode=train", "--version=killed", "--resume", cwd=tmp_path)
-    assert "going on after step" in done.stdout
-    assert_same_state(last_arrays(whole), last_arrays(killed))
-    timeless = [pd.read_csv(run.error_csv).drop(columns=["seconds", "examples_per_sec"]) for run in (whole, killed)]
-    pd.testing.assert_frame_equal(*timeless)
-    np.testing.assert_array_equal(np.load(whole.predictions), np.load(killed.predictions))
-
-
 def test_ctrl_c_between_reports_loses_no_step(tmp_path):
     flags = ["--mode=train", *TINY, "--deterministic", "--train_steps=400", "--report_freq=200"]
     run = RunFolder(tmp_path / "runs" / "stopped")
@@ -355,12 +338,6 @@ def test_the_class_of_the_text(tmp_path):
     probabilities = trainer.test(np.zeros((3, 32, 32, 3), np.uint8))
     assert probabilities.shape == (3, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_two_processes_do_not_share_a_folder(tmp_path):
-    config = tiny(tmp_path, version="shared")
-    with RunFolder(tmp_path / "shared").locked(), pytest.raises(UsageError, match="another process is training"):
-        train(config)
 
 
 def test_overwrite_empties_runs_only(tmp_path):

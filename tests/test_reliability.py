@@ -1,0 +1,366 @@
+"""Kills, full and read-only disks, two runs in one folder, odd numbers, bad networks: nothing is lost and nothing is half there."""
+
+import _thread
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY
+
+import cifar10_input
+import run_folder
+from cifar10_input import ImageData, Split, load_data
+from cifar10_main import main
+from cifar10_train import Train, train
+from hyper_parameters import UsageError, from_preset
+from run_folder import RunFolder, read_checkpoint
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import crash_test
+
+
+def train_here(folder, *flags):
+    return main(["--mode=train", *TINY, f"--runs_dir={folder}", "--version=x", *flags])
+
+
+def refused(capsys, *words):
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and all(word in error for word in words), error
+    return True
+
+
+def last_arrays(folder):
+    return read_checkpoint(RunFolder(folder).latest_checkpoint())[0]
+
+
+# Kills
+
+
+def test_killed_at_the_worst_instants_and_equal_to_a_run_never_killed(tmp_path):
+    done = crash_test.crash(tmp_path, 3, steps=8, seed=1, instants=("half a write", "after move", "before sync"))
+    assert sum(done["kills"].values()) == 3 and done["mismatches"] == []
+
+
+def test_what_a_killed_process_was_writing_is_no_obstacle_and_is_deleted(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    run.path.mkdir()
+    (run.path / ".aside-123-config.json").write_text("hal")
+    with run.locked():
+        run.begin(from_preset("smoke"), resume=False, overwrite=False)
+    assert sorted(path.name for path in run.path.iterdir() if path.name != ".lock") == ["config.json"]
+
+
+def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, monkeypatch):
+    config = from_preset("smoke")
+    for survived in range(3):
+        run = RunFolder(tmp_path / str(survived))
+        with run.locked():
+            run.begin(config, resume=False, overwrite=False)
+        for folder in (run.checkpoints, run.figures):
+            folder.mkdir()
+        run.best.write_bytes(b"old")
+        deleted = []
+
+        def delete(path, deleted=deleted, survived=survived):
+            if len(deleted) == survived:
+                raise KeyboardInterrupt
+            deleted.append(path)
+            path.rmdir()
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt), run.locked():
+            patch.setattr(run_folder.shutil, "rmtree", delete)
+            run.begin(config, resume=False, overwrite=True)
+        assert run.holds_run() and run.checkpoints.exists() == (survived == 0)
+        with run.locked():
+            run.begin(config, resume=True, overwrite=False)
+            run.begin(config, resume=False, overwrite=True)
+        assert not run.best.exists()
+
+
+def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    for step in (7, 8, 9):
+        (run.checkpoints / f"step-{step:08d}.npz").write_bytes(b"damaged")
+    row = dict.fromkeys(run_folder.HISTORY, 1.0)
+    facts = {"history": [row], "interval": {"images": 0, "wrong": 0, "loss": 0, "seconds": 0}, "seconds": 0, "net": {}}
+    for step in (1, 2, 3):
+        run.save_checkpoint(step, {"a": np.ones(3)}, facts | {"step": step})
+    assert sorted(path.stem for path in run.checkpoints.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path, capsys):
+    code = f"import run_folder, time\nwith run_folder.RunFolder({str(tmp_path / 'x')!r}).locked():\n print('held', flush=True); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    assert train_here(tmp_path) == 2 and refused(capsys, "another process", "x")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    started = time.monotonic()
+    with RunFolder(tmp_path / "x").locked():
+        assert time.monotonic() - started < 5
+
+
+# Disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk: call it with mount options to make it or to change it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = []
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", ("remount," if mounted else "") + options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a small disk: {done.stderr.strip()}")
+        mounted.append(True)
+        return place
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert train_here(folder, "--deterministic", "--tensorboard=true") == 0
+    return folder / "x"
+
+
+@pytest.mark.parametrize("size", ["4k", "100k", "1m", "2m"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(disk, undisturbed, capsys, size):
+    place = disk(f"size={size}")
+    assert train_here(place, "--deterministic", "--tensorboard=true") == 2
+    assert refused(capsys, str(place)) and not list(place.rglob(".aside-*"))
+    kept = [read_checkpoint(path)[1]["step"] for path in sorted((place / "x" / "checkpoints").glob("*.npz"))]
+    print(f"{size}: checkpoints of steps {kept}")
+    disk("size=50m")
+    assert train_here(place, "--deterministic", "--tensorboard=true", "--resume") == 0
+    assert crash_test.compare(RunFolder(undisturbed), RunFolder(place / "x")) == []
+
+
+def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, undisturbed, capsys, tmp_path):
+    import shutil
+
+    place = disk("size=50m")
+    shutil.copytree(undisturbed, place / "x")
+    disk("ro,size=50m")
+    for flags in (["--mode=train", *TINY, "--version=new"], ["--mode=train", "--version=x", "--resume"],
+                  ["--mode=train", *TINY, "--version=x", "--overwrite"], ["--mode=test", "--version=x"],
+                  ["--mode=predict", "--version=x", "--images", str(ROOT / "examples" / "cat.jpg")]):  # fmt: skip
+        assert main([*flags, f"--runs_dir={place}"]) == 2 and refused(capsys, str(place)), flags
+    publish = ["--mode=publish", "--version=x", f"--runs_dir={place}", f"--results_dir={place}/results"]
+    assert main(publish) == 2 and refused(capsys, str(place))
+    assert crash_test.compare(RunFolder(undisturbed), RunFolder(place / "x")) == []
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--train_steps=0"], ["--train_steps must be at least 1"]),
+        (["--synthetic_images=39"], ["--synthetic_images must be at least 40"]),
+        (["--train_batch_size=0"], ["--train_batch_size must be at least 1"]),
+        (["--train_batch_size=2000000000"], ["--train_batch_size must be at most"]),
+        (["--train_steps=99999999999999"], ["--train_steps must be below"]),
+        (["--validation_fraction=0.95"], ["--validation_fraction must be at most 0.9"]),
+        (["--validation_fraction=nan"], ["--validation_fraction must be a finite number"]),
+        (["--init_lr=inf"], ["--init_lr must be a finite number"]),
+        (["--report_freq=0"], ["--report_freq must be at least 1"]),
+    ],
+)
+def test_numbers_that_make_no_sense(tmp_path, capsys, flags, words):
+    assert train_here(tmp_path, *flags) == 2 and refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_smallest_run_is_a_whole_run(tmp_path):
+    flags = ["--synthetic_images=60", "--train_steps=1", "--report_freq=100", "--validation_batch_size=1000", "--train_batch_size=100",
+             "--test_batch_size=1000"]  # fmt: skip
+    assert train_here(tmp_path, *flags) == 0
+    assert RunFolder(tmp_path / "x").read_history()["step"].tolist() == [0, 1]
+
+
+def test_a_learning_rate_of_zero_learns_nothing(tmp_path):
+    settings = {"train_steps": 4, "report_freq": 2, "synthetic_images": 200, "tensorboard": False}
+    trainer = Train(from_preset("smoke", init_lr=0.0, warmup_lr=0.0, runs_dir=str(tmp_path), **settings))
+    before = [variable.numpy() for variable in trainer.net.trainable_variables]
+    trainer.train()
+    assert all(map(np.array_equal, before, trainer.net.trainable_variables))
+
+
+def pictures(labels):
+    return Split(np.zeros((len(labels), 32, 32, 3), np.uint8), np.int32(labels))
+
+
+def test_one_class_and_one_picture(tmp_path):
+    config = from_preset("smoke", train_steps=2, report_freq=2, tensorboard=False, runs_dir=str(tmp_path))
+    one_class = ImageData(pictures([0] * 6), pictures([0] * 2), ("only",), "here")
+    trainer = Train(config, data=one_class)
+    trainer.train()
+    assert trainer.history[-1]["validation_error"] == 0
+    np.testing.assert_array_equal(trainer.test(one_class.test.images), 1)
+    with pytest.raises(UsageError, match="class 'only' has 1 training image"):
+        Train(config, data=dataclasses.replace(one_class, train=pictures([0])))
+
+
+def test_a_second_run_is_refused_before_its_data_are_read(tmp_path, monkeypatch):
+    config = from_preset("smoke", version="x", runs_dir=str(tmp_path))
+    monkeypatch.setattr(cifar10_input, "load_data", lambda _: pytest.fail("read the data"))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.json").write_text(config.to_json())
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(config)
+
+
+# Downloads
+
+
+@pytest.fixture
+def site(cifar_archive, tmp_path, monkeypatch):
+    """A server of the archive on the loopback; `site.answers` is what it does, request by request, the last for ever."""
+    content = cifar_archive.read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server = self.server
+            server.requests.append(self.path)
+            if self.path == "/elsewhere":
+                return self._send(content)
+            answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+            return getattr(self, f"_{answer}")()
+
+        def _send(self, body, length=None, code=200):
+            self.send_response(code)
+            if length is not False:
+                self.send_header("Content-Length", str(length or len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _good(self):
+            self._send(content)
+
+        def _wrong(self):
+            self._send(content[:1000] + b"?" + content[1001:])
+
+        def _page(self):
+            self._send(b"<html>Please log in</html>")
+
+        def _empty(self):
+            self._send(b"", False)
+
+        def _cut(self):
+            self._send(content[:5000], len(content))
+
+        def _cut_unnoticed(self):
+            self._send(content[:5000], False)
+
+        def _stall(self):
+            self._send(content[:5000], len(content))
+            self.server.closing.wait(10)
+
+        def _interrupt(self):
+            self._send(content[:5000], len(content))
+            _thread.interrupt_main()
+            self.server.closing.wait(10)
+
+        def _hang_up(self):
+            self.connection.close()
+
+        def _redirect(self):
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def _circle(self):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+
+        def _missing(self):
+            self.send_error(404)
+
+        def _busy(self):
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.block_on_close = True, False
+    server.requests, server.answers, server.closing = [], ["good"], threading.Event()
+    server.sha256 = hashlib.sha256(content).hexdigest()
+    server.handle_error = lambda *_: None  # a client that hangs up is part of the tests
+    server.home = tmp_path / "keras"
+    monkeypatch.setenv("KERAS_HOME", str(server.home))
+    monkeypatch.setattr(cifar10_input, "_SITE", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(cifar10_input, "_WAITS", (0.01, 0.02))
+    monkeypatch.setattr(cifar10_input, "_TIMEOUT", 0.5)
+    published = dataclasses.replace(cifar10_input._CIFAR10, sha256=server.sha256)
+    monkeypatch.setitem(cifar10_input._PUBLISHED, "cifar10", published)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    server.server_close()
+
+
+def cached(site):
+    return [path.name for path in (site.home / "datasets").iterdir() if path.suffix != ".lock"]
+
+
+BAD = ["wrong", "page", "empty", "cut", "cut_unnoticed", "stall", "hang_up", "missing", "busy", "circle"]
+
+
+@pytest.mark.parametrize("answer", BAD)
+def test_bad_downloads_are_tried_three_times_and_leave_nothing(site, answer):
+    site.answers = [answer]
+    with pytest.raises(
+        UsageError, match=r"cifar-10-python\.tar\.gz is neither in Keras' cache nor could it be downloaded"
+    ):
+        load_data(from_preset("fast"))
+    assert cached(site) == [] and len(site.requests) >= 3
+
+
+@pytest.mark.parametrize("answers", [["good"], ["redirect"], *([bad, bad, "good"] for bad in BAD if bad != "circle")])
+def test_downloads_that_come_right_in_the_end(site, answers):
+    site.answers = list(answers)
+    assert len(load_data(from_preset("fast")).train) == 300
+    assert cached(site) == ["cifar-10-python.tar.gz"]
+    requests = len(site.requests)
+    load_data(from_preset("fast"))
+    assert len(site.requests) == requests
+
+
+def test_ctrl_c_and_a_kill_leave_nothing_that_is_read(site):
+    site.answers = ["interrupt", "good"]
+    with pytest.raises(KeyboardInterrupt):
+        load_data(from_preset("fast"))
+    assert "cifar-10-python.tar.gz" not in cached(site)
+    (site.home / "datasets" / ".incomplete-cifar-10-python.tar.gz").write_bytes(b"half")
+    assert len(load_data(from_preset("fast")).train) == 300 and cached(site) == ["cifar-10-python.tar.gz"]
+
+
+def test_four_processes_end_with_one_good_copy(site):
+    code = (
+        f"import cifar10_input as c, dataclasses\nfrom hyper_parameters import from_preset\nc._SITE={cifar10_input._SITE!r}\n"
+        f"c._PUBLISHED['cifar10']=dataclasses.replace(c._CIFAR10, sha256={site.sha256!r})\n"
+        "assert len(c.load_data(from_preset('fast')).train) == 300"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate(timeout=120)[1][-500:] for process in processes if process.wait()] == []
+    assert cached(site) == ["cifar-10-python.tar.gz"] and len(site.requests) == 1
