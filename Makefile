@@ -6,7 +6,9 @@
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
 # make lint        ruff
 
-PYTHON ?= $(shell for version in 3.13 3.12 3.11; do command -v python$$version && break; done || echo python3)
+# The first interpreter that starts and is new enough; PYTHON=... names another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -36,6 +38,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 $(INSTALLED): setup.cfg
+	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11, 3.12 or 3.13, found none; install one or give PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
