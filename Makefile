@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=predict --version=demo --images examples/digits
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 train: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --resume

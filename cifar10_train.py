@@ -104,6 +104,7 @@ class Train:
             checkpoint = self.run.latest_checkpoint()
             if checkpoint:
                 self.restore(checkpoint)
+                self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
             else:
                 self.run.trim_tensorboard({})
                 if self.config.is_use_ckpt:

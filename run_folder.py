@@ -308,6 +308,10 @@ class RunFolder:
         path = self.checkpoints / f"step-{step:08d}.npz"
         write_checkpoint(path, arrays, facts)
         read_checkpoint(path)
+        self.delete_checkpoints_beside(path)
+
+    def delete_checkpoints_beside(self, path: Path) -> None:
+        """Deletes all checkpoints but `path`, which was read, and the one before it."""
         found = sorted(self.checkpoints.glob("step-*.npz"))
         # Those of later steps were damaged, or the run would have gone on from them.
         kept = [other for other in found if other <= path][-CHECKPOINTS_KEPT:]

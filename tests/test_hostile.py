@@ -385,7 +385,7 @@ def test_sparse_members_are_not_unpacked(tmp_path):
     assert load_archive(tmp_path, gzip.compress(bytes(sparse) + bytes(4096)))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"PK\x03\x04", zlib.compress(GOOD), GOOD, b"\x1f\x8b\x08" + bytes(100), make_tar(*BATCHES[:3]), make_tar()])  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"PK\x03\x04", zlib.compress(GOOD), GOOD, b"\x1f\x8b\x08" + bytes(100), make_tar(*BATCHES[:3]), make_tar()], ids=range(8))  # fmt: skip
 def test_files_that_are_no_archive(tmp_path, content):
     assert load_archive(tmp_path, content)
 
