@@ -28,7 +28,7 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 )
 
 
-_PATHS = ("data_dir", "ckpt_path", "test_ckpt_path")
+_PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
 
 
 class UsageError(ValueError):

@@ -260,8 +260,9 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     cut = next(index for index, layer in enumerate(model.layers) if layer.name in BASES)
     if isinstance(model.layers[cut + 1], layers.GlobalAveragePooling2D):
         cut += 1
-    features = keras.Model(model.input, model.layers[cut].output, name="features")
-    inputs = x = keras.Input(model.layers[cut].output.shape[1:], name="features")
+    maps = model.layers[cut + 1].input  # `output` of a nested net is a tensor within it
+    features = keras.Model(model.input, maps, name="features")
+    inputs = x = keras.Input(maps.shape[1:], name="features")
     for layer in model.layers[cut + 1 :]:
         x = layer(x)
     return features, keras.Model(inputs, x, name="head")

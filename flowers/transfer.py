@@ -6,6 +6,7 @@ While the base is frozen and the pictures do not change, or change between N fix
 
 import json
 import math
+import re
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from cifar10_train import Train
 from flowers.data import PictureData, Pictures, load_pictures, make_variant, training_batches
-from flowers.heads import build_transfer, find_base, split_model
+from flowers.heads import build_transfer, find_base, load_base_weights, split_model
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
 from run_folder import RunFolder, read_json, save_model, write_json
@@ -134,15 +135,16 @@ class TransferTrain(Train):
     def restore(self, path) -> None:
         """As `Train.restore`, with the frozen base from the run folder."""
         if not self.config.base_trainable:
-            from flowers.heads import load_base_weights
-
             load_base_weights(self.base, str(self.frozen_base))
             self._features = None
         super().restore(path)
 
     def _variables(self):
         frozen = set() if self.config.base_trainable else {id(variable) for variable in self.base.variables}
-        return {name: variable for name, variable in super()._variables().items() if id(variable) not in frozen}
+        kept = [variable for variable in self.net.variables if id(variable) not in frozen]
+        # By number, not by path: Keras counts the seed generators of a process on, so their paths are not the same again.
+        named = {f"net/{index:04d}/{variable.name}": variable for index, variable in enumerate(kept)}
+        return named | {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
 
     def _training_batches(self, first_step=0, replicas=1):
         features = self._compute_features()[0] if self.caches_features else None
@@ -153,6 +155,15 @@ class TransferTrain(Train):
         inputs = self._compute_features()[1] if self.caches_features else _Plain(self.validation)
         for index, batch in enumerate(_in_batches(inputs, len(labels), size)):
             yield batch, labels[index * size : (index + 1) * size]
+
+    def _loop(self, callbacks):
+        try:
+            super()._loop(callbacks)
+        except tf.errors.OpError as error:  # the pipeline wraps what is raised while it reads
+            reason = re.search(r"UsageError: (.*)", error.message)
+            if not reason:
+                raise
+            raise UsageError(reason[1]) from error
 
     def _has_ended(self) -> bool:
         since_best = [row for row in self.history if self.best_step is not None and row["step"] > self.best_step]
