@@ -217,11 +217,24 @@ class BatchPlan:
     flips: np.ndarray
 
 
-def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan:
-    """Draws the indices, crop offsets and flips of batch `step`, a pure function of (seed, step).
+def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which images batch `step` is made of, a pure function of (seed, step).
 
     The images of all epochs form one endless row, each epoch in an order of its own; batch `step` is its `step`-th
     piece. So every image comes once an epoch, also where the batch size does not divide their number.
+
+    Returns:
+        (indices int64 [batch_size], the 0-based epoch of each int64 [batch_size]).
+    """
+    epochs, positions = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_images)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        indices[epochs == epoch] = _epoch_order(seed, int(epoch), num_images)[positions[epochs == epoch]]
+    return indices, epochs
+
+
+def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan:
+    """Draws the indices, crop offsets and flips of batch `step`, a pure function of (seed, step); see `plan_indices`.
 
     Args:
         step: 0-based index of the batch.
@@ -229,11 +242,7 @@ def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan
         config: uses seed, train_batch_size, augment, padding_size, flip.
     """
     batch_size = config.train_batch_size
-    places = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs, positions = np.divmod(places, num_images)
-    indices = np.empty(batch_size, np.int64)
-    for epoch in np.unique(epochs):
-        indices[epochs == epoch] = _epoch_order(config.seed, int(epoch), num_images)[positions[epochs == epoch]]
+    indices, epochs = plan_indices(step, num_images, batch_size, config.seed)
     offsets = np.full((batch_size, 2), config.padding_size, np.int32)
     flips = np.zeros(batch_size, bool)
     if config.augment:

@@ -19,14 +19,9 @@ from run_folder import RunFolder
 MODES = ("train", "test", "predict", "publish")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(f"{message}; see --help")
-
-
 def make_parser() -> argparse.ArgumentParser:
     presets = "\n".join(f"  {name:<11} {preset.summary}" for name, preset in hyper_parameters.PRESETS.items())
-    parser = _Parser(
+    parser = hyper_parameters.Parser(
         prog="cifar10_main.py",
         description="Trains, tests and runs residual networks for small pictures.",
         epilog=f"presets:\n{presets}",
@@ -60,28 +55,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> int:
     """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
-    try:
-        flags = vars(make_parser().parse_args(argv))
-        actions = {
-            name: flags.pop(name) for name in ("mode", "images", "resume", "overwrite", "results_dir", "experiment")
-        }
-        if actions["resume"] and actions["overwrite"]:
-            raise UsageError("--resume and --overwrite exclude each other; give one of them")
-        config = _settings(flags, actions)
-        device_placement.import_tensorflow()
-        {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
-    except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
-        place = " ".join(str(getattr(error, "filename", None) or "memory").split())
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(stop or "stopped", file=sys.stderr)
-        return 130
-    return 0
+    return hyper_parameters.run_command(lambda: _run(argv))
+
+
+def _run(argv):
+    flags = vars(make_parser().parse_args(argv))
+    actions = {name: flags.pop(name) for name in ("mode", "images", "resume", "overwrite", "results_dir", "experiment")}
+    if actions["resume"] and actions["overwrite"]:
+        raise UsageError("--resume and --overwrite exclude each other; give one of them")
+    config = _settings(flags, actions)
+    device_placement.import_tensorflow()
+    {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
 
 
 def _settings(flags, actions):

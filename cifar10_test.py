@@ -316,13 +316,13 @@ def _list_pictures(paths) -> list[Path]:
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
             if not found:
                 raise UsageError(
-                    f"--images={path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), received a folder without any"
+                    f"{path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), received a folder without any"
                 )
             files += found
         elif path.is_file():
             files.append(path)
         else:
-            raise UsageError(f"--images must name picture files or folders, received '{path}', which does not exist")
+            raise UsageError(f"expected picture files or folders, received '{path}', which does not exist")
     if not files:
         raise UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none")
     return files

@@ -37,11 +37,18 @@ class Interrupted(KeyboardInterrupt):
 class Train:
     """Training of one net, as the text's program has it: `train()` trains, `test()` returns probabilities.
 
+    The loop knows nothing of CIFAR. What depends on the data or the net is in the methods of the section "what is trained, and
+    on what", which `flowers.transfer` overrides.
+
     Attributes:
         net: keras.Model from normalised images to logits, in the precision of the run.
+        train_steps: batches to train.
+        report_freq: batches between reports.
         step: batches trained so far.
         history: list of the rows of `error.csv`.
     """
+
+    chosen_by = "validation_error"  # the column of `error.csv` whose lowest value decides which weights are kept
 
     def __init__(self, config: HyperParameters | None = None, run: RunFolder | None = None, data=None):
         """Builds the net and the optimizer; reads the data set if it is not given.
@@ -53,14 +60,10 @@ class Train:
         """
         self.config = config or from_preset("liang")
         self.run = run or RunFolder(f"{self.config.runs_dir}/{self.config.run_name}")
-        self.data = data or cifar10_input.load_data(self.config)
         self.policy = device_placement.choose_policy(self.config.precision)
         device_placement.set_up(self.config.seed, self.config.deterministic)
 
-        self.training, self.validation = cifar10_input.split_data(self.data, self.config)
-        self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
-        self.classes = len(self.data.class_names)
-        self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
+        self._prepare(data)
         self.strategy = device_placement.choose_strategy(self.config.strategy)
         self.replicas = self.strategy.num_replicas_in_sync
         if self.config.train_batch_size % self.replicas:
@@ -68,7 +71,7 @@ class Train:
                 f"--train_batch_size must be a multiple of the {self.replicas} devices, received {self.config.train_batch_size}"
             )
         with self.strategy.scope():
-            self.net = self._build(dtype=self.policy, classifier_activation=None)
+            self.net = self._build_net()
             self.optimizer = _make_optimizer(self.config)
             self.optimizer.build(self.net.trainable_variables)
             averaged = self.net.variables if self.config.weight_averaging else []
@@ -107,12 +110,71 @@ class Train:
                 self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
             else:
                 self.run.trim_tensorboard({})
-                if self.config.is_use_ckpt:
-                    self._start_from(self.config.ckpt_path)
+                self._start()
             self._describe()
-            if self.step < self.config.train_steps:
+            if not self._has_ended():
                 self._loop(callbacks)
             save_model(self._export(), self.run.final)
+
+    # What is trained, and on what
+
+    def _prepare(self, data):
+        """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        self.data = data or cifar10_input.load_data(self.config)
+        self.training, self.validation = cifar10_input.split_data(self.data, self.config)
+        self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
+        self.classes = len(self.data.class_names)
+        self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
+        self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
+
+    def _build_net(self) -> keras.Model:
+        """The net that is trained: to logits, in the precision of the run."""
+        return self._build(dtype=self.policy, classifier_activation=None)
+
+    def _build(self, **options):
+        return model_registry.find(self.config.model_name).build(
+            input_shape=self.training.images.shape[1:], classes=self.classes, **self._options, **options
+        )
+
+    def _start(self):
+        """What a run does that does not go on from a checkpoint."""
+        if self.config.is_use_ckpt:
+            self._start_from(self.config.ckpt_path)
+
+    def _training_batches(self, first_step=0, replicas=1) -> tf.data.Dataset:
+        """The batches of `net` from `first_step` to `train_steps`; see `cifar10_input.training_batches`."""
+        return cifar10_input.training_batches(self.training, self.normalization, self.config, first_step, replicas)
+
+    def _validation_batches(self):
+        """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it."""
+        part, size = self.validation, self.config.validation_batch_size
+        if not self.config.is_full_validation:
+            rng = np.random.default_rng((self.config.seed, 4, self.step))
+            part = part.take(rng.choice(len(part), min(size, len(part)), replace=False))
+        for start in range(0, len(part), size):
+            yield part.images[start : start + size], part.labels[start : start + size]
+
+    def _has_ended(self) -> bool:
+        return self.step >= self.train_steps
+
+    def _net_facts(self) -> dict:
+        """What `cifar10_test.load_model` needs to build the net of a checkpoint."""
+        return {
+            "model": self.config.model_name,
+            "options": self._options,
+            "input_shape": self.net.input_shape[1:],
+            "classes": self.classes,
+            "normalization": self.normalization.get_config(),
+        }
+
+    def _export(self) -> keras.Model:
+        """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
+        if not hasattr(self, "_exported"):
+            self._exported = self._build(dtype="float32", preprocessing=self.normalization)
+        source = self.averages or self.net.variables
+        for variable, value in zip(self._exported.variables, source, strict=True):
+            variable.assign(value)
+        return self._exported
 
     def _start_from(self, path):
         """Takes the weights of a trained model; step and optimizer stay at their start."""
@@ -122,11 +184,16 @@ class Train:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
         print(f"starting from the weights of {path}")
 
-    def _describe(self):
-        """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
+    def _note_start(self) -> dict:
+        """Adds this start to `environment.json`; returns what is noted there."""
         environment = device_placement.describe_environment(self.policy)
         starts = read_json(self.run.environment, [dict]) if self.run.environment.exists() else []
         write_json(self.run.environment, [*starts, {"step": self.step, **environment}])
+        return environment
+
+    def _describe(self):
+        """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
+        environment = self._note_start()
         counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
         write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
         config = self.config
@@ -146,26 +213,24 @@ class Train:
         callback_list = keras.callbacks.CallbackList(
             list(callbacks),
             model=self.net,
-            epochs=math.ceil(config.train_steps / config.report_freq),
-            steps=config.report_freq,
+            epochs=math.ceil(self.train_steps / self.report_freq),
+            steps=self.report_freq,
         )
         self.net.stop_training = False
         self._started = time.monotonic()
         batches = self.strategy.distribute_datasets_from_function(
-            lambda _: cifar10_input.training_batches(
-                self.training, self.normalization, config, self.step, self.replicas
-            )
+            lambda _: self._training_batches(self.step, self.replicas)
         )
         with self._naming_tensorboard():
             writer = self._open_tensorboard() if config.tensorboard else None
         with (
             _catch_signals() as caught,
-            tqdm(total=config.train_steps, initial=self.step, unit="step", disable=None) as bar,
+            tqdm(total=self.train_steps, initial=self.step, unit="step", disable=None) as bar,
         ):
             callback_list.on_train_begin()
             if not self.history:
                 self._report_start(writer, bar)
-            callback_list.on_epoch_begin(self.step // config.report_freq)
+            callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
             for images, labels in batches:
                 callback_list.on_train_batch_begin(self.step)
@@ -173,17 +238,17 @@ class Train:
                 self._interval["seconds"] += time.perf_counter() - clock
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()
-                if self.step % config.report_freq == 0 or self.step == config.train_steps:
+                if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(writer, bar)
-                    callback_list.on_epoch_end((self.step - 1) // config.report_freq, _callback_logs(row))
-                    if self.net.stop_training or self.step == config.train_steps:
+                    callback_list.on_epoch_end((self.step - 1) // self.report_freq, _callback_logs(row))
+                    if self.net.stop_training or self._has_ended():
                         break
-                    callback_list.on_epoch_begin(self.step // config.report_freq)
+                    callback_list.on_epoch_begin(self.step // self.report_freq)
                 if caught:
                     self._write_checkpoint()
                     raise Interrupted(
-                        f"stopped by {caught[0].name} after step {self.step:,} of {config.train_steps:,}, checkpoint written; "
-                        f"go on with: python cifar10_main.py --mode=train --version={self.run.path.name} --resume"
+                        f"stopped by {caught[0].name} after step {self.step:,} of {self.train_steps:,}, checkpoint written; "
+                        f"go on with: {config.PROGRAM} --version={self.run.path.name} --resume"
                     )
                 clock = time.perf_counter()
             callback_list.on_train_end()
@@ -206,7 +271,7 @@ class Train:
             variable.assign(arrays[name])
         self.step, self.history, self._interval = facts["step"], facts["history"], facts["interval"]
         self.best_step, self.best_error = min(
-            ((row["step"], row["validation_error"]) for row in self.history),
+            ((row["step"], row[self.chosen_by]) for row in self.history),
             key=lambda best: best[1],  # of equal ones the first
             default=(None, math.inf),
         )
@@ -217,11 +282,6 @@ class Train:
         self._write_error_csv()
         if self.best_step == self.step:
             save_model(self._export(), self.run.best)
-
-    def _build(self, **options):
-        return model_registry.find(self.config.model_name).build(
-            input_shape=self.training.images.shape[1:], classes=self.classes, **self._options, **options
-        )
 
     def _compile(self):
         config, net = self.config, self.net
@@ -274,7 +334,7 @@ class Train:
 
     def _take_step(self, images, labels) -> float:
         """Trains one batch and adds it to the interval; returns its mean loss."""
-        rate = learning_rate_at(self.step, self.config)
+        rate = learning_rate_at(self.step, self.config, self.train_steps)
         self.optimizer.learning_rate.assign(rate)
         loss, wrong = (float(value) for value in self._train_step(images, labels))
         if not math.isfinite(loss):
@@ -291,17 +351,12 @@ class Train:
 
     def _validate(self) -> tuple[float, float]:
         """Loss and top-1 error in % over the validation part, or one random batch of it, as the settings say."""
-        part, size = self.validation, self.config.validation_batch_size
-        if not self.config.is_full_validation:
-            rng = np.random.default_rng((self.config.seed, 4, self.step))
-            part = part.take(rng.choice(len(part), min(size, len(part)), replace=False))
         loss = wrong = 0.0
-        for start in range(0, len(part), size):
-            batch_loss, batch_wrong = self._validation_step(
-                part.images[start : start + size], part.labels[start : start + size]
-            )
-            loss, wrong = loss + float(batch_loss), wrong + float(batch_wrong)
-        return loss / len(part), 100 * wrong / len(part)
+        count = 0
+        for images, labels in self._validation_batches():
+            batch_loss, batch_wrong = self._validation_step(images, labels)
+            loss, wrong, count = loss + float(batch_loss), wrong + float(batch_wrong), count + len(labels)
+        return loss / count, 100 * wrong / count
 
     def _validate_averaged(self) -> tuple[float, float]:
         """As `_validate`, with the averaged weights."""
@@ -315,7 +370,7 @@ class Train:
 
     def _first_batch(self):
         """Images and labels of the batch of step 0, whole."""
-        return next(iter(cifar10_input.training_batches(self.training, self.normalization, self.config)))
+        return next(iter(self._training_batches()))
 
     def _report_start(self, writer, bar):
         """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
@@ -352,13 +407,13 @@ class Train:
                 row["validation_error"],
             )
             row["validation_loss"], row["validation_error"] = self._validate_averaged()
-        row["learning_rate"] = learning_rate_at(max(0, self.step - 1), config)
+        row["learning_rate"] = learning_rate_at(max(0, self.step - 1), config, self.train_steps)
         row["examples_per_sec"] = round(interval["images"] / interval["seconds"], 1) if interval["seconds"] else 0.0
         row["seconds"] = round(self._seconds(), 1)
         self.history.append(row)
         self._interval = dict.fromkeys(interval, 0.0) | {"images": 0}
-        if row["validation_error"] < self.best_error:
-            self.best_step, self.best_error = self.step, row["validation_error"]
+        if row[self.chosen_by] < self.best_error:
+            self.best_step, self.best_error = self.step, row[self.chosen_by]
         if writer:
             with self._naming_tensorboard():
                 self._write_tensorboard(writer, row)
@@ -366,7 +421,7 @@ class Train:
         if self.best_step == self.step:
             save_model(self._export(), self.run.best)
         self._write_error_csv()
-        _print_row(bar, row, config.train_steps, self._seconds_left())
+        _print_row(bar, row, self.train_steps, self._seconds_left())
         return row
 
     def _column(self, name) -> list[float]:
@@ -385,7 +440,7 @@ class Train:
         steps = recent[-1]["step"] - recent[0]["step"]
         if not steps:
             return None
-        return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (self.config.train_steps - self.step)
+        return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (self.train_steps - self.step)
 
     def _variables(self):
         """Everything that a checkpoint holds, by a stable name."""
@@ -400,28 +455,13 @@ class Train:
             "interval": self._interval,
             "seconds": self._seconds(),
             "tensorboard": self.run.tensorboard_sizes(),
-            "net": {  # what `cifar10_test.load_model` needs to build it
-                "model": self.config.model_name,
-                "options": self._options,
-                "input_shape": self.net.input_shape[1:],
-                "classes": self.classes,
-                "normalization": self.normalization.get_config(),
-            },
+            "net": self._net_facts(),
         }
         arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
         self.run.save_checkpoint(self.step, arrays, facts)
 
     def _write_error_csv(self):
         write_atomically(self.run.error_csv, pd.DataFrame(self.history).to_csv(index=False))
-
-    def _export(self) -> keras.Model:
-        """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
-        if not hasattr(self, "_exported"):
-            self._exported = self._build(dtype="float32", preprocessing=self.normalization)
-        source = self.averages or self.net.variables
-        for variable, value in zip(self._exported.variables, source, strict=True):
-            variable.assign(value)
-        return self._exported
 
     @contextlib.contextmanager
     def _naming_tensorboard(self):
@@ -446,6 +486,10 @@ class Train:
                 tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
         return writer
 
+    def _watch_activations(self) -> dict:
+        """The outputs of every ReLU for the first validation images, by the name of the layer."""
+        return self._watched(self.normalization(self.validation.images[:64]), training=False)
+
     def _write_tensorboard(self, writer, row):
         """Scalars under the names of the original stack; histogram and share of zeros of every ReLU's output."""
         scalars = {"learning_rate": row["learning_rate"]}
@@ -462,8 +506,7 @@ class Train:
         with writer.as_default(step=self.step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
-            activations = self._watched(self.normalization(self.validation.images[:64]), training=False)
-            for name, values in activations.items():
+            for name, values in self._watch_activations().items():
                 values = tf.cast(values, tf.float32)
                 tf.summary.histogram(f"{name}/activations", values)
                 tf.summary.scalar(f"{name}/sparsity", tf.math.zero_fraction(values))

@@ -15,7 +15,9 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from pathlib import Path
+from typing import ClassVar
 
 RUN, DATA, NETWORK, TRAINING, LOADING = (
     "run and report",
@@ -26,11 +28,14 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 )
 
 
+_PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
+
+
 class UsageError(ValueError):
     """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
 
 
-def _setting(default, group, text, *, choices=None, minimum=None, maximum=None, operational=False):
+def setting(default, group, text, *, choices=None, minimum=None, maximum=None, operational=False):
     """A dataclass field with what the command line needs to know about it.
 
     `operational` settings may differ when a run is resumed: they change where and how it runs, not what it computes.
@@ -46,93 +51,139 @@ def _setting(default, group, text, *, choices=None, minimum=None, maximum=None, 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class Settings:
+    """What the frozen dataclasses of settings have in common; every field is a `setting`."""
+
+    PROGRAM: ClassVar[str]  # the command that trains with these settings
+
+    def __post_init__(self):
+        """Raises UsageError unless every value fits the declared type, choices and range of its field."""
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+            if field.name in _PATHS:
+                try:
+                    Path(getattr(self, field.name)).expanduser()
+                except RuntimeError as error:
+                    raise UsageError(
+                        f"--{field.name} must be a path, received '{getattr(self, field.name)}' ({error})"
+                    ) from error
+        if re.search(r"[\\/]|^\.", self.version):
+            raise UsageError(
+                f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
+            )
+
+    def flags_beside(self, other: "Settings") -> list[str]:
+        """The flags of what differs from `other`, and not only in where things lie."""
+        return [
+            f"--{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if not field.metadata["operational"] and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str):
+        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run."""
+        try:
+            values = json.loads(text)
+            return cls(**values)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f"expected the settings of a run in {source}, received {error}; start a new run"
+            ) from error
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HyperParameters:
+class HyperParameters(Settings):
     """One training run. Steps are batches, errors are top-1 in %, images are [height, width, RGB] of 0..255."""
 
+    PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
+
     # Run and report
-    preset: str = _setting("fast", RUN, "named recipe that sets the defaults of all other flags")
-    version: str = _setting(
+    preset: str = setting("fast", RUN, "named recipe that sets the defaults of all other flags")
+    version: str = setting(
         "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
     )
-    runs_dir: str = _setting("runs", RUN, "folder of all run folders", operational=True)
-    seed: int = _setting(0, RUN, "seed of initial weights, batch order and augmentation", minimum=0)
-    report_freq: int = _setting(
+    runs_dir: str = setting("runs", RUN, "folder of all run folders", operational=True)
+    seed: int = setting(0, RUN, "seed of initial weights, batch order and augmentation", minimum=0)
+    report_freq: int = setting(
         352, RUN, "steps between reports: validation, console line, error.csv, checkpoint, TensorBoard", minimum=1
     )
-    train_ema_decay: float = _setting(
+    train_ema_decay: float = setting(
         0.8,
         RUN,
         "decay of the smoothed curves, per report (the original stack: 0.95 per step)",
         minimum=0.0,
         maximum=0.9999,
     )
-    tensorboard: bool = _setting(True, RUN, "write TensorBoard scalars, histograms, graph and images", operational=True)
-    precision: str = _setting(
+    tensorboard: bool = setting(True, RUN, "write TensorBoard scalars, histograms, graph and images", operational=True)
+    precision: str = setting(
         "auto",
         RUN,
         "number format of the heavy arithmetic; auto = bfloat16 where the processor computes it natively, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
-    strategy: str = _setting(
+    strategy: str = setting(
         "auto",
         RUN,
         "devices; auto = all GPUs if there are several, else one device; mirrored = all GPUs, the batch shared among them",
         choices=("auto", "cpu", "one_gpu", "mirrored"),
         operational=True,
     )
-    deterministic: bool = _setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
+    deterministic: bool = setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
 
     # Data and augmentation
-    dataset: str = _setting(
+    dataset: str = setting(
         "cifar10",
         DATA,
         "cifar10, cifar100 (fine labels), cifar100_coarse, digits (1,797 real digits, no download), "
         "synthetic (drawn pictures, no download)",
         choices=("cifar10", "cifar100", "cifar100_coarse", "digits", "synthetic"),
     )
-    data_dir: str = _setting(
+    data_dir: str = setting(
         "",
         DATA,
         "where the data set lies: extracted folder, .tar.gz or binary version; '' = Keras' cache, then download",
         operational=True,
     )
-    synthetic_images: int = _setting(
+    synthetic_images: int = setting(
         2000, DATA, "images drawn for --dataset=synthetic, training and test", minimum=40, maximum=1000000
     )
-    validation_fraction: float = _setting(
+    validation_fraction: float = setting(
         0.1,
         DATA,
         "share of each class of the training images held out for validation (He 2015: 5k of 50k)",
         minimum=0.001,
         maximum=0.9,
     )
-    split_seed: int = _setting(0, DATA, "seed of the training/validation split", minimum=0)
-    normalization: str = _setting(
+    split_seed: int = setting(0, DATA, "seed of the training/validation split", minimum=0)
+    normalization: str = setting(
         "channel_standard",
         DATA,
         "channel_standard = (x - mean) / std per channel; channel_mean, pixel_mean (He 2015) = (x - mean) / 255 per "
         "channel / per pixel; whiten (Liang) = (x - mean) / std of each image",
         choices=("channel_standard", "channel_mean", "pixel_mean", "whiten"),
     )
-    augment: bool = _setting(True, DATA, "crop and flip the training images")
-    padding_size: int = _setting(4, DATA, "pixels added on each side before the random crop", minimum=0, maximum=16)
-    padding_mode: str = _setting("reflect", DATA, "what the added pixels show", choices=("zero", "reflect"))
-    flip: str = _setting(
+    augment: bool = setting(True, DATA, "crop and flip the training images")
+    padding_size: int = setting(4, DATA, "pixels added on each side before the random crop", minimum=0, maximum=16)
+    padding_mode: str = setting("reflect", DATA, "what the added pixels show", choices=("zero", "reflect"))
+    flip: str = setting(
         "alternate",
         DATA,
         "horizontal flip: random = with probability 1/2; alternate = a random half in one epoch, the other half in the next",
         choices=("none", "random", "alternate"),
     )
-    train_random_label: bool = _setting(False, DATA, "random training labels, to see a net memorise")
-    vali_random_label: bool = _setting(False, DATA, "random validation labels: the error must stay at chance")
+    train_random_label: bool = setting(False, DATA, "random training labels, to see a net memorise")
+    vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
 
     # Network
-    model: str = _setting("resnet20", NETWORK, "name in the model registry: resnet20, resnet20_preact, plain20, ...")
-    num_residual_blocks: int = _setting(
+    model: str = setting("resnet20", NETWORK, "name in the model registry: resnet20, resnet20_preact, plain20, ...")
+    num_residual_blocks: int = setting(
         0, NETWORK, "residual blocks per stage n, depth 6n+2; 0 = as the model's name says", minimum=0, maximum=200
     )
-    shortcut: str = _setting(
+    shortcut: str = setting(
         "A",
         NETWORK,
         "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 nets only)",
@@ -140,43 +191,43 @@ class HyperParameters:
     )
 
     # Training and learning rate
-    train_steps: int = _setting(14062, TRAINING, "batches to train", minimum=1)
-    train_batch_size: int = _setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
-    optimizer: str = _setting("nesterov", TRAINING, "optimizer", choices=("momentum", "nesterov", "adam"))
-    momentum: float = _setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
-    init_lr: float = _setting(0.4, TRAINING, "highest learning rate", minimum=0.0)
-    lr_schedule: str = _setting(
+    train_steps: int = setting(14062, TRAINING, "batches to train", minimum=1)
+    train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
+    optimizer: str = setting("nesterov", TRAINING, "optimizer", choices=("momentum", "nesterov", "adam"))
+    momentum: float = setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
+    init_lr: float = setting(0.4, TRAINING, "highest learning rate", minimum=0.0)
+    lr_schedule: str = setting(
         "linear",
         TRAINING,
         "course of the learning rate after warm-up; linear and cosine end at 0 after train_steps",
         choices=("step", "cosine", "linear", "constant"),
     )
-    lr_decay_factor: float = _setting(
+    lr_decay_factor: float = setting(
         0.1, TRAINING, "step schedule: factor at each decay step", minimum=0.0, maximum=1.0
     )
-    decay_step0: int = _setting(40000, TRAINING, "step schedule: first decay", minimum=0)
-    decay_step1: int = _setting(60000, TRAINING, "step schedule: second decay", minimum=0)
-    warmup_steps: int = _setting(1760, TRAINING, "steps of warm-up", minimum=0)
-    warmup_lr: float = _setting(0.04, TRAINING, "learning rate at step 0 of the warm-up", minimum=0.0)
-    warmup_shape: str = _setting(
+    decay_step0: int = setting(40000, TRAINING, "step schedule: first decay", minimum=0)
+    decay_step1: int = setting(60000, TRAINING, "step schedule: second decay", minimum=0)
+    warmup_steps: int = setting(1760, TRAINING, "steps of warm-up", minimum=0)
+    warmup_lr: float = setting(0.04, TRAINING, "learning rate at step 0 of the warm-up", minimum=0.0)
+    warmup_shape: str = setting(
         "linear",
         TRAINING,
         "linear = rise from warmup_lr to init_lr; constant = stay at warmup_lr, then jump",
         choices=("linear", "constant"),
     )
-    weight_decay: float = _setting(
+    weight_decay: float = setting(
         5e-4, TRAINING, "factor d of the gradient term d*w, that is of the loss term d/2*sum(w**2)", minimum=0.0
     )
-    weight_decay_on: str = _setting(
+    weight_decay_on: str = setting(
         "kernels",
         TRAINING,
         "variables that decay: kernels; weights = kernels and biases (Liang); all = batch norm too (He 2015)",
         choices=("kernels", "weights", "all"),
     )
-    label_smoothing: float = _setting(
+    label_smoothing: float = setting(
         0.0, TRAINING, "share of the target spread evenly over all classes", minimum=0.0, maximum=0.9
     )
-    weight_averaging: float = _setting(
+    weight_averaging: float = setting(
         0.0,
         TRAINING,
         "decay per step of an exponential moving average of the weights, which is then validated and kept; 0 = off",
@@ -185,14 +236,14 @@ class HyperParameters:
     )
 
     # Validating, testing and loading
-    is_full_validation: bool = _setting(
+    is_full_validation: bool = setting(
         True, LOADING, "validate on all held-out images; false = on one random batch of them, as the original stack"
     )
-    validation_batch_size: int = _setting(250, LOADING, "images per validation batch", minimum=1)
-    test_batch_size: int = _setting(125, LOADING, "images per test batch", minimum=1, operational=True)
-    is_use_ckpt: bool = _setting(False, LOADING, "start from the weights in ckpt_path, at step 0")
-    ckpt_path: str = _setting("", LOADING, "checkpoint, .keras file or run folder to start from, with --is_use_ckpt")
-    test_ckpt_path: str = _setting(
+    validation_batch_size: int = setting(250, LOADING, "images per validation batch", minimum=1)
+    test_batch_size: int = setting(125, LOADING, "images per test batch", minimum=1, operational=True)
+    is_use_ckpt: bool = setting(False, LOADING, "start from the weights in ckpt_path, at step 0")
+    ckpt_path: str = setting("", LOADING, "checkpoint, .keras file or run folder to start from, with --is_use_ckpt")
+    test_ckpt_path: str = setting(
         "",
         LOADING,
         "what to test or predict with: .keras file, checkpoint, run folder, or 'cifar10' = shipped weights; "
@@ -201,13 +252,7 @@ class HyperParameters:
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        for name in ("data_dir", "ckpt_path", "test_ckpt_path"):
-            try:
-                Path(getattr(self, name)).expanduser()
-            except RuntimeError as error:
-                raise UsageError(f"--{name} must be a path, received '{getattr(self, name)}' ({error})") from error
+        super().__post_init__()
         if self.model.startswith("plain") and self.shortcut == "B":
             raise UsageError(
                 f"--shortcut=B needs a net with shortcuts, received --model={self.model}; leave --shortcut out"
@@ -215,10 +260,6 @@ class HyperParameters:
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(
                 "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
-            )
-        if re.search(r"[\\/]|^\.", self.version):
-            raise UsageError(
-                f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
             )
 
     @property
@@ -241,27 +282,21 @@ class HyperParameters:
     @property
     def command(self) -> str:
         """The command that repeats the run: what differs from the preset, and not where things lie."""
-        preset = from_preset(self.preset)
-        flags = [
-            f"--{field.name}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
-            if not field.metadata["operational"] and getattr(self, field.name) != getattr(preset, field.name)
-        ]
-        return " ".join(["python cifar10_main.py --mode=train", f"--preset={self.preset}", *flags])
+        return " ".join([self.PROGRAM, f"--preset={self.preset}", *self.flags_beside(from_preset(self.preset))])
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1)
 
-    @classmethod
-    def from_json(cls, text: str, source: str) -> "HyperParameters":
-        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run."""
-        try:
-            values = json.loads(text)
-            return cls(**values)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(
-                f"expected the settings of a run in {source}, received {error}; start a new run"
-            ) from error
+def shared_setting(name: str, default=None, **facts):
+    """A field of `HyperParameters` for another class of settings: the same meaning and range, perhaps another default.
+
+    Args:
+        name: field of `HyperParameters`.
+        default: None = the same default.
+        **facts: what else differs, such as `choices`.
+    """
+    field = HyperParameters.__dataclass_fields__[name]
+    return dataclasses.field(
+        default=field.default if default is None else default, metadata={**field.metadata, **facts}
+    )
 
 
 def _check(field, value):
@@ -395,12 +430,13 @@ def from_preset(name: str, **settings) -> HyperParameters:
     return HyperParameters(**{**PRESETS[name].settings, **settings, "preset": name})
 
 
-def learning_rate_at(step: int, config: HyperParameters) -> float:
+def learning_rate_at(step: int, config: Settings, train_steps: int | None = None) -> float:
     """Learning rate of one step, a pure function, so that a resumed run follows the same course.
 
     Args:
         step: 0-based index of the batch.
         config: settings; uses init_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
+        train_steps: where the schedule ends; None = as the settings say.
     """
     if step < config.warmup_steps:
         if config.warmup_shape == "constant":
@@ -411,10 +447,39 @@ def learning_rate_at(step: int, config: HyperParameters) -> float:
     if config.lr_schedule == "step":
         decays = (step >= config.decay_step0) + (step >= config.decay_step1)
         return config.init_lr * config.lr_decay_factor**decays
-    progress = min(1.0, (step - config.warmup_steps) / max(1, config.train_steps - config.warmup_steps))
+    progress = min(
+        1.0, (step - config.warmup_steps) / max(1, (train_steps or config.train_steps) - config.warmup_steps)
+    )
     if config.lr_schedule == "linear":
         return config.init_lr * (1 - progress)
     return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are `UsageError`s."""
+
+    def error(self, message):
+        raise UsageError(f"{message}; see --help")
+
+
+def run_command(command) -> int:
+    """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
+    for Ctrl-C.
+    """
+    try:
+        command()
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
+        place = " ".join(str(getattr(error, "filename", None) or "memory").split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(stop or "stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _boolean(text: str) -> bool:
@@ -424,10 +489,10 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperParameters) -> None:
     """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace."""
     groups = {name: parser.add_argument_group(name) for name in (RUN, DATA, NETWORK, TRAINING, LOADING)}
-    for field in dataclasses.fields(HyperParameters):
+    for field in dataclasses.fields(settings):
         facts = field.metadata
         options = {"default": argparse.SUPPRESS, "help": f"{facts['help']} [{field.default}]".replace("%", "%%")}
         if field.type is bool:

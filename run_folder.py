@@ -24,7 +24,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hyper_parameters import HyperParameters, UsageError
+from hyper_parameters import HyperParameters, Settings, UsageError
 
 CHECKPOINTS_KEPT = 2
 HISTORY = (
@@ -219,7 +219,7 @@ class RunFolder:
         """What the folder holds, but for the lock and what was being written when a process was killed."""
         return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", _ASIDE))]
 
-    def check(self, config: HyperParameters, *, resume: bool, overwrite: bool) -> None:
+    def check(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
         if overwrite or not self.path.exists():
             return
@@ -232,7 +232,7 @@ class RunFolder:
         elif self._entries():
             raise UsageError(f"{self} must be empty or hold a run, received other files; give another --version")
 
-    def begin(self, config: HyperParameters, *, resume: bool, overwrite: bool) -> None:
+    def begin(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json`.
 
         Raises:
@@ -254,13 +254,13 @@ class RunFolder:
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
 
-    def read_config(self) -> HyperParameters:
-        """The settings of the run. Raises UsageError if there are none."""
+    def read_config(self, settings: type[Settings] = HyperParameters):
+        """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
         if not self.holds_run():
             raise UsageError(
                 f"expected a run in {self}, found no config.json; train it first or give another --version"
             )
-        return HyperParameters.from_json(_read_text(self.config), str(self.config))
+        return settings.from_json(_read_text(self.config), str(self.config))
 
     def read_history(self):
         """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""
@@ -294,7 +294,7 @@ class RunFolder:
         return read_json(self.data, {"class_names": [str]})["class_names"]
 
     def _check_settings(self, config):
-        stored = self.read_config()
+        stored = self.read_config(type(config))
         for field in dataclasses.fields(config):
             given, kept = getattr(config, field.name), getattr(stored, field.name)
             if given != kept and not field.metadata["operational"]:

@@ -75,14 +75,38 @@ def draw(run: RunFolder) -> list[Path]:
     probabilities = run.read_predictions((len(data.test), len(names)))
     title = f"{config.model_name} on {config.dataset}, preset {config.preset}"
     published = published_number(config)
+    more = {
+        "augmentation": lambda: _draw_augmentation(training, config),
+        "samples": lambda: _draw_samples(training, names, config.dataset),
+    }
+    return draw_figures(run, title, history, result, names, data.test, probabilities, more, published=published)
+
+
+def draw_figures(run, title, history, result, names, pictures, probabilities, more, *, published=None, part="test"):
+    """Draws what every run has: curves, predictions, confusion matrix (up to 20 classes), layer table.
+
+    Args:
+        run: the run folder.
+        title: for all figures.
+        history: table of `error.csv`.
+        result: dict with test_error (%), best_step and confusion_matrix.
+        names: class names.
+        pictures: `cifar10_input.Split` of the first tested pictures.
+        probabilities: of these, float [n, classes].
+        more: {name: function that draws a figure}.
+        published: see `published_number`.
+        part: what the net was tested on.
+
+    Returns:
+        Paths of the files.
+    """
     with plt.rc_context(_STYLE):
         figures = {
-            "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published),
-            "accuracy_curve": _draw_percent(history, title, "top-1 accuracy (%)", result, -1, published),
+            "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published, part),
+            "accuracy_curve": _draw_percent(history, title, "top-1 accuracy (%)", result, -1, published, part),
             "loss_curve": _draw_loss(history, title, len(names)),
-            "augmentation": _draw_augmentation(training, config),
-            "samples": _draw_samples(training, names, config.dataset),
-            "predictions": _draw_predictions(data.test, probabilities, names, title),
+            **{name: function() for name, function in more.items()},
+            "predictions": _draw_predictions(pictures, probabilities, names, title, part),
         }
         if len(names) <= 20:
             figures["confusion_matrix"] = _draw_confusion(np.array(result["confusion_matrix"]), names, title)
@@ -136,7 +160,7 @@ def _draw_curves(history, title, label, curves):
     return figure
 
 
-def _draw_percent(history, title, label, result, sign, published):
+def _draw_percent(history, title, label, result, sign, published, part):
     """Error (`sign` 1) or accuracy (`sign` -1), in %, against step: figures 6 and 7 of Liang 2020.
 
     The one test of the run is a diamond, the published number a dotted line.
@@ -167,7 +191,7 @@ def _draw_percent(history, title, label, result, sign, published):
         axes.axhline(
             level, color=BLACK, linewidth=1, linestyle=":", label=f"published {metric.split('_')[0]}: {level:.2f} %"
         )
-    legend = f"test, weights of step {result['best_step']:,}: {value:.2f} %"
+    legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
     axes.set_ylim(**({"bottom": 0} if sign == 1 else {"top": 100}))
     axes.legend()
@@ -187,7 +211,7 @@ def _draw_loss(history, title, classes):
     return figure
 
 
-def _draw_grid(rows, row_labels, title):
+def draw_grid(rows, row_labels, title):
     """Rows of uint8 pictures, a label before each row."""
     figure, axes = plt.subplots(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
     figure.suptitle(title)
@@ -220,7 +244,7 @@ def _draw_augmentation(training, config):
         if config.augment
         else "switched off"
     )
-    figure = _draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
+    figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
     for title, axis in zip(["original", *(f"epoch {epoch + 1}" for epoch in range(9))], figure.axes, strict=False):
         axis.set_title(title, fontsize=8)
     return figure
@@ -230,13 +254,13 @@ def _draw_samples(training, names, dataset):
     """The first ten training pictures of each class, at most 20 classes: figure 5 of Lu & Song."""
     classes = range(min(20, len(names)))
     rows = [training.images[training.labels == label][:10] for label in classes]
-    return _draw_grid(rows, names[: len(rows)], f"training pictures of {dataset}")
+    return draw_grid(rows, names[: len(rows)], f"training pictures of {dataset}")
 
 
-def _draw_predictions(test, probabilities, names, title):
+def _draw_predictions(test, probabilities, names, title, part):
     """The 24 first test pictures with what the net says of them; wrong answers in another colour, with the right one."""
     figure, axes = plt.subplots(3, 8, figsize=(9.6, 4.6))
-    figure.suptitle(f"{title}: first test pictures")
+    figure.suptitle(f"{title}: first {part} pictures")
     for axis in axes.flat:
         axis.axis("off")
     for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):

@@ -1,0 +1,417 @@
+"""What goes in: a folder of pictures, one folder per class -> parts -> augmented batches, each a pure function of (seed, step).
+
+    load_pictures(config)      -> PictureData        training, validation and test pictures, classes in their order
+    draw_transform(...)        -> Transform          rotation, shear, zoom and flip of one variant of one picture
+    training_batches(...)      -> tf.data.Dataset    augmented batches
+
+Classes are ordered by number where their folders are numbers (1, 2, ..., 10, not 1, 10, 2), then by name. `cat_to_name.json`
+beside or in the folder, {"1": "pink primrose", ...}, gives the names to show.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import math
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from cifar10_input import plan_indices
+from flowers.settings import FlowerParameters
+from hyper_parameters import UsageError
+
+_PART_NAMES = {
+    "training": ("train", "training"),
+    "validation": ("valid", "validation", "val"),
+    "test": ("test",),
+}
+_LARGEST_IN_MEMORY = 1 << 30  # bytes of decoded pictures per part; what is more is decoded again whenever it is needed
+_LEAKS_LISTED = 20
+_generator_lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """One part of a data set: files, labels int32 [n], and the shape (height, width, RGB) that pictures are brought to."""
+
+    files: tuple[str, ...]
+    labels: np.ndarray
+    shape: tuple[int, int, int]
+    decoded: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __len__(self):
+        return len(self.files)
+
+    def read(self, index: int) -> np.ndarray:
+        """One picture, uint8 [height, width, RGB]; see `cifar10_test.read_picture`. Raises UsageError if it is broken."""
+        index = int(index)
+        if index in self.decoded:
+            return self.decoded[index]
+        return _read(self.files[index], self.shape)
+
+    def stack(self, indices) -> np.ndarray:
+        """Several pictures, uint8 [n, height, width, RGB]."""
+        return np.stack([self.read(index) for index in indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureData:
+    """A folder of pictures.
+
+    Attributes:
+        training, validation, test: its parts; `test` is None if there are no test pictures.
+        class_folders: names of the class folders, in the order of the labels.
+        class_names: names to show, in the same order.
+        found: where it was found.
+        skipped: files left out because they could not be read, with the reasons.
+        leaks: pairs of files with equal content in two parts, at most 20 of them.
+        leak_count: number of such pairs.
+    """
+
+    training: Pictures
+    validation: Pictures
+    test: Pictures | None
+    class_folders: tuple[str, ...]
+    class_names: tuple[str, ...]
+    found: str
+    skipped: tuple[str, ...] = ()
+    leaks: tuple[tuple[str, str], ...] = ()
+    leak_count: int = 0
+
+
+def load_pictures(config: FlowerParameters) -> PictureData:
+    """Lists the pictures of `config.data_dir`, splits them where they are not split yet, and reads each once.
+
+    Pictures stay in memory as far as they fit in 1 GiB; larger data sets are decoded again when they are needed.
+
+    Raises:
+        UsageError: no such folder, no pictures, classes that do not fit together, or broken pictures that are not to be
+            skipped; the message names them.
+    """
+    folder = Path(config.data_dir).expanduser()
+    if not config.data_dir or not folder.is_dir():
+        raise UsageError(
+            "--data_dir must be a folder with train/<class>/ and valid/<class>/, or with one folder per class, received "
+            f"'{config.data_dir}'"
+        )
+    listed = _list_parts(folder)
+    classes = sorted(set().union(*listed.values()), key=_class_order)
+    if config.classes > len(classes):
+        raise UsageError(f"--classes must be at most the {len(classes)} classes of {folder}, received {config.classes}")
+    classes = classes[: config.classes or None]
+    if len(classes) < 2:
+        raise UsageError(
+            f"{folder} must hold the folders of two classes or more, received {len(classes)}; give another --data_dir"
+        )
+    listed = {part: {name: files.get(name, []) for name in classes} for part, files in listed.items()}
+    bare = [name for name in classes if not listed["training"][name]]
+    if bare:
+        raise UsageError(
+            f"every class of {folder} needs training pictures, received none for {', '.join(bare[:5])}; add some"
+        )
+    if "validation" not in listed:
+        listed |= _split(listed["training"], "test" not in listed and not _find_part(folder, "training"), config)
+    shape = (config.image_size, config.image_size, 3)
+    parts, skipped = {}, []
+    for part, files in listed.items():
+        flat = [(file, label) for label, name in enumerate(classes) for file in files[name]]
+        if flat:
+            parts[part], broken = _read_part(flat, shape)
+            skipped += broken
+    if skipped and config.on_bad_image == "refuse":
+        raise UsageError(
+            f"{len(skipped)} picture(s) of {folder} cannot be read: {'; '.join(skipped[:3])}{'; ...' if len(skipped) > 3 else ''}; "
+            "mend or remove them, or use --on_bad_image=skip"
+        )
+    for part in ("training", "validation"):
+        if not len(parts.get(part, ())):
+            raise UsageError(f"{folder} must hold {part} pictures, received none that can be read; add some")
+    names = _display_names(folder, classes)
+    leaks = _find_leaks(parts) if config.find_leaks else []
+    return PictureData(
+        parts["training"], parts["validation"], parts.get("test"), tuple(classes), names, str(folder),
+        tuple(skipped), tuple(leaks[:_LEAKS_LISTED]), len(leaks),
+    )  # fmt: skip
+
+
+def _find_part(folder: Path, part: str) -> Path | None:
+    return next((folder / name for name in _PART_NAMES[part] if (folder / name).is_dir()), None)
+
+
+def _list_parts(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """{part: {class: files}}; a folder without train/ is one training part."""
+    if not _find_part(folder, "training"):
+        return {"training": _list_classes(folder)}
+    places = {part: _find_part(folder, part) for part in _PART_NAMES}
+    return {part: _list_classes(place) for part, place in places.items() if place}
+
+
+def _list_classes(folder: Path) -> dict[str, list[str]]:
+    from cifar10_test import PICTURE_SUFFIXES
+
+    classes = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue
+            with os.scandir(entry.path) as files:
+                found = sorted(
+                    file.path
+                    for file in files
+                    if file.name.lower().endswith(PICTURE_SUFFIXES) and not file.name.startswith(".")
+                )
+            if found:
+                classes[entry.name] = found
+    return classes
+
+
+def _class_order(name: str):
+    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
+
+
+def _split(files: dict[str, list[str]], with_test: bool, config: FlowerParameters) -> dict:
+    """Splits each class by `split_seed`; returns the three parts."""
+    rng = np.random.default_rng(config.split_seed)
+    parts = {part: {} for part in ("training", "validation", *(["test"] if with_test and config.test_fraction else []))}
+    for name, members in files.items():
+        counts = {"validation": max(1, round(config.validation_fraction * len(members)))}
+        if "test" in parts:
+            counts["test"] = max(1, round(config.test_fraction * len(members)))
+        if sum(counts.values()) >= len(members):
+            raise UsageError(
+                f"class '{name}' has {len(members)} picture(s), of which {sum(counts.values())} would be held out; add some, or use "
+                "a smaller --validation_fraction and --test_fraction"
+            )
+        order, start = rng.permutation(len(members)), 0
+        for part in ("validation", "test", "training"):
+            if part in parts:
+                end = start + counts[part] if part in counts else len(members)
+                parts[part][name] = [members[index] for index in sorted(order[start:end])]
+                start = end
+    return parts
+
+
+def _read_part(flat: list[tuple[str, int]], shape) -> tuple[Pictures, list[str]]:
+    """Reads every picture once; returns those that can be read, and the others with the reasons."""
+    keep = len(flat) * math.prod(shape) <= _LARGEST_IN_MEMORY
+
+    def attempt(file):
+        try:
+            picture = _read(file, shape)
+            return picture if keep else None
+        except UsageError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(attempt, (file for file, _ in flat)))
+    good = [index for index, result in enumerate(results) if not isinstance(result, str)]
+    pictures = Pictures(
+        tuple(flat[index][0] for index in good),
+        np.array([flat[index][1] for index in good], np.int32),
+        shape,
+        {place: results[index] for place, index in enumerate(good)} if keep else {},
+    )
+    return pictures, [result for result in results if isinstance(result, str)]
+
+
+def _read(file: str, shape) -> np.ndarray:
+    from cifar10_test import read_picture
+
+    _check_jpeg(file)
+    return read_picture(Path(file), shape)
+
+
+def _check_jpeg(file: str) -> None:
+    """Raises UsageError for a JPEG that is cut off: decoders fill the rest with grey and say nothing."""
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} could not be read ({error.strerror or error})") from error
+    if not content.startswith(b"\xff\xd8"):
+        return
+    place = 2
+    while place < len(content):
+        place = content.find(b"\xff", place)
+        marker = content[place + 1 : place + 2]
+        if place < 0 or not marker:
+            break
+        if marker == b"\xd9":  # the end of the picture; what follows it belongs to somebody else
+            return
+        if marker in b"\x00\xff" or b"\xd0" <= marker <= b"\xd7":  # within the data of a scan
+            place += 1 if marker == b"\xff" else 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    raise UsageError(f"{file} is cut off: a JPEG without its end")
+
+
+def _display_names(folder: Path, classes: list[str]) -> tuple[str, ...]:
+    import json
+
+    for place in (folder / "cat_to_name.json", folder.parent / "cat_to_name.json"):
+        if place.is_file():
+            try:
+                names = json.loads(place.read_text(encoding="utf-8"))
+                if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+                    raise ValueError("it is no dictionary of names")
+            except (OSError, ValueError, RecursionError) as error:
+                raise UsageError(
+                    f'{place} must hold {{"class folder": "name", ...}}, received {error}; mend or remove it'
+                ) from error
+            return tuple(names.get(name, name) for name in classes)
+    return tuple(classes)
+
+
+def _find_leaks(parts: dict[str, Pictures]) -> list[tuple[str, str]]:
+    """Pairs of files with equal content in two parts. Only files whose size occurs in several parts are read."""
+    sizes = collections.defaultdict(list)
+    for part, pictures in parts.items():
+        for file in pictures.files:
+            sizes[Path(file).stat().st_size].append((part, file))
+    leaks = []
+    for members in sizes.values():
+        if len({part for part, _ in members}) < 2:
+            continue
+        contents = collections.defaultdict(list)
+        for part, file in members:
+            contents[hashlib.sha256(Path(file).read_bytes()).digest()].append((part, file))
+        for equal in contents.values():
+            part, file = equal[0]
+            leaks += [(file, other) for other_part, other in equal[1:] if other_part != part]
+    return sorted(leaks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """One random change of a picture: degrees, degrees, factors of the two axes, and whether it is mirrored left to right."""
+
+    rotation: float
+    shear: float
+    zoom_x: float
+    zoom_y: float
+    flip: bool
+
+
+def draw_transform(picture: int, variant: int, config: FlowerParameters) -> Transform:
+    """Draws a variant of a picture, a pure function of (seed, picture, variant).
+
+    Args:
+        picture: index of the picture in its part.
+        variant: 0-based number of the variant; without `variants` that is the epoch.
+        config: uses seed, rotation, shear, zoom, horizontal_flip.
+    """
+    rng = np.random.default_rng((config.seed, 5, picture, variant))
+    rotation, shear = rng.uniform(-1, 1, 2) * (config.rotation, config.shear)
+    zoom_x, zoom_y = rng.uniform(1 - config.zoom, 1 + config.zoom, 2)
+    return Transform(rotation, shear, zoom_x, zoom_y, bool(rng.random() < 0.5 and config.horizontal_flip))
+
+
+def affine_matrix(transform: Transform, height: int, width: int) -> np.ndarray:
+    """The map from (x, y, 1) of the new picture to (x, y) of the old one, float64 [2, 3], x to the right, y downwards, pixels.
+
+    Rotation, shear and zoom are those of Keras' `ImageDataGenerator`, about the centre of the picture.
+    """
+    angle, shear = np.deg2rad((transform.rotation, transform.shear))
+    linear = (
+        np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        @ np.array([[1, -np.sin(shear)], [0, np.cos(shear)]])
+        @ np.diag([transform.zoom_x, transform.zoom_y])
+    )
+    if transform.flip:
+        linear = linear @ np.diag([-1, 1])
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
+    return np.column_stack([linear, center - linear @ center])
+
+
+def apply_transform(picture: np.ndarray, transform: Transform) -> np.ndarray:
+    """The changed picture, uint8 [height, width, RGB]; what comes in from outside repeats the nearest edge pixel."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    return cv2.warpAffine(
+        picture,
+        affine_matrix(transform, height, width),
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _apply_generator(picture: np.ndarray, index: int, variant: int, config: FlowerParameters) -> np.ndarray:
+    """The same augmentation by Keras' `ImageDataGenerator`, with a seed of its own for each variant of each picture."""
+    from tensorflow.keras.preprocessing.image import ImageDataGenerator
+
+    generator = ImageDataGenerator(
+        rotation_range=config.rotation,
+        shear_range=config.shear,
+        zoom_range=config.zoom,
+        horizontal_flip=config.horizontal_flip,
+        data_format="channels_last",
+    )
+    seed = int(np.random.default_rng((config.seed, 5, index, variant)).integers(2**32))
+    with _generator_lock:  # it draws from numpy's global generator
+        changed = generator.random_transform(picture.astype(np.float32), seed=seed)
+    return np.uint8(np.rint(np.clip(changed, 0, 255)))
+
+
+def make_variant(pictures: Pictures, index: int, variant: int, config: FlowerParameters) -> np.ndarray:
+    """One picture, augmented as the settings say, uint8 [height, width, RGB]; a pure function of (seed, index, variant)."""
+    index, variant = int(index), int(variant)
+    picture = pictures.read(index)
+    if not config.augment:
+        return picture
+    if config.pipeline == "generator":
+        return _apply_generator(picture, index, variant, config)
+    return apply_transform(picture, draw_transform(index, variant, config))
+
+
+def plan_batch(step: int, count: int, config: FlowerParameters) -> tuple[np.ndarray, np.ndarray]:
+    """(indices int64 [batch], variants int64 [batch]) of the batch of a step, a pure function of (seed, step).
+
+    The variant is the epoch, so that pictures never repeat; with `variants` = N it is the epoch modulo N.
+    """
+    indices, epochs = plan_indices(step, count, config.train_batch_size, config.seed)
+    if not config.augment:
+        return indices, np.zeros_like(epochs)
+    return indices, epochs % config.variants if config.variants else epochs
+
+
+def training_batches(
+    pictures: Pictures, config: FlowerParameters, train_steps: int, first_step=0, replicas=1, features=None
+):
+    """The batches from `first_step` to `train_steps`.
+
+    Args:
+        pictures: training part.
+        config: settings.
+        train_steps: batches to train.
+        first_step: 0-based step to begin with.
+        replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
+        features: None, or float32 [n, variants, ...] to be taken in the place of the pictures.
+
+    Returns:
+        tf.data.Dataset of (pictures uint8 [batch / replicas, height, width, RGB], or features; labels int32 [batch / replicas]).
+    """
+    import tensorflow as tf
+
+    size = config.train_batch_size // replicas
+    shape, kind = (pictures.shape, np.uint8) if features is None else (features.shape[2:], np.float32)
+
+    def make(piece):
+        step, part = divmod(int(piece), replicas)
+        indices, variants = (
+            values[part * size : (part + 1) * size] for values in plan_batch(step, len(pictures), config)
+        )
+        if features is not None:
+            return features[indices, variants], pictures.labels[indices]
+        made = [make_variant(pictures, *pair, config) for pair in zip(indices, variants, strict=True)]
+        return np.stack(made), pictures.labels[indices]
+
+    def make_piece(piece):
+        images, labels = tf.numpy_function(make, [piece], [kind, tf.int32])
+        return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
+
+    pieces = tf.data.Dataset.range(first_step * replicas, train_steps * replicas)
+    return pieces.map(make_piece, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)

@@ -1,0 +1,203 @@
+"""How a transfer net is tested: `python -m flowers.evaluate --version=NAME`, and the figures of its run.
+
+Without test pictures the validation pictures are what there is. The weights were chosen on them, so their error is too small
+by an unknown, small amount; `result.json` says which part a number is of.
+"""
+
+import dataclasses
+import io
+import math
+import sys
+
+import hyper_parameters
+from flowers.settings import FlowerParameters
+from hyper_parameters import UsageError
+from run_folder import RunFolder, write_atomically, write_json
+
+
+def confidence_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy in %, after Wilson (1927): 38 right of 43 give (75.5, 94.9).
+
+    Args:
+        right: correct answers.
+        count: answers, at least 1.
+    """
+    z = 1.959964
+    share = right / count
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return 100 * (center - half), 100 * (center + half)
+
+
+def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
+    """Tests a net on validation and test pictures, writes `result.json` and `predictions.npy`, and draws the figures of a run.
+
+    The net is that of `cifar10_test.find_net`. Calling this again replaces the files by equal ones.
+
+    Returns:
+        (facts; the folder that holds them). The facts have, under "validation" and, where there are test pictures, "test":
+        images, error and top5_error (%), accuracy (%), accuracy_interval (95 %, Wilson), loss (nat), per_class (precision,
+        recall, f1) and confusion_matrix.
+
+    Raises:
+        UsageError: no such run or file, or the net does not fit the pictures.
+    """
+    import numpy as np
+
+    import cifar10_test
+    import flowers.heads  # noqa: F401 - registers its layer
+    from flowers.data import load_pictures
+
+    path, run = cifar10_test.find_net(config)
+    model = cifar10_test.load_model(path)
+    data = load_pictures(dataclasses.replace(config, image_size=model.input_shape[1]))
+    if model.output_shape[-1] != len(data.class_names):
+        raise UsageError(
+            f"{path} tells {model.output_shape[-1]} classes apart, but {data.found} has {len(data.class_names)}; give the pictures "
+            "and the --classes it was trained with"
+        )
+    facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
+    if not config.test_ckpt_path:
+        history = run.read_history()
+        best = history.loc[history["validation_loss"].idxmin()]
+        facts |= {"best_step": int(best["step"]), "last_step": int(history["step"].iloc[-1]), "command": config.command}
+    parts = {"validation": data.validation, "test": data.test}
+    probabilities = {}
+    for part, pictures in parts.items():
+        if pictures is None:
+            continue
+        size = 32 * config.test_batch_size  # so many pictures in memory at a time
+        pieces = [
+            cifar10_test.test(
+                model, pictures.stack(range(start, min(start + size, len(pictures)))), config.test_batch_size
+            )
+            for start in range(0, len(pictures), size)
+        ]
+        probabilities[part] = np.concatenate(pieces)
+        measured = cifar10_test.measure(probabilities[part], pictures.labels, data.class_names)
+        measured = {name.removeprefix("test_"): value for name, value in measured.items()}
+        right = int(np.trace(measured["confusion_matrix"]))
+        facts[part] = {
+            "images": measured.pop("images"),
+            "accuracy": 100 - measured["error"],
+            "accuracy_interval": confidence_interval(right, len(pictures)),
+            **measured,
+        }
+    facts["predictions"] = list(probabilities)[-1]
+    write_json(run.result, facts)
+    buffer = io.BytesIO()
+    np.save(buffer, probabilities[facts["predictions"]])
+    write_atomically(run.predictions, buffer.getvalue())
+    if not config.test_ckpt_path:
+        _draw(config, run, data, facts, history, probabilities[facts["predictions"]])
+    return facts, run
+
+
+def _draw(config, run, data, facts, history, probabilities):
+    import numpy as np
+
+    from cifar10_input import Split
+    from flowers.data import make_variant
+    from training_report import draw_figures, draw_grid
+
+    part = facts["predictions"]
+    pictures = {"validation": data.validation, "test": data.test}[part]
+    shown = range(min(24, len(pictures)))
+    first = [np.flatnonzero(data.training.labels == label)[:10] for label in range(min(20, len(data.class_names)))]
+
+    def draw_augmentation():
+        chosen = [indices[0] for indices in first[:5]]
+        variants = range(9)
+        rows = [
+            [data.training.read(i), *(make_variant(data.training, i, variant, config) for variant in variants)]
+            for i in chosen
+        ]
+        kind = (
+            f"rotation {config.rotation:g} degrees, shear {config.shear:g} degrees, zoom {config.zoom:g}"
+            + (", flip" if config.horizontal_flip else "")
+            if config.augment
+            else "switched off"
+        )
+        figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
+        for title, axis in zip(["original", *(f"variant {v + 1}" for v in variants)], figure.axes, strict=False):
+            axis.set_title(title, fontsize=8)
+        return figure
+
+    more = {
+        "augmentation": draw_augmentation,
+        "samples": lambda: draw_grid(
+            [data.training.stack(indices) for indices in first],
+            data.class_names[: len(first)],
+            f"training pictures of {config.dataset}",
+        ),
+    }
+    draw_figures(
+        run,
+        f"{config.model} on {config.dataset}",
+        history,
+        {
+            "test_error": facts[part]["error"],
+            "best_step": facts["best_step"],
+            "confusion_matrix": facts[part]["confusion_matrix"],
+        },
+        data.class_names,
+        Split(pictures.stack(shown), pictures.labels[: len(shown)]),
+        probabilities,
+        more,
+        part=part,
+    )
+
+
+def report(config: FlowerParameters) -> None:
+    """Evaluates and prints what came out, a line for each part."""
+    facts, run = evaluate(config)
+    for part in ("validation", "test"):
+        if part in facts:
+            result = facts[part]
+            low, high = result["accuracy_interval"]
+            print(
+                f"{facts['model']} on {result['images']:,} {part} pictures of {facts['dataset']}: accuracy {result['accuracy']:.2f} % "
+                f"(95 % interval {low:.1f} .. {high:.1f} %), top-5 error {result['top5_error']:.2f} %, loss {result['loss']:.4f}"
+            )
+    print(f"written: {run.result}" + (f", figures in {run.figures}" if run.figures.is_dir() else ""))
+
+
+def stored_settings(flags: dict, *, goes_on: bool) -> FlowerParameters:
+    """The settings of a run: those it has stored, where it exists and goes on, changed by the flags that were given.
+
+    Args:
+        flags: flag name -> value, only those on the command line.
+        goes_on: whether a run that exists is meant.
+    """
+    config = FlowerParameters(**flags)
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    if goes_on and run.holds_run():
+        # The folder may have been moved since: where to write is never taken from its settings.
+        place = {"runs_dir": config.runs_dir, "version": run.path.name}
+        return dataclasses.replace(run.read_config(FlowerParameters), **flags | place)
+    return config
+
+
+def main(argv=None) -> int:
+    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+
+    def run():
+        parser = hyper_parameters.Parser(
+            prog="python -m flowers.evaluate",
+            description="Tests a transfer net on validation and test pictures: accuracy, precision, recall, F1, confusion matrix.",
+            allow_abbrev=False,
+        )
+        hyper_parameters.add_flags(parser, FlowerParameters)
+        flags = vars(parser.parse_args(argv))
+        config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
+
+        import device_placement
+
+        device_placement.import_tensorflow()
+        report(config)
+
+    return hyper_parameters.run_command(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

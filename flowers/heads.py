@@ -1,0 +1,369 @@
+"""What is the network: a ResNet of `keras.applications` without its top, and a head for classes of one's own.
+
+    builder                        base          head                                          parameters (10 classes)
+    build_resnet50_transfer        ResNet50      Flatten, 512 ELU, 64 ELU, dropout .4          75,001,930 at 224 x 224
+                                                 global average pooling, then the same         24,670,282 at any size
+    build_resnet152v2_transfer     ResNet152V2   four 3x3 convolutions, 512, dropout .5        59,024,586 at 32 x 32
+
+Sources: the first is J. (Nov. 7, 2021), "Deep Learning 101 - Building ResNet for Flower Image Recognition"; the second is
+Waghmode, Ramisetty & Jidugu, "Deep Residual Learning for Image Recognition", figure 2. Layers have the names printed there.
+
+Every net takes raw pixels: the preprocessing its base was trained with is its first layer, and so the same in training,
+testing and prediction. Importing this module registers that layer, so that `keras.models.load_model` reads the nets.
+"""
+
+import contextlib
+import dataclasses
+import os
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+import resnet
+from hyper_parameters import UsageError
+from resnet_layers import PixelNormalization
+from run_folder import RunFolder
+
+IMAGENET_BGR_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, 0..255
+_WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+_SECONDS_TO_CONNECT = 6
+
+
+@keras.saving.register_keras_serializable("flowers")
+class CaffePreprocessing(PixelNormalization):
+    """What the ImageNet weights of ResNet50 expect: RGB becomes BGR, minus the mean colour of ImageNet, not scaled.
+
+    Input: [batch, height, width, RGB], any number type, 0..255. Output: float32, same shape, BGR, about -124..152. Equal to
+    `keras.applications.resnet.preprocess_input`.
+    """
+
+    def __init__(self, mean=IMAGENET_BGR_MEAN[::-1], scale=1.0, **kwargs):
+        super().__init__(mean, scale, **kwargs)
+
+    def call(self, images):
+        return super().call(images)[..., ::-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A ResNet without its top.
+
+    Attributes:
+        application: name of the builder in `keras.applications`.
+        head: name of the head in the text.
+        trainable: whether the text trains the base.
+        weights_file: name of the ImageNet weights in Keras' cache.
+    """
+
+    application: str
+    head: str
+    trainable: bool
+    weights_file: str
+
+    def make_preprocessing(self):
+        if self.application == "ResNet50":
+            return CaffePreprocessing(name="preprocessing")
+        return PixelNormalization(127.5, 127.5, name="preprocessing")  # 0..255 becomes [-1, 1]
+
+
+BASES = {
+    "resnet50": Base("ResNet50", "flatten", False, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    "resnet152v2": Base(
+        "ResNet152V2", "convolutional", True, "resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    ),
+}
+HEADS = ("flatten", "pool", "convolutional")
+
+
+def build_resnet50_transfer(
+    classes,
+    *,
+    input_shape=(224, 224, 3),
+    weights=None,
+    head="flatten",
+    base_trainable=False,
+    dropout=0.4,
+    classifier_activation="softmax",
+    dtype=None,
+    name="resnet50_transfer",
+):
+    """Builds ResNet50 with the head of the flower text.
+
+    ResNet50 (blocks 3, 4, 6, 3; stride 2 in the first 1x1 convolution of a stage), 23,587,712 parameters, then Flatten,
+    Dropout, `fc1` 512 ELU, Dropout, `fc2` 64 ELU, Dropout, `fc3_output`.
+
+        parameters, 224 x 224, 10 classes           total     trainable, base frozen     base trained
+        head="flatten" (the text)              75,001,930                 51,414,218       74,948,810
+        head="pool"                            24,670,282                  1,082,570       24,617,162
+
+    Args:
+        classes: width of the output, int >= 2.
+        input_shape: (height, width, 3), height and width >= 32 pixels.
+        weights: of the base. None = random; "imagenet" = downloaded by Keras; or the path of a no-top file (`.h5`,
+            `.weights.h5`, `.keras`) or of a run folder of this library.
+        head: "flatten" as in the text; "pool" = global average pooling in the place of Flatten; "convolutional" = the
+            head of `build_resnet152v2_transfer`.
+        base_trainable: False = the base is frozen, and its batch normalisation uses its moving statistics, also while
+            the head is trained. The prose of the text says "train all model parameters", its program freezes the base.
+        dropout: share of the values that each dropout layer drops while training.
+        classifier_activation: "softmax", or None for logits.
+        dtype: dtype policy, "float32" or "mixed_bfloat16"; None = the current one. Preprocessing and output are float32.
+        name: name of the model.
+
+    Returns:
+        keras.Model. Input: raw pixels [batch, height, width, RGB], 0..255. Output: float32 [batch, classes].
+
+    Raises:
+        UsageError: an argument is out of its range, or the weights cannot be had or do not fit.
+
+    Differs from the text: the BGR mean subtraction that the ImageNet weights need is there (the text sets an unused mean
+    instead); the base is one nested layer, `resnet50`.
+    """
+    options = {"head": head, "dropout": dropout, "classifier_activation": classifier_activation, "dtype": dtype}
+    return build_transfer(
+        "resnet50",
+        classes,
+        input_shape=input_shape,
+        weights=weights,
+        base_trainable=base_trainable,
+        name=name,
+        **options,
+    )
+
+
+def build_resnet152v2_transfer(
+    classes,
+    *,
+    input_shape=(32, 32, 3),
+    weights=None,
+    head="convolutional",
+    base_trainable=True,
+    dropout=0.5,
+    classifier_activation="softmax",
+    dtype=None,
+    name="resnet152v2_transfer",
+):
+    """Builds ResNet152V2 with the convolutional head of the CIFAR-10 text (its figure 2).
+
+        layer                               output (32 x 32 input)     parameters
+        resnet152v2                             1 x 1 x 2048           58,331,648
+        conv2d, activation                      1 x 1 x 32                589,856
+        conv2d_1, activation_1                  1 x 1 x 32                  9,248
+        max_pooling2d_3                         1 x 1 x 32                      0
+        conv2d_2, activation_2                  1 x 1 x 64                 18,496
+        conv2d_3, activation_3                  1 x 1 x 64                 36,928
+        max_pooling2d_4, flatten                64                              0
+        dense, dropout                          512                        33,280
+        dense_1                                 10                          5,130
+        total                                                          59,024,586 = 225.16 MB of float32
+        trainable / non-trainable                            58,880,842 / 143,744
+
+    Three misprints of the figure are corrected here: conv2d has 589,856 parameters (printed: 589556), the total is
+    59,024,586 (printed: 59024556) and is 225.16 MB (printed: 223.16 MB). Its trainable and non-trainable counts, which it
+    prints rightly, add up to the corrected total.
+
+    The map sizes show "same" padding for convolutions and pooling. At 32 x 32 pixels the base ends in a 1 x 1 map, so eight
+    of the nine taps of each 3x3 kernel see padding only; 64 x 64 and more use them all.
+
+    Args, returns, raises: as `build_resnet50_transfer`, with "convolutional" as the head of the text and the base trained.
+
+    Differs from the text, which gives no activation, pool size, dropout rate or preprocessing: we take ReLU, 2x2, .5 and
+    the [-1, 1] of the ImageNet weights.
+    """
+    options = {"head": head, "dropout": dropout, "classifier_activation": classifier_activation, "dtype": dtype}
+    return build_transfer(
+        "resnet152v2",
+        classes,
+        input_shape=input_shape,
+        weights=weights,
+        base_trainable=base_trainable,
+        name=name,
+        **options,
+    )
+
+
+def build_transfer(
+    base_name,
+    classes,
+    *,
+    input_shape,
+    weights=None,
+    head="pool",
+    base_trainable=False,
+    dropout=0.4,
+    classifier_activation="softmax",
+    dtype=None,
+    name=None,
+):
+    """Builds one of `BASES` with one of `HEADS`; see `build_resnet50_transfer` for the arguments."""
+    _check_arguments(base_name, classes, input_shape, head)
+    if weights == "imagenet":
+        _check_imagenet(base_name)
+    spec = BASES[base_name]
+    with _policy(dtype):
+        base = _build_base(spec, input_shape, "imagenet" if weights == "imagenet" else None)
+        base.trainable = base_trainable
+        inputs = keras.Input(input_shape, name="pixels")
+        pixels = spec.make_preprocessing()(inputs)
+        features = base(pixels) if base_trainable else base(pixels, training=False)
+        outputs = _attach_head(features, head, classes, dropout, classifier_activation)
+    if weights not in (None, "imagenet"):
+        load_base_weights(base, weights)
+    return keras.Model(inputs, outputs, name=name or f"{base_name}_transfer")
+
+
+def _attach_head(x, head, classes, dropout, activation):
+    """The head on the maps `x` [batch, height, width, channels]; float32 output [batch, classes]."""
+    if head == "convolutional":
+        for index, filters in enumerate((32, 32, 64, 64)):
+            suffix = f"_{index}" if index else ""
+            x = layers.Conv2D(filters, 3, padding="same", name=f"conv2d{suffix}")(x)
+            x = layers.Activation("relu", name=f"activation{suffix}")(x)
+            if index % 2:
+                # The base holds three pooling layers of these automatic names.
+                x = layers.MaxPooling2D(2, padding="same", name=f"max_pooling2d_{3 + index // 2}")(x)
+        x = layers.Flatten(name="flatten")(x)
+        x = layers.Dense(512, activation="relu", name="dense")(x)
+        x = layers.Dropout(dropout, name="dropout")(x)
+        return layers.Dense(classes, activation=activation, dtype="float32", name="dense_1")(x)
+    reduce = layers.GlobalAveragePooling2D(name="avg_pool") if head == "pool" else layers.Flatten(name="flatten")
+    x = reduce(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    for index, units in enumerate((512, 64), start=1):
+        x = layers.Dense(units, activation="elu", name=f"fc{index}")(x)
+        x = layers.Dropout(dropout, name=f"dropout_{index}")(x)
+    return layers.Dense(classes, activation=activation, dtype="float32", name="fc3_output")(x)
+
+
+def _build_base(spec, input_shape, weights):
+    return getattr(keras.applications, spec.application)(include_top=False, weights=weights, input_shape=input_shape)
+
+
+def find_base(model: keras.Model) -> keras.Model:
+    """The nested base of a net of this module. Raises UsageError if there is none."""
+    for layer in model.layers:
+        if layer.name in BASES:
+            return layer
+    raise UsageError(f"expected a net with one of the layers {', '.join(BASES)}, received '{model.name}'")
+
+
+def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Cuts a net in two that share its weights: pixels -> features, features -> output.
+
+    The features are what the base gives; where the head begins with global average pooling, they are pooled already.
+    """
+    cut = next(index for index, layer in enumerate(model.layers) if layer.name in BASES)
+    if isinstance(model.layers[cut + 1], layers.GlobalAveragePooling2D):
+        cut += 1
+    maps = model.layers[cut + 1].input  # `output` of a nested net is a tensor within it
+    features = keras.Model(model.input, maps, name="features")
+    inputs = x = keras.Input(maps.shape[1:], name="features")
+    for layer in model.layers[cut + 1 :]:
+        x = layer(x)
+    return features, keras.Model(inputs, x, name="head")
+
+
+def load_base_weights(base: keras.Model, path: str) -> None:
+    """Fills a base from a file, layer by layer by name.
+
+    Args:
+        base: net of `keras.applications` without its top.
+        path: `.h5` (weights of the base, or a whole net of Keras 2 that holds its layers), `.weights.h5` (of the base),
+            `.keras` (the base, or a net of this library), or a run folder (its `best.keras`).
+
+    Raises:
+        UsageError: not found, damaged, of another net, or a layer got no weights; the base is then not to be used.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        place = RunFolder(place).best
+    if not place.is_file() or place.suffix not in (".h5", ".keras"):
+        raise UsageError(
+            f"--weights must be imagenet, none, a run folder or a .h5, .weights.h5 or .keras file, received '{path}'; give one "
+            "that exists"
+        )
+    # What is still not a number afterwards was not in the file.
+    for variable in base.variables:
+        variable.assign(np.full(variable.shape, np.nan))
+    try:
+        if place.suffix == ".keras":
+            source = keras.saving.load_model(place, compile=False)
+            nested = [layer for layer in source.layers if layer.name == base.name]
+            resnet.copy_weights(nested[0] if nested else source, base)
+        elif place.name.endswith(".weights.h5"):
+            base.load_weights(place)
+        else:
+            base.load_weights(place, by_name=True)
+    # Keras raises nearly anything for a file that is damaged or of another net.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"--weights={path} is damaged or does not fit {base.name}: {reason}; give another file"
+        ) from error
+    missing = sorted({v.path.split("/")[0] for v in base.variables if not np.isfinite(v.numpy()).all()})
+    if missing:
+        raise UsageError(
+            f"--weights={path} must hold finite weights for every layer of {base.name}, received none for {len(missing)} of them "
+            f"({', '.join(missing[:3])}, ...); give a file of the same net"
+        )
+
+
+def _check_imagenet(base_name):
+    """Raises UsageError if the ImageNet weights are neither in Keras' cache nor can be reached within some seconds."""
+    spec = BASES[base_name]
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))  # Keras has no public function for it
+    if (home / "models" / spec.weights_file).is_file():
+        return
+    answers = []
+
+    def ask():
+        with contextlib.suppress(Exception):
+            request = urllib.request.Request(_WEIGHTS_SITE + spec.weights_file, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_SECONDS_TO_CONNECT) as answer:
+                answers.append(answer.status)
+
+    # In a thread, because looking up a name and trying many addresses have no common limit of time.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_TO_CONNECT)
+    if not answers:
+        raise UsageError(
+            f"the ImageNet weights of {spec.application} are not in {home / 'models'} and could not be downloaded; connect to a "
+            f"network, put {spec.weights_file} there, or use --weights=FILE, --weights=RUN or --weights=none"
+        )
+
+
+@contextlib.contextmanager
+def _policy(dtype):
+    """`keras.applications` takes no dtype, so the policy is set for the time of building."""
+    before, timeout = keras.config.dtype_policy(), socket.getdefaulttimeout()
+    keras.config.set_dtype_policy(dtype or before)
+    socket.setdefaulttimeout(30)  # a stalled download would be waited for for ever
+    try:
+        yield
+    except Exception as error:
+        if "URL fetch failure" not in str(error):
+            raise
+        raise UsageError(
+            f"the download of the ImageNet weights failed ({error}); try again, or use --weights=FILE"
+        ) from error
+    finally:
+        keras.config.set_dtype_policy(before)
+        socket.setdefaulttimeout(timeout)
+
+
+def _check_arguments(base_name, classes, input_shape, head):
+    if base_name not in BASES:
+        raise UsageError(f"--model must be one of {', '.join(BASES)}; received '{base_name}'")
+    if head not in HEADS:
+        raise UsageError(f"head must be one of {', '.join(HEADS)}; received {head!r}")
+    if not isinstance(classes, int) or classes < 2:
+        raise UsageError(f"classes must be an int >= 2, received {classes!r}")
+    shape = tuple(input_shape)
+    if len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < 32:
+        raise UsageError(f"input_shape must be (height, width, 3) with 32 pixels or more, received {shape}")

@@ -1,0 +1,39 @@
+"""What a transfer net says of pictures: `python -m flowers.predict PATH... --version=NAME`."""
+
+import sys
+
+import hyper_parameters
+from flowers.settings import FlowerParameters
+
+
+def main(argv=None) -> int:
+    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    return hyper_parameters.run_command(lambda: _run(argv))
+
+
+def _run(argv):
+    from flowers.evaluate import stored_settings
+
+    parser = hyper_parameters.Parser(
+        prog="python -m flowers.predict",
+        description="Prints the three most likely classes of pictures, and writes them to predictions.csv of the run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("images", nargs="+", metavar="PATH", help="picture files, or folders of pictures")
+    hyper_parameters.add_flags(parser, FlowerParameters)
+    flags = vars(parser.parse_args(argv))
+    images = flags.pop("images")
+    config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
+
+    import device_placement
+
+    device_placement.import_tensorflow()
+    import flowers.heads  # noqa: F401 - registers its layer
+    from cifar10_test import predict
+
+    table, path = predict(config, images)
+    print(table.to_string(index=False), f"written to {path}", sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

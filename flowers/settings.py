@@ -1,0 +1,169 @@
+"""Every setting of a transfer run, once; defaults are those of the flower text. Settings shared with the CIFAR side are taken from there.
+
+Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from hyper_parameters import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, UsageError, setting, shared_setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowerParameters(Settings):
+    """One transfer run. Pictures are [height, width, RGB] of 0..255; an epoch is one pass over the training pictures."""
+
+    PROGRAM: ClassVar[str] = "python -m flowers.train"
+    # The loop of the CIFAR side asks for these. Dropout keeps a state of whole numbers, of which there is no average.
+    weight_averaging: ClassVar[float] = 0.0
+    is_full_validation: ClassVar[bool] = True
+
+    # Run and report
+    version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
+    runs_dir: str = shared_setting("runs_dir")
+    seed: int = shared_setting("seed")
+    train_ema_decay: float = shared_setting("train_ema_decay")
+    tensorboard: bool = setting(True, RUN, "write TensorBoard scalars", operational=True)
+    precision: str = shared_setting("precision")
+    strategy: str = shared_setting("strategy")
+    deterministic: bool = shared_setting("deterministic")
+
+    # Data and augmentation
+    data_dir: str = setting(
+        "",
+        DATA,
+        "folder with train/<class>/ and valid/<class>/, perhaps test/<class>/; or with one folder per class, to be split",
+        operational=True,
+    )
+    classes: int = setting(0, DATA, "use the first so many classes, in numeric or alphabetic order; 0 = all", minimum=0)
+    image_size: int = setting(
+        224, DATA, "height and width that pictures are brought to, pixels", minimum=32, maximum=4096
+    )
+    validation_fraction: float = shared_setting("validation_fraction")
+    test_fraction: float = setting(
+        0.1, DATA, "share of each class held out for testing, where one folder is split", minimum=0.0, maximum=0.9
+    )
+    split_seed: int = shared_setting("split_seed")
+    augment: bool = setting(True, DATA, "rotate, shear, zoom and flip the training pictures")
+    rotation: float = setting(30.0, DATA, "largest rotation, degrees to either side", minimum=0.0, maximum=180.0)
+    shear: float = setting(
+        0.2,
+        DATA,
+        "largest shear, degrees to either side (degrees, as ImageDataGenerator means it)",
+        minimum=0.0,
+        maximum=80.0,
+    )
+    zoom: float = setting(0.2, DATA, "zoom of each axis by a factor of 1 - zoom to 1 + zoom", minimum=0.0, maximum=0.9)
+    horizontal_flip: bool = setting(True, DATA, "mirror half of the pictures")
+    variants: int = setting(
+        0, DATA, "augmented variants of each picture, drawn once and taken in turn; 0 = new ones every epoch", minimum=0
+    )
+    pipeline: str = setting(
+        "tfdata",
+        DATA,
+        "who augments: tfdata = one affine map by OpenCV; generator = Keras' ImageDataGenerator, as the text (slower)",
+        choices=("tfdata", "generator"),
+    )
+    on_bad_image: str = setting(
+        "refuse", DATA, "pictures that cannot be read: refuse = name them and stop; skip = name them and leave them out",
+        choices=("refuse", "skip"),
+    )  # fmt: skip
+    find_leaks: bool = setting(
+        True,
+        DATA,
+        "look for files that are in two parts, by their content (reads the files of equal size)",
+        operational=True,
+    )
+
+    # Network
+    model: str = setting("resnet50", NETWORK, "base of the net", choices=("resnet50", "resnet152v2"))
+    head: str = setting(
+        "auto", NETWORK, "head of the net; auto = that of the text: flatten for resnet50, convolutional for resnet152v2; pool = "
+        "global average pooling, far fewer weights",
+        choices=("auto", "flatten", "pool", "convolutional"),
+    )  # fmt: skip
+    base: str = setting(
+        "auto",
+        NETWORK,
+        "auto = as the text: resnet50 frozen, resnet152v2 trained",
+        choices=("auto", "frozen", "trained"),
+    )
+    weights: str = setting(
+        "imagenet", NETWORK, "weights of the base: imagenet (downloaded by Keras), none, a .h5, .weights.h5 or .keras file, or the "
+        "folder of an earlier run"
+    )  # fmt: skip
+    cache_features: str = setting(
+        "auto",
+        NETWORK,
+        "run the frozen base once per picture and train the head alone; auto = where the pictures do not change",
+        choices=("auto", "on", "off"),
+        operational=True,
+    )
+
+    # Training and learning rate
+    epochs: int = setting(
+        20, TRAINING, "passes over the training pictures; each ends with a report", minimum=1, maximum=100000
+    )
+    patience: int = setting(
+        10, TRAINING, "epochs without a lower validation loss after which training stops", minimum=1
+    )
+    train_batch_size: int = shared_setting("train_batch_size", 32)
+    optimizer: str = shared_setting("optimizer", "adam")
+    momentum: float = shared_setting("momentum")
+    init_lr: float = shared_setting("init_lr", 1e-5)
+    lr_schedule: str = shared_setting("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
+    warmup_steps: int = shared_setting("warmup_steps", 0)
+    warmup_lr: float = shared_setting("warmup_lr", 0.0)
+    warmup_shape: str = shared_setting("warmup_shape")
+    weight_decay: float = shared_setting("weight_decay", 0.0)
+    weight_decay_on: str = shared_setting("weight_decay_on")
+    label_smoothing: float = shared_setting("label_smoothing")
+
+    # Validating, testing and loading
+    validation_batch_size: int = shared_setting("validation_batch_size", 32)
+    test_batch_size: int = shared_setting("test_batch_size", 32)
+    test_ckpt_path: str = setting(
+        "",
+        LOADING,
+        "what to evaluate or predict with: .keras file or run folder; '' = best.keras of --version",
+        operational=True,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cache_features == "on" and self.base_trainable:
+            raise UsageError("--cache_features=on needs a frozen base, received a trained one; use --base=frozen")
+        if self.cache_features == "on" and self.augment and not self.variants:
+            raise UsageError(
+                "--cache_features=on needs pictures that do not change; use --augment=false or --variants=N, such as 8"
+            )
+
+    @property
+    def model_name(self) -> str:
+        return self.model
+
+    @property
+    def dataset(self) -> str:
+        """Name of the folder of pictures, for titles."""
+        return Path(self.data_dir or "pictures").expanduser().resolve().name
+
+    @property
+    def base_trainable(self) -> bool:
+        return self.model == "resnet152v2" if self.base == "auto" else self.base == "trained"
+
+    @property
+    def head_name(self) -> str:
+        if self.head != "auto":
+            return self.head
+        return "flatten" if self.model == "resnet50" else "convolutional"
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run folder below `runs_dir`."""
+        return self.version or f"{self.model}-{self.dataset}-seed{self.seed}"
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run, with the folder of pictures by its name."""
+        return " ".join([self.PROGRAM, f"--data_dir={self.dataset}", *self.flags_beside(type(self)())])

@@ -1,0 +1,51 @@
+"""Transfer learning on a folder of pictures, in one command.
+
+python -m flowers.train --data_dir=FOLDER                       # ResNet50, ImageNet weights, the values of the flower text
+python -m flowers.train --data_dir=FOLDER --variants=8          # the base runs once per picture and variant: far faster
+python -m flowers.train --version=NAME --resume                 # goes on where it was stopped
+"""
+
+import sys
+
+import hyper_parameters
+from flowers.settings import FlowerParameters
+from hyper_parameters import UsageError
+
+
+def make_parser() -> hyper_parameters.Parser:
+    parser = hyper_parameters.Parser(
+        prog="python -m flowers.train",
+        description="Trains a ResNet with a new head on a folder of pictures, one folder per class, then tests it and draws figures.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
+    hyper_parameters.add_flags(parser, FlowerParameters)
+    return parser
+
+
+def main(argv=None) -> int:
+    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    return hyper_parameters.run_command(lambda: _run(argv))
+
+
+def _run(argv):
+    from flowers.evaluate import report, stored_settings
+
+    flags = vars(make_parser().parse_args(argv))
+    resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other; give one of them")
+    config = stored_settings(flags, goes_on=resume)
+
+    import device_placement
+
+    device_placement.import_tensorflow()
+    from flowers.transfer import train
+
+    train(config, resume=resume, overwrite=overwrite)
+    report(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""How a transfer net is trained: the loop of `cifar10_train`, on a folder of pictures, with a base that may be frozen.
+
+While the base is frozen and the pictures do not change, or change between N fixed variants, the base runs once per picture
+(and variant), and the head is trained on what it gave: the same losses in a fraction of the time.
+"""
+
+import json
+import math
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cifar10_train import Train
+from flowers.data import PictureData, Pictures, load_pictures, make_variant, training_batches
+from flowers.heads import build_transfer, find_base, load_base_weights, split_model
+from flowers.settings import FlowerParameters
+from hyper_parameters import UsageError
+from run_folder import RunFolder, read_json, save_model, write_json
+
+_LARGEST_FEATURES = 2 << 30  # bytes of cached features, of training and validation pictures together
+
+
+class TransferTrain(Train):
+    """Training of one transfer net.
+
+    An epoch is one pass over the training pictures in whole batches, as many as hold all of them; the last batch of a pass is
+    filled with the first pictures of the next. Each ends with a report. Training stops after `epochs`, or when the validation
+    loss has not fallen for `patience` of them. `best.keras` has the weights of the lowest validation loss.
+
+    Attributes:
+        transfer: keras.Model from raw pixels to logits, in the precision of the run.
+        net: what the loop trains: `transfer`, or its head where features are cached.
+    """
+
+    chosen_by = "validation_loss"
+
+    def __init__(
+        self,
+        config: FlowerParameters,
+        run: RunFolder | None = None,
+        data: PictureData | None = None,
+        *,
+        load_weights=True,
+    ):
+        """Builds the net and the optimizer; reads the pictures if they are not given.
+
+        Args:
+            config: settings.
+            run: where to write; None = `<runs_dir>/<run name>`, which is made new by `train()`.
+            data: pictures of `flowers.data.load_pictures`; None = as the settings say.
+            load_weights: False = leave the base random, for a run that goes on from a checkpoint.
+
+        Raises:
+            UsageError: the pictures or the weights cannot be used.
+        """
+        self._load_weights = load_weights
+        self._features = None
+        super().__init__(config, run, data)
+
+    def _prepare(self, data):
+        config = self.config
+        self.data = data or load_pictures(config)
+        self.training, self.validation = self.data.training, self.data.validation
+        self.normalization = tf.identity  # the net has its preprocessing within
+        self.classes = len(self.data.class_names)
+        self.report_freq = math.ceil(len(self.training) / config.train_batch_size)
+        self.train_steps = config.epochs * self.report_freq
+
+    def _build_net(self):
+        weights = self.config.weights if self._load_weights and self.config.weights != "none" else None
+        self.transfer = self._build(dtype=self.policy, classifier_activation=None, weights=weights)
+        self.base = find_base(self.transfer)
+        self._to_features, head = split_model(self.transfer)
+        self.caches_features = self._choose_caching(self._to_features.output_shape[1:])
+        return head if self.caches_features else self.transfer
+
+    def _build(self, **options):
+        config = self.config
+        return build_transfer(
+            config.model,
+            self.classes,
+            input_shape=self.training.shape,
+            head=config.head_name,
+            base_trainable=config.base_trainable,
+            dropout=0.4 if config.model == "resnet50" else 0.5,
+            **options,
+        )
+
+    @property
+    def _variants(self) -> int:
+        """How many fixed variants of each picture there are; 0 = endlessly many."""
+        return self.config.variants if self.config.augment else 1
+
+    def _choose_caching(self, shape) -> bool:
+        config = self.config
+        if config.cache_features == "off" or config.base_trainable or not self._variants:
+            return False
+        size = (len(self.training) * self._variants + len(self.validation)) * math.prod(shape) * 4
+        if size <= _LARGEST_FEATURES:
+            return True
+        needs = f"the cached features would take {size / 2**30:.1f} GiB of memory, more than {_LARGEST_FEATURES / 2**30:.0f}"
+        if config.cache_features == "on":
+            raise UsageError(f"{needs}; use --head=pool, fewer --variants, or --cache_features=off")
+        print(f"{needs}, so the base runs for every batch; --head=pool needs far less")
+        return False
+
+    def _compute_features(self):
+        """(float32 [n, variants, ...] of the training pictures, float32 [n, ...] of the validation pictures)."""
+        if self._features is None:
+            run = tf.function(lambda images: self._to_features(images, training=False), reduce_retracing=True)
+
+            def compute(pictures):
+                size = self.config.validation_batch_size
+                return np.concatenate(
+                    [np.asarray(run(images), np.float32) for images in _in_batches(pictures, len(pictures), size)]
+                )
+
+            training = _Variants(self.training, self._variants, self.config)
+            shape = (len(self.training), self._variants)
+            features = compute(training)
+            self._features = features.reshape(*shape, *features.shape[1:]), compute(_Plain(self.validation))
+        return self._features
+
+    def _start(self):
+        if not self.config.base_trainable:
+            # A frozen base never changes, so it is not in every checkpoint; a resumed run takes it from here.
+            save_model(self.base, self.frozen_base)
+
+    @property
+    def frozen_base(self):
+        return self.run.path / "base.keras"
+
+    def restore(self, path) -> None:
+        """As `Train.restore`, with the frozen base from the run folder."""
+        if not self.config.base_trainable:
+            load_base_weights(self.base, str(self.frozen_base))
+            self._features = None
+        super().restore(path)
+
+    def _variables(self):
+        frozen = set() if self.config.base_trainable else {id(variable) for variable in self.base.variables}
+        kept = [variable for variable in self.net.variables if id(variable) not in frozen]
+        # By number, not by path: Keras counts the seed generators of a process on, so their paths are not the same again.
+        named = {f"net/{index:04d}/{variable.name}": variable for index, variable in enumerate(kept)}
+        return named | {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
+
+    def _training_batches(self, first_step=0, replicas=1):
+        features = self._compute_features()[0] if self.caches_features else None
+        return training_batches(self.training, self.config, self.train_steps, first_step, replicas, features)
+
+    def _validation_batches(self):
+        size, labels = self.config.validation_batch_size, self.validation.labels
+        inputs = self._compute_features()[1] if self.caches_features else _Plain(self.validation)
+        for index, batch in enumerate(_in_batches(inputs, len(labels), size)):
+            yield batch, labels[index * size : (index + 1) * size]
+
+    def _loop(self, callbacks):
+        try:
+            super()._loop(callbacks)
+        except tf.errors.OpError as error:  # the pipeline wraps what is raised while it reads
+            reason = re.search(r"UsageError: (.*)", error.message)
+            if not reason:
+                raise
+            raise UsageError(reason[1]) from error
+
+    def _has_ended(self) -> bool:
+        since_best = [row for row in self.history if self.best_step is not None and row["step"] > self.best_step]
+        return super()._has_ended() or len(since_best) >= self.config.patience
+
+    def _net_facts(self) -> dict:
+        return {"model": self.config.model, "head": self.config.head_name, "classes": self.classes}
+
+    def _export(self) -> keras.Model:
+        """The net as users get it: raw pixels to probabilities, float32."""
+        if not hasattr(self, "_exported"):
+            self._exported = self._build(dtype="float32")
+        for variable, value in zip(self._exported.variables, self.transfer.variables, strict=True):
+            variable.assign(value)
+        return self._exported
+
+    def _describe(self):
+        data, config = self.data, self.config
+        counts = {"training": len(data.training), "validation": len(data.validation), "test": len(data.test or ())}
+        facts = {
+            "class_names": list(data.class_names),
+            "class_folders": list(data.class_folders),
+            "images": counts,
+            "found": data.found,
+            "skipped": list(data.skipped),
+            "leaks": [list(pair) for pair in data.leaks],
+            "leak_count": data.leak_count,
+        }
+        if self.history:
+            same = {"class_folders": [str], "images": dict.fromkeys(counts, int)}
+            kept = read_json(self.run.data, same)
+            for name in same:
+                if json.loads(json.dumps(facts[name])) != kept[name]:
+                    raise UsageError(
+                        f"--resume goes on with the pictures of {self.run}: expected {name} {kept[name]}, received {facts[name]}; "
+                        "give the same --data_dir or start another --version"
+                    )
+        environment = self._note_start()
+        write_json(self.run.data, facts)
+        parameters = self.transfer.count_params()
+        trainable = sum(math.prod(variable.shape) for variable in self.transfer.trainable_variables)
+        print(
+            f"{config.model}, head {config.head_name}: {parameters:,} parameters, {trainable:,} of them trainable; base "
+            f"{'trained' if config.base_trainable else 'frozen'}, its weights: {config.weights}; {self.policy}, on "
+            f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
+            f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
+            f"{counts['test']:,} test pictures at {config.image_size} x {config.image_size}\n"
+            f"{config.epochs} epochs of {self.report_freq} steps of {config.train_batch_size} pictures"
+            f"{', features cached' if self.caches_features else ''}, run folder {self.run}"
+        )
+        for text in data.skipped:
+            print(f"skipped: {text}")
+        if data.leak_count:
+            first = " = ".join(data.leaks[0])
+            print(
+                f"leak: {data.leak_count} picture(s) of one part are in another too, so errors there look too small: {first}, ...; "
+                f"listed in {self.run.data}"
+            )
+        if not config.base_trainable and config.weights == "none":
+            print("note: the base is frozen with random weights; give --weights or use --base=trained")
+        if self.step:
+            print(f"going on after step {self.step:,}")
+
+    def _open_tensorboard(self):
+        return tf.summary.create_file_writer(str(self.run.tensorboard))
+
+    def _watch_activations(self) -> dict:
+        return {}  # a base of 50 or 152 layers would fill the disk
+
+
+class _Plain:
+    """The pictures of a part as they are, by slices."""
+
+    def __init__(self, pictures: Pictures):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, part: slice):
+        return self.pictures.stack(range(len(self))[part])
+
+
+class _Variants(_Plain):
+    """All variants of all pictures, those of one picture after another, by slices."""
+
+    def __init__(self, pictures, variants, config):
+        super().__init__(pictures)
+        self.variants, self.config = variants, config
+
+    def __len__(self):
+        return len(self.pictures) * self.variants
+
+    def __getitem__(self, part: slice):
+        pairs = (divmod(place, self.variants) for place in range(len(self))[part])
+        return np.stack([make_variant(self.pictures, *pair, self.config) for pair in pairs])
+
+
+def _in_batches(values, count, size):
+    """Yields `values`, an array or one of the two classes above, in pieces of `size`."""
+    for start in range(0, count, size):
+        yield values[start : start + size]
+
+
+def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
+    """Trains one net in its run folder; a folder that cannot be used is refused before any work.
+
+    Args:
+        config: settings.
+        resume, overwrite, callbacks: see `cifar10_train.Train.train`.
+
+    Returns:
+        The run folder, with `best.keras`, `final.keras` and `error.csv`.
+    """
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    run.check(config, resume=resume, overwrite=overwrite)
+    goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
+    trainer = TransferTrain(config, run, load_weights=not goes_on)
+    trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return run

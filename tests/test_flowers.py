@@ -1,0 +1,565 @@
+"""Transfer learning: exact parameter counts, weights that are checked, pure batches, runs that can be killed."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, user_environment
+
+import cifar10_test
+import cifar10_train
+import flowers.evaluate
+import flowers.predict
+import flowers.train
+from flowers import data, heads, transfer
+from flowers.settings import FlowerParameters
+from hyper_parameters import UsageError
+from run_folder import RunFolder, read_checkpoint
+
+
+def draw_pictures(folder, counts, size=40):
+    """Pictures of one colour per class with noise: {class folder: number}; returns the folder."""
+    rng = np.random.default_rng(zlib.crc32(str(folder).encode()))
+    for index, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        color = np.array([40 * index, 250 - 40 * index, 120])
+        for number in range(count):
+            picture = np.clip(color + rng.normal(0, 25, (size, size, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"picture_{number:02d}.jpg"), picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """train/ and valid/ with the classes 1, 2 and 10."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw_pictures(folder / "train", {"1": 8, "2": 7, "10": 6})
+    draw_pictures(folder / "valid", {"1": 2, "2": 3, "10": 2})
+    (folder / "cat_to_name.json").write_text('{"1": "pink primrose", "10": "globe thistle"}')
+    return folder
+
+
+def settings(pictures, tmp_path, **changes):
+    small = {
+        "image_size": 32,
+        "weights": "none",
+        "head": "pool",
+        "epochs": 2,
+        "train_batch_size": 8,
+        "init_lr": 0.01,
+        "precision": "float32",
+        "tensorboard": False,
+        "version": "x",
+    }
+    return FlowerParameters(data_dir=str(pictures), runs_dir=str(tmp_path), **small | changes)
+
+
+def count(variables):
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+# The nets
+
+
+def test_parameters_of_the_flower_text():
+    model = heads.build_resnet50_transfer(10)
+    assert model.count_params() == 75_001_930 and count(model.trainable_variables) == 51_414_218
+    assert heads.find_base(model).count_params() == 23_587_712
+    assert [layer.name for layer in model.layers if layer.name.startswith("fc")] == ["fc1", "fc2", "fc3_output"]
+    assert [model.get_layer(name).count_params() for name in ("fc1", "fc2", "fc3_output")] == [51_380_736, 32_832, 650]
+    trained = heads.build_resnet50_transfer(10, base_trainable=True, input_shape=(64, 64, 3), head="pool")
+    assert trained.count_params() == 24_670_282 and count(trained.non_trainable_weights) == 53_120
+
+
+def test_parameters_of_the_cifar_text():
+    model = heads.build_resnet152v2_transfer(10)
+    assert model.count_params() == 59_024_586 and count(model.trainable_variables) == 58_880_842
+    rows = {layer.name: (layer.output.shape[1:], layer.count_params()) for layer in model.layers[2:]}
+    assert rows == {
+        "resnet152v2": ((1, 1, 2048), 58_331_648),
+        "conv2d": ((1, 1, 32), 589_856),
+        "activation": ((1, 1, 32), 0),
+        "conv2d_1": ((1, 1, 32), 9_248),
+        "activation_1": ((1, 1, 32), 0),
+        "max_pooling2d_3": ((1, 1, 32), 0),
+        "conv2d_2": ((1, 1, 64), 18_496),
+        "activation_2": ((1, 1, 64), 0),
+        "conv2d_3": ((1, 1, 64), 36_928),
+        "activation_3": ((1, 1, 64), 0),
+        "max_pooling2d_4": ((1, 1, 64), 0),
+        "flatten": ((64,), 0),
+        "dense": ((512,), 33_280),
+        "dropout": ((512,), 0),
+        "dense_1": ((10,), 5_130),
+    }
+
+
+@pytest.fixture(scope="module")
+def small():
+    """ResNet50 with the head of the text at 32 x 32 pixels and 3 classes."""
+    keras.utils.set_random_seed(0)
+    return heads.build_resnet50_transfer(3, input_shape=(32, 32, 3))
+
+
+def test_preprocessing_is_that_of_the_weights():
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
+    for name, module in (("resnet50", keras.applications.resnet), ("resnet152v2", keras.applications.resnet_v2)):
+        expected = module.preprocess_input(images.copy())
+        np.testing.assert_allclose(heads.BASES[name].make_preprocessing()(images), expected, atol=1e-4)
+
+
+def test_the_program_of_the_text_has_the_same_loss(small):
+    """The text's `ResNet50_transfer`, in plain Keras calls, with the same weights, on the same batch without augmentation."""
+    layers = keras.layers
+    base_model = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=keras.Input((32, 32, 3)))
+    for layer in base_model.layers:
+        layer.trainable = False
+    x = layers.Dropout(0.4)(layers.Flatten()(base_model.output))
+    for stage, units in enumerate((512, 64), start=1):
+        x = layers.Dropout(0.4)(layers.Dense(units, activation="elu", name=f"fc{stage}")(x))
+    x = layers.Dense(3, activation="softmax", name="fc3_output")(x)
+    text = keras.Model(base_model.input, x)
+    base_model.set_weights(heads.find_base(small).get_weights())
+    for name in ("fc1", "fc2", "fc3_output"):
+        text.get_layer(name).set_weights(small.get_layer(name).get_weights())
+    assert count(text.trainable_variables) == count(small.trainable_variables)
+
+    images = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.float32)
+    targets = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    preprocessed = keras.applications.resnet.preprocess_input(images.copy())
+    ours = keras.losses.categorical_crossentropy(targets, small(images)).numpy().mean()
+    theirs = keras.losses.categorical_crossentropy(targets, text(preprocessed)).numpy().mean()
+    assert abs(ours - theirs) < 1e-5
+
+
+def test_a_frozen_base_keeps_its_statistics_and_one_picture_equals_its_row(small):
+    base = heads.find_base(small)
+    before = base.get_weights()
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+    features, head = heads.split_model(small)
+    together = features(images, training=True).numpy()
+    for expected, received in zip(before, base.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+    np.testing.assert_allclose(features(images[1:2], training=True)[0], together[1], atol=1e-4)
+    np.testing.assert_allclose(head(together), small(images), atol=1e-5)
+
+
+def test_saved_nets_come_back(small, tmp_path):
+    small.save(tmp_path / "net.keras")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))
+    again = cifar10_test.load_model(str(tmp_path / "net.keras"))
+    np.testing.assert_allclose(cifar10_test.test(again, images), cifar10_test.test(small, images), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["base.weights.h5", "base.h5", "base.keras", "net.keras", "flat.h5"])
+def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
+    base = heads.find_base(small)
+    path = tmp_path / name
+    if name == "base.weights.h5":
+        base.save_weights(path)
+    elif name == "flat.h5":  # as a net of Keras 2 with the layers of the base among its own
+        keras.Model(base.inputs, keras.layers.Flatten()(base.output)).save(path)
+    else:
+        (small if name == "net.keras" else base).save(path)
+    other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
+    heads.load_base_weights(other, str(path))
+    for expected, received in zip(base.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+
+
+def test_weights_that_do_not_fit_are_refused(small, tmp_path):
+    base = heads.find_base(small)
+    part = keras.Model(base.inputs, base.get_layer("conv4_block1_out").output)
+    part.save(tmp_path / "part.h5")
+    part.save_weights(tmp_path / "part.weights.h5")
+    part.save(tmp_path / "part.keras")
+    (tmp_path / "broken.h5").write_bytes(b"no weights")
+    other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
+    for name in ("part.h5", "part.weights.h5", "part.keras", "broken.h5", "missing.h5"):
+        with pytest.raises(UsageError, match=f"--weights.*{name}"):
+            heads.load_base_weights(other, str(tmp_path / name))
+    with pytest.raises(UsageError, match=r"received none for .* of them \(conv4_block2"):
+        heads.load_base_weights(other, str(tmp_path / "part.h5"))
+
+
+def test_imagenet_without_network_fails_soon_and_names_the_ways(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(heads, "_WEIGHTS_SITE", "http://192.0.2.1/")  # an address that never answers
+    monkeypatch.setattr(heads, "_SECONDS_TO_CONNECT", 1)
+    started = time.monotonic()
+    with pytest.raises(UsageError, match=r"could not be downloaded.*--weights=FILE, --weights=RUN or --weights=none"):
+        heads.build_resnet50_transfer(10, weights="imagenet")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": 1}, "classes must be an int >= 2, received 1"),
+        ({"classes": 3, "head": "round"}, "head must be one of flatten"),
+        ({"classes": 3, "input_shape": (31, 31, 3)}, "32 pixels or more"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        heads.build_resnet50_transfer(**arguments)
+
+
+# The pictures
+
+
+def test_classes_are_in_numeric_order_and_have_names(pictures, tmp_path):
+    found = data.load_pictures(settings(pictures, tmp_path))
+    assert found.class_folders == ("1", "2", "10")
+    assert found.class_names == ("pink primrose", "2", "globe thistle")
+    assert np.bincount(found.training.labels).tolist() == [8, 7, 6]
+    assert np.bincount(found.validation.labels).tolist() == [2, 3, 2] and found.test is None
+    assert all(f"/train/{found.class_folders[label]}/" in file
+               for file, label in zip(found.training.files, found.training.labels, strict=True))  # fmt: skip
+    first_two = data.load_pictures(settings(pictures, tmp_path, classes=2))
+    assert first_two.class_folders == ("1", "2") and len(first_two.training) == 15
+    with pytest.raises(UsageError, match="at most the 3 classes"):
+        data.load_pictures(settings(pictures, tmp_path, classes=4))
+
+
+def test_one_folder_is_split_by_seed(tmp_path):
+    folder = draw_pictures(tmp_path / "all", {"rose": 10, "daisy": 20})
+    changes = {"validation_fraction": 0.2, "test_fraction": 0.1}
+    found = data.load_pictures(settings(folder, tmp_path, **changes))
+    parts = [found.training, found.validation, found.test]
+    assert found.class_names == ("daisy", "rose")
+    assert [np.bincount(part.labels).tolist() for part in parts] == [[14, 7], [4, 2], [2, 1]]
+    assert len({file for part in parts for file in part.files}) == 30
+    again = data.load_pictures(settings(folder, tmp_path, **changes))
+    assert again.validation.files == found.validation.files
+    other = data.load_pictures(settings(folder, tmp_path, **changes, split_seed=1))
+    assert other.validation.files != found.validation.files
+    with pytest.raises(UsageError, match=r"class 'daisy' has 20 picture\(s\), of which 20 would be held out"):
+        data.load_pictures(settings(folder, tmp_path, validation_fraction=0.9))
+
+
+def test_broken_pictures_are_named(tmp_path):
+    folder = draw_pictures(tmp_path / "all", {"a": 5, "b": 5})
+    whole = (folder / "a" / "picture_00.jpg").read_bytes()
+    (folder / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "b" / "empty.png").write_bytes(b"")
+    (folder / "b" / "longer.jpg").write_bytes(whole + b"what a camera appends")
+    (folder / "b" / "notes.txt").write_text("no picture")
+    with pytest.raises(UsageError, match=r"2 picture\(s\) .*cut\.jpg.*empty\.png.*--on_bad_image=skip"):
+        data.load_pictures(settings(folder, tmp_path))
+    found = data.load_pictures(settings(folder, tmp_path, on_bad_image="skip"))
+    assert len(found.skipped) == 2 and len(found.training) + len(found.validation) + len(found.test) == 11
+
+
+def test_leaks_are_found_by_content(tmp_path):
+    folder = tmp_path / "leaky"
+    draw_pictures(folder / "train", {"a": 4, "b": 4})
+    draw_pictures(folder / "valid", {"a": 2, "b": 2})
+    assert data.load_pictures(settings(folder, tmp_path)).leaks == ()
+    shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "valid" / "b" / "another name.jpg")
+    found = data.load_pictures(settings(folder, tmp_path))
+    assert found.leak_count == 1 and [file.rsplit("/", 1)[1] for file in found.leaks[0]] == [
+        "picture_01.jpg",
+        "another name.jpg",
+    ]
+
+
+def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path, monkeypatch):
+    kept = data.load_pictures(settings(pictures, tmp_path)).training
+    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
+    again = data.load_pictures(settings(pictures, tmp_path)).training
+    assert not again.decoded and kept.decoded
+    np.testing.assert_array_equal(again.stack([3, 1]), kept.stack([3, 1]))
+
+
+@pytest.mark.parametrize("names", [{}, {"only": 3}])
+def test_folders_that_are_no_data_set(tmp_path, names):
+    (tmp_path / "folder").mkdir()
+    draw_pictures(tmp_path / "folder", names)
+    with pytest.raises(UsageError, match="folders of two classes or more"):
+        data.load_pictures(settings(tmp_path / "folder", tmp_path))
+
+
+def test_a_class_without_training_pictures_is_named(tmp_path):
+    draw_pictures(tmp_path / "all" / "train", {"a": 3, "b": 3})
+    draw_pictures(tmp_path / "all" / "valid", {"a": 1, "c": 1})
+    with pytest.raises(UsageError, match="received none for c"):
+        data.load_pictures(settings(tmp_path / "all", tmp_path))
+
+
+# Augmentation
+
+
+def smooth_picture():
+    rows, columns = np.mgrid[:48, :48]
+    return np.stack([rows * 5, columns * 5, (rows + columns) * 2.5], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("transform", [
+    data.Transform(30, 0, 1, 1, False), data.Transform(0, 20, 1, 1, False), data.Transform(0, 0, 0.8, 1.2, False),
+    data.Transform(-17, 5, 1.1, 0.85, True),
+])  # fmt: skip
+def test_one_affine_map_does_what_image_data_generator_does(transform):
+    from tensorflow.keras.preprocessing.image import ImageDataGenerator
+
+    parameters = {"theta": transform.rotation, "shear": transform.shear, "zx": transform.zoom_x, "zy": transform.zoom_y,
+                  "flip_horizontal": transform.flip}  # fmt: skip
+    picture = smooth_picture()
+    expected = ImageDataGenerator(data_format="channels_last").apply_transform(picture.astype(np.float32), parameters)
+    received = data.apply_transform(picture, transform)
+    assert np.abs(received - expected).max() <= 2  # of 255: OpenCV rounds positions to 1/32 pixel
+
+
+def test_draws_fill_their_ranges(pictures, tmp_path):
+    config = settings(pictures, tmp_path)
+    drawn = np.array([dataclasses.astuple(data.draw_transform(0, variant, config)) for variant in range(2000)])
+    for column, (low, high) in enumerate(((-30, 30), (-0.2, 0.2), (0.8, 1.2), (0.8, 1.2))):
+        assert low <= drawn[:, column].min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < drawn[:, column].max() <= high
+    assert 0.45 < drawn[:, 4].mean() < 0.55
+
+
+@pytest.mark.parametrize("pipeline", ["tfdata", "generator"])
+def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, tmp_path, pipeline):
+    config = settings(pictures, tmp_path, pipeline=pipeline)
+    training = data.load_pictures(config).training
+    batches = [batch for batch, _ in data.training_batches(training, config, 6)]
+    assert len(batches) == 6 and batches[0].shape == (8, 32, 32, 3) and batches[0].dtype == np.uint8
+    later = next(iter(data.training_batches(training, config, 6, first_step=4)))[0]
+    np.testing.assert_array_equal(batches[4], later)
+    assert not np.array_equal(batches[0], batches[3])
+    pieces = [batch for batch, _ in data.training_batches(training, config, 1, replicas=2)]
+    np.testing.assert_array_equal(np.concatenate(pieces), batches[0])
+
+
+def test_variants_come_in_turn_and_every_picture_once_an_epoch(pictures, tmp_path):
+    config = settings(pictures, tmp_path, variants=2, train_batch_size=7)
+    plans = [data.plan_batch(step, 21, config) for step in range(9)]
+    for epoch in range(3):
+        indices, variants = (np.concatenate(values) for values in zip(*plans[3 * epoch : 3 * epoch + 3], strict=True))
+        assert sorted(indices) == list(range(21)) and set(variants) == {epoch % 2}
+    plain = settings(pictures, tmp_path, augment=False)
+    training = data.load_pictures(plain).training
+    np.testing.assert_array_equal(data.make_variant(training, 3, 5, plain), training.read(3))
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    """A finished run of the command line."""
+    folder = tmp_path_factory.mktemp("runs")
+    flags = ["--weights=none", "--head=pool", "--variants=2", "--image_size=32", "--epochs=2", "--init_lr=0.01"]
+    assert flowers.train.main([f"--data_dir={pictures}", f"--runs_dir={folder}", "--version=done", *flags]) == 0
+    return RunFolder(folder / "done")
+
+
+def test_a_run_folder_holds_everything(finished):
+    for path in (finished.config, finished.environment, finished.data, finished.error_csv, finished.best, finished.final,
+                 finished.result, finished.predictions):  # fmt: skip
+        assert path.is_file(), path
+    result = json.loads(finished.result.read_text())
+    assert result["validation"]["images"] == 7 and "test" not in result and result["predictions"] == "validation"
+    low, high = result["validation"]["accuracy_interval"]
+    assert 0 <= low <= result["validation"]["accuracy"] <= high <= 100
+    history = pd.read_csv(finished.error_csv)
+    assert history["step"].tolist() == [0, 1, 2]
+    assert result["best_step"] == history["step"][history["validation_loss"].idxmin()]
+    drawn = {path.stem for path in finished.figures.glob("*.png")}
+    assert drawn == {
+        "error_curve",
+        "accuracy_curve",
+        "loss_curve",
+        "augmentation",
+        "samples",
+        "predictions",
+        "confusion_matrix",
+    }
+    assert json.loads(finished.data.read_text())["class_folders"] == ["1", "2", "10"]
+
+
+def test_evaluate_and_predict(finished, pictures, capsys):
+    flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
+    before = finished.result.read_bytes()
+    assert flowers.evaluate.main(flags) == 0 and finished.result.read_bytes() == before
+    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags]) == 0
+    table = pd.read_csv(finished.path / "predictions.csv")
+    assert len(table) == 2 and set(table["class_1"]) <= {"pink primrose", "2", "globe thistle"}
+    assert "95 % interval" in capsys.readouterr().out
+    probabilities = np.load(finished.predictions)
+    model = cifar10_test.load_model(str(finished.best))
+    paths = sorted((pictures / "valid" / "10").iterdir())
+    images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
+    np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
+
+
+def test_a_run_gives_its_base_to_another(finished, pictures, tmp_path):
+    trainer = transfer.TransferTrain(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
+    source = heads.find_base(cifar10_test.load_model(str(finished.best)))
+    for expected, received in zip(source.get_weights(), trainer.base.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+    other = settings(pictures, tmp_path, weights=str(finished.path), model="resnet152v2")
+    with pytest.raises(UsageError, match="does not fit resnet152v2"):
+        transfer.TransferTrain(other)
+
+
+def losses(trainer, steps):
+    return [trainer._take_step(*batch) for batch in itertools.islice(trainer._training_batches(), steps)]
+
+
+def test_cached_features_give_the_losses_of_the_whole_net(pictures, tmp_path):
+    both = []
+    for cache in ("on", "off"):
+        trainer = transfer.TransferTrain(settings(pictures, tmp_path, variants=2, cache_features=cache, head="flatten"))
+        assert trainer.caches_features == (cache == "on")
+        both.append((losses(trainer, 4), trainer._validate()))
+    np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-4)
+    np.testing.assert_allclose(both[0][1], both[1][1], rtol=1e-3)
+
+
+def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path, monkeypatch):
+    found = data.load_pictures(settings(pictures, tmp_path))
+
+    def caches(**changes):
+        return transfer.TransferTrain(settings(pictures, tmp_path, **changes), data=found).caches_features
+
+    assert caches(augment=False) and not caches()
+    monkeypatch.setattr(transfer, "_LARGEST_FEATURES", 1000)
+    assert not caches(augment=False)
+    with pytest.raises(UsageError, match=r"would take .* GiB .*--head=pool"):
+        caches(augment=False, cache_features="on")
+
+
+def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_path):
+    config = settings(pictures, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
+    found = data.load_pictures(config)
+    whole = transfer.TransferTrain(dataclasses.replace(config, version="whole"), data=found)
+    whole.train()
+    stopped = dataclasses.replace(config, version="stopped")
+
+    class StopAfter(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 7:
+                import signal
+
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(cifar10_train.Interrupted, match=r"python -m flowers\.train --version=stopped --resume"):
+        transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter()])
+    keras.utils.set_random_seed(99)
+    second = transfer.TransferTrain(stopped, data=found, load_weights=False)
+    second.train(resume=True)
+    arrays = [read_checkpoint(trainer.run.latest_checkpoint())[0] for trainer in (whole, second)]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
+    fewer = dataclasses.replace(stopped, classes=2)
+    with pytest.raises(UsageError, match="expected --classes=0, received 2"):
+        transfer.train(fewer, resume=True)
+
+
+def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
+    folder = tmp_path / "copy"
+    shutil.copytree(pictures, folder)
+    trainer = transfer.TransferTrain(settings(folder, tmp_path))
+    (folder / "train" / "2" / "picture_03.jpg").unlink()
+    with pytest.raises(UsageError, match=r"picture_03\.jpg could not be read"):
+        trainer.train()
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_path):
+    config = settings(pictures, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3)
+    trainer = transfer.TransferTrain(config)
+    trainer.train()
+    steps = [row["step"] for row in trainer.history]
+    best = min(trainer.history, key=lambda row: row["validation_loss"])
+    assert trainer.step < trainer.train_steps and trainer.best_step == best["step"] == steps[-3]
+    again = transfer.TransferTrain(config, load_weights=False)
+    again.train(resume=True)
+    assert again.step == trainer.step
+
+
+def test_a_trained_base_changes_and_a_frozen_one_does_not(pictures, tmp_path):
+    for base in ("trained", "frozen"):
+        trainer = transfer.TransferTrain(settings(pictures, tmp_path, base=base, cache_features="off"))
+        before = trainer.base.get_weights()
+        losses(trainer, 1)
+        changed = [not np.array_equal(a, b) for a, b in zip(before, trainer.base.get_weights(), strict=True)]
+        assert any(changed) == (base == "trained")
+
+
+# The command line
+
+
+def test_help_needs_neither_tensorflow_nor_keras():
+    code = (
+        "import sys, flowers.train, flowers.evaluate, flowers.predict\n"
+        "for module in (flowers.train, flowers.evaluate, flowers.predict):\n"
+        "    try: module.main(['--help'])\n    except SystemExit: pass\n"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=user_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--cache_features" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "--data_dir must be a folder"),
+        (["--data_dir=/no/such/folder"], "received '/no/such/folder'"),
+        (["--epochs=0"], "--epochs must be at least 1"),
+        (["--image_size=16"], "--image_size must be at least 32"),
+        (["--cache_features=on"], "needs pictures that do not change"),
+        (["--cache_features=on", "--base=trained"], "needs a frozen base"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--version=a/b"], "plain folder name"),
+        (["--lr_schedule=step"], "invalid choice: 'step'"),
+    ],
+)
+def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert flowers.train.main(flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error and len(error.strip().splitlines()) == 1 and error.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_cannot_be_used_leave_no_run(pictures, tmp_path, capsys):
+    flags = [f"--data_dir={pictures}", f"--runs_dir={tmp_path / 'runs'}", "--image_size=32", "--weights=nowhere.h5"]
+    assert flowers.train.main(flags) == 2
+    assert "nowhere.h5" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_interval_of_the_published_accuracy():
+    low, high = flowers.evaluate.confidence_interval(38, 43)
+    assert low == pytest.approx(75.5, abs=0.06) and high == pytest.approx(94.9, abs=0.06)
+
+
+@pytest.mark.slow
+def test_a_large_tree_starts_soon(tmp_path):
+    """20,000 tiny files in 1,000 classes are listed, checked and split in less than 15 seconds."""
+    picture = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
+    for label in range(1000):
+        folder = tmp_path / "all" / f"class_{label}"
+        folder.mkdir(parents=True)
+        for number in range(20):
+            (folder / f"{number}.jpg").write_bytes(picture)
+    started = time.monotonic()
+    found = data.load_pictures(settings(tmp_path / "all", tmp_path))
+    assert time.monotonic() - started < 15
+    assert len(found.training) + len(found.validation) + len(found.test) == 20000
