@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -471,6 +472,9 @@ def run_command(command) -> int:
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
         place = " ".join(str(getattr(error, "filename", None) or "memory").split())
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -404,6 +404,7 @@ def test_evaluate_and_predict(finished, pictures, capsys):
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_base_to_another(finished, pictures, tmp_path):
     trainer = transfer.TransferTrain(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
     source = heads.find_base(cifar10_test.load_model(str(finished.best)))
@@ -441,6 +442,7 @@ def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path
         caches(augment=False, cache_features="on")
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_path):
     config = settings(pictures, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
     found = data.load_pictures(config)
@@ -469,6 +471,7 @@ def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_p
         transfer.train(fewer, resume=True)
 
 
+@pytest.mark.slow
 def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
     folder = tmp_path / "copy"
@@ -479,6 +482,7 @@ def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, mon
         trainer.train()
 
 
+@pytest.mark.slow
 def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_path):
     config = settings(pictures, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3)
     trainer = transfer.TransferTrain(config)
@@ -491,6 +495,7 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_p
     assert again.step == trainer.step
 
 
+@pytest.mark.slow
 def test_a_trained_base_changes_and_a_frozen_one_does_not(pictures, tmp_path):
     for base in ("trained", "frozen"):
         trainer = transfer.TransferTrain(settings(pictures, tmp_path, base=base, cache_features="off"))
