@@ -412,12 +412,12 @@ def _format_value(row) -> str:
         return row["note"]
 
     def number(value):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.2f}"
 
     text = f"{number(row['value'])} {row['unit']}"
     if row["std"] is not None and "minimum" not in row:
         text += f" ± {row['std']:.2f} ({row['runs']} seeds)"
-    elif row["runs"] > 1:
+    elif "minimum" in row and row["runs"] > 1:
         text += f" [{number(row['minimum'])} .. {number(row['maximum'])}] ({row['runs']} times)"
     return text + (f"; {row['note']}" if row.get("note") else "")
 

@@ -301,6 +301,9 @@ def main(argv=None) -> int:
         common | {"metric": "differences from undisturbed runs", "unit": "files", "value": len(done["mismatches"])}
     )
     write_json(options.results_dir / "reliability.json", rows)
+    from training_report import write_table  # with TensorFlow, which the killing process does not need before
+
+    write_table(options.results_dir)
     print(*done["mismatches"], *(f"{row['metric']}: {row['value']} {row['unit']}" for row in rows), sep="\n")
     return 1 if done["mismatches"] else 0
 

@@ -120,3 +120,35 @@ def test_publish_writes_rows_and_a_table(tmp_path):
     table = (tmp_path / "results" / "README.md").read_text()
     assert "test_error" in table and "![error_curve](p/error_curve.png)" in table
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
+
+
+def test_the_table_shows_every_kind_of_row(tmp_path):
+    import json
+
+    from training_report import write_table
+
+    row = dict.fromkeys(("dataset", "model", "preset", "std", "published", "published_source", "run"))
+    row |= {
+        "unit": "x",
+        "runs": 3,
+        "command": "c",
+        "images_seen": 0,
+        "wall_seconds": 60,
+        "hardware": "h",
+        "commit": "f",
+    }
+    kinds = [
+        {"metric": "count", "value": 100},
+        {"metric": "median", "value": 1234.5, "minimum": 0.5, "maximum": 2000.0},
+        {"metric": "mean", "value": 8.5, "std": 0.25, "published": 8.75, "published_source": "paper"},
+        {"metric": "missing", "value": None, "runs": 0, "note": "not measured: no torch"},
+    ]
+    (tmp_path / "kinds.json").write_text(json.dumps([row | kind for kind in kinds]))
+    table = write_table(tmp_path).read_text()
+    for cells in (
+        "| count | 100 x |",
+        "| median | 1,234 x [0.50 .. 2,000] (3 times) |",
+        "| mean | 8.50 x ± 0.25 (3 seeds) | 8.75 x (paper) |",
+        "| missing | not measured: no torch |",
+    ):
+        assert cells in table
