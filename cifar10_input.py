@@ -618,25 +618,6 @@ def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
     return _make_split(np.frombuffer(array.content, np.uint8), np.array(labels, np.int64), published, source)
 
 
-def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
-    batch = _unpickle(content, source)
-    array, labels = batch.get("data"), batch.get(published.label_key)
-    if not isinstance(array, _PickledArray) or not isinstance(labels, list):
-        raise UsageError(
-            f"{source} must hold an array 'data' and a list '{published.label_key}', received {sorted(map(str, batch))}; download it again"
-        )
-    count = len(labels)
-    shape, kind = array.shape, array.type.decode() if isinstance(array.type, bytes) else array.type
-    if shape != (count, _PICTURE_BYTES) or kind not in ("u1", "|u1") or len(array.content) != count * _PICTURE_BYTES:
-        raise UsageError(
-            f"{source} must hold uint8 data of shape ({count}, {_PICTURE_BYTES}) for its {count} labels, received {kind} "
-            f"{shape} in {len(array.content):,} bytes; download it again"
-        )
-    if not all(isinstance(label, int) for label in labels):
-        raise UsageError(f"{source} must hold whole numbers as labels, received others; download it again")
-    return _make_split(np.frombuffer(array.content, np.uint8), np.array(labels, np.int64), published, source)
-
-
 def _parse_binary(content: bytes, published: _Published, source: str) -> Split:
     row = published.label_bytes + _PICTURE_BYTES
     if not content or len(content) % row:
