@@ -362,6 +362,10 @@ PRESETS = {
         "he2015 for ResNet-110: rate .01 for the first 400 steps",
         _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
     ),
+    "degradation": Preset(
+        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
+        _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
+    ),
     "liang": Preset(
         "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
         {
@@ -414,6 +418,14 @@ PRESETS = {
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke"}
+
+# (model, data set) -> the recipe of this net for this data set, where the data set's own does not suit it.
+OWN_PRESET: dict[tuple[str, str], str] = {}
+
+
+def preset_for(model: str | None, dataset: str | None) -> str:
+    """The preset of a net on a data set where none is given."""
+    return OWN_PRESET.get((model, dataset)) or DEFAULT_PRESET.get(dataset, "fast")
 
 
 def from_preset(name: str, **settings) -> HyperParameters:
@@ -511,10 +523,10 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperP
 
 
 def from_flags(given: dict) -> HyperParameters:
-    """Settings from the flags that were given; the preset, if not given, is the data set's own.
+    """Settings from the flags that were given; the preset, if not given, is that of `preset_for`.
 
     Args:
         given: flag name -> value, only those on the command line.
     """
-    preset = given.get("preset") or DEFAULT_PRESET.get(given.get("dataset"), "fast")
+    preset = given.get("preset") or preset_for(given.get("model"), given.get("dataset", "cifar10"))
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})
