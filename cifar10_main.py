@@ -54,7 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="list of results to add to, for --mode=publish [cifar10; of a study its name]",
     )
     studies = parser.add_argument_group(
-        "studies of several runs", "They train what is missing, reuse what is finished, and go on where they were stopped."
+        "studies of several runs",
+        "They train what is missing, reuse what is finished, and go on where they were stopped.",
     )
     studies.add_argument(
         "--models",

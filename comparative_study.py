@@ -183,9 +183,7 @@ def _as_stored(config):
             "another --runs_dir"
         )
     operational = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["operational"]
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.metadata["operational"]
     }
     return dataclasses.replace(stored, **operational)
 
@@ -256,7 +254,7 @@ def describe(values) -> dict:
 
 
 def format_spread(values, digits=2) -> str:
-    """"99.41 ± 0.05", or "99.41" for a single value."""
+    """ "99.41 ± 0.05", or "99.41" for a single value."""
     spread = describe(values)
     return f"{spread['value']:.{digits}f}" + ("" if spread["std"] is None else f" ± {spread['std']:.{digits}f}")
 
@@ -528,7 +526,9 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         for _, row in differences.iterrows():
             # The presets tell apart what has one name.
             names = [
-                name if (accuracies[accuracies["dataset"] == row["dataset"]]["model"] == name).sum() == 1 else f"{name} ({p})"
+                name
+                if (accuracies[accuracies["dataset"] == row["dataset"]]["model"] == name).sum() == 1
+                else f"{name} ({p})"
                 for name, p in ((row["model"], row["preset"]), (row["over"], row["over_preset"]))
             ]
             published = "" if pd.isna(row["published_points"]) else f"{row['published_points']:+.3f}"
@@ -556,7 +556,10 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         nets = [model if table.columns.get_level_values(0).tolist().count(model) == 1 else f"{model} ({preset})"
                 for model, preset in table.columns]  # fmt: skip
         lines += ["", _line([dataset, *nets]), _line(["---", *["---:"] * len(nets)])]
-        lines += [_line([name, *(f"{value:.3f}" for value in values)]) for name, values in zip(table.index, table.to_numpy(), strict=True)]
+        lines += [
+            _line([name, *(f"{value:.3f}" for value in values)])
+            for name, values in zip(table.index, table.to_numpy(), strict=True)
+        ]
     return "\n".join(lines)
 
 
@@ -697,7 +700,9 @@ def _read_norms(run: RunFolder) -> pd.DataFrame:
             raise ValueError("it has no finite numbers")
         return norms
     except (OSError, ValueError) as error:
-        raise UsageError(f"{run.gradient_norms} is damaged ({error}); delete the run folder and train it again") from error
+        raise UsageError(
+            f"{run.gradient_norms} is damaged ({error}); delete the run folder and train it again"
+        ) from error
 
 
 def _degradation_report(table) -> str:
@@ -736,7 +741,9 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
     table = []
     for (dataset, model_name, preset), runs in groups.items():
         for each in runs:
-            measured = _remembered(folder / "measured.json", _fingerprint(each), lambda each=each: _measure_corrupted(each))
+            measured = _remembered(
+                folder / "measured.json", _fingerprint(each), lambda each=each: _measure_corrupted(each)
+            )
             keys = {"dataset": dataset, "model": model_name, "preset": preset, "seed": each.config.seed}
             table += [
                 keys | {"corruption": corruption, "strength": strength, "accuracy": accuracy}
@@ -748,11 +755,15 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
     rows = []
     for key, runs in groups.items():
         part = table[(table[["dataset", "model", "preset"]] == key).all(axis=1)]
-        rows.append(_result_row(runs, "test accuracy, clean", part[part["strength"] == 0].groupby("seed")["accuracy"].mean()))
+        rows.append(
+            _result_row(runs, "test accuracy, clean", part[part["strength"] == 0].groupby("seed")["accuracy"].mean())
+        )
         for corruption in image_corruption.CORRUPTIONS:
             of_kind = part[(part["corruption"] == corruption) & (part["strength"] > 0)]
             rows.append(
-                _result_row(runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean())
+                _result_row(
+                    runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean()
+                )
             )
     with plt.rc_context(training_report.STYLE):
         for dataset, part in table.groupby("dataset", sort=False):

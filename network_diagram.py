@@ -92,14 +92,24 @@ def draw_network(model: keras.Model):
             axes.text(x, y - 0.64, f"{count} times", ha="center", va="center", fontsize=8)
         if has_shortcut:
             arc = FancyArrowPatch(
-                (x - 0.7, y + 0.5), (x + 0.7, y + 0.5), connectionstyle="arc3,rad=-0.35", arrowstyle="-|>", mutation_scale=9
+                (x - 0.7, y + 0.5),
+                (x + 0.7, y + 0.5),
+                connectionstyle="arc3,rad=-0.35",
+                arrowstyle="-|>",
+                mutation_scale=9,
             )
             axes.add_patch(arc)
     for (x, y), (next_x, next_y) in zip(places, places[1:], strict=False):
         if y == next_y:
             _straight(axes, (x + 0.8, y), (next_x - 0.8, y))
         else:
-            points = [(x + 0.8, y), (x + 0.95, y), (x + 0.95, y - 0.85), (next_x - 0.95, y - 0.85), (next_x - 0.95, next_y)]
+            points = [
+                (x + 0.8, y),
+                (x + 0.95, y),
+                (x + 0.95, y - 0.85),
+                (next_x - 0.95, y - 0.85),
+                (next_x - 0.95, next_y),
+            ]
             axes.plot(*zip(*points, strict=True), color="black", linewidth=1)
             _straight(axes, points[-1], (next_x - 0.8, next_y))
     axes.set(xlim=(-1.05, 1.9 * per_row - 0.85), ylim=(-1.8 * (rows - 1) - 0.8, 0.95))
@@ -272,7 +282,13 @@ def _box(axes, x, y, text, width, height, *, kind=None, fontsize=9):
     kind = kind if kind is not None else next((value for word, value in kinds if word in first), "")
     corner = (x - width / 2, y - height / 2)
     style = FancyBboxPatch(
-        corner, width, height, "round,pad=0,rounding_size=0.08", facecolor=_COLOURS.get(kind, "white"), edgecolor="black", linewidth=0.8
+        corner,
+        width,
+        height,
+        "round,pad=0,rounding_size=0.08",
+        facecolor=_COLOURS.get(kind, "white"),
+        edgecolor="black",
+        linewidth=0.8,
     )
     axes.add_patch(style)
     axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, linespacing=1.25)

@@ -35,7 +35,9 @@ def _draw_mean(axes, tables, x, column, transform, **options):
     steps = tables[0][x].to_numpy(float)[1:rows]
     axes.plot(steps, values.mean(axis=0), **options)
     if len(tables) > 1:
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=options["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(
+            steps, values.min(axis=0), values.max(axis=0), color=options["color"], alpha=0.15, linewidth=0
+        )
     return values
 
 
@@ -60,7 +62,14 @@ def draw_accuracy(groups: dict, dataset: str):
         chosen = [float(each.history.set_index("step")["epoch"][each.result["best_step"]]) for each in runs]
         test = np.mean([each.test_accuracy for each in runs])
         panels[1].plot(
-            np.mean(chosen), test, "D", color=style["color"], markeredgecolor=BLACK, markeredgewidth=0.6, clip_on=False, zorder=5
+            np.mean(chosen),
+            test,
+            "D",
+            color=style["color"],
+            markeredgecolor=BLACK,
+            markeredgewidth=0.6,
+            clip_on=False,
+            zorder=5,
         )
         lowest.append(test)
     panels[0].set(title="training (augmented)", xlabel="epoch", ylabel="accuracy (%)")
@@ -69,9 +78,7 @@ def draw_accuracy(groups: dict, dataset: str):
     panels[0].set_ylim(max(0, min(lowest) - 0.08 * span), 100 + 0.02 * span)
     handles, _ = panels[1].get_legend_handles_labels()
     diamond = Line2D([], [], marker="D", linestyle="", color="grey", markeredgecolor=BLACK, markeredgewidth=0.6)
-    panels[1].legend(
-        [*handles, diamond], [*names.values(), "test, weights chosen on validation"], loc="lower right"
-    )
+    panels[1].legend([*handles, diamond], [*names.values(), "test, weights chosen on validation"], loc="lower right")
     figure.suptitle(dataset)
     return figure
 
@@ -91,7 +98,16 @@ def draw_error_against_step(histories: dict, dataset: str):
             tables = histories[f"{form}{depth}"]
             colour = colours[depth]
             _draw_mean(axes, tables, "step", "train_error", np.asarray, color=colour, linestyle="--", linewidth=1)
-            _draw_mean(axes, tables, "step", "validation_error", np.asarray, color=colour, linewidth=1.7, label=f"{form}{depth}")
+            _draw_mean(
+                axes,
+                tables,
+                "step",
+                "validation_error",
+                np.asarray,
+                color=colour,
+                linewidth=1.7,
+                label=f"{form}{depth}",
+            )
         axes.set(title={"plain": "plain", "resnet": "residual"}[form], xlabel="step", xlim=(0, None))
         handles, labels = axes.get_legend_handles_labels()
         handles += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
@@ -112,7 +128,10 @@ def draw_error_against_depth(table, dataset: str):
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)
     columns = ("training error, last report", "test error, chosen on validation")
     for axes, column in zip(panels, columns, strict=True):
-        for form, label, style in (("plain", "plain", {"color": VERMILION, "linestyle": "--"}), ("resnet", "residual", {"color": BLUE})):
+        for form, label, style in (
+            ("plain", "plain", {"color": VERMILION, "linestyle": "--"}),
+            ("resnet", "residual", {"color": BLUE}),
+        ):
             part = table[table["form"] == form].sort_values("depth")
             axes.plot(part["depth"], part[column], marker="o", label=label, **style)
         axes.set(title=column, xlabel="layers", xticks=sorted(set(table["depth"])))
@@ -169,7 +188,9 @@ def draw_robustness(table, dataset: str):
             by_strength = part.groupby("strength")["accuracy"]
             mean = by_strength.mean()
             axes.plot(mean.index, mean, marker="o", markersize=3, label=names[key], **style)
-            axes.fill_between(mean.index, by_strength.min(), by_strength.max(), color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                mean.index, by_strength.min(), by_strength.max(), color=style["color"], alpha=0.15, linewidth=0
+            )
         values = image_corruption.CORRUPTIONS[kind][1]
         axes.set(title=kind, xticks=[0, *range(1, 1 + len(values))])
         axes.set_xticklabels(["clean", *(f"{value:g}" for value in values)], rotation=60)

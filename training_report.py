@@ -377,9 +377,7 @@ def describe_origin(run: RunFolder) -> dict:
     kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
     starts = read_json(run.environment, [kind])
     if not starts:
-        raise UsageError(
-            f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume"
-        )
+        raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
     last = run.read_history().iloc[-1]
     return {
         "images_seen": int(last["step"]) * run.read_config().train_batch_size,
