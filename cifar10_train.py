@@ -27,6 +27,7 @@ import device_placement
 import model_registry
 import resnet
 from hyper_parameters import HyperParameters, UsageError, from_preset, learning_rate_at
+from resnet_layers import PatchWhitening
 from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
 
 
@@ -138,6 +139,9 @@ class Train:
 
     def _start(self):
         """What a run does that does not go on from a checkpoint."""
+        for layer in self.net.layers:
+            if isinstance(layer, PatchWhitening):
+                layer.adapt(self.normalization(self.training.images[:5000]))
         if self.config.is_use_ckpt:
             self._start_from(self.config.ckpt_path)
 

@@ -354,6 +354,21 @@ _HE2015 = {
 
 PRESETS = {
     "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
+    "resnet9": Preset(
+        "a wide ResNet-9 in 16 epochs: large batches, label smoothing, weights averaged over the last steps",
+        {
+            "model": "resnet9",
+            "train_steps": 1408,
+            "report_freq": 88,
+            "train_batch_size": 512,
+            "init_lr": 0.6,
+            "warmup_lr": 0.1,
+            "warmup_steps": 300,
+            "weight_decay": 1e-3,
+            "label_smoothing": 0.2,
+            "padding_size": 3,
+        },
+    ),
     "he2015": Preset(
         "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
         _HE2015,

@@ -69,6 +69,16 @@ MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for prefix, suffix in (("resnet", ""), ("resnet", "_preact"), ("plain", ""))
     for spec in (_cifar_resnet(prefix, depth, suffix) for depth in _HE_ERROR)
+} | {
+    "resnet9": ModelSpec(
+        name="resnet9",
+        builder="resnet:build_resnet9",
+        options={},
+        summary="wide residual net with a whitening stem, trained in minutes",
+        trainable=3116194,
+        minimum_size=16,
+        source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
+    )
 }
 
 
