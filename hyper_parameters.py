@@ -487,23 +487,16 @@ PRESETS = {
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
-# Nor does a recipe for residual nets with batch norm for nets without: (beginning of the net's name, data set) -> preset.
-_PRESET_OF_NET = {
-    ("lenet5", "mnist"): "mnist_lenet",
-    ("plain_cnn", "mnist"): "mnist_lenet",
-    ("alexnet", "mnist"): "mnist_alexnet",
-    ("lenet5", "cifar10"): "lenet",
-    ("plain_cnn", "cifar10"): "lenet",
-    ("alexnet", "cifar10"): "alexnet",
-}
+# Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet"}
 
 
 def default_preset(dataset: str, model: str) -> str:
     """The preset of a net on a data set, for whoever names none."""
-    for (net, data), preset in _PRESET_OF_NET.items():
-        if data == dataset and model.startswith(net):
-            return preset
-    return DEFAULT_PRESET.get(dataset, "fast")
+    own = next((preset for net, preset in _PRESET_OF_NET.items() if model.startswith(net)), None)
+    if dataset not in DEFAULT_PRESET:
+        return own or "fast"
+    return f"mnist_{own}" if own and dataset == "mnist" else DEFAULT_PRESET[dataset]
 
 
 def from_preset(name: str, **settings) -> HyperParameters:
