@@ -39,20 +39,9 @@ import model_registry
 import study_figures
 import training_report
 from cifar10_train import Interrupted, Train
-from hyper_parameters import HyperParameters, UsageError, default_preset, from_preset
+from hyper_parameters import HyperParameters, UsageError, from_preset, preset_for
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
-LU_SONG = "Lu & Song, table 1"
-# (family, data set) -> (highest training accuracy, highest test accuracy) in %
-LU_SONG_TABLE = {
-    ("resnet", "mnist"): (100.000, 99.665),
-    ("lenet", "mnist"): (99.523, 99.110),
-    ("alexnet", "mnist"): (100.000, 99.440),
-    ("resnet", "cifar10"): (92.890, 86.600),
-    ("lenet", "cifar10"): (80.594, 63.470),
-    ("alexnet", "cifar10"): (99.974, 84.140),
-}
-_FAMILIES = {"resnet": r"resnet\d+", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 _COST_STEPS = 8  # training steps after which the peak memory is read
 
 
@@ -89,7 +78,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
 
     Args:
         given: settings that hold for all runs, by name; a preset among them replaces each net's own, see
-            `hyper_parameters.default_preset`.
+            `hyper_parameters.preset_for`.
         models: registry names, each perhaps with a preset of its own: "resnet20_preact:liang".
         datasets: names of data sets.
         seeds: ints.
@@ -103,7 +92,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
         for entry in models:
             model, _, preset = entry.partition(":")
             model_registry.find(model)
-            preset = preset or given.get("preset") or default_preset(dataset, model)
+            preset = preset or given.get("preset") or preset_for(model, dataset)
             for seed in seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
     if not configs:
@@ -131,6 +120,7 @@ def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -
                     f"expected {run.gradient_norms}, but the run was trained without; give another --runs_dir"
                 )
     data = {_data_key(config): cifar10_input.load_data(config) for config in configs}
+    tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each net
     failures = []
     for number, config in enumerate(configs, start=1):
         if _is_finished(config):
@@ -273,13 +263,7 @@ def multiply_adds(model: keras.Model) -> int:
         .with_empty_output()
         .build()
     )
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")  # it warns of its own use of an old name
-    try:
-        return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
-    finally:
-        logger.setLevel(level)
+    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
 
 
 def measure_cost(config: HyperParameters) -> dict:
@@ -369,16 +353,13 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
 # The comparison of Lu & Song
 
 
-def find_family(model_name: str) -> str | None:
-    """Under which name of Lu & Song's table a net is held: resnet (activation after the addition, as theirs), lenet, alexnet."""
-    return next((name for name, pattern in _FAMILIES.items() if re.fullmatch(pattern, model_name)), None)
-
-
 def accuracy_table(groups) -> pd.DataFrame:
     """Table 1 of Lu & Song: a row per group, single values per seed in lists, published numbers beside them (or NaN)."""
     rows = []
     for (dataset, model_name, preset), runs in groups.items():
-        published = LU_SONG_TABLE.get((find_family(model_name), dataset), (np.nan, np.nan))
+        published = training_report.LU_SONG_TABLE.get(
+            (training_report.find_family(model_name), dataset), (np.nan, np.nan)
+        )
         rows.append(
             {
                 "dataset": dataset,
@@ -401,7 +382,7 @@ def difference_table(accuracies: pd.DataFrame) -> pd.DataFrame:
     for _, net in accuracies.iterrows():
         for _, other in accuracies[accuracies["dataset"] == net["dataset"]].iterrows():
             same = (net["model"], net["preset"]) == (other["model"], other["preset"])
-            if not same and find_family(other["model"]) in ("lenet", "alexnet"):
+            if not same and training_report.find_family(other["model"]) in ("lenet", "alexnet"):
                 rows.append(
                     {
                         "dataset": net["dataset"],
@@ -471,9 +452,13 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     for _, row in accuracies.iterrows():
         runs = groups[row["dataset"], row["model"], row["preset"]]
         rows += [
-            _result_row(runs, "highest training accuracy", row["training"], row["published_training"], LU_SONG),
+            _result_row(
+                runs, "highest training accuracy", row["training"], row["published_training"], training_report.LU_SONG
+            ),
             _result_row(runs, "highest validation accuracy", row["validation"]),
-            _result_row(runs, "test accuracy, chosen on validation", row["test"], row["published_test"], LU_SONG),
+            _result_row(
+                runs, "test accuracy, chosen on validation", row["test"], row["published_test"], training_report.LU_SONG
+            ),
         ]
     for _, row in costs.iterrows():
         runs = groups[row["dataset"], row["model"], row["preset"]]
@@ -754,7 +739,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
     write_atomically(folder / "robustness.csv", table.to_csv(index=False))
     rows = []
     for key, runs in groups.items():
-        part = table[(table[["dataset", "model", "preset"]] == key).all(axis=1)]
+        part = table[(table["dataset"] == key[0]) & (table["model"] == key[1]) & (table["preset"] == key[2])]
         rows.append(
             _result_row(runs, "test accuracy, clean", part[part["strength"] == 0].groupby("seed")["accuracy"].mean())
         )

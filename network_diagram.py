@@ -8,6 +8,7 @@ below the other. So this is drawn with matplotlib. Figures 1 and 2 of Liang 2020
 """
 
 import collections
+import itertools
 import re
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def draw_network(model: keras.Model):
                 mutation_scale=9,
             )
             axes.add_patch(arc)
-    for (x, y), (next_x, next_y) in zip(places, places[1:], strict=False):
+    for (x, y), (next_x, next_y) in itertools.pairwise(places):
         if y == next_y:
             _straight(axes, (x + 0.8, y), (next_x - 0.8, y))
         else:
@@ -208,7 +209,7 @@ def _columns(edges, ranks) -> dict[str, int]:
 
 def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
     """(lines, count, has a shortcut, kind) of every box of a net, from input to output."""
-    layers, edges = _graph(model)
+    layers, _ = _graph(model)
     groups = {}
     for name, layer in layers.items():
         block = _BLOCK.match(name)

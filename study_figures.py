@@ -160,6 +160,7 @@ def draw_gradient_norms(norms: dict, dataset: str):
                 axes.semilogy(range(1, 1 + len(layers)), values, label=f"{form}{depth}", linewidth=1.3, **style)
                 axes.set_title(f"{word}, step {int(table['step'].iloc[index]):,}")
         row[0].set_ylabel("norm of the gradient")
+        row[0].yaxis.set_major_formatter("{x:g}")  # the powers of ten would need math in texts, which is off
         row[-1].legend(fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel("convolution, from the input")

@@ -75,8 +75,6 @@ def test_constant_schedule_and_decay_factor():
         ({"normalization": "none"}, "--normalization must be one of"),
         ({"train_batch_size": 1.5}, "--train_batch_size must be int"),
         ({"model": "plain20", "shortcut": "B"}, "--shortcut=B needs a v1 residual net"),
-        ({"model": "resnet20_preact", "shortcut": "B"}, "--shortcut=B needs a v1 residual net"),
-        ({"model": "alexnet", "shortcut": "B"}, "--shortcut=B needs a v1 residual net"),
         ({"is_use_ckpt": True}, "needs --ckpt_path"),
         ({"version": "../elsewhere"}, "plain folder name"),
     ],
