@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--models",
         type=_list_of(str),
         metavar="NAME,...",
-        help="nets, each perhaps with a preset of its own, NAME:PRESET [--model]",
+        help="nets, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0-2 [--model]",
     )
     studies.add_argument("--datasets", type=_list_of(str), metavar="NAME,...", help="data sets [--dataset]")
     studies.add_argument("--seeds", type=_list_of(int), metavar="INT,...", help="seeds [--seed]")

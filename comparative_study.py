@@ -79,7 +79,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     Args:
         given: settings that hold for all runs, by name; a preset among them replaces each net's own, see
             `hyper_parameters.preset_for`.
-        models: registry names, each perhaps with a preset of its own: "resnet20_preact:liang".
+        models: registry names, each perhaps with a preset and seeds of its own: "resnet20_preact:liang", "lenet5@0-2".
         datasets: names of data sets.
         seeds: ints.
 
@@ -90,10 +90,15 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     configs = []
     for dataset in datasets:
         for entry in models:
-            model, _, preset = entry.partition(":")
+            parts = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(\d+)-(\d+))?", entry)
+            if not parts:
+                raise UsageError(
+                    f"--models must be names such as resnet20, resnet20:fast, resnet20@0-2; received '{entry}'"
+                )
+            model, preset, first, last = parts.groups()
             model_registry.find(model)
             preset = preset or given.get("preset") or preset_for(model, dataset)
-            for seed in seeds:
+            for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
     if not configs:
         raise UsageError("a study needs at least one net, one data set and one seed, received none")

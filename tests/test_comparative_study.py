@@ -2,25 +2,33 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, run_main
+from conftest import ROOT, TINY, run_main, user_environment
 
 import cifar10_input
 import cifar10_test
 import comparative_study
 import image_corruption
+import model_registry
 import network_diagram
 import resnet
 import training_report
-from cifar10_main import main
+from cifar10_main import main, make_parser
 from cifar10_train import Train
 from comparative_study import FinishedRun, GradientNorms, finish_runs, plan_runs
 from hyper_parameters import UsageError, from_preset
 from run_folder import HISTORY, RunFolder, write_json
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import reproduce
 
 SMALL = {"train_steps": 4, "report_freq": 2, "synthetic_images": 200, "tensorboard": False}
 
@@ -84,6 +92,7 @@ def test_the_plan():
         ("digits", "demo", 0), ("digits", "demo", 3),
     ]  # fmt: skip
     assert all(each.train_steps == 7 and each.model == "resnet8" for each in plan)
+    assert [each.seed for each in plan_runs({}, ["resnet8", "plain8@2-4"], ["digits"], [0])] == [0, 2, 3, 4]
     assert plan_runs({"preset": "liang"}, ["resnet8"], ["digits"], [0])[0].preset == "liang"
     for models, datasets, message in (
         (["vgg"], ["digits"], "received 'vgg'"),
@@ -309,11 +318,11 @@ def test_multiply_adds_are_counted_exactly():
         ]
     )
     assert comparative_study.multiply_adds(mixed) == 7 * 7 * 3 * (9 + 8) + 5 * 5 * 8 * 9 + 5 * 5 * 8 * 4
-    lenet = keras.Sequential(
-        [layers.Input((28, 28, 1)), layers.Conv2D(6, 5, padding="same"), layers.MaxPool2D(), layers.Conv2D(16, 5),
-         layers.MaxPool2D(), layers.Flatten(), layers.Dense(120), layers.Dense(84), layers.Dense(10)]
-    )  # fmt: skip
+    lenet = model_registry.find("lenet5").build(input_shape=(28, 28, 1))
     assert comparative_study.multiply_adds(lenet) == 117_600 + 240_000 + 48_000 + 10_080 + 840
+    alexnet = model_registry.find("alexnet").build()
+    maps = 256 * 64 * 27 + 64 * 192 * 576 + 16 * (384 * 1728 + 256 * 3456 + 256 * 2304)
+    assert comparative_study.multiply_adds(alexnet) == maps + 1024 * 4096 + 4096 * 4096 + 4096 * 10 == 62_742_528
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -389,12 +398,6 @@ def test_mistakes_give_one_line(tmp_path, monkeypatch, capsys, flags, expected):
 @pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path):
     """Ctrl-C in the second of four runs; the same command again; then nothing is left to do."""
-    import signal
-    import subprocess
-    import sys
-    import time
-
-    from conftest import ROOT, user_environment
 
     flags = [
         "--mode=degradation",
@@ -426,3 +429,52 @@ def test_a_killed_study_goes_on(tmp_path):
             assert pd.read_csv(run.gradient_norms)["step"].tolist() == [0, 20, 40, 60]
             assert run.read_history()["step"].tolist() == [0, 20, 40, 60]
     assert "run 1 of" not in run_main(*flags, cwd=tmp_path).stdout
+
+
+def test_make_reproduce_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "name, log = sys.argv[1], pathlib.Path(__file__).with_name('log')\n"
+        "log.write_text((log.read_text() if log.exists() else '') + name + ' ')\n"
+        "code = pathlib.Path(__file__).with_name(name)\n"
+        "sys.exit(int(code.read_text()) if code.exists() else 0)\n"
+    )
+    experiments = [
+        reproduce.Experiment(name, f"shows {name}", (f"{script} {name}", f"{script} {name}-publish"), 1)
+        for name in "abc"
+    ]
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", tuple(experiments))
+    flags = [f"--runs_dir={tmp_path}"]
+    (tmp_path / "a").write_text("2")
+    (tmp_path / "c").write_text("130")
+    assert reproduce.main(flags) == 130 and "the same command goes on" in capsys.readouterr().err
+    assert (tmp_path / "log").read_text() == "a b b-publish c "  # a failed, c was stopped
+    assert reproduce.main([*flags, "--list"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("finished, took 0 min") == 1 and "shows c" in out
+    (tmp_path / "c").unlink()
+    assert reproduce.main(flags) == 2 and "failed: a;" in capsys.readouterr().err
+    (tmp_path / "a").unlink()
+    assert reproduce.main(flags) == 0 and reproduce.main(flags) == 0
+    assert (tmp_path / "log").read_text() == "a b b-publish c a c c-publish a a-publish "
+    assert reproduce.main(["--only=x"]) == 2
+
+
+def test_every_command_of_make_reproduce_is_understood():
+    versions = set()
+    for experiment in reproduce.EXPERIMENTS:
+        for command in experiment.commands:
+            program, *flags = command.split()
+            assert program == "cifar10_main.py"
+            given = vars(make_parser().parse_args(flags))
+            if given["mode"] == "publish":
+                versions.add(given["version"])
+            elif given["mode"] == "train":
+                settings = {name: given[name] for name in given if name in ("preset", "num_residual_blocks")}
+                assert experiment.commands[1].endswith(
+                    f"--version={from_preset(settings.pop('preset', 'fast'), **settings).run_name}"
+                )
+            elif given["mode"] in ("compare", "robustness"):
+                assert plan_runs({}, given["models"], given["datasets"], given["seeds"])
+    assert len(versions) == len(reproduce.EXPERIMENTS)
