@@ -74,7 +74,7 @@ class Train:
             self.net = self._build_net()
             self.optimizer = _make_optimizer(self.config)
             self.optimizer.build(self.net.trainable_variables)
-            averaged = self.net.variables if self.config.weight_averaging else []
+            averaged = self.net.weights if self.config.weight_averaging else []
             self.averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
         self.net.optimizer = self.optimizer  # where callbacks look for it
 
@@ -120,12 +120,13 @@ class Train:
 
     def _prepare(self, data):
         """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        self._options = self.config.net_options
+        model_registry.find(self.config.model_name).check_options(self._options)
         self.data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(self.data, self.config)
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
         self.classes = len(self.data.class_names)
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
-        self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
 
     def _build_net(self) -> keras.Model:
         """The net that is trained: to logits, in the precision of the run."""
@@ -171,8 +172,8 @@ class Train:
         """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
         if not hasattr(self, "_exported"):
             self._exported = self._build(dtype="float32", preprocessing=self.normalization)
-        source = self.averages or self.net.variables
-        for variable, value in zip(self._exported.variables, source, strict=True):
+        source = self.averages or self.net.weights
+        for variable, value in zip(self._exported.weights, source, strict=True):
             variable.assign(value)
         return self._exported
 
@@ -320,7 +321,7 @@ class Train:
                 count = tf.cast(self.optimizer.iterations.value, tf.float32)
                 # The first steps weigh more, so that the average does not remember the random start.
                 decay = tf.minimum(config.weight_averaging, (1 + count) / (10 + count))
-                for average, variable in zip(self.averages, net.variables, strict=True):
+                for average, variable in zip(self.averages, net.weights, strict=True):
                     average.assign(average + (1 - decay) * (variable.value - average))
             return self.strategy.reduce("SUM", loss, axis=None), self.strategy.reduce("SUM", wrong, axis=None)
 
@@ -360,11 +361,11 @@ class Train:
 
     def _validate_averaged(self) -> tuple[float, float]:
         """As `_validate`, with the averaged weights."""
-        current = [variable.numpy() for variable in self.net.variables]
-        for variable, average in zip(self.net.variables, self.averages, strict=True):
+        current = [variable.numpy() for variable in self.net.weights]
+        for variable, average in zip(self.net.weights, self.averages, strict=True):
             variable.assign(average)
         result = self._validate()
-        for variable, value in zip(self.net.variables, current, strict=True):
+        for variable, value in zip(self.net.weights, current, strict=True):
             variable.assign(value)
         return result
 
@@ -444,7 +445,11 @@ class Train:
 
     def _variables(self):
         """Everything that a checkpoint holds, by a stable name."""
-        named = {f"net/{variable.path}": variable for variable in self.net.variables}
+        named = {f"net/{variable.path}": variable for variable in self.net.weights}
+        # What is left are the states of random generators (dropout). By number: Keras counts their paths on in a process.
+        weights = {id(variable) for variable in self.net.weights}
+        states = [variable for variable in self.net.variables if id(variable) not in weights]
+        named |= {f"random/{index:04d}": variable for index, variable in enumerate(states)}
         named |= {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
         return named | {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
 
