@@ -20,7 +20,7 @@ class ModelSpec:
         builder: "module:function"; the function has the signature habits of `keras.applications`.
         options: keyword arguments the name stands for.
         summary: one line.
-        trainable: exact number of trainable parameters at 32x32x3 and 10 classes.
+        trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32, where that matters).
         accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
@@ -47,7 +47,17 @@ class ModelSpec:
                 )
 
     def build(self, **arguments):
-        """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them."""
+        """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them.
+
+        Raises:
+            UsageError: pictures smaller than `minimum_size`.
+        """
+        height, width = arguments.get("input_shape", (self.minimum_size,) * 2)[:2]
+        if min(height, width) < self.minimum_size:
+            raise UsageError(
+                f"--model={self.name} needs pictures of at least {self.minimum_size} x {self.minimum_size} pixels, received "
+                f"{height} x {width}; give larger ones, or another --model"
+            )
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
         return builder(**self.options, **arguments)
@@ -109,6 +119,24 @@ MODELS: dict[str, ModelSpec] = {
         ),
         _bottleneck_resnet(164, 5.46),
         _bottleneck_resnet(1001, 4.92),
+        ModelSpec(
+            name="inception_resnet_v1",
+            builder="inception_resnet:build_inception_resnet_v1",
+            options={},
+            summary="Inception-ResNet v1 as published",
+            trainable=20_981_258,
+            minimum_size=75,
+            source="Szegedy et al. 2016, arXiv:1602.07261; Liang 2020, section 4",
+        ),
+        ModelSpec(
+            name="inception_resnet_v1_small",
+            builder="inception_resnet:build_inception_resnet_v1_small",
+            options={},
+            summary="the same for 32x32: stem that halves once, a quarter of the filters, 2 A, 3 B and 2 C modules",
+            trainable=702_218,
+            minimum_size=13,
+            source="reduced here",
+        ),
     )
 }
 
