@@ -446,10 +446,10 @@ class Train:
     def _variables(self):
         """Everything that a checkpoint holds, by a stable name."""
         named = {f"net/{variable.path}": variable for variable in self.net.weights}
-        # What is left are the states of random generators (dropout). By number: Keras counts their paths on in a process.
+        # The other variables are the states of dropout. By number: Keras counts their paths on from net to net of a process.
         weights = {id(variable) for variable in self.net.weights}
         states = [variable for variable in self.net.variables if id(variable) not in weights]
-        named |= {f"random/{index:04d}": variable for index, variable in enumerate(states)}
+        named |= {f"state/{index:04d}": variable for index, variable in enumerate(states)}
         named |= {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
         return named | {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
 
