@@ -39,7 +39,7 @@ import model_registry
 import study_figures
 import training_report
 from cifar10_train import Interrupted, Train
-from hyper_parameters import HyperParameters, UsageError, from_preset, preset_for
+from hyper_parameters import HyperParameters, UsageError, default_preset, from_preset
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
 _COST_STEPS = 8  # training steps after which the peak memory is read
@@ -78,7 +78,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
 
     Args:
         given: settings that hold for all runs, by name; a preset among them replaces each net's own, see
-            `hyper_parameters.preset_for`.
+            `hyper_parameters.default_preset`.
         models: registry names, each perhaps with a preset and seeds of its own: "resnet20_preact:liang", "lenet5@0-2".
         datasets: names of data sets.
         seeds: ints.
@@ -97,7 +97,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
                 )
             model, preset, first, last = parts.groups()
             model_registry.find(model)
-            preset = preset or given.get("preset") or preset_for(model, dataset)
+            preset = preset or given.get("preset") or default_preset(dataset, model)
             for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
     if not configs:

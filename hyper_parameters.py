@@ -29,6 +29,10 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 )
 
 
+# Settings that are arguments of a net's builder; `model_registry` knows which net takes which.
+NET_OPTIONS = (
+    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout",
+)  # fmt: skip
 _PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
 
 
@@ -192,8 +196,26 @@ class HyperParameters(Settings):
     shortcut: str = setting(
         "A",
         NETWORK,
-        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 nets only)",
+        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 and v2 nets; resnet164_v2 and "
+        "resnet1001_v2 always have B)",
         choices=("A", "B"),
+    )
+    squeeze_excitation: int = setting(
+        0, NETWORK, "squeeze-and-excitation in each block, channels per unit of its hidden layer; 0 = off", minimum=0
+    )
+    block_dropout: float = setting(
+        0.0, NETWORK, "share of the values dropped before the last convolution of each block", minimum=0.0, maximum=0.9
+    )
+    stochastic_depth: float = setting(
+        0.0,
+        NETWORK,
+        "probability that an image skips the last block in training; less for the blocks before, linearly",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    zero_last_gamma: bool = setting(False, NETWORK, "each block begins as the identity (v1 nets only)")
+    maxout: int = setting(
+        0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
     )
 
     # Training and learning rate
@@ -259,10 +281,8 @@ class HyperParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shortcut == "B" and (not self.model.startswith("resnet") or self.model.endswith("_preact")):
-            raise UsageError(
-                f"--shortcut=B needs a v1 residual net (resnet20, ...), received --model={self.model}; leave --shortcut out"
-            )
+        if self.maxout == 1:
+            raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(
                 "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
@@ -279,6 +299,15 @@ class HyperParameters(Settings):
                 f"--num_residual_blocks fits the nets of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
             )
         return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[2] or ''}"
+
+    @property
+    def net_options(self) -> dict:
+        """Arguments of the net's builder that differ from their defaults: settings of the group NETWORK."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name in NET_OPTIONS and getattr(self, field.name) != field.default
+        }
 
     @property
     def run_name(self) -> str:
@@ -506,21 +535,16 @@ PRESETS = {
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
-# (model, data set) -> the recipe of this net for this data set, where the data set's own does not suit it.
-OWN_PRESET: dict[tuple[str, str], str] = {
-    (model, dataset): prefix + preset
-    for preset, models in (
-        ("lenet", ("lenet5", "lenet5_1998", "plain_cnn")),
-        ("alexnet", ("alexnet", "alexnet_b", "alexnet_c")),
-    )
-    for model in models
-    for dataset, prefix in (("cifar10", ""), ("cifar100", ""), ("cifar100_coarse", ""), ("mnist", "mnist_"))
-}
+# Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
 
 
-def preset_for(model: str | None, dataset: str | None) -> str:
-    """The preset of a net on a data set where none is given."""
-    return OWN_PRESET.get((model, dataset)) or DEFAULT_PRESET.get(dataset, "fast")
+def default_preset(dataset: str, model: str) -> str:
+    """The preset of a net on a data set, for whoever names none."""
+    own = next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+    if dataset not in DEFAULT_PRESET:
+        return own or "fast"
+    return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]
 
 
 def from_preset(name: str, **settings) -> HyperParameters:

@@ -19,16 +19,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     tolerance, same moving statistics as the plain layer. Under a `tf.distribute` strategy with several replicas the
     statistics are those of the whole batch, by plain operations.
 
+    `scale=False` (no gamma) works: the operation gets ones.
+
     Raises:
-        ValueError: for an option the fused operation lacks (no scale, no center, other axis, masks, synchronized).
+        ValueError: for an option the fused operation lacks (no center, other axis, masks, synchronized).
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        if self.axis not in (-1, 3) or not (self.scale and self.center) or self.synchronized:
+        if self.axis not in (-1, 3) or not self.center or self.synchronized:
             raise ValueError(
-                "FusedBatchNormalization needs axis -1, scale, center and synchronized=False, received "
-                f"axis={self.axis}, scale={self.scale}, center={self.center}, synchronized={self.synchronized}; "
+                "FusedBatchNormalization needs axis -1, center and synchronized=False, received "
+                f"axis={self.axis}, center={self.center}, synchronized={self.synchronized}; "
                 "use keras.layers.BatchNormalization"
             )
 
@@ -36,7 +38,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if mask is not None:
             raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
         inputs = tf.cast(inputs, self.compute_dtype)
-        scale, offset = (tf.convert_to_tensor(weight.value, tf.float32) for weight in (self.gamma, self.beta))
+        offset = tf.convert_to_tensor(self.beta.value, tf.float32)
+        scale = tf.convert_to_tensor(self.gamma.value, tf.float32) if self.scale else tf.ones_like(offset)
         if not (training and self.trainable):
             mean, variance = (
                 tf.convert_to_tensor(v.value, tf.float32) for v in (self.moving_mean, self.moving_variance)

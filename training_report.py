@@ -386,6 +386,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
             else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
             **origin,
             "run": run.path.name,
+            "options": config.net_options,
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
@@ -453,7 +454,7 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                row["model"],
+                ", ".join([row["model"], *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
                 row["preset"],
                 row["metric"],
                 _format_value(row),

@@ -38,7 +38,11 @@ def study(tmp_path_factory):
     """A finished comparison of one net with itself, and the settings of its runs."""
     place = tmp_path_factory.mktemp("study") / "runs"
     given = SMALL | {"runs_dir": str(place)}
-    return comparative_study.compare(given, ["resnet8"], ["synthetic"], [0]), given
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # in this process, which costs no start of TensorFlow; the slow test has its own
+        patch.setattr(comparative_study, "_measure_cost_apart", comparative_study.measure_cost)
+        return comparative_study.compare(given, ["resnet8"], ["synthetic"], [0]), given
 
 
 def made_up(tmp_path, model, dataset, seed, train_errors, validation_errors, test_error):
@@ -144,7 +148,7 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
         path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file() and path.parent != folder
     }
     monkeypatch.setattr(comparative_study, "Train", None)  # nothing is trained
-    monkeypatch.setattr(comparative_study, "measure_cost", None)
+    monkeypatch.setattr(comparative_study, "_measure_cost_apart", None)
     comparative_study.compare(given, ["resnet8"], ["synthetic"], [0])
     # The depth may also be told by the number of blocks.
     configs = plan_runs(given | {"num_residual_blocks": 1}, ["resnet20"], ["synthetic"], [0])
@@ -339,7 +343,7 @@ def test_corruption(channels):
         again = image_corruption.corrupt(images, corruption, 3)
         np.testing.assert_array_equal(again, image_corruption.corrupt(images, corruption, 3))
         assert again.shape == images.shape and again.dtype == np.uint8
-    noise = np.int32(image_corruption.corrupt(np.full((20, 32, 32, channels), 128, np.uint8), "noise", 5)) - 128
+    noise = np.int32(image_corruption.corrupt(np.full((100, 32, 32, channels), 128, np.uint8), "noise", 5)) - 128
     assert noise.std() == pytest.approx(25.5, rel=0.02) and abs(noise.mean()) < 0.5
     assert (image_corruption.corrupt(images, "noise", 3, seed=1) != image_corruption.corrupt(images, "noise", 3)).any()
     for arguments in ((images, "fog", 1), (images, "noise", 6), (images / 255, "noise", 1), (images[0], "blur", 1)):
@@ -429,6 +433,9 @@ def test_a_killed_study_goes_on(tmp_path):
             assert pd.read_csv(run.gradient_norms)["step"].tolist() == [0, 20, 40, 60]
             assert run.read_history()["step"].tolist() == [0, 20, 40, 60]
     assert "run 1 of" not in run_main(*flags, cwd=tmp_path).stdout
+    run_main("--mode=compare", "--models=resnet8,plain8", *flags[2:], cwd=tmp_path)
+    costs = pd.read_csv(tmp_path / "runs" / "compare" / "cost.csv")
+    assert costs["training_memory"].between(100, 10000).all() and (costs["inference_seconds"] > 0).all()
 
 
 def test_make_reproduce_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):

@@ -74,7 +74,7 @@ def test_constant_schedule_and_decay_factor():
         ({"train_steps": 0}, "--train_steps must be at least 1"),
         ({"normalization": "none"}, "--normalization must be one of"),
         ({"train_batch_size": 1.5}, "--train_batch_size must be int"),
-        ({"model": "plain20", "shortcut": "B"}, "--shortcut=B needs a v1 residual net"),
+        ({"maxout": 1}, "--maxout must be 0 or at least 2"),
         ({"is_use_ckpt": True}, "needs --ckpt_path"),
         ({"version": "../elsewhere"}, "plain folder name"),
     ],
@@ -85,7 +85,7 @@ def test_values_out_of_range_are_refused(settings, message):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, he2015"):
+    with pytest.raises(UsageError, match="fast, resnet9, he2015"):
         from_preset("best")
 
 
@@ -106,6 +106,9 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
         (None, "lenet5", "lenet"),
         (None, "plain_cnn", "lenet"),
         (None, "plain20", "fast"),
+        (None, "resnet9", "resnet9"),
+        (None, "resnet98", "fast"),
+        ("mnist", "resnet9", "mnist"),
         ("cifar10", "alexnet", "alexnet"),
         ("cifar100", "alexnet", "alexnet"),
         ("digits", "lenet5", "demo"),
