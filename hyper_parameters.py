@@ -12,6 +12,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import os
@@ -544,6 +545,11 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def as_text(name: str) -> str:
+    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`s."""
 
@@ -555,6 +561,9 @@ def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
     for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
         command()
     except UsageError as error:

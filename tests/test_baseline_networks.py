@@ -286,15 +286,14 @@ def test_settings_of_residual_nets_are_refused(tmp_path, capsys, model, setting)
 
 def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path):
     def make(model, **more):
-        return Train(
-            from_preset("mnist_lenet", model=model, data_dir=str(mnist_folder), runs_dir=str(tmp_path), **more)
-        )
+        settings = {"train_steps": 1, "train_batch_size": 8, "tensorboard": False, "validation_fraction": 0.1} | more
+        return Train(from_preset("mnist_lenet", model=model, data_dir=str(mnist_folder), runs_dir=str(tmp_path), **settings))  # fmt: skip
 
     lenet = make("lenet5")
-    lenet._write_checkpoint()
+    lenet.train()
     path = lenet.run.latest_checkpoint()
+    other = make("plain_cnn")
     with pytest.raises(UsageError, match="another net"):
-        make("plain_cnn").restore(path)
+        other.restore(path)
     with pytest.raises(UsageError, match="does not fit --model=plain_cnn"):
-        make("plain_cnn")._start_from(str(path))
-    make("lenet5_1998")._start_from(str(path))  # its weights have the same shapes
+        other._start_from(str(path))
