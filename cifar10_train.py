@@ -27,6 +27,7 @@ import device_placement
 import model_registry
 import resnet
 from hyper_parameters import HyperParameters, UsageError, from_preset, learning_rate_at
+from resnet_layers import PatchWhitening
 from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
 
 
@@ -120,12 +121,13 @@ class Train:
 
     def _prepare(self, data):
         """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        self._options = self.config.net_options
+        model_registry.find(self.config.model_name).check_options(self._options)
         self.data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(self.data, self.config)
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
         self.classes = len(self.data.class_names)
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
-        self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
 
     def _build_net(self) -> keras.Model:
         """The net that is trained: to logits, in the precision of the run."""
@@ -138,6 +140,9 @@ class Train:
 
     def _start(self):
         """What a run does that does not go on from a checkpoint."""
+        for layer in self.net.layers:
+            if isinstance(layer, PatchWhitening):
+                layer.adapt(self.normalization(self.training.images[:5000]))
         if self.config.is_use_ckpt:
             self._start_from(self.config.ckpt_path)
 

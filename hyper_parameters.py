@@ -30,6 +30,10 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 )
 
 
+# Settings that are arguments of a net's builder; `model_registry` knows which net takes which.
+NET_OPTIONS = (
+    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout",
+)  # fmt: skip
 _PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
 
 
@@ -193,8 +197,26 @@ class HyperParameters(Settings):
     shortcut: str = setting(
         "A",
         NETWORK,
-        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 nets only)",
+        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 and v2 nets; resnet164_v2 and "
+        "resnet1001_v2 always have B)",
         choices=("A", "B"),
+    )
+    squeeze_excitation: int = setting(
+        0, NETWORK, "squeeze-and-excitation in each block, channels per unit of its hidden layer; 0 = off", minimum=0
+    )
+    block_dropout: float = setting(
+        0.0, NETWORK, "share of the values dropped before the last convolution of each block", minimum=0.0, maximum=0.9
+    )
+    stochastic_depth: float = setting(
+        0.0,
+        NETWORK,
+        "probability that an image skips the last block in training; less for the blocks before, linearly",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    zero_last_gamma: bool = setting(False, NETWORK, "each block begins as the identity (v1 nets only)")
+    maxout: int = setting(
+        0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
     )
 
     # Training and learning rate
@@ -260,10 +282,8 @@ class HyperParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shortcut == "B" and (not self.model.startswith("resnet") or self.model.endswith("_preact")):
-            raise UsageError(
-                f"--shortcut=B needs a v1 residual net (resnet20, ...), received --model={self.model}; leave --shortcut out"
-            )
+        if self.maxout == 1:
+            raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(
                 "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
@@ -280,6 +300,15 @@ class HyperParameters(Settings):
                 f"--num_residual_blocks fits the nets of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
             )
         return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[2] or ''}"
+
+    @property
+    def net_options(self) -> dict:
+        """Arguments of the net's builder that differ from their defaults: settings of the group NETWORK."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name in NET_OPTIONS and getattr(self, field.name) != field.default
+        }
 
     @property
     def run_name(self) -> str:
@@ -370,6 +399,21 @@ _MNIST = {
 
 PRESETS = {
     "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
+    "resnet9": Preset(
+        "a wide ResNet-9 in 16 epochs: large batches, label smoothing, weights averaged over the last steps",
+        {
+            "model": "resnet9",
+            "train_steps": 1408,
+            "report_freq": 88,
+            "train_batch_size": 512,
+            "init_lr": 0.6,
+            "warmup_lr": 0.1,
+            "warmup_steps": 300,
+            "weight_decay": 1e-3,
+            "label_smoothing": 0.2,
+            "padding_size": 3,
+        },
+    ),
     "he2015": Preset(
         "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
         _HE2015,

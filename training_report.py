@@ -387,6 +387,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
             "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
             "commit": starts[0]["commit"],
             "run": run.path.name,
+            "options": config.net_options,
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
@@ -416,7 +417,7 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                row["model"],
+                ", ".join([row["model"], *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
                 row["preset"],
                 row["metric"],
                 _format_value(row),
