@@ -532,21 +532,16 @@ PRESETS = {
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
-# (model, data set) -> the recipe of this net for this data set, where the data set's own does not suit it.
-OWN_PRESET: dict[tuple[str, str], str] = {
-    (model, dataset): prefix + preset
-    for preset, models in (
-        ("lenet", ("lenet5", "lenet5_1998", "plain_cnn")),
-        ("alexnet", ("alexnet", "alexnet_b", "alexnet_c")),
-    )
-    for model in models
-    for dataset, prefix in (("cifar10", ""), ("cifar100", ""), ("cifar100_coarse", ""), ("mnist", "mnist_"))
-}
+# Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
 
 
-def preset_for(model: str | None, dataset: str | None) -> str:
-    """The preset of a net on a data set where none is given."""
-    return OWN_PRESET.get((model, dataset)) or DEFAULT_PRESET.get(dataset, "fast")
+def default_preset(dataset: str, model: str) -> str:
+    """The preset of a net on a data set, for whoever names none."""
+    own = next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+    if dataset not in DEFAULT_PRESET:
+        return own or "fast"
+    return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]
 
 
 def from_preset(name: str, **settings) -> HyperParameters:
@@ -652,10 +647,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperP
 
 
 def from_flags(given: dict) -> HyperParameters:
-    """Settings from the flags that were given; the preset, if not given, is that of `preset_for`.
+    """Settings from the flags that were given; the preset, if not given, is that of the data set and the net.
 
     Args:
         given: flag name -> value, only those on the command line.
     """
-    preset = given.get("preset") or preset_for(given.get("model"), given.get("dataset", "cifar10"))
+    fields = HyperParameters.__dataclass_fields__
+    preset = given.get("preset") or default_preset(
+        *(given.get(name, fields[name].default) for name in ("dataset", "model"))
+    )
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})
