@@ -12,6 +12,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import os
@@ -587,6 +588,11 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def as_text(name: str) -> str:
+    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`s."""
 
@@ -598,6 +604,9 @@ def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
     for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
         command()
     except UsageError as error:
@@ -642,10 +651,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperP
 
 
 def from_flags(given: dict) -> HyperParameters:
-    """Settings from the flags that were given; the preset, if not given, is that of `preset_for`.
+    """Settings from the flags that were given; the preset, if not given, is that of the data set and the net.
 
     Args:
         given: flag name -> value, only those on the command line.
     """
-    preset = given.get("preset") or preset_for(given.get("model"), given.get("dataset", "cifar10"))
+    fields = HyperParameters.__dataclass_fields__
+    preset = given.get("preset") or default_preset(
+        *(given.get(name, fields[name].default) for name in ("dataset", "model"))
+    )
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -149,28 +149,13 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
+_LECUN, _KRIZHEVSKY = "LeCun et al. 1998, section II.B", "Krizhevsky et al. 2012, section 3"
 _BASELINES = (  # name, builder, form, summary, trainable, minimum_size, source
-    ("lenet5", "lenet5", "modern", "LeNet-5, ReLU and maximum pooling", 62_006, 12, "LeCun et al. 1998, section II.B"),
-    (
-        "lenet5_1998",
-        "lenet5",
-        "1998",
-        "LeNet-5, tanh and average pooling",
-        62_006,
-        12,
-        "LeCun et al. 1998, section II.B",
-    ),
-    ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 16, "Krizhevsky et al. 2012, section 3"),
-    (
-        "alexnet_b",
-        "alexnet",
-        "B",
-        "AlexNet of Krizhevsky's widths",
-        29_983_114,
-        16,
-        "Krizhevsky et al. 2012, section 3",
-    ),
-    ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 16, "Krizhevsky et al. 2012, section 3"),
+    ("lenet5", "lenet5", "modern", "LeNet-5, ReLU and maximum pooling", 62_006, 12, _LECUN),
+    ("lenet5_1998", "lenet5", "1998", "LeNet-5, tanh and average pooling", 62_006, 12, _LECUN),
+    ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 16, _KRIZHEVSKY),
+    ("alexnet_b", "alexnet", "B", "AlexNet of Krizhevsky's widths", 29_983_114, 16, _KRIZHEVSKY),
+    ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 16, _KRIZHEVSKY),
     ("plain_cnn", "plain_cnn", None, "the CNN of the textbooks", 1_250_858, 10, "Keras' example cifar10_cnn.py"),
 )
 MODELS |= {
