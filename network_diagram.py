@@ -77,7 +77,9 @@ def draw_blocks(models: list[keras.Model], block: str):
 
 
 def draw_network(model: keras.Model):
-    """A net from left to right: one box per block, or per layer with the weightless layers that follow it; equal neighbours are counted.
+    """A net from left to right: one box per block, or per layer with the weightless layers that follow it; equal blocks are counted.
+
+    A block is what shares a name, or branches that meet again. So the boxes are a chain, whatever is in them.
 
     Returns:
         matplotlib figure.
@@ -88,7 +90,7 @@ def draw_network(model: keras.Model):
     figure, axes = plt.subplots(figsize=(1.75 * per_row, 1.6 * rows + 0.4))
     places = [(1.9 * (index % per_row), -1.8 * (index // per_row)) for index in range(len(boxes))]
     for (x, y), (lines, count, has_shortcut, kind) in zip(places, boxes, strict=True):
-        _box(axes, x, y, "\n".join(lines), 1.6, 1.0, kind=kind, fontsize=8)
+        _box(axes, x, y, "\n".join(lines), 1.6, 1.0, kind=kind, fontsize=8 if max(map(len, lines)) < 24 else 7)
         if count > 1:
             axes.text(x, y - 0.64, f"{count} times", ha="center", va="center", fontsize=8)
         if has_shortcut:
@@ -168,6 +170,22 @@ def _graph(model):
     return {each.name: each for each in model.operations}, edges
 
 
+def _segments(model) -> list[list]:
+    """The layers in order, cut wherever all that follows depends on one layer alone: branches that meet again stay together."""
+    layers, edges = _graph(model)
+    order = list(layers)
+    last_use = {name: index for index, name in enumerate(order)}
+    for source, target in edges:
+        last_use[source] = max(last_use[source], order.index(target))
+    segments, needed_until = [[]], 0
+    for index, name in enumerate(order):
+        segments[-1].append(layers[name])
+        if needed_until <= index:  # nothing before this layer is read after it
+            segments.append([])
+        needed_until = max(needed_until, last_use[name])
+    return [segment for segment in segments if segment]
+
+
 def _cut_block(model, block):
     """Labels, edges and ranks (longest way from the input) of one block, with an "x" before it and a "y" behind it."""
     layers, edges = _graph(model)
@@ -209,23 +227,23 @@ def _columns(edges, ranks) -> dict[str, int]:
 
 def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
     """(lines, count, has a shortcut, kind) of every box of a net, from input to output."""
-    layers, _ = _graph(model)
-    groups = {}
-    for name, layer in layers.items():
-        block = _BLOCK.match(name)
-        if block:
-            groups.setdefault(block[1], []).append(layer)
-            continue
+    groups, blocks = {}, set()
+    for segment in _segments(model):
+        first, last = segment[0], next(reversed(groups), None)
+        named = _BLOCK.match(first.name)
+        begins = last is None or _BLOCK.match(f"{last}_") or isinstance(groups[last][0], keras.layers.InputLayer)
+        if named or len(segment) > 1:
+            key = named[1] if named else first.name
+            blocks.add(key)
+            groups.setdefault(key, []).extend(segment)
         # Normalisation, activation, dropout and flattening stand in the box of the layer that they follow.
-        follows = groups and not isinstance(layer, keras.layers.InputLayer) and _kind(layer) in ("norm", "relu", "")
-        last = next(reversed(groups), None)
-        if follows and not _BLOCK.match(f"{last}_"):
-            groups[last].append(layer)
+        elif not begins and _kind(first) in ("norm", "relu", ""):
+            groups[last].append(first)
         else:
-            groups[name] = [layer]
+            groups[first.name] = [first]
     boxes = []
     for name, members in groups.items():
-        is_block = bool(_BLOCK.match(f"{name}_"))
+        is_block = name in blocks
         joins = any(_kind(layer) == "add" for layer in members)
         texts = [_label(layer) for layer in members]
         if is_block:
@@ -234,7 +252,8 @@ def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
             lines = [f"{count} x {text}" if count > 1 else text for text, count in counts.items()]
         else:
             lines = list(dict.fromkeys(text.replace("\n", " ") for text in texts))
-        lines.append(_shape(members[-1].output.shape))
+        if _kind(members[0]) != "dense":  # its units say it
+            lines.append(_shape(members[-1].output.shape))
         kind = "block" if is_block else _kind(members[0])
         if is_block and boxes and boxes[-1][0] == lines and boxes[-1][2] == joins:
             boxes[-1] = (lines, boxes[-1][1] + 1, joins, kind)
@@ -266,7 +285,7 @@ def _label(layer) -> str:
         if max(layer.pool_size) == 1:
             return "every second pixel"
         return f"{'max' if 'Max' in name else 'average'} pool {layer.pool_size[0]}, stride {layer.strides[0]}"
-    words = {"GlobalAveragePooling2D": "global\naverage pool", "ZeroPadChannels": "zero channels", "ZeroPadding2D": "zero padding"}  # fmt: skip
+    words = {"GlobalAveragePooling2D": "global\naverage pool", "GlobalMaxPooling2D": "global\nmax pool", "ZeroPadChannels": "zero channels", "ZeroPadding2D": "zero padding"}  # fmt: skip
     words |= {"InputLayer": "image", "Add": "+", "ReLU": "ReLU"}
     if name == "Activation":
         return layer.activation.__name__

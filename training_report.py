@@ -465,10 +465,11 @@ def write_table(results: Path) -> Path:
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
         for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
             figures = sorted((results / run).glob("*.png"))
+            lines += ["", f"### {run}", ""]
             report = results / run / "report.md"
             if report.is_file():
-                lines += ["", report.read_text().strip()]
-            lines += ["", f"### {run}", "", *(f"![{figure.stem}]({run}/{figure.name})" for figure in figures)]
+                lines += [report.read_text().strip(), ""]
+            lines += [f"![{figure.stem}]({run}/{figure.name})" for figure in figures]
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")
     return path

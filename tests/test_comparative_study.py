@@ -366,6 +366,14 @@ def test_diagrams_show_what_is_in_the_net():
     assert sum(count for _, count, has_shortcut, _ in boxes if has_shortcut) == 9
     assert boxes[2][0] == ["2 x conv 3 x 3, 16", "32 x 32 x 16"] and boxes[2][1] == 3
     assert not any(has_shortcut for _, _, has_shortcut, _ in network_diagram._network_boxes(plain))
+    # Branches that meet again are one box, also without a name.
+    image = keras.Input((8, 8, 3))
+    branches = [keras.layers.Conv2D(4, size, padding="same")(image) for size in (1, 3)]
+    joined = keras.layers.ReLU()(keras.layers.Concatenate()(branches))
+    branched = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(joined)))
+    assert [box[0] for box in network_diagram._network_boxes(branched)] == [
+        ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "128"], ["dense 2"],
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="no layers named stage9_block1"):
         network_diagram.draw_blocks([plain], "stage9_block1")
 
