@@ -372,7 +372,7 @@ def test_diagrams_show_what_is_in_the_net():
     joined = keras.layers.ReLU()(keras.layers.Concatenate()(branches))
     branched = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(joined)))
     assert [box[0] for box in network_diagram._network_boxes(branched)] == [
-        ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "128"], ["dense 2"],
+        ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "512"], ["dense 2"],
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no layers named stage9_block1"):
         network_diagram.draw_blocks([plain], "stage9_block1")
