@@ -455,31 +455,34 @@ PRESETS = {
         },
     ),
     "mnist_lenet": Preset(
-        "LeNet-5 on MNIST: 20 epochs of Adam, linear schedule, shifts of up to 2 pixels",
+        "LeNet-5 on MNIST: 30 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
         _MNIST
         | {
             "model": "lenet5",
-            "train_steps": 8600,
+            "train_steps": 12900,
             "optimizer": "adam",
-            "init_lr": 0.002,
+            "init_lr": 0.003,
             "warmup_steps": 0,
             "weight_decay": 0.0,
+            "label_smoothing": 0.1,
             "weight_averaging": 0.998,
         },
     ),
     "mnist_alexnet": Preset(
-        "AlexNet on MNIST: 8 epochs, linear schedule, shifts of up to 2 pixels",
+        "AlexNet on MNIST: 10 epochs, linear schedule, shifts of up to 2 pixels",
         _MNIST
         | {
             "model": "alexnet",
-            "train_steps": 3440,
-            "init_lr": 0.03,
-            "warmup_steps": 430,
-            "warmup_lr": 0.003,
+            "train_steps": 2150,
+            "report_freq": 215,
+            "train_batch_size": 256,
+            "init_lr": 0.05,
+            "warmup_steps": 215,
+            "warmup_lr": 0.005,
         },
     ),
     "lenet": Preset(
-        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, random flips",
+        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips",
         {
             "model": "lenet5",
             "padding_size": 2,
@@ -491,10 +494,11 @@ PRESETS = {
         },
     ),
     "alexnet": Preset(
-        "AlexNet on CIFAR-10: 30 epochs, linear schedule, shifts of up to 4 pixels, random flips",
+        "AlexNet on CIFAR-10: 40 epochs of large batches, linear schedule, shifts of up to 4 pixels, alternating flips",
         {
             "model": "alexnet",
-            "train_steps": 10547,
+            "train_steps": 7031,
+            "train_batch_size": 256,
             "init_lr": 0.05,
             "warmup_steps": 704,
             "warmup_lr": 0.005,
