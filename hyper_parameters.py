@@ -476,9 +476,9 @@ PRESETS = {
             "train_steps": 2150,
             "report_freq": 215,
             "train_batch_size": 256,
-            "init_lr": 0.05,
+            "init_lr": 0.03,
             "warmup_steps": 215,
-            "warmup_lr": 0.005,
+            "warmup_lr": 0.003,
         },
     ),
     "lenet": Preset(
@@ -499,9 +499,9 @@ PRESETS = {
             "model": "alexnet",
             "train_steps": 7031,
             "train_batch_size": 256,
-            "init_lr": 0.05,
+            "init_lr": 0.03,
             "warmup_steps": 704,
-            "warmup_lr": 0.005,
+            "warmup_lr": 0.003,
         },
     ),
     "demo": Preset(
