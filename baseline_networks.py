@@ -148,8 +148,8 @@ def build_alexnet(
     Raises:
         ValueError: an argument out of its range, or weights of another net.
 
-    Differs from the paper: one tower in the place of two; weights by He's normal rule but for the last layer; dropout before the hidden dense layers
-    (torchvision) where the paper has it behind them; local response normalisation in "original" only.
+    Differs from the paper: one tower in the place of two; weights by He's normal rule but for the last layer; dropout before the
+    hidden dense layers (torchvision) where the paper has it behind them; local response normalisation in "original" only.
     """
     if form not in _ALEXNET:
         raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")

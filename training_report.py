@@ -215,9 +215,8 @@ def _draw_percent(history, title, label, result, sign, published, part):
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
     lowest = history["validation_error"].min()
-    shown = (
-        max(1.0, 5 * lowest) if lowest < 2 else None
-    )  # beside an untrained net, errors of MNIST would lie on the axis
+    # Beside the error of the untrained net, those of MNIST would lie on the axis.
+    shown = max(1.0, 5 * lowest) if lowest < 2 else None
     axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
     axes.legend()
     return figure
