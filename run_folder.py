@@ -24,7 +24,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hyper_parameters import HyperParameters, Settings, UsageError
+from hyper_parameters import HyperParameters, Settings, UsageError, as_text
 
 CHECKPOINTS_KEPT = 2
 HISTORY = (
@@ -77,7 +77,7 @@ def _force_to_disk(path: Path) -> None:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a kill leaves the old or the new one. Raises UsageError if there is no room or no right to."""
     with _written_aside(path) as aside:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        aside.write_bytes(as_text(content).encode() if isinstance(content, str) else content)
 
 
 def save_model(model, path: Path) -> None:
@@ -291,7 +291,7 @@ class RunFolder:
         return probabilities
 
     def read_class_names(self) -> list[str]:
-        return read_json(self.data, {"class_names": [str]})["class_names"]
+        return [as_text(name) for name in read_json(self.data, {"class_names": [str]})["class_names"]]
 
     def _check_settings(self, config):
         stored = self.read_config(type(config))

@@ -8,6 +8,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ
 
 import dataclasses
 import io
+import re
 import statistics
 from pathlib import Path
 
@@ -35,6 +36,17 @@ _STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a class may be called "$"
 }
+LU_SONG = "Lu & Song, table 1"
+# (family, data set) -> (highest training accuracy, highest test accuracy) of all epochs, in %
+LU_SONG_TABLE = {
+    ("resnet", "mnist"): (100.000, 99.665),
+    ("lenet", "mnist"): (99.523, 99.110),
+    ("alexnet", "mnist"): (100.000, 99.440),
+    ("resnet", "cifar10"): (92.890, 86.600),
+    ("lenet", "cifar10"): (80.594, 63.470),
+    ("alexnet", "cifar10"): (99.974, 84.140),
+}
+_FAMILIES = {"resnet": r"resnet(20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 _TESTED = {
     "test_error": float,
     "test_top5_error": float,
@@ -125,12 +137,21 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
-    if config.dataset != "cifar10":
-        return None
-    if preset.published and config.model_name == preset.settings["model"]:
-        return preset.published
-    spec = model_registry.find(config.model_name)
-    return ("test_error", spec.cifar10_error, spec.source) if spec.cifar10_error else None
+    if config.dataset == "cifar10":
+        if preset.published and config.model_name == preset.settings["model"]:
+            return preset.published
+        spec = model_registry.find(config.model_name)
+        if spec.cifar10_error:
+            return "test_error", spec.cifar10_error, spec.source
+    accuracies = LU_SONG_TABLE.get((find_family(config.model_name), config.dataset))
+    if accuracies:
+        return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
+    return None
+
+
+def find_family(model_name: str) -> str | None:
+    """Under which name of Lu & Song's table a net is held: resnet (activation after the addition, as theirs), lenet, alexnet."""
+    return next((name for name, pattern in _FAMILIES.items() if re.fullmatch(pattern, model_name)), None)
 
 
 def describe_layers(model) -> str:
@@ -193,7 +214,10 @@ def _draw_percent(history, title, label, result, sign, published, part):
         )
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
-    axes.set_ylim(**({"bottom": 0} if sign == 1 else {"top": 100}))
+    lowest = history["validation_error"].min()
+    # Beside the error of the untrained net, those of MNIST would lie on the axis.
+    shown = max(1.0, 5 * lowest) if lowest < 2 else None
+    axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
     axes.legend()
     return figure
 
