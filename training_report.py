@@ -391,7 +391,7 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                ", ".join([row["model"], *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
+                ", ".join([row["model"] or "", *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
                 row["preset"],
                 row["metric"],
                 _format_value(row),
