@@ -27,6 +27,7 @@ import device_placement
 import model_registry
 import resnet
 from hyper_parameters import HyperParameters, UsageError, from_preset, learning_rate_at
+from resnet_layers import PatchWhitening
 from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
 
 
@@ -139,6 +140,9 @@ class Train:
 
     def _start(self):
         """What a run does that does not go on from a checkpoint."""
+        for layer in self.net.layers:
+            if isinstance(layer, PatchWhitening):
+                layer.adapt(self.normalization(self.training.images[:5000]))
         if self.config.is_use_ckpt:
             self._start_from(self.config.ckpt_path)
 
@@ -481,7 +485,11 @@ class Train:
         writer = tf.summary.create_file_writer(str(self.run.tensorboard))
         self._watched = keras.Model(
             self.net.inputs,
-            {layer.name: layer.output for layer in self.net.layers if isinstance(layer, keras.layers.ReLU)},
+            {
+                layer.name: layer.output
+                for layer in self.net.layers
+                if isinstance(layer, keras.layers.ReLU | keras.layers.Activation)
+            },
         )
         if not self.history:
             images, labels = self._first_batch()
@@ -492,11 +500,11 @@ class Train:
         return writer
 
     def _watch_activations(self) -> dict:
-        """The outputs of every ReLU for the first validation images, by the name of the layer."""
+        """The outputs of every activation layer for the first validation images, by the name of the layer."""
         return self._watched(self.normalization(self.validation.images[:64]), training=False)
 
     def _write_tensorboard(self, writer, row):
-        """Scalars under the names of the original stack; histogram and share of zeros of every ReLU's output."""
+        """Scalars under the names of the original stack; histogram and share of zeros of every activation."""
         scalars = {"learning_rate": row["learning_rate"]}
         for name, column, unit in (
             ("train_loss", "train_loss", 1),

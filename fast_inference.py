@@ -19,11 +19,13 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         model: functional net of this library, or one of stock Keras layers; it is not changed.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
             for processors that compute bfloat16 natively (`device_placement.choose_policy("auto")` knows). Pixel
-            normalisation, global pooling, dense layer and softmax stay as they are, float32 in the nets of this library.
+            normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the nets
+            of this library.
 
     Returns:
         keras.Model with the inputs and outputs of `model`, not trainable. In float32 the probabilities are equal within
-        rounding, about 1e-6; in bfloat16 they differed by up to 0.01 on three trained nets.
+        rounding, about 1e-6; in bfloat16 the two nets of `pretrained/` name the same class as in float32 for 99.88 % and
+        99.95 % of the test images of CIFAR-10.
 
     Raises:
         ValueError: unknown dtype, a model that is not functional, or one that uses a layer in several places.
@@ -32,12 +34,14 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         raise ValueError(f"dtype must be 'float32' or 'mixed_bfloat16', received {dtype!r}")
     convolutions = _find_pairs(model)
     folded = {convolution.name: norm for norm, convolution in convolutions.items()}
+    # Rounding the pixels to 8 bits is the largest part of the error of bfloat16, and this layer has next to no work.
+    first = next((layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
 
     def copy_layer(layer):
         if not isinstance(layer, keras.layers.Layer) or layer in convolutions:
             return layer  # a plain operation has no weights to share; a folded layer is never called
         config = layer.get_config()
-        if len(layer.output.shape) == 4 and not isinstance(layer, PixelNormalization):
+        if len(layer.output.shape) == 4 and layer is not first and not isinstance(layer, PixelNormalization):
             config["dtype"] = dtype
         if layer.name in folded:
             config["use_bias"] = True

@@ -143,14 +143,15 @@ class HyperParameters(Settings):
     dataset: str = setting(
         "cifar10",
         DATA,
-        "cifar10, cifar100 (fine labels), cifar100_coarse, digits (1,797 real digits, no download), "
+        "cifar10, cifar100 (fine labels), cifar100_coarse, mnist, digits (1,797 real digits, no download), "
         "synthetic (drawn pictures, no download)",
-        choices=("cifar10", "cifar100", "cifar100_coarse", "digits", "synthetic"),
+        choices=("cifar10", "cifar100", "cifar100_coarse", "mnist", "digits", "synthetic"),
     )
     data_dir: str = setting(
         "",
         DATA,
-        "where the data set lies: extracted folder, .tar.gz or binary version; '' = Keras' cache, then download",
+        "where the data set lies: CIFAR's extracted folder, .tar.gz or binary version; MNIST's IDX files or mnist.npz; "
+        "'' = Keras' cache, then download",
         operational=True,
     )
     synthetic_images: int = setting(
@@ -159,7 +160,7 @@ class HyperParameters(Settings):
     validation_fraction: float = setting(
         0.1,
         DATA,
-        "share of each class of the training images held out for validation (He 2015: 5k of 50k)",
+        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST presets: 5k of 60k)",
         minimum=0.001,
         maximum=0.9,
     )
@@ -184,7 +185,11 @@ class HyperParameters(Settings):
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
 
     # Network
-    model: str = setting("resnet20", NETWORK, "name in the model registry: resnet20, resnet20_preact, plain20, ...")
+    model: str = setting(
+        "resnet20",
+        NETWORK,
+        "name in the model registry: resnet20, resnet20_preact, plain20, alexnet, lenet5, plain_cnn, ...",
+    )
     num_residual_blocks: int = setting(
         0, NETWORK, "residual blocks per stage n, depth 6n+2; 0 = as the model's name says", minimum=0, maximum=200
     )
@@ -381,8 +386,33 @@ _HE2015 = {
     "weight_decay_on": "all",
 }
 
+# Digits are never mirrored, and their margin is black: reflected, it stays so, while zeros would be the mean grey.
+_MNIST = {
+    "dataset": "mnist",
+    "validation_fraction": 1 / 12,
+    "padding_size": 2,
+    "padding_mode": "reflect",
+    "flip": "none",
+    "report_freq": 430,
+}
+
 PRESETS = {
     "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
+    "resnet9": Preset(
+        "a wide ResNet-9 in 16 epochs: large batches, label smoothing, weights averaged over the last steps",
+        {
+            "model": "resnet9",
+            "train_steps": 1408,
+            "report_freq": 88,
+            "train_batch_size": 512,
+            "init_lr": 0.6,
+            "warmup_lr": 0.1,
+            "warmup_steps": 300,
+            "weight_decay": 1e-3,
+            "label_smoothing": 0.2,
+            "padding_size": 3,
+        },
+    ),
     "he2015": Preset(
         "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
         _HE2015,
@@ -411,6 +441,63 @@ PRESETS = {
             "weight_averaging": 0.999,
         },
         ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
+    ),
+    "mnist": Preset(
+        "residual nets on MNIST: 14 epochs, linear schedule, shifts of up to 2 pixels, no flips",
+        _MNIST
+        | {
+            "train_steps": 6020,
+            "init_lr": 0.2,
+            "warmup_steps": 430,
+            "warmup_lr": 0.02,
+            "weight_averaging": 0.998,
+        },
+    ),
+    "mnist_lenet": Preset(
+        "LeNet-5 on MNIST: 20 epochs of Adam, linear schedule, shifts of up to 2 pixels",
+        _MNIST
+        | {
+            "model": "lenet5",
+            "train_steps": 8600,
+            "optimizer": "adam",
+            "init_lr": 0.002,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "weight_averaging": 0.998,
+        },
+    ),
+    "mnist_alexnet": Preset(
+        "AlexNet on MNIST: 8 epochs, linear schedule, shifts of up to 2 pixels",
+        _MNIST
+        | {
+            "model": "alexnet",
+            "train_steps": 3440,
+            "init_lr": 0.03,
+            "warmup_steps": 430,
+            "warmup_lr": 0.003,
+        },
+    ),
+    "lenet": Preset(
+        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, random flips",
+        {
+            "model": "lenet5",
+            "padding_size": 2,
+            "train_steps": 14062,
+            "optimizer": "adam",
+            "init_lr": 0.002,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+        },
+    ),
+    "alexnet": Preset(
+        "AlexNet on CIFAR-10: 30 epochs, linear schedule, shifts of up to 4 pixels, random flips",
+        {
+            "model": "alexnet",
+            "train_steps": 10547,
+            "init_lr": 0.05,
+            "warmup_steps": 704,
+            "warmup_lr": 0.005,
+        },
     ),
     "demo": Preset(
         "the 1,797 real digits of scikit-learn, no download, about a minute",
@@ -442,7 +529,18 @@ PRESETS = {
 }
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
-DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke"}
+DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
+
+# Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet"}
+
+
+def default_preset(dataset: str, model: str) -> str:
+    """The preset of a net on a data set, for whoever names none."""
+    own = next((preset for net, preset in _PRESET_OF_NET.items() if model.startswith(net)), None)
+    if dataset not in DEFAULT_PRESET:
+        return own or "fast"
+    return f"mnist_{own}" if own and dataset == "mnist" else DEFAULT_PRESET[dataset]
 
 
 def from_preset(name: str, **settings) -> HyperParameters:
@@ -540,10 +638,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperP
 
 
 def from_flags(given: dict) -> HyperParameters:
-    """Settings from the flags that were given; the preset, if not given, is the data set's own.
+    """Settings from the flags that were given; the preset, if not given, is that of the data set and the net.
 
     Args:
         given: flag name -> value, only those on the command line.
     """
-    preset = given.get("preset") or DEFAULT_PRESET.get(given.get("dataset"), "fast")
+    fields = HyperParameters.__dataclass_fields__
+    preset = given.get("preset") or default_preset(
+        *(given.get(name, fields[name].default) for name in ("dataset", "model"))
+    )
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -21,10 +21,10 @@ class ModelSpec:
         options: keyword arguments the name stands for.
         summary: one line.
         trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32, where that matters).
-        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
         source: where the net and the error are published.
+        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
     """
 
     name: str
@@ -32,10 +32,10 @@ class ModelSpec:
     options: dict
     summary: str
     trainable: int
-    accepts: tuple[str, ...] = ()
     minimum_size: int = 8
     cifar10_error: float | None = None
     source: str = ""
+    accepts: tuple[str, ...] = ()
 
     def check_options(self, options: dict) -> None:
         """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the net does not have."""
@@ -137,8 +137,49 @@ MODELS: dict[str, ModelSpec] = {
             minimum_size=13,
             source="reduced here",
         ),
+        ModelSpec(
+            name="resnet9",
+            builder="resnet:build_resnet9",
+            options={},
+            summary="wide residual net with a whitening stem, trained in minutes",
+            trainable=3_116_194,
+            minimum_size=16,
+            source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
+        ),
     )
 }
+
+_LECUN = "LeCun et al. 1998, section II.B"
+_KRIZHEVSKY = "Krizhevsky et al. 2012, section 3"
+MODELS |= {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            "lenet5", "baseline_networks:build_lenet5", {}, "LeNet-5, ReLU and maximum pooling", 62_006, 12,
+            source=_LECUN,
+        ),
+        ModelSpec(
+            "lenet5_1998", "baseline_networks:build_lenet5", {"form": "1998"}, "LeNet-5, tanh and average pooling", 62_006, 12,
+            source=_LECUN,
+        ),
+        ModelSpec(
+            "alexnet", "baseline_networks:build_alexnet", {}, "AlexNet for small pictures, torchvision's widths, 3x3 kernels",
+            23_272_266, 16, source=_KRIZHEVSKY,
+        ),
+        ModelSpec(
+            "alexnet_b", "baseline_networks:build_alexnet", {"form": "B"}, "AlexNet for small pictures, Krizhevsky's widths",
+            29_983_114, 16, source=_KRIZHEVSKY,
+        ),
+        ModelSpec(
+            "alexnet_c", "baseline_networks:build_alexnet", {"form": "C"}, "AlexNet for small pictures, one dense layer",
+            2_472_266, 16, source=_KRIZHEVSKY,
+        ),
+        ModelSpec(
+            "plain_cnn", "baseline_networks:build_plain_cnn", {}, "two convolutions, pool, dropout, twice; dense", 1_250_858, 10,
+            source="Keras' example cifar10_cnn.py",
+        ),
+    )
+}  # fmt: skip
 
 
 def find(name: str) -> ModelSpec:
@@ -153,5 +194,5 @@ def find(name: str) -> ModelSpec:
     if match and int(match[2]) >= 8 and int(match[2]) % 6 == 2 and match[1] + (match[3] or "") in _FORM:
         return _cifar_resnet(match[1], int(match[2]), match[3] or "")
     raise UsageError(
-        f"--model must be one of {', '.join(MODELS)}, or such a name with another depth 6n+2; received '{name}'"
+        f"--model must be one of {', '.join(MODELS)}, or a residual or plain net with another depth 6n+2; received '{name}'"
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from resnet_layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
+from resnet_layers import FusedBatchNormalization, PatchWhitening, PixelNormalization, ZeroPadChannels
 
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
@@ -345,6 +345,91 @@ def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, ze
         raise ValueError("stochastic_depth needs a net with shortcuts, received form 'plain'; leave it out")
     if zero_last_gamma and form != "v1":
         raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
+
+
+def build_resnet9(
+    *,
+    weights=None,
+    include_top=True,
+    input_shape=(32, 32, 3),
+    classes=10,
+    classifier_activation="softmax",
+    preprocessing=None,
+    dtype=None,
+    name="resnet9",
+):
+    """Builds a wide residual net of nine layers that trains to 94 % on CIFAR-10 in minutes on two cores.
+
+    layer                                                            output (32 x 32 input)
+    2x2 patch whitening with fixed filters, bias, ReLU               31 x 31 x 24
+    3x3 convolution, 2x2 max pooling, BN, ReLU                       15 x 15 x 64
+    3x3 convolution, 2x2 max pooling, BN, ReLU; residual block       7 x 7 x 256
+    3x3 convolution, 2x2 max pooling, BN, ReLU; residual block       3 x 3 x 256
+    global max pooling, divided by 9, dense                          10
+
+    A residual block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))). 3,116,194 parameters are trained, 144 million multiply-adds an
+    image. The layout follows Page 2019 ("How to train your ResNet"), the stem, the pooling before BN and the head Jordan
+    2024 (arXiv:2404.00498); the widths and the places of the residual blocks are ours.
+
+    The filters of the first layer are set by training images: `PatchWhitening.adapt`, which `cifar10_train.Train` calls.
+
+    Args:
+        weights: None = random; or the path of a `.keras` or `.weights.h5` file of the same net.
+        include_top: False = end after global max pooling, output [batch, 256].
+        input_shape: (height, width, channels), height and width >= 16.
+        classes: width of the output, int >= 1.
+        classifier_activation: "softmax", or None for logits.
+        preprocessing: `PixelNormalization` put before the net, or None.
+        dtype: dtype policy of all layers, e.g. "mixed_bfloat16"; None = Keras' global policy.
+        name: name of the model.
+
+    Returns:
+        keras.Model. Input [batch, height, width, channels], RGB. Output float32 [batch, classes].
+
+    Raises:
+        ValueError: an input that is too small, or weights of another net.
+    """
+    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < 16:
+        raise ValueError(
+            f"input_shape must be (height >= 16, width >= 16, channels >= 1), received {tuple(input_shape)}"
+        )
+
+    def convolve(x, filters, layer_name, pool=False):
+        # Drawn three times smaller than by He's rule: batch norm undoes the scale, and a small kernel turns faster.
+        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        x = layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=initializer,
+            dtype=dtype,
+            name=f"{layer_name}_conv",
+        )(x)
+        if pool:
+            x = layers.MaxPooling2D(2, dtype=dtype, name=f"{layer_name}_pool")(x)
+        return FusedBatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{layer_name}_bn")(x)
+
+    def relu(x, layer_name):
+        return layers.ReLU(dtype=dtype, name=f"{layer_name}_relu")(x)
+
+    inputs = layers.Input(input_shape, name="image")
+    x = inputs if preprocessing is None else preprocessing(inputs)
+    x = relu(PatchWhitening(input_shape[2], dtype=dtype, name="stem_whitening")(x), "stem")
+    for stage, (filters, has_block) in enumerate(((64, False), (256, True), (256, True)), start=1):
+        x = relu(convolve(x, filters, f"stage{stage}", pool=True), f"stage{stage}")
+        if has_block:
+            residual = relu(convolve(x, filters, f"stage{stage}_block1_1"), f"stage{stage}_block1_1")
+            residual = convolve(residual, filters, f"stage{stage}_block1_2")
+            x = relu(layers.Add(name=f"stage{stage}_block1_add", dtype=dtype)([x, residual]), f"stage{stage}_block1_2")
+    x = layers.GlobalMaxPooling2D(name="max_pool", dtype="float32")(x)
+    if include_top:
+        x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
+        x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
 
 
 def build_resnet20(**arguments):

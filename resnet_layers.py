@@ -1,9 +1,10 @@
-"""The layers that Keras lacks: pixel normalisation, zero channels, and batch normalisation as one fused operation.
+"""The layers that Keras lacks: pixel normalisation and whitening, zero channels, batch normalisation as one fused operation.
 
 Importing this module registers them, so that `keras.models.load_model` reads nets made of them.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -136,3 +137,44 @@ class ZeroPadChannels(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("resnet")
+class PatchWhitening(keras.layers.Conv2D):
+    """A convolution whose filters are fixed: they make the pixels of a patch uncorrelated and of equal variance.
+
+    Each direction of the patches comes with its negative, so that a ReLU behind the layer loses nothing. Only the bias is
+    trained. After Page 2019 ("How to train your ResNet 8: bag of tricks") and Jordan 2024 (arXiv:2404.00498, section 3.2).
+
+    Input: [batch, height, width, channels]. Output: [batch, height - size + 1, width - size + 1, 2 * size * size * channels].
+
+    Args:
+        channels: channels of the input.
+        size: height and width of a patch, pixels.
+        epsilon: added to the variance of each direction, so that noise is not blown up.
+    """
+
+    def __init__(self, channels, size=2, epsilon=5e-4, **kwargs):
+        for name in ("filters", "kernel_size", "strides", "padding", "use_bias"):  # follow from the other arguments
+            kwargs.pop(name, None)
+        super().__init__(2 * size * size * channels, size, padding="valid", use_bias=True, **kwargs)
+        self.channels, self.size, self.epsilon = channels, size, epsilon
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.kernel.trainable = False
+
+    def adapt(self, images):
+        """Sets the filters by the patches of some training images; until then they are random.
+
+        Args:
+            images: [n, height, width, channels], normalised as the input of the layer will be.
+        """
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(images), (self.size, self.size), axis=(1, 2))
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.size * self.size * self.channels)
+        variances, directions = np.linalg.eigh(np.cov(patches, rowvar=False))
+        filters = directions / np.sqrt(variances + self.epsilon)
+        self.kernel.assign(np.concatenate([filters, -filters], axis=1).reshape(self.kernel.shape))
+
+    def get_config(self):
+        return super().get_config() | {"channels": self.channels, "size": self.size, "epsilon": self.epsilon}

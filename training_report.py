@@ -220,8 +220,13 @@ def draw_grid(rows, row_labels, title):
     for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
         row_axes[0].text(-0.15, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center")
         for picture, axis in zip(row, row_axes, strict=False):
-            axis.imshow(picture, interpolation="nearest")
+            _show(axis, picture)
     return figure
+
+
+def _show(axis, picture):
+    """Shows a uint8 picture, RGB or grey."""
+    axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
 
 
 def _draw_augmentation(training, config):
@@ -264,7 +269,7 @@ def _draw_predictions(test, probabilities, names, title, part):
     for axis in axes.flat:
         axis.axis("off")
     for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):
-        axis.imshow(image, interpolation="nearest")
+        _show(axis, image)
         predicted = int(probability.argmax())
         right = predicted == label
         text = f"{names[predicted]} {100 * probability[predicted]:.0f} %" + ("" if right else f"\nnot {names[label]}")
@@ -391,7 +396,9 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                ", ".join([row["model"] or "", *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
+                ", ".join(
+                    [row["model"] or "", *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]
+                ),
                 row["preset"],
                 row["metric"],
                 _format_value(row),

@@ -96,6 +96,27 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
     assert from_flags({}).preset == "fast"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "model", "preset"),
+    [
+        ("mnist", None, "mnist"),
+        ("mnist", "resnet56", "mnist"),
+        ("mnist", "lenet5_1998", "mnist_lenet"),
+        ("mnist", "alexnet_c", "mnist_alexnet"),
+        (None, "lenet5", "lenet"),
+        (None, "plain_cnn", "lenet"),
+        (None, "plain20", "fast"),
+        ("cifar10", "alexnet", "alexnet"),
+        ("cifar100", "alexnet", "alexnet"),
+        ("digits", "lenet5", "demo"),
+    ],
+)
+def test_nets_without_batch_norm_have_recipes_of_their_own(dataset, model, preset):
+    given = {name: value for name, value in (("dataset", dataset), ("model", model)) if value}
+    config = from_flags(given)
+    assert config.preset == preset and given.items() <= dataclasses.asdict(config).items()
+
+
 def test_booleans_are_parsed_in_all_their_spellings():
     parser = argparse.ArgumentParser()
     hyper_parameters.add_flags(parser)
