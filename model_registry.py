@@ -49,6 +49,9 @@ class ModelSpec:
     def build(self, **arguments):
         """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them.
 
+        `classes` may also be a dict, {name: number of classes}: the net then has a dense layer for each on a shared trunk, and
+        its output is a dict of the same names.
+
         Raises:
             UsageError: pictures smaller than `minimum_size`.
         """
@@ -60,7 +63,19 @@ class ModelSpec:
             )
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
-        return builder(**self.options, **arguments)
+        if not isinstance(arguments.get("classes"), dict):
+            return builder(**self.options, **arguments)
+        import keras
+
+        classes, activation = arguments.pop("classes"), arguments.pop("classifier_activation", "softmax")
+        trunk = builder(**self.options, **arguments, include_top=False)
+        heads = {
+            name: keras.layers.Dense(
+                count, activation, kernel_initializer="he_normal", dtype="float32", name=f"predictions_{name}"
+            )(trunk.output)
+            for name, count in classes.items()
+        }
+        return keras.Model(trunk.input, heads, name=trunk.name)
 
 
 _HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}

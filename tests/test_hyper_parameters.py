@@ -85,7 +85,7 @@ def test_values_out_of_range_are_refused(settings, message):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, .*he2015, he2015_110"):
+    with pytest.raises(UsageError, match=r"fast, .*he2015, he2015_110"):
         from_preset("best")
 
 

@@ -11,7 +11,6 @@ import model_registry
 from hyper_parameters import HyperParameters, UsageError
 from model_registry import MODELS
 
-
 # Nets of depth 6n+2 to try at every turn, since the registered depths take minutes together, as do wide nets.
 SHALLOW = ("resnet8", "resnet8_preact", "plain8", "resnet8_v2")
 
