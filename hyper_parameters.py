@@ -564,15 +564,15 @@ PRESETS = {
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
 # Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
-_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet"}
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
 
 
 def default_preset(dataset: str, model: str) -> str:
     """The preset of a net on a data set, for whoever names none."""
-    own = next((preset for net, preset in _PRESET_OF_NET.items() if model.startswith(net)), None)
+    own = next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
     if dataset not in DEFAULT_PRESET:
         return own or "fast"
-    return f"mnist_{own}" if own and dataset == "mnist" else DEFAULT_PRESET[dataset]
+    return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]
 
 
 def from_preset(name: str, **settings) -> HyperParameters:

@@ -334,19 +334,6 @@ def _check_arguments(num_residual_blocks, form, weights, include_top, input_shap
             raise ValueError("weights='cifar10' bring their own preprocessing; leave the argument out")
 
 
-def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout):
-    for argument, value, least in (("squeeze_excitation", squeeze_excitation, 1), ("maxout", maxout, 2)):
-        if not isinstance(value, int) or (value and value < least):
-            raise ValueError(f"{argument} must be 0 or an int >= {least}, received {value!r}")
-    for argument, value in (("block_dropout", block_dropout), ("stochastic_depth", stochastic_depth)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{argument} must be at least 0 and below 1, received {value!r}")
-    if stochastic_depth and form == "plain":
-        raise ValueError("stochastic_depth needs a net with shortcuts, received form 'plain'; leave it out")
-    if zero_last_gamma and form != "v1":
-        raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
-
-
 def build_resnet9(
     *,
     weights=None,
@@ -430,6 +417,19 @@ def build_resnet9(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout):
+    for argument, value, least in (("squeeze_excitation", squeeze_excitation, 1), ("maxout", maxout, 2)):
+        if not isinstance(value, int) or (value and value < least):
+            raise ValueError(f"{argument} must be 0 or an int >= {least}, received {value!r}")
+    for argument, value in (("block_dropout", block_dropout), ("stochastic_depth", stochastic_depth)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{argument} must be at least 0 and below 1, received {value!r}")
+    if stochastic_depth and form == "plain":
+        raise ValueError("stochastic_depth needs a net with shortcuts, received form 'plain'; leave it out")
+    if zero_last_gamma and form != "v1":
+        raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
 
 
 def build_resnet20(**arguments):

@@ -197,6 +197,47 @@ def test_zero_channels_stand_on_both_sides():
     assert padded[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]
 
 
+class TestResnet9:
+    def test_has_the_documented_parameters_and_map_sizes(self):
+        model = resnet.build_resnet9()
+        trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        assert trainable == model_registry.find("resnet9").trainable == 3116194
+        shapes = [model.get_layer(name).output.shape[1:] for name in ("stem_relu", "stage1_relu", "stage2_relu")]
+        assert shapes == [(31, 31, 24), (15, 15, 64), (7, 7, 256)]
+        assert model.get_layer("stage3_block1_2_relu").output.shape[1:] == (3, 3, 256)
+
+    def test_says_which_inputs_are_too_small(self):
+        with pytest.raises(ValueError, match="height >= 16"):
+            resnet.build_resnet9(input_shape=(15, 32, 3))
+
+    def test_whitening_makes_the_pixels_of_a_patch_uncorrelated(self):
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=(200, 9, 9, 3)).astype("float32")
+        images = noise + np.roll(noise, 1, axis=1) + 0.5 * noise[..., :1]  # neighbours and channels hang together
+        layer = resnet_layers.PatchWhitening(3)
+        layer(images[:1])
+        layer.adapt(images)
+        outputs = np.asarray(layer(images))
+        assert outputs.shape == (200, 8, 8, 24)
+        np.testing.assert_allclose(outputs[..., 12:], -outputs[..., :12], atol=1e-4)
+        covariance = np.cov(outputs[..., :12].reshape(-1, 12), rowvar=False)
+        np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
+        assert [weight.name for weight in layer.trainable_weights] == ["bias"]
+
+    def test_training_sets_the_whitening_filters_and_a_saved_net_keeps_them(self, tmp_path):
+        config = from_preset(
+            "smoke", model="resnet9", runs_dir=str(tmp_path), train_steps=2, report_freq=2, tensorboard=False
+        )
+        run = train(config)
+        trainer = Train(config, run)
+        expected = resnet_layers.PatchWhitening(3)
+        pictures = trainer.normalization(trainer.training.images[:5000])
+        expected(pictures[:1])
+        expected.adapt(pictures)
+        kept = keras.models.load_model(run.final).get_layer("stem_whitening")
+        np.testing.assert_allclose(kept.kernel, expected.kernel, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("blocks", "form", "trainable", "fixed"),
     [
@@ -338,44 +379,3 @@ def test_squeeze_and_excitation_by_hand(plain_and_optional):
 def test_wrong_options_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_resnet(**arguments)
-
-
-class TestResnet9:
-    def test_has_the_documented_parameters_and_map_sizes(self):
-        model = resnet.build_resnet9()
-        trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-        assert trainable == model_registry.find("resnet9").trainable == 3116194
-        shapes = [model.get_layer(name).output.shape[1:] for name in ("stem_relu", "stage1_relu", "stage2_relu")]
-        assert shapes == [(31, 31, 24), (15, 15, 64), (7, 7, 256)]
-        assert model.get_layer("stage3_block1_2_relu").output.shape[1:] == (3, 3, 256)
-
-    def test_says_which_inputs_are_too_small(self):
-        with pytest.raises(ValueError, match="height >= 16"):
-            resnet.build_resnet9(input_shape=(15, 32, 3))
-
-    def test_whitening_makes_the_pixels_of_a_patch_uncorrelated(self):
-        rng = np.random.default_rng(0)
-        noise = rng.normal(size=(200, 9, 9, 3)).astype("float32")
-        images = noise + np.roll(noise, 1, axis=1) + 0.5 * noise[..., :1]  # neighbours and channels hang together
-        layer = resnet_layers.PatchWhitening(3)
-        layer(images[:1])
-        layer.adapt(images)
-        outputs = np.asarray(layer(images))
-        assert outputs.shape == (200, 8, 8, 24)
-        np.testing.assert_allclose(outputs[..., 12:], -outputs[..., :12], atol=1e-4)
-        covariance = np.cov(outputs[..., :12].reshape(-1, 12), rowvar=False)
-        np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
-        assert [weight.name for weight in layer.trainable_weights] == ["bias"]
-
-    def test_training_sets_the_whitening_filters_and_a_saved_net_keeps_them(self, tmp_path):
-        config = from_preset(
-            "smoke", model="resnet9", runs_dir=str(tmp_path), train_steps=2, report_freq=2, tensorboard=False
-        )
-        run = train(config)
-        trainer = Train(config, run)
-        expected = resnet_layers.PatchWhitening(3)
-        pictures = trainer.normalization(trainer.training.images[:5000])
-        expected(pictures[:1])
-        expected.adapt(pictures)
-        kept = keras.models.load_model(run.final).get_layer("stem_whitening")
-        np.testing.assert_allclose(kept.kernel, expected.kernel, atol=1e-5)
