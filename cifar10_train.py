@@ -89,7 +89,10 @@ class Train:
         self._compile()
 
     def test(self, images) -> np.ndarray:
-        """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255."""
+        """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255.
+
+        With several heads a dict, name of the head -> such an array.
+        """
         return cifar10_test.test(self._export(), images, self.config.test_batch_size)
 
     def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:

@@ -16,6 +16,7 @@ from cifar10_input import load_data, load_heads, split_data
 from cifar10_main import main
 from cifar10_test import load_model
 from cifar10_train import MultiTaskTrain, Train, train
+from fast_inference import fold_batch_norm
 from hyper_parameters import HyperParameters, UsageError, from_preset
 from run_folder import RunFolder, read_checkpoint
 
@@ -123,15 +124,16 @@ def test_metrics_of_each_head_are_in_the_run_folder(finished):
     assert {path.stem for path in run.figures.glob("*.png")} >= {"heads", "error_curve", "confusion_matrix"}
 
 
-def test_best_weights_are_those_of_the_first_head(finished):
-    """The probabilities in the run folder are those of best.keras, of a checkpoint, and of the net rebuilt from it."""
+def test_file_checkpoint_and_folded_net_answer_alike(finished):
     run, flags = finished
     images = load_data(HyperParameters(dataset="cifar10", data_dir=flags[-2].split("=")[1])).test.images
     final = cifar10_test.test(load_model(str(run.final)), images)
     again = cifar10_test.test(load_model(str(run.latest_checkpoint())), images)
     assert list(final) == ["class", "kind"]
+    folded = cifar10_test.test(fold_batch_norm(load_model(str(run.final))), images)
     for head, probabilities in final.items():
         np.testing.assert_allclose(again[head], probabilities, atol=1e-6)
+        np.testing.assert_allclose(folded[head], probabilities, atol=1e-4)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert cifar10_test.test(load_model(str(run.best)), images[:0])["kind"].shape == (0, 2)
 
