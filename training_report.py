@@ -91,6 +91,8 @@ def draw(run: RunFolder) -> list[Path]:
         "augmentation": lambda: _draw_augmentation(training, config),
         "samples": lambda: _draw_samples(training, names, config.dataset),
     }
+    if len(config.tasks) > 1:
+        more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
     return draw_figures(run, title, history, result, names, data.test, probabilities, more, published=published)
 
 
@@ -137,6 +139,8 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
+    if config.heads:
+        return None
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
             return preset.published
@@ -219,6 +223,19 @@ def _draw_percent(history, title, label, result, sign, published, part):
     shown = max(1.0, 5 * lowest) if lowest < 2 else None
     axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
     axes.legend()
+    return figure
+
+
+def _draw_heads(history, title, heads):
+    """Validation error of each head against step."""
+    looks = [(BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":")]
+    columns = ["validation_error", *(f"validation_error_{head}" for head in heads[1:])]
+    curves = [
+        (head, history[column], {"color": color, "linestyle": line, "marker": "o", "markersize": 3})
+        for head, column, (color, line) in zip(heads, columns, looks, strict=False)
+    ]
+    figure = _draw_curves(history, title, "validation top-1 error (%)", curves)
+    figure.axes[0].set_ylim(bottom=0)
     return figure
 
 
@@ -353,6 +370,11 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         "validation_error": last["validation_error"],
         "validation_error_of_chosen": result["validation_error"],
     }
+    for head, measured in read_json(run.result, dict).get("heads", {}).items():
+        numbers |= {
+            f"test_error_{head}": measured["test_error"],
+            f"validation_error_{head}": last[f"validation_error_{head}"],
+        }
     if "validation_error_unaveraged" in last:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
     metric_published, published, published_source = published_number(config) or (None, None, None)
@@ -390,7 +412,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
             "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
             "commit": starts[0]["commit"],
             "run": run.path.name,
-            "options": config.net_options,
+            "options": config.net_options | ({"heads": config.heads} if config.heads else {}),
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
@@ -420,7 +442,9 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                ", ".join([row["model"], *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
+                ", ".join(
+                    [row["model"] or "", *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]
+                ),
                 row["preset"],
                 row["metric"],
                 _format_value(row),
