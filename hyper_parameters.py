@@ -454,6 +454,10 @@ PRESETS = {
         "he2015 for ResNet-110: rate .01 for the first 400 steps",
         _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
     ),
+    "degradation": Preset(
+        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
+        _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
+    ),
     "liang": Preset(
         "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
         {

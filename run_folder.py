@@ -180,6 +180,7 @@ class RunFolder:
         self.final = self.path / "final.keras"
         self.result = self.path / "result.json"
         self.predictions = self.path / "predictions.npy"
+        self.gradient_norms = self.path / "gradient_norms.csv"
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
 

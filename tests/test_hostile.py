@@ -977,7 +977,7 @@ def test_damaged_files_of_a_run(finished, damage, kind):
         "config": finished.read_config,
         "data": finished.read_class_names,
         "environment": lambda: read_json(path, [dict]),
-        "result": lambda: read_json(path, training_report._TESTED),
+        "result": lambda: read_json(path, training_report.TESTED),
         "error_csv": finished.read_history,
         "predictions": lambda: finished.read_predictions((40, 10)),
     }
