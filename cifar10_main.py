@@ -160,6 +160,8 @@ def _test(config, _actions):
         f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
         f"top-5 error {result['test_top5_error']:.2f} %, loss {result['test_loss']:.4f}; {run.result}"
     )
+    for name, head in result.get("heads", {}).items():
+        print(f"head {name}: top-1 error {head['test_error']:.2f} %, loss {head['test_loss']:.4f}")
     if run.holds_run():
         from training_report import draw
 

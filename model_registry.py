@@ -21,10 +21,10 @@ class ModelSpec:
         options: keyword arguments the name stands for.
         summary: one line.
         trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32, where that matters).
-        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
         source: where the net and the error are published.
+        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
     """
 
     name: str
@@ -32,10 +32,10 @@ class ModelSpec:
     options: dict
     summary: str
     trainable: int
-    accepts: tuple[str, ...] = ()
     minimum_size: int = 8
     cifar10_error: float | None = None
     source: str = ""
+    accepts: tuple[str, ...] = ()
 
     def check_options(self, options: dict) -> None:
         """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the net does not have."""
@@ -49,6 +49,9 @@ class ModelSpec:
     def build(self, **arguments):
         """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them.
 
+        `classes` may also be a dict, {name: number of classes}: the net then has a dense layer for each on a shared trunk, and
+        its output is a dict of the same names.
+
         Raises:
             UsageError: pictures smaller than `minimum_size`.
         """
@@ -60,7 +63,19 @@ class ModelSpec:
             )
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
-        return builder(**self.options, **arguments)
+        if not isinstance(arguments.get("classes"), dict):
+            return builder(**self.options, **arguments)
+        import keras
+
+        classes, activation = arguments.pop("classes"), arguments.pop("classifier_activation", "softmax")
+        trunk = builder(**self.options, **arguments, include_top=False)
+        heads = {
+            name: keras.layers.Dense(
+                count, activation, kernel_initializer="he_normal", dtype="float32", name=f"predictions_{name}"
+            )(trunk.output)
+            for name, count in classes.items()
+        }
+        return keras.Model(trunk.input, heads, name=trunk.name)
 
 
 _HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}

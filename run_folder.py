@@ -291,8 +291,14 @@ class RunFolder:
             raise UsageError(f"{expected}, received {probabilities.dtype} {probabilities.shape}; use --mode=test first")
         return probabilities
 
-    def read_class_names(self) -> list[str]:
-        return [as_text(name) for name in read_json(self.data, {"class_names": [str]})["class_names"]]
+    def read_class_names(self, head: str = "") -> list[str]:
+        """Class names of the data set, or of one head of a net that has several; [] for a head that the net does not have."""
+        facts = read_json(self.data, {"class_names": [str]})
+        names = facts["class_names"]
+        if head:
+            names = facts["heads"].get(head, []) if isinstance(facts.get("heads"), dict) else []
+            names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+        return [as_text(name) for name in names]
 
     def _check_settings(self, config):
         stored = self.read_config(type(config))

@@ -92,6 +92,8 @@ def draw(run: RunFolder) -> list[Path]:
         "augmentation": lambda: _draw_augmentation(training, config),
         "samples": lambda: draw_samples(training, names, config.dataset),
     }
+    if len(config.tasks) > 1:
+        more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
     return draw_figures(run, title, history, result, names, data.test, probabilities, more, published=published)
 
 
@@ -141,6 +143,8 @@ def save_figure(figure, path: Path) -> Path:
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
+    if config.heads:
+        return None
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
             return preset.published
@@ -218,8 +222,24 @@ def _draw_percent(history, title, label, result, sign, published, part):
         )
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
-    axes.set_ylim(**({"bottom": 0} if sign == 1 else {"top": 100}))
+    lowest = history["validation_error"].min()
+    # Beside the error of the untrained net, those of MNIST would lie on the axis.
+    shown = max(1.0, 5 * lowest) if lowest < 2 else None
+    axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
     axes.legend()
+    return figure
+
+
+def _draw_heads(history, title, heads):
+    """Validation error of each head against step."""
+    looks = [(BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":")]
+    columns = ["validation_error", *(f"validation_error_{head}" for head in heads[1:])]
+    curves = [
+        (head, history[column], {"color": color, "linestyle": line, "marker": "o", "markersize": 3})
+        for head, column, (color, line) in zip(heads, columns, looks, strict=False)
+    ]
+    figure = _draw_curves(history, title, "validation top-1 error (%)", curves)
+    figure.axes[0].set_ylim(bottom=0)
     return figure
 
 
@@ -352,6 +372,11 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         "validation_error": last["validation_error"],
         "validation_error_of_chosen": result["validation_error"],
     }
+    for head, measured in read_json(run.result, dict).get("heads", {}).items():
+        numbers |= {
+            f"test_error_{head}": measured["test_error"],
+            f"validation_error_{head}": last[f"validation_error_{head}"],
+        }
     if "validation_error_unaveraged" in last:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
     metric_published, published, published_source = published_number(config) or (None, None, None)
@@ -386,7 +411,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
             else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
             **origin,
             "run": run.path.name,
-            "options": config.net_options,
+            "options": config.net_options | ({"heads": config.heads} if config.heads else {}),
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
