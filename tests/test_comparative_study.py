@@ -383,6 +383,15 @@ def test_diagram_mode(tmp_path, monkeypatch, capsys):
     assert main(["--mode=diagram", "--models=resnet8,plain8"]) == 0
     drawn = {path.stem for path in (tmp_path / "runs" / "diagrams").glob("*.png")}
     assert drawn == {"resnet8", "plain8", "block-stage2_block1"}  # one block a stage: there is no stage1_block2
+    assert main(["--mode=publish", "--version=diagrams"]) == 0
+    # What an earlier call drew does not stay.
+    assert main(["--mode=diagram", "--models=lenet5"]) == 0 and main(["--mode=publish", "--version=diagrams"]) == 0
+    for place in ("runs", "results"):
+        assert [path.stem for path in (tmp_path / place / "diagrams").glob("*.png")] == ["lenet5"]
+    (tmp_path / "results" / "run").mkdir()
+    (tmp_path / "results" / "run" / "error.csv").touch()
+    assert main(["--mode=publish", "--version=diagrams", "--experiment=run"]) == 2
+    assert "holds a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
