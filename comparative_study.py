@@ -435,6 +435,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     )
     for name, table in {"accuracy": flat, "difference": differences, "cost": costs, "per_class": classes}.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
+    drawn = []
     with plt.rc_context(training_report.STYLE):
         for dataset in dict.fromkeys(key[0] for key in groups):
             of_dataset = {key[1:]: runs for key, runs in groups.items() if key[0] == dataset}
@@ -452,7 +453,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
                         matrix, data.class_names, title
                     )
             for name, figure in figures.items():
-                training_report.save_figure(figure, folder / f"{name}.png")
+                drawn.append(training_report.save_figure(figure, folder / f"{name}.png"))
     rows = []
     for _, row in accuracies.iterrows():
         runs = groups[row["dataset"], row["model"], row["preset"]]
@@ -474,7 +475,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
         ]
     report = _compare_report(accuracies, differences, costs, classes)
     command = _command("compare", given, models=models, datasets=datasets, seeds=seeds)
-    return _write_study(folder, command, rows, report)
+    return training_report.write_study(folder, command, rows, report, drawn)
 
 
 _ACCURACIES = ("training", "validation", "test")
@@ -678,10 +679,9 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
             "error_against_depth": study_figures.draw_error_against_depth(means, dataset),
             "gradient_norms": study_figures.draw_gradient_norms(norms, dataset),
         }
-        for name, figure in figures.items():
-            training_report.save_figure(figure, folder / f"{name}.png")
+        drawn = [training_report.save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     command = _command("degradation", given, depths=depths, seeds=seeds, short=short)
-    return _write_study(folder, command, rows, _degradation_report(table))
+    return training_report.write_study(folder, command, rows, _degradation_report(table), drawn)
 
 
 def _read_norms(run: RunFolder) -> pd.DataFrame:
@@ -756,15 +756,16 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
                     runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean()
                 )
             )
+    drawn = []
     with plt.rc_context(training_report.STYLE):
         for dataset, part in table.groupby("dataset", sort=False):
             figure = study_figures.draw_robustness(part, dataset)
-            training_report.save_figure(figure, folder / f"robustness-{dataset}.png")
+            drawn.append(training_report.save_figure(figure, folder / f"robustness-{dataset}.png"))
             runs = next(runs for key, runs in groups.items() if key[0] == dataset)
             figure = study_figures.draw_corruptions(cifar10_input.load_data(runs[0].config).test.images[:1], dataset)
-            training_report.save_figure(figure, folder / f"corruptions-{dataset}.png")
+            drawn.append(training_report.save_figure(figure, folder / f"corruptions-{dataset}.png"))
     command = _command("robustness", given, models=models, datasets=datasets, seeds=seeds)
-    return _write_study(folder, command, rows, _robustness_report(table))
+    return training_report.write_study(folder, command, rows, _robustness_report(table), drawn)
 
 
 def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
@@ -849,13 +850,6 @@ def _result_row(runs, metric, values, published=None, source=None, *, unit="%") 
         **origins[-1],
         "wall_seconds": sum(origin["wall_seconds"] for origin in origins),
     }
-
-
-def _write_study(folder: Path, command: str, rows: list[dict], report: str) -> Path:
-    rows = [row | {"command": command, "run": folder.name} for row in rows]
-    write_atomically(folder / "report.md", report + "\n")
-    write_json(folder / "study.json", {"command": command, "rows": rows})
-    return folder
 
 
 if __name__ == "__main__":  # the process of its own of `_measure_cost_apart`

@@ -20,7 +20,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 import model_registry
 import training_report
 from hyper_parameters import HyperParameters, UsageError
-from run_folder import RunFolder, write_atomically, write_json
+from run_folder import RunFolder
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
 BLOCKS = ("stage1_block2", "stage2_block1")  # with an identity shortcut, and where a stage begins
@@ -139,9 +139,10 @@ def draw_study(given: dict, models) -> Path:
     nets = [model_registry.find(name).build() for name in models]
     command = f"python cifar10_main.py --mode=diagram --models={','.join(models)}"
     lines, rows = ["| net | trainable parameters |", "|---|---:|"], []
+    drawn = []
     with plt.rc_context(training_report.STYLE):
         for name, net in zip(models, nets, strict=True):
-            training_report.save_figure(draw_network(net), folder / f"{name}.png")
+            drawn.append(training_report.save_figure(draw_network(net), folder / f"{name}.png"))
             parameters = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
             lines.append(f"| {name} | {parameters:,} |")
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
@@ -150,10 +151,9 @@ def draw_study(given: dict, models) -> Path:
         for block in BLOCKS:
             with_block = [net for net in nets if any(layer.name.startswith(f"{block}_") for layer in net.layers)]
             if with_block:
-                training_report.save_figure(draw_blocks(with_block, block), folder / f"block-{block}.png")
-    write_atomically(folder / "report.md", "\n".join(lines) + "\n")
-    write_json(folder / "study.json", {"command": command, "rows": rows})
-    return folder
+                figure = draw_blocks(with_block, block)
+                drawn.append(training_report.save_figure(figure, folder / f"block-{block}.png"))
+    return training_report.write_study(folder, command, rows, "\n".join(lines), drawn)
 
 
 def _graph(model):

@@ -439,21 +439,50 @@ def describe_origin(run: RunFolder) -> dict:
     }
 
 
+def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path]) -> Path:
+    """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
+
+    Args:
+        folder: of the study.
+        command: that repeats it.
+        rows: as in `results/<experiment>.json`, without experiment, command and run.
+        report: Markdown.
+        figures: what was drawn.
+
+    Returns:
+        `folder`.
+    """
+    for old in set(folder.glob("*.png")) - set(figures):
+        old.unlink()
+    write_atomically(folder / "report.md", report + "\n")
+    rows = [row | {"command": command, "run": folder.name} for row in rows]
+    write_json(folder / "study.json", {"command": command, "rows": rows})
+    return folder
+
+
 def publish_study(folder: Path, experiment: str, results: Path) -> Path:
     """Puts a study among the project's results: its figures and tables, its rows, and the table of all.
 
     Args:
-        folder: holds `study.json`, written by `comparative_study`.
+        folder: see `write_study`.
         experiment: name of the list of rows, `<results>/<experiment>.json`, and of the folder for the figures.
         results: the folder of results.
 
     Returns:
         Path of the table, `<results>/README.md`.
+
+    Raises:
+        UsageError: the folder among the results is that of a run.
     """
     rows = read_json(folder / "study.json", {"rows": [_ROW]})["rows"]
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".png", ".md", ".csv"):
-            write_atomically(results / experiment / file.name, file.read_bytes())
+    if (results / experiment / "error.csv").exists():
+        raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")]
+    for file in files:
+        write_atomically(results / experiment / file.name, file.read_bytes())
+    for old in (results / experiment).glob("*.png"):
+        if not (folder / old.name).exists():
+            old.unlink()
     write_json(results / f"{experiment}.json", [row | {"experiment": experiment, "run": experiment} for row in rows])
     return write_table(results)
 

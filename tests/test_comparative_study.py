@@ -372,7 +372,7 @@ def test_diagrams_show_what_is_in_the_net():
     joined = keras.layers.ReLU()(keras.layers.Concatenate()(branches))
     branched = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(joined)))
     assert [box[0] for box in network_diagram._network_boxes(branched)] == [
-        ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "128"], ["dense 2"],
+        ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "512"], ["dense 2"],
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no layers named stage9_block1"):
         network_diagram.draw_blocks([plain], "stage9_block1")
@@ -383,6 +383,15 @@ def test_diagram_mode(tmp_path, monkeypatch, capsys):
     assert main(["--mode=diagram", "--models=resnet8,plain8"]) == 0
     drawn = {path.stem for path in (tmp_path / "runs" / "diagrams").glob("*.png")}
     assert drawn == {"resnet8", "plain8", "block-stage2_block1"}  # one block a stage: there is no stage1_block2
+    assert main(["--mode=publish", "--version=diagrams"]) == 0
+    # What an earlier call drew does not stay.
+    assert main(["--mode=diagram", "--models=lenet5"]) == 0 and main(["--mode=publish", "--version=diagrams"]) == 0
+    for place in ("runs", "results"):
+        assert [path.stem for path in (tmp_path / place / "diagrams").glob("*.png")] == ["lenet5"]
+    (tmp_path / "results" / "run").mkdir()
+    (tmp_path / "results" / "run" / "error.csv").touch()
+    assert main(["--mode=publish", "--version=diagrams", "--experiment=run"]) == 2
+    assert "holds a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
