@@ -12,6 +12,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import os
@@ -453,6 +454,10 @@ PRESETS = {
         "he2015 for ResNet-110: rate .01 for the first 400 steps",
         _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
     ),
+    "degradation": Preset(
+        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
+        _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
+    ),
     "liang": Preset(
         "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
         {
@@ -486,31 +491,34 @@ PRESETS = {
         },
     ),
     "mnist_lenet": Preset(
-        "LeNet-5 on MNIST: 20 epochs of Adam, linear schedule, shifts of up to 2 pixels",
+        "LeNet-5 on MNIST: 30 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
         _MNIST
         | {
             "model": "lenet5",
-            "train_steps": 8600,
+            "train_steps": 12900,
             "optimizer": "adam",
-            "init_lr": 0.002,
+            "init_lr": 0.003,
             "warmup_steps": 0,
             "weight_decay": 0.0,
+            "label_smoothing": 0.1,
             "weight_averaging": 0.998,
         },
     ),
     "mnist_alexnet": Preset(
-        "AlexNet on MNIST: 8 epochs, linear schedule, shifts of up to 2 pixels",
+        "AlexNet on MNIST: 10 epochs, linear schedule, shifts of up to 2 pixels",
         _MNIST
         | {
             "model": "alexnet",
-            "train_steps": 3440,
+            "train_steps": 2150,
+            "report_freq": 215,
+            "train_batch_size": 256,
             "init_lr": 0.03,
-            "warmup_steps": 430,
+            "warmup_steps": 215,
             "warmup_lr": 0.003,
         },
     ),
     "lenet": Preset(
-        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, random flips",
+        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips",
         {
             "model": "lenet5",
             "padding_size": 2,
@@ -522,13 +530,14 @@ PRESETS = {
         },
     ),
     "alexnet": Preset(
-        "AlexNet on CIFAR-10: 30 epochs, linear schedule, shifts of up to 4 pixels, random flips",
+        "AlexNet on CIFAR-10: 40 epochs of large batches, linear schedule, shifts of up to 4 pixels, alternating flips",
         {
             "model": "alexnet",
-            "train_steps": 10547,
-            "init_lr": 0.05,
+            "train_steps": 7031,
+            "train_batch_size": 256,
+            "init_lr": 0.03,
             "warmup_steps": 704,
-            "warmup_lr": 0.005,
+            "warmup_lr": 0.003,
         },
     ),
     "demo": Preset(
@@ -615,6 +624,11 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def as_text(name: str) -> str:
+    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`s."""
 
@@ -626,6 +640,9 @@ def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
     for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
         command()
     except UsageError as error:

@@ -164,37 +164,27 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
-_LECUN = "LeCun et al. 1998, section II.B"
-_KRIZHEVSKY = "Krizhevsky et al. 2012, section 3"
+_LECUN, _KRIZHEVSKY = "LeCun et al. 1998, section II.B", "Krizhevsky et al. 2012, section 3"
+_BASELINES = (  # name, builder, form, summary, trainable, minimum_size, source
+    ("lenet5", "lenet5", "modern", "LeNet-5, ReLU and maximum pooling", 62_006, 12, _LECUN),
+    ("lenet5_1998", "lenet5", "1998", "LeNet-5, tanh and average pooling", 62_006, 12, _LECUN),
+    ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 16, _KRIZHEVSKY),
+    ("alexnet_b", "alexnet", "B", "AlexNet of Krizhevsky's widths", 29_983_114, 16, _KRIZHEVSKY),
+    ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 16, _KRIZHEVSKY),
+    ("plain_cnn", "plain_cnn", None, "the CNN of the textbooks", 1_250_858, 10, "Keras' example cifar10_cnn.py"),
+)
 MODELS |= {
-    spec.name: spec
-    for spec in (
-        ModelSpec(
-            "lenet5", "baseline_networks:build_lenet5", {}, "LeNet-5, ReLU and maximum pooling", 62_006, 12,
-            source=_LECUN,
-        ),
-        ModelSpec(
-            "lenet5_1998", "baseline_networks:build_lenet5", {"form": "1998"}, "LeNet-5, tanh and average pooling", 62_006, 12,
-            source=_LECUN,
-        ),
-        ModelSpec(
-            "alexnet", "baseline_networks:build_alexnet", {}, "AlexNet for small pictures, torchvision's widths, 3x3 kernels",
-            23_272_266, 16, source=_KRIZHEVSKY,
-        ),
-        ModelSpec(
-            "alexnet_b", "baseline_networks:build_alexnet", {"form": "B"}, "AlexNet for small pictures, Krizhevsky's widths",
-            29_983_114, 16, source=_KRIZHEVSKY,
-        ),
-        ModelSpec(
-            "alexnet_c", "baseline_networks:build_alexnet", {"form": "C"}, "AlexNet for small pictures, one dense layer",
-            2_472_266, 16, source=_KRIZHEVSKY,
-        ),
-        ModelSpec(
-            "plain_cnn", "baseline_networks:build_plain_cnn", {}, "two convolutions, pool, dropout, twice; dense", 1_250_858, 10,
-            source="Keras' example cifar10_cnn.py",
-        ),
+    name: ModelSpec(
+        name=name,
+        builder=f"baseline_networks:build_{builder}",
+        options={"form": form} if form else {},
+        summary=summary,
+        trainable=trainable,
+        minimum_size=minimum_size,
+        source=source,
     )
-}  # fmt: skip
+    for name, builder, form, summary, trainable, minimum_size, source in _BASELINES
+}
 
 
 def find(name: str) -> ModelSpec:
