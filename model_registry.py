@@ -55,11 +55,11 @@ class ModelSpec:
         Raises:
             UsageError: pictures smaller than `minimum_size`.
         """
-        height, width = arguments.get("input_shape", (self.minimum_size,) * 2)[:2]
-        if min(height, width) < self.minimum_size:
+        sizes = arguments.get("input_shape", ())[:2]
+        if any(size is not None and size < self.minimum_size for size in sizes):
             raise UsageError(
                 f"--model={self.name} needs pictures of at least {self.minimum_size} x {self.minimum_size} pixels, received "
-                f"{height} x {width}; give larger ones, or another --model"
+                f"{sizes[0]} x {sizes[1]}; give larger ones, or another --model"
             )
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
