@@ -84,7 +84,8 @@ def _train(config, actions):
     from cifar10_train import train
 
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
-    _test(config, actions)
+    if device_placement.is_chief(config.strategy):
+        _test(config, actions)
 
 
 def _test(config, _actions):
