@@ -213,7 +213,7 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
     if not path:
         run = RunFolder(f"{config.runs_dir}/{config.run_name}")
         return str(run.best), run
-    return path, RunFolder(f"{config.runs_dir}/test-{Path(path).stem}-{config.dataset}")
+    return path, RunFolder(f"{config.runs_dir}/test-{Path(path).stem}-{config.dataset_name}")
 
 
 def predict(config: HyperParameters, paths) -> tuple[pd.DataFrame, Path]:

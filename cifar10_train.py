@@ -227,7 +227,7 @@ class Train:
     def _loop(self, callbacks):
         """Trains from `step` on."""
         config = self.config
-        callback_list = keras.callbacks.CallbackList(
+        self.callbacks = callback_list = keras.callbacks.CallbackList(
             list(callbacks),
             model=self.net,
             epochs=math.ceil(self.train_steps / self.report_freq),
@@ -293,8 +293,7 @@ class Train:
             if self.config.strategy != "multi_worker":
                 raise
             raise UsageError(
-                f"another machine has stopped ({' '.join(error.message.split())[:150]}); see what it said, then start all machines "
-                f"again with: {self.config.PROGRAM} --version={self.run.path.name} --strategy=multi_worker --resume"
+                f"another machine has stopped or cannot be reached; see what it said, then start all machines again with: {self.config.PROGRAM} --version={self.run.path.name} --strategy=multi_worker --resume"
             ) from error
 
     def _spread_dropout(self):

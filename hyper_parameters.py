@@ -277,6 +277,11 @@ class HyperParameters(Settings):
         return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[2] or ''}"
 
     @property
+    def dataset_name(self) -> str:
+        """For titles and file names."""
+        return self.dataset
+
+    @property
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
         return self.version or f"{self.model_name}-{self.dataset}-{self.preset}-seed{self.seed}"

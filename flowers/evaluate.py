@@ -46,6 +46,7 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
 
     import cifar10_test
     import flowers.heads  # noqa: F401 - registers its layer
+    from cifar10_input import Split
     from flowers.data import load_pictures
 
     path, run = cifar10_test.find_net(config)
@@ -56,31 +57,33 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
             f"{path} tells {model.output_shape[-1]} classes apart, but {data.found} has {len(data.class_names)}; give the pictures "
             "and the --classes it was trained with"
         )
-    facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
+    facts = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
         history = run.read_history()
         best = history.loc[history["validation_loss"].idxmin()]
         facts |= {"best_step": int(best["step"]), "last_step": int(history["step"].iloc[-1]), "command": config.command}
     parts = {"validation": data.validation, "test": data.test}
-    probabilities = {}
+    probabilities, shown = {}, {}
     for part, pictures in parts.items():
         if pictures is None:
             continue
         size = 32 * config.test_batch_size  # so many pictures in memory at a time
-        pieces = [
-            cifar10_test.test(
-                model, pictures.stack(range(start, min(start + size, len(pictures)))), config.test_batch_size
-            )
-            for start in range(0, len(pictures), size)
-        ]
-        probabilities[part] = np.concatenate(pieces)
-        measured = cifar10_test.measure(probabilities[part], pictures.labels, data.class_names)
+        pieces, labels = [], []
+        for start in range(0, len(pictures), size):
+            images, some = pictures.load(range(start, min(start + size, len(pictures))))
+            shown.setdefault(part, Split(images[:24], some[:24]))
+            pieces.append(cifar10_test.test(model, images, config.test_batch_size))
+            labels.append(some)
+        probabilities[part], labels = np.concatenate(pieces), np.concatenate(labels)
+        if not len(labels):
+            raise UsageError(f"no {part} picture of {data.found} can be read; mend some")
+        measured = cifar10_test.measure(probabilities[part], labels, data.class_names)
         measured = {name.removeprefix("test_"): value for name, value in measured.items()}
         right = int(np.trace(measured["confusion_matrix"]))
         facts[part] = {
             "images": measured.pop("images"),
             "accuracy": 100 - measured["error"],
-            "accuracy_interval": confidence_interval(right, len(pictures)),
+            "accuracy_interval": confidence_interval(right, len(labels)),
             **measured,
         }
     facts["predictions"] = list(probabilities)[-1]
@@ -89,20 +92,18 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
     np.save(buffer, probabilities[facts["predictions"]])
     write_atomically(run.predictions, buffer.getvalue())
     if not config.test_ckpt_path:
-        _draw(config, run, data, facts, history, probabilities[facts["predictions"]])
+        part = facts["predictions"]
+        _draw(config, run, data, facts, history, shown[part], probabilities[part])
     return facts, run
 
 
-def _draw(config, run, data, facts, history, probabilities):
+def _draw(config, run, data, facts, history, shown, probabilities):
     import numpy as np
 
-    from cifar10_input import Split
     from flowers.data import make_variant
     from training_report import draw_figures, draw_grid
 
     part = facts["predictions"]
-    pictures = {"validation": data.validation, "test": data.test}[part]
-    shown = range(min(24, len(pictures)))
     first = [np.flatnonzero(data.training.labels == label)[:10] for label in range(min(20, len(data.class_names)))]
 
     def draw_augmentation():
@@ -126,14 +127,14 @@ def _draw(config, run, data, facts, history, probabilities):
     more = {
         "augmentation": draw_augmentation,
         "samples": lambda: draw_grid(
-            [data.training.stack(indices) for indices in first],
+            [data.training.load(indices)[0] for indices in first],
             data.class_names[: len(first)],
-            f"training pictures of {config.dataset}",
+            f"training pictures of {config.dataset_name}",
         ),
     }
     draw_figures(
         run,
-        f"{config.model} on {config.dataset}",
+        f"{config.model} on {config.dataset_name}",
         history,
         {
             "test_error": facts[part]["error"],
@@ -141,7 +142,7 @@ def _draw(config, run, data, facts, history, probabilities):
             "confusion_matrix": facts[part]["confusion_matrix"],
         },
         data.class_names,
-        Split(pictures.stack(shown), pictures.labels[: len(shown)]),
+        shown,
         probabilities,
         more,
         part=part,
