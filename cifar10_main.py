@@ -38,6 +38,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="PATH", help="picture files or folders, for --mode=predict"
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="for --mode=predict: draw what speaks for each answer (Grad-CAM), in explanations/",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
     parser.add_argument(
@@ -60,7 +65,10 @@ def main(argv=None) -> int:
 
 def _run(argv):
     flags = vars(make_parser().parse_args(argv))
-    actions = {name: flags.pop(name) for name in ("mode", "images", "resume", "overwrite", "results_dir", "experiment")}
+    actions = {
+        name: flags.pop(name)
+        for name in ("mode", "images", "explain", "resume", "overwrite", "results_dir", "experiment")
+    }
     if actions["resume"] and actions["overwrite"]:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     config = _settings(flags, actions)
@@ -105,8 +113,10 @@ def _test(config, _actions):
 def _predict(config, actions):
     from cifar10_test import predict
 
-    table, path = predict(config, actions["images"])
+    table, path = predict(config, actions["images"], explains=actions["explain"])
     print(table.to_string(index=False), f"written to {path}", sep="\n")
+    if actions["explain"]:
+        print(f"explanations: {path.parent / 'explanations'}")
 
 
 def _publish(config, actions):

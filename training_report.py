@@ -198,6 +198,55 @@ def _draw_percent(history, title, label, result, sign, published, part):
     return figure
 
 
+def draw_epochs(history, title, switch_epoch=0):
+    """Accuracy and loss against epochs, training and validation: figure 3 of Waghmode, Ramisetty & Jidugu.
+
+    Args:
+        history: table of `error.csv`.
+        title: of the figure.
+        switch_epoch: a line marks where fine-tuning begins; 0 = nowhere.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4))
+    figure.suptitle(title)
+    epochs = history["epoch"]
+    accuracies = 100 - history["train_error"], 100 - history["validation_error"]
+    losses = history["train_loss"], history["validation_loss"]
+    for axis, label, (training, validation) in zip(
+        panels, ("top-1 accuracy (%)", "cross-entropy (nat)"), (accuracies, losses), strict=True
+    ):
+        axis.plot(epochs, training, label="training", color=ORANGE, linestyle="--")
+        axis.plot(epochs, validation, label="validation", color=BLUE, marker="o", markersize=3)
+        if switch_epoch:
+            axis.axvline(switch_epoch, color=BLACK, linewidth=1, linestyle=":", label="fine-tuning begins")
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    return figure
+
+
+def draw_explanation(file, picture, heat, title):
+    """A picture, and beside it the same picture under a heat map.
+
+    Args:
+        file: where the PNG goes, a path or an open file.
+        picture: uint8 [height, width, RGB or grey].
+        heat: float [height, width], 0..1; see `grad_cam.explain`.
+        title: of the figure.
+    """
+    with plt.rc_context(_STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.6))
+        figure.suptitle(title)
+        for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM)"), strict=True):
+            axis.imshow(picture.squeeze(), cmap="gray", interpolation="nearest")
+            axis.set_title(label, fontsize=9)
+            axis.axis("off")
+        shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
+        figure.colorbar(shown, ax=panels[1], shrink=0.7)
+        figure.savefig(file, format="png")
+        plt.close(figure)
+
+
 def _draw_loss(history, title, classes):
     """Cross-entropy against step, with the loss of guessing."""
     curves = [
@@ -312,11 +361,6 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         Path of the table, `<results>/README.md`.
     """
     config, result, history = run.read_config(), read_json(run.result, _TESTED), run.read_history()
-    kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
-    starts = read_json(run.environment, [kind])
-    for place, content in ((run.environment, starts), (run.figures, run.figures.is_dir())):
-        if not content:
-            raise UsageError(f"{place} must tell of a tested run, received nothing; use --mode=train --resume")
     last = history.iloc[-1]
     numbers = {
         "test_error": result["test_error"],
@@ -326,16 +370,42 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     }
     if "validation_error_unaveraged" in last:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
-    metric_published, published, published_source = published_number(config) or (None, None, None)
+    metric_published, *published = published_number(config) or (None, None, None)
+    measured = {
+        metric: (value, *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)), "")
+        for metric, value in numbers.items()
+    }
+    return add_results(run, experiment, results, config, config.preset, history, measured)
+
+
+def add_results(run, experiment, results: Path, config, preset, history, measured) -> Path:
+    """Writes what was measured of a run into `<results>/<experiment>.json`, copies its figures, and writes the table of all.
+
+    Args:
+        run, experiment, results: see `publish`.
+        config: settings of the run.
+        preset: what the table shows as its recipe, in few words.
+        history: table of `error.csv`.
+        measured: {metric: (value in %, published value or None, its source or None, note)}; the note is for a single run.
+
+    Returns:
+        Path of the table.
+    """
+    kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
+    starts = read_json(run.environment, [kind])
+    for place, content in ((run.environment, starts), (run.figures, run.figures.is_dir())):
+        if not content:
+            raise UsageError(f"{place} must tell of a tested run, received nothing; use --mode=train --resume")
+    last = history.iloc[-1]
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
     recipe = dataclasses.replace(config, seed=0).command
-    for metric, value in numbers.items():
+    for metric, (value, published, published_source, note) in measured.items():
         key = {
             "experiment": experiment,
-            "dataset": config.dataset,
+            "dataset": config.dataset_name,
             "model": config.model_name,
-            "preset": config.preset,
+            "preset": preset,
             "metric": metric,
             "recipe": recipe,
         }
@@ -346,13 +416,12 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         row["values"][str(config.seed)] = round(float(value), 4)
         values = list(row["values"].values())
         seeds = sorted(row["values"], key=int)
-        held_against = metric.removesuffix("_unaveraged") == metric_published
         row |= {
             "value": round(statistics.mean(values), 4),
             "std": round(statistics.stdev(values), 4) if len(values) > 1 else None,
             "runs": len(values),
-            "published": published if held_against else None,
-            "published_source": published_source if held_against else None,
+            "published": published,
+            "published_source": published_source,
             "command": config.command
             if seeds == [str(config.seed)]
             else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
@@ -361,6 +430,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
             "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
             "commit": starts[0]["commit"],
             "run": run.path.name,
+            "note": note if len(values) == 1 else "",
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
@@ -400,8 +470,9 @@ def write_table(results: Path) -> Path:
             lines.append("| " + " | ".join(str(cell or "") for cell in cells) + " |")
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
         for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
-            figures = sorted((results / run).glob("*.png"))
-            lines += ["", f"### {run}", "", *(f"![{figure.stem}]({run}/{figure.name})" for figure in figures)]
+            figures, trials = sorted((results / run).glob("*.png")), results / run / "trials.md"
+            lines += ["", f"### {run}", "", *([trials.read_text()] if trials.is_file() else [])]
+            lines += [*(f"![{figure.stem}]({run}/{figure.name})" for figure in figures)]
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")
     return path

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -451,15 +452,8 @@ def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_p
     whole.train()
     stopped = dataclasses.replace(config, version="stopped")
 
-    class StopAfter(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 7:
-                import signal
-
-                signal.raise_signal(signal.SIGTERM)
-
     with pytest.raises(cifar10_train.Interrupted, match=r"python -m flowers\.train --version=stopped --resume"):
-        transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter()])
+        transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter(8)])
     keras.utils.set_random_seed(99)
     second = transfer.TransferTrain(stopped, data=found, load_weights=False)
     second.train(resume=True)
@@ -470,6 +464,156 @@ def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_p
     fewer = dataclasses.replace(stopped, classes=2)
     with pytest.raises(UsageError, match="expected --classes=0, received 2"):
         transfer.train(fewer, resume=True)
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends a run by a signal after a step, as `kill` would."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.step - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_last_stages_of_a_base_are_unfrozen(small):
+    base = heads.find_base(small)
+    for stages, first in ((1, "conv5"), (3, "conv3"), (5, "conv1")):
+        heads.unfreeze_stages(base, stages)
+        trained = {variable.path.split("/")[0][:5] for variable in base.trainable_variables}
+        assert min(trained) == first and len(trained) == stages
+    base.trainable = False
+
+
+@pytest.fixture(scope="module")
+def two_stages(pictures, tmp_path_factory):
+    """A run of two epochs on the head and two with the last stage, never stopped, and its settings and pictures."""
+    folder = tmp_path_factory.mktemp("stages")
+    changes = {"unfreeze_at_epoch": 2, "epochs": 4, "patience": 1, "fine_tune_lr": 1e-3, "lr_schedule": "cosine"}
+    config = settings(pictures, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01)
+    found = data.load_pictures(config)
+    trainer = transfer.TransferTrain(config, data=found)
+    start = trainer.base.get_weights()
+    assert trainer.caches_features
+    trainer.train()
+    return trainer, found, start
+
+
+def last_arrays(trainer):
+    return read_checkpoint(trainer.run.latest_checkpoint())[0]
+
+
+@pytest.mark.slow
+def test_fine_tuning_trains_the_last_stage_only_and_keeps_statistics(two_stages):
+    trainer, _, start = two_stages
+    assert trainer.unfrozen and not trainer.caches_features and trainer.net is trainer.transfer
+    assert trainer.step >= 3 * trainer.report_freq  # patience 1 cannot end the first stage
+    for before, variable in zip(start, trainer.base.weights, strict=True):
+        changed = not np.array_equal(before, variable)
+        assert changed == (variable.path.startswith("conv5") and not variable.name.startswith("moving")), variable.path
+    rates = pd.read_csv(trainer.run.error_csv)["learning_rate"].tolist()
+    first, second = trainer.switch_step, trainer.train_steps - trainer.switch_step
+    expected = [0.01 * (1 + np.cos(np.pi * (trainer.report_freq - 1) / first)) / 2]
+    expected += [0.01 * (1 + np.cos(np.pi * (first - 1) / first)) / 2]
+    expected += [1e-3 * (1 + np.cos(np.pi * (trainer.report_freq - 1) / second)) / 2]
+    np.testing.assert_allclose(rates[1:4], expected)
+    assert trainer.test(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [5, 6, 7, 8])
+def test_a_run_stopped_around_the_switch_ends_as_one_never_stopped(two_stages, step):
+    whole, found, _ = two_stages
+    assert whole.switch_step == 6
+    config = dataclasses.replace(whole.config, version=f"stopped-{step}")
+    with pytest.raises(cifar10_train.Interrupted):
+        transfer.TransferTrain(config, data=found).train(callbacks=[StopAfter(step)])
+    keras.utils.set_random_seed(99)
+    second = transfer.TransferTrain(config, data=found, load_weights=False)
+    second.train(resume=True)
+    one, two = last_arrays(whole), last_arrays(second)
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_weight_decay_pulls_kernels(pictures, tmp_path):
+    """The first step of plain SGD with and without decay d differs by rate * d * kernel, and in kernels only."""
+    found = data.load_pictures(settings(pictures, tmp_path))
+    trainers = []
+    for decay in (0.0, 0.1):
+        changes = {"optimizer": "momentum", "weight_decay": decay, "augment": False, "init_lr": 0.1}
+        trainers.append(transfer.TransferTrain(settings(pictures, tmp_path, **changes), data=found))
+        start = [variable.numpy() for variable in trainers[-1].net.trainable_variables]
+        losses(trainers[-1], 1)
+    for before, plain, decayed in zip(start, *(trainer.net.trainable_variables for trainer in trainers), strict=True):
+        expected = -0.1 * 0.1 * before if plain.name == "kernel" else 0 * before
+        np.testing.assert_allclose(decayed.numpy() - plain.numpy(), expected, atol=1e-6, err_msg=plain.path)
+
+
+# Large folders, other data sets, the quirks of the text
+
+
+def test_pictures_found_broken_while_training_are_named_and_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "_MOST_IN_MEMORY", 0)
+    folder = draw_pictures(tmp_path / "all", {"a": 5, "b": 5})
+    config = settings(folder, tmp_path, on_bad_image="skip")
+    training = data.load_pictures(config).training
+    index = int(np.flatnonzero(training.labels == 0)[-1])
+    (folder / "a" / training.files[index].rsplit("/", 1)[1]).write_bytes(b"broken")
+    other = int(np.flatnonzero(training.labels == 0)[0])
+    np.testing.assert_array_equal(training.read(index), training.read(other))
+    images, labels = training.load(range(len(training)))
+    assert len(images) == len(labels) == len(training) - 1 and list(training.broken) == [index]
+    assert capsys.readouterr().out.count("skipped: ") == 1
+    refusing = dataclasses.replace(training, skips=False, broken={})
+    with pytest.raises(UsageError, match=r"is damaged"):
+        refusing.read(index)
+
+
+def test_leaks_are_not_sought_among_too_many_files(tmp_path, monkeypatch):
+    folder = draw_pictures(tmp_path / "all", {"a": 4, "b": 4})
+    shutil.copy(folder / "a" / "picture_00.jpg", folder / "b" / "again.jpg")
+    monkeypatch.setattr(data, "_MOST_COMPARED", 1)
+    for wanted, looked in (("auto", False), ("on", True), ("off", False)):
+        config = settings(folder, tmp_path, find_leaks=wanted, split_seed=1)
+        assert (data.load_pictures(config).leak_count is not None) == looked
+
+
+def test_cifar_is_read_and_split_as_by_the_other_command(cifar_folder, tmp_path):
+    changes = {"dataset": "cifar10", "validation_fraction": 0.2, "test_fraction": 0.5}
+    config = settings(cifar_folder, tmp_path, **changes)
+    found = data.load_pictures(config)
+    assert [len(part) for part in (found.training, found.validation, found.test)] == [240, 60, 60]
+    assert found.class_names[0] == "airplane" and found.training.read(3).shape == (32, 32, 3)
+    larger = data.load_pictures(dataclasses.replace(config, image_size=48, classes=2))
+    assert larger.validation.read(0).shape == (48, 48, 3) and set(larger.training.labels) == {0, 1}
+    assert config.dataset_name == "cifar10" and "--data_dir" not in config.command
+
+
+def test_the_quirks_of_the_text(pictures, tmp_path):
+    config = settings(pictures, tmp_path, faithful=True, variants=1)
+    found = data.load_pictures(config)
+    assert found.class_folders == ("1", "10", "2")
+    trainer = transfer.TransferTrain(config, data=found)
+    assert not trainer.caches_features
+    pixels = np.full((1, 32, 32, 3), (1.0, 2.0, 3.0), np.float32)
+    np.testing.assert_array_equal(trainer.transfer.get_layer("preprocessing")(pixels), pixels)
+    first = np.concatenate([images for images, _ in trainer._validation_batches()])
+    plain, _ = found.validation.load(range(len(found.validation)))
+    trainer.step = trainer.report_freq
+    second = np.concatenate([images for images, _ in trainer._validation_batches()])
+    assert first.shape == plain.shape and not np.array_equal(first, plain) and not np.array_equal(first, second)
+
+
+def test_the_text_squeezes_pictures_by_their_nearest_pixels(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "wide.png"), picture[..., ::-1])
+    expected = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "wide.png", target_size=(32, 48)))
+    np.testing.assert_array_equal(data._read(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
 
 
 @pytest.mark.slow
@@ -535,6 +679,10 @@ def test_help_needs_neither_tensorflow_nor_keras():
         (["--resume", "--overwrite"], "exclude each other"),
         (["--version=a/b"], "plain folder name"),
         (["--lr_schedule=step"], "invalid choice: 'step'"),
+        (["--unfreeze_at_epoch=5", "--base=trained"], "needs a base that is frozen until then"),
+        (["--unfreeze_at_epoch=20"], "must be below --epochs=20"),
+        (["--faithful", "--model=resnet152v2"], "has the quirks of the text on resnet50"),
+        (["--strategy=multi_worker", "--data_dir=x"], "needs the environment variable TF_CONFIG"),
     ],
 )
 def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expected):
