@@ -22,6 +22,7 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
+import grad_cam
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
@@ -216,6 +217,31 @@ def test_arguments_out_of_range(arguments, message):
         heads.build_resnet50_transfer(**arguments)
 
 
+# What speaks for a class
+
+
+def test_grad_cam_of_a_net_whose_answer_is_known():
+    """One map per class, which the head averages: the heat of a class is its own map."""
+    inputs = keras.Input((16, 16, 3))
+    maps = keras.layers.AveragePooling2D(2)(inputs)
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling2D()(maps))
+    model = keras.Model(inputs, outputs)
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32), np.zeros(3, np.float32)])
+    image = np.zeros((16, 16, 3), np.float32)
+    image[:8, :8, 0] = 200
+    image[8:, 8:, 1] = 200
+    first, second, third = grad_cam.explain(model, np.stack([image] * 3), [0, 1, 2])
+    assert first[2, 2] > 0.9 and first[12, 12] < 0.1 and second[12, 12] > 0.9 and second[2, 2] < 0.1
+    assert not third.any() and first.max() == 1 and first.min() >= 0
+
+
+def test_grad_cam_finds_maps_within_the_base(small):
+    heat = grad_cam.explain(small, np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), [0, 2])
+    assert heat.shape == (2, 32, 32) and np.isfinite(heat).all() and heat.max() <= 1
+    with pytest.raises(UsageError, match="ends in a dense layer"):
+        grad_cam.explain(heads.find_base(small), np.zeros((1, 32, 32, 3)), [0])
+
+
 # The pictures
 
 
@@ -380,6 +406,7 @@ def test_a_run_folder_holds_everything(finished):
     assert result["best_step"] == history["step"][history["validation_loss"].idxmin()]
     drawn = {path.stem for path in finished.figures.glob("*.png")}
     assert drawn == {
+        "accuracy_and_loss",
         "error_curve",
         "accuracy_curve",
         "loss_curve",
@@ -395,7 +422,8 @@ def test_evaluate_and_predict(finished, pictures, capsys):
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
     before = finished.result.read_bytes()
     assert flowers.evaluate.main(flags) == 0 and finished.result.read_bytes() == before
-    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags]) == 0
+    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--explain"]) == 0
+    assert len(list((finished.path / "explanations").glob("*.png"))) == 2
     table = pd.read_csv(finished.path / "predictions.csv")
     assert len(table) == 2 and set(table["class_1"]) <= {"pink primrose", "2", "globe thistle"}
     assert "95 % interval" in capsys.readouterr().out
@@ -404,6 +432,29 @@ def test_evaluate_and_predict(finished, pictures, capsys):
     paths = sorted((pictures / "valid" / "10").iterdir())
     images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
+
+
+def test_a_run_is_published(finished, tmp_path):
+    flags = [f"--runs_dir={finished.path.parent}", "--version=done", "--publish", f"--results_dir={tmp_path}"]
+    assert flowers.evaluate.main(flags) == 0
+    rows = json.loads((tmp_path / "flowers.json").read_text())
+    result = json.loads(finished.result.read_text())["validation"]
+    assert [row["metric"] for row in rows] == ["validation_accuracy"] and rows[0]["published"] is None
+    assert rows[0]["value"] == round(result["accuracy"], 4) and "95 % interval" in rows[0]["note"]
+    table = (tmp_path / "README.md").read_text()
+    assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
+    assert flowers.evaluate.main([*flags, "--test_ckpt_path=x"]) == 2
+
+
+def test_published_trials():
+    of_text = FlowerParameters(dataset="cifar10", model="resnet152v2", image_size=32)
+    assert [trial.numbers["test"] for trial in flowers.evaluate.published_trials(of_text, 10, 10000)] == [
+        (76.80, 0.7163),
+        (78.95, 0.6532),
+    ]
+    (flower,) = flowers.evaluate.published_trials(FlowerParameters(data_dir="x"), 10, 43)
+    assert flower.numbers == {"validation": (pytest.approx(100 * 38 / 43, abs=0.01), None)}
+    assert flowers.evaluate.published_trials(FlowerParameters(data_dir="x"), 10, 44) == ()
 
 
 @pytest.mark.slow
