@@ -71,6 +71,9 @@ class TransferTrain(Train):
         self._features = None
         self.unfrozen = False
         super().__init__(config, run, data)
+        # Not where the net is built: there every variable, also those of a net from a file, belongs to all devices.
+        if load_weights and config.weights not in ("imagenet", "none"):
+            load_base_weights(self.base, config.weights)
 
     def _prepare(self, data):
         config = self.config
@@ -83,7 +86,7 @@ class TransferTrain(Train):
         self.switch_step = config.unfreeze_at_epoch * self.report_freq
 
     def _build_net(self):
-        weights = self.config.weights if self._load_weights and self.config.weights != "none" else None
+        weights = self.config.weights if self._load_weights and self.config.weights == "imagenet" else None
         self.transfer = self._build(dtype=self.policy, classifier_activation=None, weights=weights)
         self.base = find_base(self.transfer)
         if self.replicas > 1 and self.config.base_trainable:

@@ -231,7 +231,7 @@ def test_grad_cam_of_a_net_whose_answer_is_known():
     image[:8, :8, 0] = 200
     image[8:, 8:, 1] = 200
     first, second, third = grad_cam.explain(model, np.stack([image] * 3), [0, 1, 2])
-    assert first[2, 2] > 0.9 and first[12, 12] < 0.1 and second[12, 12] > 0.9 and second[2, 2] < 0.1
+    assert first[2, 2] > 0.8 and first[12, 12] < 0.1 and second[12, 12] > 0.8 and second[2, 2] < 0.1
     assert not third.any() and first.max() == 1 and first.min() >= 0
 
 
