@@ -605,6 +605,52 @@ def test_weight_decay_pulls_kernels(pictures, tmp_path):
         np.testing.assert_allclose(decayed.numpy() - plain.numpy(), expected, atol=1e-6, err_msg=plain.path)
 
 
+@pytest.mark.slow
+def test_devices_drop_different_values_and_a_resumed_run_is_the_same(pictures, tmp_path):
+    """Two logical CPU devices share each batch."""
+    code = """
+import dataclasses, sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, "tests")
+from test_flowers import StopAfter, last_arrays, settings
+import cifar10_train
+from flowers import data, transfer
+
+config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
+found = data.load_pictures(config)
+whole = transfer.TransferTrain(config, data=found)
+assert whole.caches_features and whole.replicas == 2
+whole.train()
+
+stopped = dataclasses.replace(config, version="stopped")
+first = transfer.TransferTrain(stopped, data=found)
+try:
+    first.train(callbacks=[StopAfter(4)])
+    raise AssertionError("it was not stopped")
+except cifar10_train.Interrupted:
+    pass
+second = transfer.TransferTrain(stopped, data=found, load_weights=False)
+second.train(resume=True)
+one, two = last_arrays(whole), last_arrays(second)
+assert one.keys() == two.keys()
+for name, array in one.items():
+    np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+ones = tf.ones((4, *whole.net.input_shape[1:]))
+outputs = whole.strategy.run(tf.function(lambda: whole.net(ones, training=True)))
+outputs = [np.array(output) for output in whole.strategy.experimental_local_results(outputs)]
+assert len(outputs) == 2 and not np.allclose(*outputs)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pictures), str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, env=user_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 # Large folders, other data sets, the quirks of the text
 
 

@@ -1,9 +1,11 @@
 """Several machines: two processes on the loopback train as one process does, and go on after both were killed."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from run_folder import RunFolder, read_checkpoint
 
 # A small rate: a large one amplifies the last bits of different sums step by step.
 FLAGS = [
-    "--preset=smoke", "--train_steps=6", "--report_freq=3", "--synthetic_images=200", "--precision=float32", "--init_lr=0.002",
+    "--preset=smoke", "--train_steps=40", "--report_freq=5", "--synthetic_images=200", "--precision=float32", "--init_lr=0.002",
     "--warmup_lr=0.002", "--lr_schedule=constant",
 ]  # fmt: skip
 
@@ -45,7 +47,7 @@ def start_machines(command, cwd, count=2):
     return processes
 
 
-def end_all(processes, seconds=120):
+def end_all(processes, seconds=300):
     """Waits for all; returns (exit code, stdout, stderr) of each. Whatever still runs then is killed."""
     try:
         return [(*process.communicate(timeout=seconds), process.returncode) for process in processes]
@@ -59,16 +61,27 @@ def last_arrays(folder):
 
 
 @pytest.mark.slow
-def test_two_machines_train_as_one_and_the_chief_alone_writes(tmp_path):
+def test_two_machines_are_killed_go_on_and_end_as_one_would(tmp_path):
     command = [str(ROOT / "cifar10_main.py"), "--mode=train", *FLAGS]
     alone = subprocess.run(
         [sys.executable, *command, "--version=alone", "--strategy=cpu"], cwd=tmp_path, env=user_environment(), check=True
     )  # fmt: skip
     assert alone.returncode == 0
-    done = end_all(start_machines([*command, "--version=shared", "--strategy=multi_worker"], tmp_path))
+    shared = [*command, "--version=shared", "--strategy=multi_worker"]
+    begun, table = start_machines(shared, tmp_path), tmp_path / "runs" / "shared" / "error.csv"
+    while not table.is_file() or len(table.read_text().splitlines()) < 3:
+        assert all(process.poll() is None for process in begun)
+        time.sleep(0.2)
+    for process in begun:
+        process.kill()
+    end_all(begun)
+    step = read_checkpoint(RunFolder(table.parent).latest_checkpoint())[1]["step"]
+    assert 5 <= step < 40
+    done = end_all(start_machines([*shared, "--resume"], tmp_path))
     for _, errors, code in done:
         assert code == 0, errors
-    assert "MultiWorkerMirroredStrategy over 2 machines" in done[0][0] and "top-1 error" in done[0][0]
+    assert f"going on after step {step}" in done[0][0] and "top-1 error" in done[0][0]
+    assert "MultiWorkerMirroredStrategy over 2 machines with 2 devices" in done[0][0]
     assert "machine 2 of 2" in done[1][0] and "top-1 error" not in done[1][0]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["alone", "shared"]
     one, two = (last_arrays(tmp_path / "runs" / name) for name in ("alone", "shared"))
@@ -104,3 +117,24 @@ def test_the_chief_comes_first(monkeypatch):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
         assert device_placement.read_tf_config() == device_placement.Workers(("a:1", "b:1", "c:1"), place)
         assert device_placement.is_chief("multi_worker") == (place == 0) and device_placement.is_chief("auto")
+
+
+@pytest.mark.slow
+def test_a_machine_that_stops_ends_the_others_in_one_line(tmp_path):
+    command = [str(ROOT / "cifar10_main.py"), "--mode=train", *FLAGS, "--train_steps=5000", "--strategy=multi_worker"]
+    chief, other = processes = start_machines([*command, "--version=x"], tmp_path)
+    table = tmp_path / "runs" / "x" / "error.csv"
+    while not table.is_file():
+        assert chief.poll() is None and other.poll() is None
+        time.sleep(0.2)
+    other.kill()
+    (_, errors, code), _ = end_all(processes)
+    assert code == 2 and "error: another machine has stopped" in errors and "Traceback" not in errors
+    chief, other = processes = start_machines([*command, "--version=x", "--resume"], tmp_path)
+    rows = len(table.read_text().splitlines())
+    while len(table.read_text().splitlines()) <= rows:
+        assert chief.poll() is None and other.poll() is None
+        time.sleep(0.2)
+    other.send_signal(signal.SIGTERM)  # one is asked to stop: all stop after the same step, and the chief keeps it
+    for _, errors, code in end_all(processes):
+        assert code == 130 and "checkpoint written" in errors
