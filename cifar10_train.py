@@ -8,6 +8,7 @@ long the event files are, so that what follows in them is cut off when the run i
 from it again. So a run killed in between is completed.
 """
 
+import atexit
 import contextlib
 import datetime
 import math
@@ -94,7 +95,7 @@ class Train:
         Args:
             resume: go on from the newest checkpoint of the run folder; a folder without a run is begun.
             overwrite: empty a run folder that already holds a run.
-            callbacks: stock Keras callbacks; epochs are report intervals.
+            callbacks: stock Keras callbacks; epochs are report intervals. Of several machines, the chief alone calls them.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step was written.
@@ -119,6 +120,9 @@ class Train:
                 self._loop(callbacks)
             if self.is_chief:
                 save_model(self._export(), self.run.final)
+            if self.config.strategy == "multi_worker":
+                # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
+                atexit.register(device_placement.wait_for_all, self.strategy)
 
     # What is trained, and on what
 
@@ -228,7 +232,7 @@ class Train:
         """Trains from `step` on."""
         config = self.config
         self.callbacks = callback_list = keras.callbacks.CallbackList(
-            list(callbacks),
+            list(callbacks) if self.is_chief else [],
             model=self.net,
             epochs=math.ceil(self.train_steps / self.report_freq),
             steps=self.report_freq,

@@ -1,5 +1,6 @@
 """On what and how it is computed: number format, threads, determinism, and a record of both machine and versions."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -173,6 +174,14 @@ def from_chief(strategy, values: list[float]) -> list[float]:
 def is_any(strategy, value: bool) -> bool:
     """Whether `value` is true on any machine; all of them must call this at the same time. On one machine: `value`."""
     return any(_add_up(strategy, [float(value)], lambda replica: True))
+
+
+def wait_for_all(strategy) -> None:
+    """Returns when all machines have called this, or one of them is gone."""
+    import tensorflow as tf
+
+    with contextlib.suppress(tf.errors.OpError):
+        is_any(strategy, False)
 
 
 def _add_up(strategy, values, counts):

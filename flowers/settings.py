@@ -99,7 +99,7 @@ class FlowerParameters(Settings):
         DATA,
         "the quirks of the flower text, for comparison: validation pictures augmented as those of training, others at each report; "
         "classes in the order 1, 10, 2; RGB pixels without the preprocessing that the ImageNet weights need; pictures squeezed "
-        "into a square by their nearest pixels. The evaluation afterwards takes unchanged pictures",
+        "into a square by their nearest pixels. The evaluation afterwards does not augment",
     )
 
     # Network

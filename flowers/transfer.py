@@ -75,6 +75,12 @@ class TransferTrain(Train):
         if load_weights and config.weights not in ("imagenet", "none"):
             load_base_weights(self.base, config.weights)
 
+    def train(self, **options):
+        """As `Train.train`; afterwards `data.json` also names the pictures that were found broken on the way."""
+        super().train(**options)
+        if self.is_chief:
+            write_json(self.run.data, read_json(self.run.data, {}) | {"skipped": self.data.skipped})
+
     def _prepare(self, data):
         config = self.config
         self.data = data or load_pictures(config)
