@@ -1,6 +1,6 @@
 """What goes in: find or fetch a data set, verify and read it, split it, augment it, hand it over as `tf.data`.
 
-    load_data(config)        -> ImageData          uint8 pictures and labels, training and test
+    load_data(config)        -> ImageData          uint8 pictures and labels, training and test; MNIST by `mnist_input`
     split_data(data, config) -> ImageData, ...     training part and validation part
     training_batches(...)    -> tf.data.Dataset    augmented batches, each a pure function of (seed, step)
 
@@ -13,17 +13,15 @@ import dataclasses
 import functools
 import gzip
 import io
-import os
 import pickle
-import socket
 import tarfile
-import time
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from hyper_parameters import HyperParameters, UsageError
+from image_data import ImageData, Split, check_labels, download, keras_cache, one_line, read_file
+from mnist_input import load_mnist
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SYNTHETIC_CLASSES = (
@@ -34,32 +32,6 @@ _PICTURE_BYTES = 3072
 _LARGEST_MEMBER = 256 << 20  # bytes; the largest published file, CIFAR-100's training file, has 155 MB
 _LARGEST_ARCHIVE = 512 << 20  # bytes unpacked; the published archives have 186 MB
 _SITE = "https://www.cs.toronto.edu/~kriz/"
-_WAITS = (2, 8)  # seconds before the second and third try of a download
-_TIMEOUT = 30  # seconds without a byte
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Pictures and their labels: images uint8 [n, height, width, RGB], labels int32 [n]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self):
-        return len(self.labels)
-
-    def take(self, indices: np.ndarray) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A data set: its official training and test parts, the names of its classes, and where it was found."""
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    found: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +97,7 @@ _PUBLISHED = {
 def load_data(config: HyperParameters) -> ImageData:
     """Finds, verifies and reads the data set `config.dataset`.
 
-    CIFAR is looked for in `config.data_dir` if that is given, otherwise in Keras' cache, otherwise downloaded into it.
+    CIFAR and MNIST are looked for in `config.data_dir` if that is given, otherwise in Keras' cache, otherwise downloaded into it.
 
     Raises:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
@@ -134,6 +106,8 @@ def load_data(config: HyperParameters) -> ImageData:
         return _load_digits()
     if config.dataset == "synthetic":
         return _draw_synthetic(config.synthetic_images, seed=0)
+    if config.dataset == "mnist":
+        return load_mnist(config.data_dir)
     published = _PUBLISHED[config.dataset]
     if config.data_dir:
         place = _find(published, Path(config.data_dir).expanduser())
@@ -143,7 +117,7 @@ def load_data(config: HyperParameters) -> ImageData:
                 f"found in {config.data_dir}; give another folder, leave it out to download, or use --dataset=digits"
             )
     else:
-        place = _find_in_keras_cache(published) or _download(published)
+        place = _find_in_keras_cache(published) or download(_SITE + published.archives[0], published.sha256)
     return _read(published, place)
 
 
@@ -151,7 +125,8 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
     """Splits the training images into a training and a validation part, class by class.
 
     The parts depend on `split_seed` and `validation_fraction` only; on CIFAR-10 the default gives 45,000 and 5,000
-    (He 2015, section 4.2). With `train_random_label` / `vali_random_label` the labels of a part are random.
+    (He 2015, section 4.2), on MNIST 1/12 gives 55,000 and 5,000. With `train_random_label` / `vali_random_label` the labels of a
+    part are random.
 
     Returns:
         (training, validation).
@@ -162,9 +137,9 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
     labels = data.train.labels
     rng = np.random.default_rng(config.split_seed)
     held_out = []
-    for label in np.unique(labels):
+    present, sizes = np.unique(labels, return_counts=True)
+    for label, count in zip(present, _apportion(sizes, config.validation_fraction), strict=True):
         members = np.flatnonzero(labels == label)
-        count = max(1, round(config.validation_fraction * len(members)))
         if count >= len(members):
             raise UsageError(
                 f"class '{data.class_names[label]}' has {len(members)} training image(s), of which {count} would be held out; "
@@ -181,6 +156,15 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
             )
             parts[index] = dataclasses.replace(parts[index], labels=random_labels.astype(np.int32))
     return parts[0], parts[1]
+
+
+def _apportion(sizes: np.ndarray, fraction: float) -> list[int]:
+    """`fraction` of each size, at least 1, rounded so that the sum is right too: largest remainders are rounded up."""
+    shares = sizes * fraction
+    counts = np.floor(shares).astype(int)
+    up = np.argsort(counts - shares, kind="stable")[: max(0, round(shares.sum()) - counts.sum())]
+    counts[up] += 1
+    return np.maximum(1, counts).tolist()
 
 
 def make_normalization(kind: str, images: np.ndarray):
@@ -377,58 +361,11 @@ def _find(published: _Published, place: Path) -> Path | None:
     return None
 
 
-def _keras_home() -> Path:
-    """The folder of Keras' downloads, as Keras documents it; it has no public function for it."""
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-
-
 def _find_in_keras_cache(published: _Published) -> Path | None:
-    cache = _keras_home() / "datasets"
+    cache = keras_cache()
     # `keras.datasets` extracts into <name>-target/<name>; older versions extracted into <name>.
     name = published.folders[0]
     return _find(published, cache / f"{name}-target") or _find(published, cache / name) or _find(published, cache)
-
-
-def _download(published: _Published) -> Path:
-    """Downloads the Python version into Keras' cache, once, also where several processes ask for it at the same time.
-
-    The file gets its name only when its checksum is right, so what is half there, for whatever reason, is never read.
-    """
-    name, folder = published.archives[0], _keras_home() / "datasets"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / f".{name}.lock"):
-            if not (folder / name).is_file():
-                _fetch(name, published.sha256, folder / f".incomplete-{name}").replace(folder / name)
-    except OSError as error:
-        raise UsageError(
-            f"{folder} cannot be written to ({error.strerror or error}); give --data_dir=FOLDER"
-        ) from error
-    return folder / name
-
-
-def _fetch(name: str, sha256: str, place: Path) -> Path:
-    """Downloads one file to `place`, in three tries; what fails its checksum is deleted."""
-    import keras
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)  # get_file itself would wait for ever for a stalled server
-    try:
-        for wait in (*_WAITS, None):
-            try:
-                return Path(keras.utils.get_file(place.name, _SITE + name, file_hash=sha256, cache_dir=place.parent.parent,
-                                                 cache_subdir=place.parent.name))  # fmt: skip
-            except Exception as error:
-                place.unlink(missing_ok=True)
-                if wait is None:
-                    raise UsageError(
-                        f"{name} is neither in Keras' cache nor could it be downloaded ({_one_line(error)}); give "
-                        "--data_dir=FOLDER, connect to a network, or use --dataset=digits"
-                    ) from error
-                print(f"{_SITE}{name}: {_one_line(error)}; trying again in {wait} s")
-                time.sleep(wait)
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _read(published: _Published, place: Path) -> ImageData:
@@ -457,19 +394,8 @@ def _read(published: _Published, place: Path) -> ImageData:
 
 
 def _folder_files(folder: Path, wanted: set[str]) -> dict[str, bytes]:
-    files = {}
-    for name in sorted(wanted):
-        path = folder / name
-        try:
-            if path.is_file():
-                if path.stat().st_size > _LARGEST_MEMBER:
-                    raise UsageError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST_MEMBER:,}; download it again")  # fmt: skip
-                files[name] = path.read_bytes()
-        except OSError as error:
-            raise UsageError(
-                f"{path} could not be read ({error.strerror or error}); give another --data_dir"
-            ) from error
-    return files
+    paths = {name: folder / name for name in sorted(wanted)}
+    return {name: read_file(path, _LARGEST_MEMBER) for name, path in paths.items() if path.is_file()}
 
 
 class _Unpacked(io.RawIOBase):
@@ -513,7 +439,7 @@ def _archive_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
                 pass
     # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
-        raise UsageError(f"{archive} is damaged or no tar archive ({_one_line(error)}); download it again") from error
+        raise UsageError(f"{archive} is damaged or no tar archive ({one_line(error)}); download it again") from error
     return files
 
 
@@ -618,7 +544,7 @@ def _unpickle(content: bytes, source: str) -> dict:
     # A damaged pickle can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
         raise UsageError(
-            f"{source} is damaged or not of the published version ({_one_line(error)}); download it again"
+            f"{source} is damaged or not of the published version ({one_line(error)}); download it again"
         ) from error
 
 
@@ -660,11 +586,7 @@ def _parse_binary(content: bytes, published: _Published, source: str) -> Split:
 
 
 def _make_split(planes: np.ndarray, labels: np.ndarray, published: _Published, source: str) -> Split:
-    if not len(labels) or labels.min() < 0 or labels.max() >= published.classes:
-        received = f"{labels.min()}..{labels.max()}" if len(labels) else "no images"
-        raise UsageError(
-            f"{source} must hold labels 0..{published.classes - 1}, received {received}; download it again"
-        )
+    check_labels(labels, published.classes, source)
     images = np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return Split(images, labels.astype(np.int32))
 
@@ -684,10 +606,6 @@ def _class_names(content: bytes | None, version: int, published: _Published, pla
     ):
         raise UsageError(f"{source} must hold {published.classes} class names, received others; download it again")
     return tuple(name.decode("ascii", "replace") if isinstance(name, bytes) else str(name) for name in names)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 # Data sets that need no download

@@ -20,7 +20,7 @@ MODES = ("train", "test", "predict", "publish")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    presets = "\n".join(f"  {name:<11} {preset.summary}" for name, preset in hyper_parameters.PRESETS.items())
+    presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in hyper_parameters.PRESETS.items())
     parser = hyper_parameters.Parser(
         prog="cifar10_main.py",
         description="Trains, tests and runs residual networks for small pictures.",

@@ -93,7 +93,7 @@ def _load_checkpoint(path: Path) -> keras.Model:
             **net["options"],
         )
         averaged = any(name.startswith("average/") for name in arrays)
-        for index, variable in enumerate(model.variables):
+        for index, variable in enumerate(model.weights):
             variable.assign(arrays[f"average/{index:04d}" if averaged else f"net/{variable.path}"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no checkpoint of a training run ({error}); give another file") from error

@@ -28,6 +28,7 @@ import device_placement
 import model_registry
 import resnet
 from hyper_parameters import HyperParameters, UsageError, from_preset, learning_rate_at
+from resnet_layers import PatchWhitening
 from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
 
 
@@ -75,7 +76,7 @@ class Train:
         with self.strategy.scope():
             self.net = self._build_net()
             self._make_optimizer()
-            averaged = self.net.variables if self.config.weight_averaging else []
+            averaged = self.net.weights if self.config.weight_averaging else []
             self.averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
 
         self.step = 0
@@ -128,12 +129,13 @@ class Train:
 
     def _prepare(self, data):
         """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        self._options = self.config.net_options
+        model_registry.find(self.config.model_name).check_options(self._options)
         self.data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(self.data, self.config)
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
         self.classes = len(self.data.class_names)
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
-        self._options = {"shortcut": self.config.shortcut} if self.config.shortcut != "A" else {}
 
     def _build_net(self) -> keras.Model:
         """The net that is trained: to logits, in the precision of the run."""
@@ -146,6 +148,9 @@ class Train:
 
     def _start(self):
         """What a run does that does not go on from a checkpoint."""
+        for layer in self.net.layers:
+            if isinstance(layer, PatchWhitening):
+                layer.adapt(self.normalization(self.training.images[:5000]))
         if self.config.is_use_ckpt:
             self._start_from(self.config.ckpt_path)
 
@@ -191,8 +196,8 @@ class Train:
         """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
         if not hasattr(self, "_exported"):
             self._exported = self._build(dtype="float32", preprocessing=self.normalization)
-        source = self.averages or self.net.variables
-        for variable, value in zip(self._exported.variables, source, strict=True):
+        source = self.averages or self.net.weights
+        for variable, value in zip(self._exported.weights, source, strict=True):
             variable.assign(value)
         return self._exported
 
@@ -393,7 +398,7 @@ class Train:
                 count = tf.cast(self.optimizer.iterations.value, tf.float32)
                 # The first steps weigh more, so that the average does not remember the random start.
                 decay = tf.minimum(config.weight_averaging, (1 + count) / (10 + count))
-                for average, variable in zip(self.averages, net.variables, strict=True):
+                for average, variable in zip(self.averages, net.weights, strict=True):
                     average.assign(average + (1 - decay) * (variable.value - average))
             return self.strategy.reduce("SUM", loss, axis=None), self.strategy.reduce("SUM", wrong, axis=None)
 
@@ -434,11 +439,11 @@ class Train:
 
     def _validate_averaged(self) -> tuple[float, float]:
         """As `_validate`, with the averaged weights."""
-        current = [variable.numpy() for variable in self.net.variables]
-        for variable, average in zip(self.net.variables, self.averages, strict=True):
+        current = [variable.numpy() for variable in self.net.weights]
+        for variable, average in zip(self.net.weights, self.averages, strict=True):
             variable.assign(average)
         result = self._validate()
-        for variable, value in zip(self.net.variables, current, strict=True):
+        for variable, value in zip(self.net.weights, current, strict=True):
             variable.assign(value)
         return result
 
@@ -520,7 +525,11 @@ class Train:
 
     def _variables(self):
         """Everything that a checkpoint holds, by a stable name."""
-        named = {f"net/{variable.path}": variable for variable in self.net.variables}
+        named = {f"net/{variable.path}": variable for variable in self.net.weights}
+        # The other variables are the states of dropout. By number: Keras counts their paths on from net to net of a process.
+        weights = {id(variable) for variable in self.net.weights}
+        states = [variable for variable in self.net.variables if id(variable) not in weights]
+        named |= {f"state/{index:04d}": variable for index, variable in enumerate(states)}
         named |= {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
         return named | {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
 
@@ -552,7 +561,11 @@ class Train:
         writer = tf.summary.create_file_writer(str(self.run.tensorboard))
         self._watched = keras.Model(
             self.net.inputs,
-            {layer.name: layer.output for layer in self.net.layers if isinstance(layer, keras.layers.ReLU)},
+            {
+                layer.name: layer.output
+                for layer in self.net.layers
+                if isinstance(layer, keras.layers.ReLU | keras.layers.Activation)
+            },
         )
         if not self.history:
             images, labels = self._first_batch()
@@ -564,11 +577,11 @@ class Train:
         return writer
 
     def _watch_activations(self) -> dict:
-        """The outputs of every ReLU for the first validation images, by the name of the layer."""
+        """The outputs of every activation layer for the first validation images, by the name of the layer."""
         return self._watched(self.normalization(self.validation.images[:64]), training=False)
 
     def _write_tensorboard(self, writer, row):
-        """Scalars under the names of the original stack; histogram and share of zeros of every ReLU's output."""
+        """Scalars under the names of the original stack; histogram and share of zeros of every activation."""
         scalars = {"learning_rate": row["learning_rate"]}
         for name, column, unit in (
             ("train_loss", "train_loss", 1),

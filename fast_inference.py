@@ -1,11 +1,20 @@
-"""A trained net made faster for inference: batch normalisation folded into the convolutions, bfloat16 where that helps."""
+"""A trained net made faster for inference and smaller to send.
+
+fold_batch_norm(model, dtype)     batch normalisation folded into the convolutions, bfloat16 where that helps
+halve_weights(source, target)     a .keras file with its weights in half precision
+"""
 
 import collections
+import io
+import zipfile
+from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
 from resnet_layers import PixelNormalization
+from run_folder import write_atomically
 
 
 def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
@@ -19,11 +28,13 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         model: functional net of this library, or one of stock Keras layers; it is not changed.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
             for processors that compute bfloat16 natively (`device_placement.choose_policy("auto")` knows). Pixel
-            normalisation, global pooling, dense layer and softmax stay as they are, float32 in the nets of this library.
+            normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the nets
+            of this library.
 
     Returns:
         keras.Model with the inputs and outputs of `model`, not trainable. In float32 the probabilities are equal within
-        rounding, about 1e-6; in bfloat16 they differed by up to 0.01 on three trained nets.
+        rounding, about 1e-6; in bfloat16 the two nets of `pretrained/` name the same class as in float32 for 99.88 % and
+        99.95 % of the test images of CIFAR-10.
 
     Raises:
         ValueError: unknown dtype, a model that is not functional, or one that uses a layer in several places.
@@ -32,12 +43,14 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         raise ValueError(f"dtype must be 'float32' or 'mixed_bfloat16', received {dtype!r}")
     convolutions = _find_pairs(model)
     folded = {convolution.name: norm for norm, convolution in convolutions.items()}
+    # Rounding the pixels to 8 bits is the largest part of the error of bfloat16, and this layer has next to no work.
+    first = next((layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
 
     def copy_layer(layer):
         if not isinstance(layer, keras.layers.Layer) or layer in convolutions:
             return layer  # a plain operation has no weights to share; a folded layer is never called
         config = layer.get_config()
-        if len(layer.output.shape) == 4 and not isinstance(layer, PixelNormalization):
+        if len(layer.output.shape) == 4 and layer is not first and not isinstance(layer, PixelNormalization):
             config["dtype"] = dtype
         if layer.name in folded:
             config["use_bias"] = True
@@ -87,3 +100,44 @@ def _fold(convolution, norm) -> list[np.ndarray]:
     beta = np.asarray(norm.beta, np.float64) if norm.center else 0.0
     factor = gamma / np.sqrt(variance + norm.epsilon)
     return [kernel * factor, beta + ((bias[0] if bias else 0.0) - mean) * factor]
+
+
+def halve_weights(source: Path, target: Path) -> None:
+    """Writes a copy of a `.keras` file whose weights are rounded to float16; Keras loads it as float32.
+
+    Args:
+        source: file of `keras.Model.save`.
+        target: file to write, may be `source`.
+
+    Raises:
+        ValueError: a weight is too large for float16 (65,504).
+    """
+    archive = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            content = old.read(member)
+            if member.filename.endswith(".h5"):
+                content = _halve_arrays(content)
+            new.writestr(zipfile.ZipInfo(member.filename), content, zipfile.ZIP_DEFLATED)
+    write_atomically(Path(target), archive.getvalue())
+
+
+def _halve_arrays(content: bytes) -> bytes:
+    """An HDF5 file with its float32 arrays as float16."""
+    result = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as old, h5py.File(result, "w") as new:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Group):
+                copied = new.require_group(name)
+            else:
+                values = item[()]
+                is_single = values.dtype == np.float32
+                if is_single and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                    raise ValueError(f"weights must be at most 65,504 for half precision, received more in {name}")
+                copied = new.create_dataset(name, data=values.astype(np.float16) if is_single else values)
+            copied.attrs.update(item.attrs)
+
+        new.attrs.update(old.attrs)
+        old.visititems(copy)
+    return result.getvalue()

@@ -29,6 +29,10 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 )
 
 
+# Settings that are arguments of a net's builder; `model_registry` knows which net takes which.
+NET_OPTIONS = (
+    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout",
+)  # fmt: skip
 _PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
 
 
@@ -140,14 +144,15 @@ class HyperParameters(Settings):
     dataset: str = setting(
         "cifar10",
         DATA,
-        "cifar10, cifar100 (fine labels), cifar100_coarse, digits (1,797 real digits, no download), "
+        "cifar10, cifar100 (fine labels), cifar100_coarse, mnist, digits (1,797 real digits, no download), "
         "synthetic (drawn pictures, no download)",
-        choices=("cifar10", "cifar100", "cifar100_coarse", "digits", "synthetic"),
+        choices=("cifar10", "cifar100", "cifar100_coarse", "mnist", "digits", "synthetic"),
     )
     data_dir: str = setting(
         "",
         DATA,
-        "where the data set lies: extracted folder, .tar.gz or binary version; '' = Keras' cache, then download",
+        "where the data set lies: CIFAR's extracted folder, .tar.gz or binary version; MNIST's IDX files or mnist.npz; "
+        "'' = Keras' cache, then download",
         operational=True,
     )
     synthetic_images: int = setting(
@@ -156,7 +161,7 @@ class HyperParameters(Settings):
     validation_fraction: float = setting(
         0.1,
         DATA,
-        "share of each class of the training images held out for validation (He 2015: 5k of 50k)",
+        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST presets: 5k of 60k)",
         minimum=0.001,
         maximum=0.9,
     )
@@ -181,15 +186,37 @@ class HyperParameters(Settings):
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
 
     # Network
-    model: str = setting("resnet20", NETWORK, "name in the model registry: resnet20, resnet20_preact, plain20, ...")
+    model: str = setting(
+        "resnet20",
+        NETWORK,
+        "name in the model registry: resnet20, resnet20_preact, plain20, alexnet, lenet5, plain_cnn, ...",
+    )
     num_residual_blocks: int = setting(
         0, NETWORK, "residual blocks per stage n, depth 6n+2; 0 = as the model's name says", minimum=0, maximum=200
     )
     shortcut: str = setting(
         "A",
         NETWORK,
-        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 nets only)",
+        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 and v2 nets; resnet164_v2 and "
+        "resnet1001_v2 always have B)",
         choices=("A", "B"),
+    )
+    squeeze_excitation: int = setting(
+        0, NETWORK, "squeeze-and-excitation in each block, channels per unit of its hidden layer; 0 = off", minimum=0
+    )
+    block_dropout: float = setting(
+        0.0, NETWORK, "share of the values dropped before the last convolution of each block", minimum=0.0, maximum=0.9
+    )
+    stochastic_depth: float = setting(
+        0.0,
+        NETWORK,
+        "probability that an image skips the last block in training; less for the blocks before, linearly",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    zero_last_gamma: bool = setting(False, NETWORK, "each block begins as the identity (v1 nets only)")
+    maxout: int = setting(
+        0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
     )
 
     # Training and learning rate
@@ -255,10 +282,8 @@ class HyperParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model.startswith("plain") and self.shortcut == "B":
-            raise UsageError(
-                f"--shortcut=B needs a net with shortcuts, received --model={self.model}; leave --shortcut out"
-            )
+        if self.maxout == 1:
+            raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(
                 "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
@@ -280,6 +305,15 @@ class HyperParameters(Settings):
     def dataset_name(self) -> str:
         """For titles and file names."""
         return self.dataset
+
+    @property
+    def net_options(self) -> dict:
+        """Arguments of the net's builder that differ from their defaults: settings of the group NETWORK."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name in NET_OPTIONS and getattr(self, field.name) != field.default
+        }
 
     @property
     def run_name(self) -> str:
@@ -358,8 +392,33 @@ _HE2015 = {
     "weight_decay_on": "all",
 }
 
+# Digits are never mirrored, and their margin is black: reflected, it stays so, while zeros would be the mean grey.
+_MNIST = {
+    "dataset": "mnist",
+    "validation_fraction": 1 / 12,
+    "padding_size": 2,
+    "padding_mode": "reflect",
+    "flip": "none",
+    "report_freq": 430,
+}
+
 PRESETS = {
     "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
+    "resnet9": Preset(
+        "a wide ResNet-9 in 16 epochs: large batches, label smoothing, weights averaged over the last steps",
+        {
+            "model": "resnet9",
+            "train_steps": 1408,
+            "report_freq": 88,
+            "train_batch_size": 512,
+            "init_lr": 0.6,
+            "warmup_lr": 0.1,
+            "warmup_steps": 300,
+            "weight_decay": 1e-3,
+            "label_smoothing": 0.2,
+            "padding_size": 3,
+        },
+    ),
     "he2015": Preset(
         "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
         _HE2015,
@@ -388,6 +447,63 @@ PRESETS = {
             "weight_averaging": 0.999,
         },
         ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
+    ),
+    "mnist": Preset(
+        "residual nets on MNIST: 14 epochs, linear schedule, shifts of up to 2 pixels, no flips",
+        _MNIST
+        | {
+            "train_steps": 6020,
+            "init_lr": 0.2,
+            "warmup_steps": 430,
+            "warmup_lr": 0.02,
+            "weight_averaging": 0.998,
+        },
+    ),
+    "mnist_lenet": Preset(
+        "LeNet-5 on MNIST: 20 epochs of Adam, linear schedule, shifts of up to 2 pixels",
+        _MNIST
+        | {
+            "model": "lenet5",
+            "train_steps": 8600,
+            "optimizer": "adam",
+            "init_lr": 0.002,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "weight_averaging": 0.998,
+        },
+    ),
+    "mnist_alexnet": Preset(
+        "AlexNet on MNIST: 8 epochs, linear schedule, shifts of up to 2 pixels",
+        _MNIST
+        | {
+            "model": "alexnet",
+            "train_steps": 3440,
+            "init_lr": 0.03,
+            "warmup_steps": 430,
+            "warmup_lr": 0.003,
+        },
+    ),
+    "lenet": Preset(
+        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, random flips",
+        {
+            "model": "lenet5",
+            "padding_size": 2,
+            "train_steps": 14062,
+            "optimizer": "adam",
+            "init_lr": 0.002,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+        },
+    ),
+    "alexnet": Preset(
+        "AlexNet on CIFAR-10: 30 epochs, linear schedule, shifts of up to 4 pixels, random flips",
+        {
+            "model": "alexnet",
+            "train_steps": 10547,
+            "init_lr": 0.05,
+            "warmup_steps": 704,
+            "warmup_lr": 0.005,
+        },
     ),
     "demo": Preset(
         "the 1,797 real digits of scikit-learn, no download, about a minute",
@@ -419,7 +535,18 @@ PRESETS = {
 }
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
-DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke"}
+DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
+
+# Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
+
+
+def default_preset(dataset: str, model: str) -> str:
+    """The preset of a net on a data set, for whoever names none."""
+    own = next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+    if dataset not in DEFAULT_PRESET:
+        return own or "fast"
+    return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]
 
 
 def from_preset(name: str, **settings) -> HyperParameters:
@@ -517,10 +644,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperP
 
 
 def from_flags(given: dict) -> HyperParameters:
-    """Settings from the flags that were given; the preset, if not given, is the data set's own.
+    """Settings from the flags that were given; the preset, if not given, is that of the data set and the net.
 
     Args:
         given: flag name -> value, only those on the command line.
     """
-    preset = given.get("preset") or DEFAULT_PRESET.get(given.get("dataset"), "fast")
+    fields = HyperParameters.__dataclass_fields__
+    preset = given.get("preset") or default_preset(
+        *(given.get(name, fields[name].default) for name in ("dataset", "model"))
+    )
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -20,7 +20,8 @@ class ModelSpec:
         builder: "module:function"; the function has the signature habits of `keras.applications`.
         options: keyword arguments the name stands for.
         summary: one line.
-        trainable: exact number of trainable parameters at 32x32x3 and 10 classes.
+        trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32, where that matters).
+        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
         source: where the net and the error are published.
@@ -31,12 +32,32 @@ class ModelSpec:
     options: dict
     summary: str
     trainable: int
+    accepts: tuple[str, ...] = ()
     minimum_size: int = 8
     cifar10_error: float | None = None
     source: str = ""
 
+    def check_options(self, options: dict) -> None:
+        """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the net does not have."""
+        for name, value in options.items():
+            if name not in self.accepts:
+                raise UsageError(
+                    f"--model={self.name} has no option {name}, received --{name}={value}; leave it out, or use a net that has "
+                    f"it, such as {next(spec.name for spec in MODELS.values() if name in spec.accepts)}"
+                )
+
     def build(self, **arguments):
-        """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them."""
+        """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them.
+
+        Raises:
+            UsageError: pictures smaller than `minimum_size`.
+        """
+        height, width = arguments.get("input_shape", (self.minimum_size,) * 2)[:2]
+        if min(height, width) < self.minimum_size:
+            raise UsageError(
+                f"--model={self.name} needs pictures of at least {self.minimum_size} x {self.minimum_size} pixels, received "
+                f"{height} x {width}; give larger ones, or another --model"
+            )
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
         return builder(**self.options, **arguments)
@@ -47,11 +68,18 @@ _FORM = {
     "resnet": ("v1", "conv-BN-ReLU residual net", "He et al. 2015, arXiv:1512.03385, section 4.2 and table 6"),
     "resnet_preact": ("preact", "BN-ReLU-conv residual net with average-pool shortcuts", "Liang 2020, section 2"),
     "plain": ("plain", "the v1 net without its shortcuts", "He et al. 2015, figure 6"),
+    "resnet_v2": ("v2", "BN-ReLU-conv residual net", "He et al. 2016, arXiv:1603.05027, figure 4e"),
+}
+_ACCEPTS = {
+    "v1": ("shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout"),
+    "preact": ("squeeze_excitation", "block_dropout", "stochastic_depth", "maxout"),
+    "plain": ("squeeze_excitation", "block_dropout", "maxout"),
+    "v2": ("shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "maxout"),
 }
 
 
 def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
-    """The spec of one net of depth 6n+2; the three forms have equal parameter counts."""
+    """The spec of one net of depth 6n+2; the four forms have equal parameter counts."""
     form, summary, source = _FORM[prefix + suffix]
     blocks = (depth - 2) // 6
     return ModelSpec(
@@ -60,16 +88,98 @@ def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
         options={"num_residual_blocks": blocks, "form": form},
         summary=f"{summary}, {blocks} blocks a stage",
         trainable=97216 * blocks - 21926,
+        accepts=_ACCEPTS[form],
         cifar10_error=_HE_ERROR.get(depth) if form == "v1" else None,
         source=source,
     )
 
 
+def _bottleneck_resnet(depth: int, cifar10_error: float) -> ModelSpec:
+    """The spec of one net of depth 9n+2 (He 2016, appendix)."""
+    blocks = (depth - 2) // 9
+    return ModelSpec(
+        name=f"resnet{depth}_v2",
+        builder="resnet:build_resnet",
+        options={"num_residual_blocks": blocks, "form": "bottleneck_v2"},
+        summary=f"BN-ReLU-conv bottleneck net, {blocks} blocks a stage",
+        trainable=92736 * blocks + 34010,
+        accepts=_ACCEPTS["v2"],
+        cifar10_error=cifar10_error,
+        source="He et al. 2016, arXiv:1603.05027, table 3",
+    )
+
+
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
-    for prefix, suffix in (("resnet", ""), ("resnet", "_preact"), ("plain", ""))
-    for spec in (_cifar_resnet(prefix, depth, suffix) for depth in _HE_ERROR)
+    for spec in (
+        *(
+            _cifar_resnet(prefix, depth, suffix)
+            for prefix, suffix in (("resnet", ""), ("resnet", "_preact"), ("plain", ""), ("resnet", "_v2"))
+            for depth in _HE_ERROR
+        ),
+        _bottleneck_resnet(164, 5.46),
+        _bottleneck_resnet(1001, 4.92),
+        ModelSpec(
+            name="inception_resnet_v1",
+            builder="inception_resnet:build_inception_resnet_v1",
+            options={},
+            summary="Inception-ResNet v1 as published",
+            trainable=20_981_258,
+            minimum_size=75,
+            source="Szegedy et al. 2016, arXiv:1602.07261; Liang 2020, section 4",
+        ),
+        ModelSpec(
+            name="inception_resnet_v1_small",
+            builder="inception_resnet:build_inception_resnet_v1_small",
+            options={},
+            summary="the same for 32x32: stem that halves once, a quarter of the filters, 2 A, 3 B and 2 C modules",
+            trainable=702_218,
+            minimum_size=13,
+            source="reduced here",
+        ),
+        ModelSpec(
+            name="resnet9",
+            builder="resnet:build_resnet9",
+            options={},
+            summary="wide residual net with a whitening stem, trained in minutes",
+            trainable=3_116_194,
+            minimum_size=16,
+            source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
+        ),
+    )
 }
+
+_LECUN = "LeCun et al. 1998, section II.B"
+_KRIZHEVSKY = "Krizhevsky et al. 2012, section 3"
+MODELS |= {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            "lenet5", "baseline_networks:build_lenet5", {}, "LeNet-5, ReLU and maximum pooling", 62_006, 12,
+            source=_LECUN,
+        ),
+        ModelSpec(
+            "lenet5_1998", "baseline_networks:build_lenet5", {"form": "1998"}, "LeNet-5, tanh and average pooling", 62_006, 12,
+            source=_LECUN,
+        ),
+        ModelSpec(
+            "alexnet", "baseline_networks:build_alexnet", {}, "AlexNet for small pictures, torchvision's widths, 3x3 kernels",
+            23_272_266, 16, source=_KRIZHEVSKY,
+        ),
+        ModelSpec(
+            "alexnet_b", "baseline_networks:build_alexnet", {"form": "B"}, "AlexNet for small pictures, Krizhevsky's widths",
+            29_983_114, 16, source=_KRIZHEVSKY,
+        ),
+        ModelSpec(
+            "alexnet_c", "baseline_networks:build_alexnet", {"form": "C"}, "AlexNet for small pictures, one dense layer",
+            2_472_266, 16, source=_KRIZHEVSKY,
+        ),
+        ModelSpec(
+            "plain_cnn", "baseline_networks:build_plain_cnn", {}, "two convolutions, pool, dropout, twice; dense", 1_250_858, 10,
+            source="Keras' example cifar10_cnn.py",
+        ),
+    )
+}  # fmt: skip
 
 
 def find(name: str) -> ModelSpec:
@@ -80,9 +190,9 @@ def find(name: str) -> ModelSpec:
     """
     if name in MODELS:
         return MODELS[name]
-    match = re.fullmatch(r"(resnet|plain)(\d{1,4})(_preact)?", name)
+    match = re.fullmatch(r"(resnet|plain)(\d{1,4})(_preact|_v2)?", name)
     if match and int(match[2]) >= 8 and int(match[2]) % 6 == 2 and match[1] + (match[3] or "") in _FORM:
         return _cifar_resnet(match[1], int(match[2]), match[3] or "")
     raise UsageError(
-        f"--model must be one of {', '.join(MODELS)}, or such a name with another depth 6n+2; received '{name}'"
+        f"--model must be one of {', '.join(MODELS)}, or a residual or plain net with another depth 6n+2; received '{name}'"
     )

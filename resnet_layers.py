@@ -1,9 +1,10 @@
-"""The layers that Keras lacks: pixel normalisation, zero channels, and batch normalisation as one fused operation.
+"""The layers that Keras lacks: pixel normalisation and whitening, zero channels, batch normalisation as one fused operation.
 
 Importing this module registers them, so that `keras.models.load_model` reads nets made of them.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -18,16 +19,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     tolerance, same moving statistics as the plain layer. Under a `tf.distribute` strategy with several replicas the
     statistics are those of the whole batch, by plain operations.
 
+    `scale=False` (no gamma) works: the operation gets ones.
+
     Raises:
-        ValueError: for an option the fused operation lacks (no scale, no center, other axis, masks, synchronized).
+        ValueError: for an option the fused operation lacks (no center, other axis, masks, synchronized).
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        if self.axis not in (-1, 3) or not (self.scale and self.center) or self.synchronized:
+        if self.axis not in (-1, 3) or not self.center or self.synchronized:
             raise ValueError(
-                "FusedBatchNormalization needs axis -1, scale, center and synchronized=False, received "
-                f"axis={self.axis}, scale={self.scale}, center={self.center}, synchronized={self.synchronized}; "
+                "FusedBatchNormalization needs axis -1, center and synchronized=False, received "
+                f"axis={self.axis}, center={self.center}, synchronized={self.synchronized}; "
                 "use keras.layers.BatchNormalization"
             )
 
@@ -35,7 +38,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if mask is not None:
             raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
         inputs = tf.cast(inputs, self.compute_dtype)
-        scale, offset = (tf.convert_to_tensor(weight.value, tf.float32) for weight in (self.gamma, self.beta))
+        offset = tf.convert_to_tensor(self.beta.value, tf.float32)
+        scale = tf.convert_to_tensor(self.gamma.value, tf.float32) if self.scale else tf.ones_like(offset)
         if not (training and self.trainable):
             mean, variance = (
                 tf.convert_to_tensor(v.value, tf.float32) for v in (self.moving_mean, self.moving_variance)
@@ -133,3 +137,44 @@ class ZeroPadChannels(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("resnet")
+class PatchWhitening(keras.layers.Conv2D):
+    """A convolution whose filters are fixed: they make the pixels of a patch uncorrelated and of equal variance.
+
+    Each direction of the patches comes with its negative, so that a ReLU behind the layer loses nothing. Only the bias is
+    trained. After Page 2019 ("How to train your ResNet 8: bag of tricks") and Jordan 2024 (arXiv:2404.00498, section 3.2).
+
+    Input: [batch, height, width, channels]. Output: [batch, height - size + 1, width - size + 1, 2 * size * size * channels].
+
+    Args:
+        channels: channels of the input.
+        size: height and width of a patch, pixels.
+        epsilon: added to the variance of each direction, so that noise is not blown up.
+    """
+
+    def __init__(self, channels, size=2, epsilon=5e-4, **kwargs):
+        for name in ("filters", "kernel_size", "strides", "padding", "use_bias"):  # follow from the other arguments
+            kwargs.pop(name, None)
+        super().__init__(2 * size * size * channels, size, padding="valid", use_bias=True, **kwargs)
+        self.channels, self.size, self.epsilon = channels, size, epsilon
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.kernel.trainable = False
+
+    def adapt(self, images):
+        """Sets the filters by the patches of some training images; until then they are random.
+
+        Args:
+            images: [n, height, width, channels], normalised as the input of the layer will be.
+        """
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(images), (self.size, self.size), axis=(1, 2))
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.size * self.size * self.channels)
+        variances, directions = np.linalg.eigh(np.cov(patches, rowvar=False))
+        filters = directions / np.sqrt(variances + self.epsilon)
+        self.kernel.assign(np.concatenate([filters, -filters], axis=1).reshape(self.kernel.shape))
+
+    def get_config(self):
+        return super().get_config() | {"channels": self.channels, "size": self.size, "epsilon": self.epsilon}

@@ -269,8 +269,13 @@ def draw_grid(rows, row_labels, title):
     for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
         row_axes[0].text(-0.15, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center")
         for picture, axis in zip(row, row_axes, strict=False):
-            axis.imshow(picture, interpolation="nearest")
+            _show(axis, picture)
     return figure
+
+
+def _show(axis, picture):
+    """Shows a uint8 picture, RGB or grey."""
+    axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
 
 
 def _draw_augmentation(training, config):
@@ -313,7 +318,7 @@ def _draw_predictions(test, probabilities, names, title, part):
     for axis in axes.flat:
         axis.axis("off")
     for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):
-        axis.imshow(image, interpolation="nearest")
+        _show(axis, image)
         predicted = int(probability.argmax())
         right = predicted == label
         text = f"{names[predicted]} {100 * probability[predicted]:.0f} %" + ("" if right else f"\nnot {names[label]}")
@@ -431,6 +436,7 @@ def add_results(run, experiment, results: Path, config, preset, history, measure
             "commit": starts[0]["commit"],
             "run": run.path.name,
             "note": note if len(values) == 1 else "",
+            "options": config.net_options,
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
@@ -460,7 +466,7 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                row["model"],
+                ", ".join([row["model"], *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
                 row["preset"],
                 row["metric"],
                 _format_value(row),

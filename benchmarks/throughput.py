@@ -31,7 +31,6 @@ CONTENDERS = ("stock", "ours", "torch-float32", "torch-bfloat16")
 RATIOS = (("ours", "stock"), ("ours", "torch-float32"), ("ours", "torch-bfloat16"))
 BATCH = 128  # images per training step
 INFERENCE_BATCHES = (128, 512)  # each contender is measured with both, and the faster counts
-WARM_UP_STEPS = 3
 MATRIX_SIZE = 4096
 PIPELINE_BATCHES = 100
 
@@ -154,7 +153,7 @@ def _measure_torch(job):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.04, momentum=0.9, nesterov=True)
     batches = list(zip(pictures.split(BATCH), targets.split(BATCH), strict=True))
     ends = []
-    for batch, target in batches[: WARM_UP_STEPS + job["steps"]]:
+    for batch, target in batches:
         optimizer.zero_grad()
         with autocast():
             loss = torch.nn.functional.cross_entropy(net(batch), target)
@@ -170,16 +169,27 @@ def _measure_machine(job):
 
     Returns:
         float32 and bfloat16 (GFLOP/s of the best of five products of square matrices), input_rate (images/s of the library's
-        augmented batches while nothing is trained), processor, cores, commit.
+        augmented batches while nothing is trained), import_seconds (of `import resnet` after `import keras`), build_seconds (of
+        ResNet-110), processor, cores, commit.
     """
-    import cifar10_input
     import device_placement
 
     device_placement.import_tensorflow()
+    import keras  # noqa: F401 - so that its time is not in that of resnet
     import tensorflow as tf
+
+    start = time.perf_counter()
+    import resnet
+
+    imported = time.perf_counter()
+    resnet.build_resnet110()
+    built = time.perf_counter()
+
+    import cifar10_input
 
     environment = device_placement.describe_environment("")
     result = {name: environment[name] for name in ("processor", "cores", "commit")}
+    result |= {"import_seconds": imported - start, "build_seconds": built - imported}
     for number_format in ("float32", "bfloat16"):
         matrix = tf.cast(tf.random.normal((MATRIX_SIZE, MATRIX_SIZE)), number_format)
         seconds = []
@@ -259,18 +269,23 @@ def _blocks(model):
     return model_registry.find(model).options["num_residual_blocks"]
 
 
+def _all_steps(job):
+    """Steps to train: the timed ones, and as many before the clock starts, which are slower in every contender."""
+    return 2 * job["steps"]
+
+
 def _draw_images(job):
     """Random pixels uint8 [n, 32, 32, 3] and labels int32 [n] in 0..9 for all steps, warm-up included."""
     import numpy as np
 
-    count = (WARM_UP_STEPS + job["steps"]) * BATCH
+    count = _all_steps(job) * BATCH
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.permutation(count).astype(np.int32) % 10
 
 
 def _our_config(job):
     """The default recipe, with one report before and one after the timed steps, and next to nothing to validate."""
-    steps = WARM_UP_STEPS + job["steps"]
+    steps = _all_steps(job)
     return from_preset(
         "fast",
         model=job["model"],
@@ -493,6 +508,10 @@ def make_rows(records, facts: dict) -> list[dict]:
     values = [record["input_rate"] for record in measured if record["contender"] == "machine"]
     add("input pipeline", "ours", "input_rate", "images/s", values, images=len(values) * PIPELINE_BATCHES * BATCH)
 
+    for model, key in (("import resnet, after keras", "import_seconds"), ("build_resnet110()", "build_seconds")):
+        values = [record[key] for record in measured if record["contender"] == "machine"]
+        add(model, "ours", "time", "s", values)
+
     for model in dict.fromkeys(record["model"] for record in records if record["model"]):
         flop = training_flop(_blocks(model))
         for contender in CONTENDERS:
@@ -537,7 +556,7 @@ def format_rows(rows) -> str:
         if row["value"] is None:
             lines.append(f"{name} {row['note']}")
             continue
-        digits = 2 if row["unit"] in ("times", "%") else 0
+        digits = 2 if row["unit"] in ("times", "%", "s") else 0
         value, low, high = (f"{row[key]:,.{digits}f}" for key in ("value", "minimum", "maximum"))
         lines.append(f"{name} {value:>9} {row['unit']:<8} [{low} .. {high}]  {row['note']}".rstrip())
     return "\n".join(lines)
@@ -594,7 +613,7 @@ def main(arguments=None) -> int:
         return 0
     try:
         for model in flags.models:
-            if model_registry.find(model).options["form"] != "v1":
+            if model_registry.find(model).options.get("form") != "v1":
                 raise UsageError(f"--models must be v1 nets (resnet20, resnet110, ...), received '{model}'")
         _measure_and_write(flags)
     except UsageError as error:

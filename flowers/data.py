@@ -217,7 +217,8 @@ def _load_published(config: FlowerParameters) -> PictureData:
     def make(name, split):
         split = split.take(np.flatnonzero(split.labels < len(class_names)))
         files = tuple(f"{config.dataset} {name} picture {index}" for index in range(len(split)))
-        return Pictures(files, split.labels, shape, split.images)
+        images = np.repeat(split.images, 3, axis=-1) if split.images.shape[-1] == 1 else split.images
+        return Pictures(files, split.labels, shape, images)
 
     parts = [make(*part) for part in (("training", training), ("validation", validation), ("test", data.test))]
     return PictureData(*parts, class_names, class_names, data.found)

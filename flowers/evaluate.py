@@ -49,8 +49,8 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
 
     import cifar10_test
     import flowers.heads  # noqa: F401 - registers its layer
-    from cifar10_input import Split
     from flowers.data import load_pictures
+    from image_data import Split
 
     path, run = cifar10_test.find_net(config)
     model = cifar10_test.load_model(path)

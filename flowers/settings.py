@@ -217,6 +217,10 @@ class FlowerParameters(Settings):
         return Path(self.data_dir or "pictures").expanduser().resolve().name
 
     @property
+    def net_options(self) -> dict:
+        return {} if self.head == "auto" else {"head": self.head}
+
+    @property
     def base_trainable(self) -> bool:
         return self.model == "resnet152v2" if self.base == "auto" else self.base == "trained"
 

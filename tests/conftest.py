@@ -45,6 +45,40 @@ def cifar_archive(cifar_folder):
     return path
 
 
+MNIST_FILES = (
+    "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
+)  # fmt: skip
+
+
+def idx_bytes(array):
+    """A uint8 array as the published IDX files have it."""
+    return bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+@pytest.fixture(scope="session")
+def mnist_arrays():
+    """Training pictures and labels, test pictures and labels: bars whose place and direction tell the class."""
+    rng = np.random.default_rng(0)
+    arrays = []
+    for count in (120, 30):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = np.zeros((count, 28, 28), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            place = 6 + 3 * (label % 5)
+            (image if label < 5 else image.T)[place : place + 3, 6:22] = rng.integers(150, 256)
+        arrays += [images, labels]
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def mnist_folder(tmp_path_factory, mnist_arrays):
+    """A small MNIST of plain IDX files."""
+    folder = tmp_path_factory.mktemp("mnist")
+    for name, array in zip(MNIST_FILES, mnist_arrays, strict=True):
+        (folder / name).write_bytes(idx_bytes(array))
+    return folder
+
+
 def user_environment():
     """The environment without what this file sets for tests within the process."""
     return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import cifar10_input
+import image_data
 from cifar10_input import Split, crop_and_flip, load_data, make_normalization, plan_batch, split_data, training_batches
 from hyper_parameters import UsageError, from_preset
 
@@ -182,7 +183,7 @@ def test_failed_download_names_the_ways_out_and_leaves_nothing(tmp_path, monkeyp
         raise Exception("URL fetch failure")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(cifar10_input, "_WAITS", (0, 0))
+    monkeypatch.setattr(image_data, "_WAITS", (0, 0))
     monkeypatch.setattr("keras.utils.get_file", fail)
     with pytest.raises(UsageError, match=r"--data_dir.*network.*--dataset=digits"):
         load_data(from_preset("fast"))

@@ -74,7 +74,7 @@ def test_constant_schedule_and_decay_factor():
         ({"train_steps": 0}, "--train_steps must be at least 1"),
         ({"normalization": "none"}, "--normalization must be one of"),
         ({"train_batch_size": 1.5}, "--train_batch_size must be int"),
-        ({"model": "plain20", "shortcut": "B"}, "needs a net with shortcuts"),
+        ({"maxout": 1}, "--maxout must be 0 or at least 2"),
         ({"is_use_ckpt": True}, "needs --ckpt_path"),
         ({"version": "../elsewhere"}, "plain folder name"),
     ],
@@ -85,7 +85,7 @@ def test_values_out_of_range_are_refused(settings, message):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, he2015"):
+    with pytest.raises(UsageError, match="fast, resnet9, he2015"):
         from_preset("best")
 
 
@@ -94,6 +94,30 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
     assert from_flags({"dataset": "digits"}).preset == "demo"
     assert from_flags({"dataset": "digits", "preset": "liang"}).preset == "liang"
     assert from_flags({}).preset == "fast"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "preset"),
+    [
+        ("mnist", None, "mnist"),
+        ("mnist", "resnet56", "mnist"),
+        ("mnist", "lenet5_1998", "mnist_lenet"),
+        ("mnist", "alexnet_c", "mnist_alexnet"),
+        (None, "lenet5", "lenet"),
+        (None, "plain_cnn", "lenet"),
+        (None, "plain20", "fast"),
+        (None, "resnet9", "resnet9"),
+        (None, "resnet98", "fast"),
+        ("mnist", "resnet9", "mnist"),
+        ("cifar10", "alexnet", "alexnet"),
+        ("cifar100", "alexnet", "alexnet"),
+        ("digits", "lenet5", "demo"),
+    ],
+)
+def test_nets_without_batch_norm_have_recipes_of_their_own(dataset, model, preset):
+    given = {name: value for name, value in (("dataset", dataset), ("model", model)) if value}
+    config = from_flags(given)
+    assert config.preset == preset and given.items() <= dataclasses.asdict(config).items()
 
 
 def test_booleans_are_parsed_in_all_their_spellings():

@@ -1,5 +1,6 @@
 """The command line: fast help, one-line errors, exit codes."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -120,6 +121,19 @@ def test_publish_writes_rows_and_a_table(tmp_path):
     table = (tmp_path / "results" / "README.md").read_text()
     assert "test_error" in table and "![error_curve](p/error_curve.png)" in table
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
+
+    # A run that differs in an option of the net has rows of its own.
+    shutil.copytree(tmp_path / "runs" / "p", tmp_path / "runs" / "q")
+    config = tmp_path / "runs" / "q" / "config.json"
+    config.write_text(config.read_text().replace('"squeeze_excitation": 0', '"squeeze_excitation": 4'))
+    flags = [f"--runs_dir={tmp_path}/runs", f"--results_dir={tmp_path}/results", "--version=q", "--experiment=study"]
+    assert main(["--mode=publish", *flags]) == 0
+    rows = json.loads((tmp_path / "results" / "study.json").read_text())
+    assert len(rows) == 8
+    assert "--squeeze_excitation=4" in rows[4]["command"]
+    table = (tmp_path / "results" / "README.md").read_text()
+    assert "| resnet8, squeeze_excitation 4 | smoke | test_error |" in table
+    assert "| resnet8 | smoke | test_error |" in table
 
 
 def test_the_table_shows_every_kind_of_row(tmp_path):

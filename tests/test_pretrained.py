@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 import cifar10_test
+import fast_inference
 import resnet
 from cifar10_input import CIFAR10_CLASSES, load_data
 from cifar10_test import load_model, measure, read_picture
@@ -63,3 +64,12 @@ def test_shipped_weights_have_the_error_they_state(cifar10, name, error):
     probabilities = cifar10_test.test(load_model(str(FOLDER / name)), cifar10.test.images)
     result = measure(probabilities, cifar10.test.labels, cifar10.class_names)
     assert result["test_error"] == pytest.approx(error, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, _, _ in ROWS])
+def test_folded_bfloat16_names_the_same_classes(cifar10, name):
+    model = load_model(str(FOLDER / name))
+    folded = fast_inference.fold_batch_norm(model, "mixed_bfloat16")
+    expected, received = (cifar10_test.test(net, cifar10.test.images).argmax(axis=1) for net in (model, folded))
+    assert np.mean(received == expected) >= 0.998

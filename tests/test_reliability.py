@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, TINY
 
 import cifar10_input
+import image_data
 import run_folder
 from cifar10_input import ImageData, Split, load_data
 from cifar10_main import main
@@ -308,8 +309,8 @@ def site(cifar_archive, tmp_path, monkeypatch):
     server.home = tmp_path / "keras"
     monkeypatch.setenv("KERAS_HOME", str(server.home))
     monkeypatch.setattr(cifar10_input, "_SITE", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setattr(cifar10_input, "_WAITS", (0.01, 0.02))
-    monkeypatch.setattr(cifar10_input, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(image_data, "_WAITS", (0.01, 0.02))
+    monkeypatch.setattr(image_data, "_TIMEOUT", 0.5)
     published = dataclasses.replace(cifar10_input._CIFAR10, sha256=server.sha256)
     monkeypatch.setitem(cifar10_input._PUBLISHED, "cifar10", published)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -5,7 +5,9 @@ import tensorflow as tf
 
 import model_registry
 import resnet
-from hyper_parameters import UsageError
+import resnet_layers
+from cifar10_train import Train, train
+from hyper_parameters import from_preset
 from resnet import build_resnet
 from resnet_layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
 
@@ -25,20 +27,6 @@ def test_builders_have_the_papers_sizes(depth):
     assert count(model.non_trainable_variables) == 2 * (16 + 224 * (depth - 2) // 6)
 
 
-@pytest.mark.parametrize("name", [name for name in model_registry.MODELS if "110" not in name])
-def test_registry_states_the_exact_size(name):
-    spec = model_registry.find(name)
-    model = spec.build()
-    assert model.name == name and count(model.trainable_variables) == spec.trainable
-
-
-def test_registry_finds_other_depths_and_names_the_known():
-    assert model_registry.find("plain26").build().name == "plain26"
-    for name in ("resnet21", "plain20_preact", "resnet2", "vgg"):
-        with pytest.raises(UsageError, match=f"resnet20, resnet32.*received '{name}'"):
-            model_registry.find(name)
-
-
 @pytest.mark.parametrize(("classes", "channels", "trainable"), [(100, 3, 269_722 + 5_850), (10, 1, 269_722 - 288)])
 def test_other_classes_and_channels(classes, channels, trainable):
     assert count(build_resnet(input_shape=(28, 28, channels), classes=classes).trainable_variables) == trainable
@@ -56,28 +44,6 @@ def test_any_size_from_8(form, size):
     probabilities = model(np.random.default_rng(0).random((2, *size, 1), np.float32)).numpy()
     assert probabilities.shape == (2, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize("form", ["v1", "preact", "plain"])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_every_weight_gets_a_gradient_and_a_step_lowers_the_loss(form, policy):
-    keras.utils.set_random_seed(0)
-    model = build_resnet(1, form, input_shape=(16, 16, 3), dtype=policy, classifier_activation=None)
-    images = np.random.default_rng(0).normal(size=(20, 16, 16, 3)).astype(np.float32)
-    labels = np.arange(20) % 10
-
-    def loss_and_gradients():
-        with tf.GradientTape() as tape:
-            logits = model(images, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        return loss, tape.gradient(loss, model.trainable_variables)
-
-    loss, gradients = loss_and_gradients()
-    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
-        assert variable.dtype == "float32"
-        variable.assign_sub(0.01 * gradient)
-    assert loss_and_gradients()[0] < loss
 
 
 @pytest.mark.parametrize("form", ["v1", "preact", "plain"])
@@ -158,17 +124,21 @@ def test_strided_convolution_and_shortcut_share_one_grid():
     assert not np.any(shortcut[..., :8]) and not np.any(shortcut[..., 24:]) and norm is not None
 
 
-def test_fused_batch_normalization_equals_the_plain_layer():
+@pytest.mark.parametrize("scale", [True, False])
+def test_fused_batch_normalization_equals_the_plain_layer(scale):
     rng = np.random.default_rng(0)
     images, weights = (
         rng.normal(2, 3, (8, 5, 6, 4)).astype(np.float32),
         rng.normal(size=(8, 5, 6, 4)).astype(np.float32),
     )
-    layers = [kind(momentum=0.9, epsilon=1e-5) for kind in (keras.layers.BatchNormalization, FusedBatchNormalization)]
+    kinds = (keras.layers.BatchNormalization, FusedBatchNormalization)
+    layers = [kind(momentum=0.9, epsilon=1e-5, scale=scale) for kind in kinds]
     results = []
     for layer in layers:
         layer.build(images.shape)
-        layer.set_weights([rng.normal(size=4) ** 2 + 0.5 for _ in range(4)] if not results else layers[0].get_weights())
+        layer.set_weights(
+            [rng.normal(size=4) ** 2 + 0.5 for _ in layer.weights] if not results else layers[0].get_weights()
+        )
         start = layer.get_weights()
         inputs = tf.constant(images)
         with tf.GradientTape() as tape:
@@ -193,7 +163,7 @@ def test_fused_batch_normalization_when_frozen_keeps_its_statistics():
 
 def test_fused_batch_normalization_refuses_what_it_lacks():
     with pytest.raises(ValueError, match=r"use keras\.layers\.BatchNormalization"):
-        FusedBatchNormalization(scale=False)
+        FusedBatchNormalization(center=False)
 
 
 def test_fused_net_has_the_gradients_of_plain_layers():
@@ -225,3 +195,187 @@ def test_fused_net_has_the_gradients_of_plain_layers():
 def test_zero_channels_stand_on_both_sides():
     padded = ZeroPadChannels(7)(np.ones((1, 2, 2, 3), np.float32)).numpy()
     assert padded[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+class TestResnet9:
+    def test_has_the_documented_parameters_and_map_sizes(self):
+        model = resnet.build_resnet9()
+        trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        assert trainable == model_registry.find("resnet9").trainable == 3116194
+        shapes = [model.get_layer(name).output.shape[1:] for name in ("stem_relu", "stage1_relu", "stage2_relu")]
+        assert shapes == [(31, 31, 24), (15, 15, 64), (7, 7, 256)]
+        assert model.get_layer("stage3_block1_2_relu").output.shape[1:] == (3, 3, 256)
+
+    def test_says_which_inputs_are_too_small(self):
+        with pytest.raises(ValueError, match="height >= 16"):
+            resnet.build_resnet9(input_shape=(15, 32, 3))
+
+    def test_whitening_makes_the_pixels_of_a_patch_uncorrelated(self):
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=(200, 9, 9, 3)).astype("float32")
+        images = noise + np.roll(noise, 1, axis=1) + 0.5 * noise[..., :1]  # neighbours and channels hang together
+        layer = resnet_layers.PatchWhitening(3)
+        layer(images[:1])
+        layer.adapt(images)
+        outputs = np.asarray(layer(images))
+        assert outputs.shape == (200, 8, 8, 24)
+        np.testing.assert_allclose(outputs[..., 12:], -outputs[..., :12], atol=1e-4)
+        covariance = np.cov(outputs[..., :12].reshape(-1, 12), rowvar=False)
+        np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
+        assert [weight.name for weight in layer.trainable_weights] == ["bias"]
+
+    def test_training_sets_the_whitening_filters_and_a_saved_net_keeps_them(self, tmp_path):
+        config = from_preset(
+            "smoke", model="resnet9", runs_dir=str(tmp_path), train_steps=2, report_freq=2, tensorboard=False
+        )
+        run = train(config)
+        trainer = Train(config, run)
+        expected = resnet_layers.PatchWhitening(3)
+        pictures = trainer.normalization(trainer.training.images[:5000])
+        expected(pictures[:1])
+        expected.adapt(pictures)
+        kept = keras.models.load_model(run.final).get_layer("stem_whitening")
+        np.testing.assert_allclose(kept.kernel, expected.kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "form", "trainable", "fixed"),
+    [
+        (18, "bottleneck_v2", 1_703_258, 24_224),
+        (3, "v2", 269_722, 1_376),
+        pytest.param(18, "v2", 1_727_962, 8_096, marks=pytest.mark.slow),
+    ],
+)
+def test_preactivation_nets_have_the_papers_sizes(blocks, form, trainable, fixed):
+    model = build_resnet(blocks, form)
+    assert count(model.trainable_variables) == trainable
+    assert count(model.non_trainable_variables) == fixed
+
+
+def test_names_and_features_of_preactivation_nets():
+    assert build_resnet(1, "bottleneck_v2", include_top=False).output_shape == (None, 256)
+    assert build_resnet(1, "bottleneck_v2").name == "resnet11_v2"
+    assert build_resnet(1, "v2").name == "resnet8_v2"
+    assert count(build_resnet(3, "v2", shortcut="B").trainable_variables) == 269_722 + 2_560
+
+
+@pytest.mark.slow
+def test_resnet_1001():
+    assert resnet.build_resnet164_v2().name == "resnet164_v2"
+    model = resnet.build_resnet1001_v2()
+    assert model.name == "resnet1001_v2"
+    assert count(model.trainable_variables) == 10_327_706
+    assert model.count_params() == 10_476_922
+
+
+@pytest.mark.parametrize("form", ["v2", "bottleneck_v2"])
+def test_preactivation_blocks_add_to_an_untouched_path(form):
+    """He 2016, equation 7: behind the first block of a stage, what a block gives is what it got plus its branch, with no ReLU."""
+    model = build_resnet(2, form, input_shape=(8, 8, 3))
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    last = "conv3" if form == "bottleneck_v2" else "conv2"
+    names = ["stage2_block1_add", f"stage2_block2_{last}", "stage2_block2_add"]
+    given, branch, sums = keras.Model(model.input, [model.get_layer(name).output for name in names])(images)
+    np.testing.assert_allclose(sums, given + branch, rtol=1e-5)
+    assert np.any(given < 0)
+    # A stage begins: both branches read the same BN-ReLU, and the shortcut stands on the grid of the strided convolution.
+    shared = model.get_layer("stage2_block1_relu1").output
+    readers = [node.operation.name for node in model.get_layer("stage2_block1_relu1")._outbound_nodes]
+    assert len(readers) == 2 and shared.shape[1] == 8 and given.shape[1] == 4
+
+
+# options: trainable parameters that each adds to a v1 net with one block a stage (16, 32, 64 channels), worked out by hand
+OPTIONS = {
+    "squeeze_excitation": (4, sum(2 * c * (c // 4) + c // 4 + c for c in (16, 32, 64))),
+    "block_dropout": (0.3, 0),
+    "stochastic_depth": (0.5, 0),
+    "zero_last_gamma": (True, 0),
+    "maxout": (2, 64 * 128 + 128),
+}
+
+
+@pytest.fixture(scope="module")
+def plain_and_optional():
+    """A ResNet-8 and one with each option, with the weights of the first where they have them."""
+    keras.utils.set_random_seed(0)
+    net = build_resnet(1)
+    return net, {option: build_resnet(1, **{option: value}) for option, (value, _) in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_add_what_they_should_and_nothing_when_off(option, plain_and_optional):
+    net, optional = plain_and_optional
+    assert count(optional[option].trainable_variables) - count(net.trainable_variables) == OPTIONS[option][1]
+    off = build_resnet(1, **{option: type(OPTIONS[option][0])(0)})
+    assert [layer.get_config() for layer in off.layers] == [layer.get_config() for layer in net.layers]
+
+
+@pytest.mark.parametrize("option", ["block_dropout", "stochastic_depth"])
+def test_dropping_changes_training_only(option, plain_and_optional):
+    net, optional = plain_and_optional
+    resnet.copy_weights(net, optional[option])
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(optional[option](images, training=False), net(images, training=False))
+    first, second = (optional[option](images, training=True).numpy() for _ in range(2))
+    assert not np.allclose(first, second)
+
+
+def test_stochastic_depth_leaves_out_whole_branches_more_often_when_deeper():
+    model = build_resnet(2, stochastic_depth=0.6, input_shape=(8, 8, 3))
+    dropped = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    np.testing.assert_allclose([layer.rate for layer in dropped], np.arange(1, 7) * 0.1)
+    passed = dropped[-1](np.ones((2000, 2, 2, 64), np.float32), training=True).numpy().reshape(2000, -1)
+    alive = passed.any(axis=1)
+    assert 0.35 < alive.mean() < 0.45
+    np.testing.assert_allclose(passed[alive], 1 / 0.4, rtol=1e-6)
+
+
+def test_zero_last_gamma_makes_blocks_begin_as_identities():
+    model = build_resnet(2, zero_last_gamma=True, input_shape=(8, 8, 3))
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    outputs = [model.get_layer(name).output for name in ("stem_relu", "stage1_block2_relu2")]
+    given, passed = keras.Model(model.input, outputs)(images)
+    np.testing.assert_array_equal(given, passed)
+
+
+def test_maxout_takes_the_largest_of_its_pieces(plain_and_optional):
+    _, optional = plain_and_optional
+    model = optional["maxout"]
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    names = ("average_pool", "maxout")
+    pooled, units = keras.Model(model.input, [model.get_layer(name).output for name in names])(images)
+    kernel, bias = model.get_layer("maxout_pieces").get_weights()
+    pieces = (pooled.numpy() @ kernel + bias).reshape(3, 2, 64)
+    np.testing.assert_allclose(units, pieces.max(axis=1), rtol=1e-4, atol=1e-6)
+
+
+def test_squeeze_and_excitation_by_hand(plain_and_optional):
+    _, optional = plain_and_optional
+    model = optional["squeeze_excitation"]
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    names = ("stage2_block1_bn2", "stage2_block1_se_scale")
+    maps, scaled = (
+        array.numpy() for array in keras.Model(model.input, [model.get_layer(name).output for name in names])(images)
+    )
+    (reduce, reduce_bias), (expand, expand_bias) = (
+        model.get_layer(f"stage2_block1_se_{name}").get_weights() for name in ("reduce", "expand")
+    )
+    hidden = np.maximum(maps.mean(axis=(1, 2)) @ reduce + reduce_bias, 0)
+    gate = 1 / (1 + np.exp(-(hidden @ expand + expand_bias)))
+    np.testing.assert_allclose(scaled, maps * gate[:, None, None], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"squeeze_excitation": -1}, "squeeze_excitation must be 0 or an int >= 1"),
+        ({"maxout": 1}, "maxout must be 0 or an int >= 2"),
+        ({"block_dropout": 1.0}, "block_dropout must be at least 0 and below 1"),
+        ({"form": "plain", "stochastic_depth": 0.1}, "needs a net with shortcuts"),
+        ({"form": "v2", "zero_last_gamma": True}, "zero_last_gamma needs form 'v1'"),
+        ({"form": "bottleneck_v2", "shortcut": "A"}, "shortcut must be B with form 'bottleneck_v2'"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_resnet(**arguments)

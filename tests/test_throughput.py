@@ -8,7 +8,7 @@ from conftest import ROOT
 import cifar10_input
 import model_registry
 import resnet
-from fast_inference import fold_batch_norm
+from fast_inference import fold_batch_norm, halve_weights
 from hyper_parameters import HyperParameters
 
 _spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks" / "throughput.py")
@@ -133,7 +133,13 @@ RATES = {"stock": (100, 50, 110), "ours": (200, 200, 330), "torch-float32": (160
 def hand_made_records():
     records = []
     for number in range(3):
-        machine = {"float32": 400.0, "bfloat16": 800.0, "input_rate": 6600.0}
+        machine = {
+            "float32": 400.0,
+            "bfloat16": 800.0,
+            "input_rate": 6600.0,
+            "import_seconds": 0.01,
+            "build_seconds": 2.0,
+        }
         records.append({"round": number, "contender": "machine", "model": None} | machine)
         for contender, rates in RATES.items():
             result = {"training_rate": rates[number], "inference_rate": 10 * rates[number], "inference_batch": 128}
@@ -189,3 +195,17 @@ def test_wrong_use_is_one_line(capsys):
     assert all(line.startswith("error: ") for line in lines)
     flags = throughput._make_parser().parse_args(["--rounds", "1", "--torch_python", "/home/me/python"])
     assert throughput._command(flags) == "python benchmarks/throughput.py --rounds 1 --torch_python PYTHON"
+
+
+def test_halved_weights_load_as_before_and_are_rounded_once(tmp_path, pictures):
+    net = randomised_net(pictures)
+    net.save(tmp_path / "net.keras")
+    halve_weights(tmp_path / "net.keras", tmp_path / "half.keras")
+    loaded = keras.saving.load_model(tmp_path / "half.keras", compile=False)
+    for received, weight in zip(loaded.get_weights(), net.get_weights(), strict=True):
+        np.testing.assert_array_equal(received, weight.astype(np.float16).astype(np.float32))
+    assert (tmp_path / "half.keras").stat().st_size < 0.6 * (tmp_path / "net.keras").stat().st_size
+    net.set_weights([weight + 1e5 for weight in net.get_weights()])
+    net.save(tmp_path / "net.keras")
+    with pytest.raises(ValueError, match=r"65,504"):
+        halve_weights(tmp_path / "net.keras", tmp_path / "half.keras")

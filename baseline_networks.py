@@ -1,0 +1,268 @@
+"""The nets that residual nets are compared with: LeNet-5, AlexNet for small pictures, and a plain CNN.
+
+    net          form          what it is                                                      32x32x3     28x28x1
+    lenet5       modern        ReLU, maximum pooling                                            62,006      61,706
+    lenet5_1998  1998          tanh, average pooling                                            62,006      61,706
+    alexnet      A             torchvision's widths, 3x3 kernels, 2x2 pools                 23,272,266  20,125,386
+    alexnet_b    B             Krizhevsky's widths, 5x5 kernels, overlapping 3x3 pools      29,983,114  24,735,434
+    alexnet_c    C             11x11 stride 4, one dense layer                               2,472,266   2,456,778
+                 original      Krizhevsky 2012 in one tower; 224x224x3, 1000 classes: 62,378,344
+    plain_cnn                  two convolutions, pool, dropout, twice; dense                 1,250,858     889,834
+
+The counts are of parameters, all trainable, with 10 classes. Lu & Song compare LeNet and AlexNet with a residual net on MNIST and
+CIFAR-10 without saying which form of them they mean.
+
+References: LeCun et al., Gradient-based learning applied to document recognition, 1998. Krizhevsky et al., ImageNet
+classification with deep convolutional neural networks, 2012. Form A: the convolutions of torchvision's AlexNet, made small.
+Form C: bearpaw/pytorch-classification. Plain CNN: Keras' example cifar10_cnn.py.
+The nets are functional `keras.Model`s. Importing this file registers its layer, so that `keras.models.load_model` reads them.
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from resnet import load_weights
+
+
+def build_lenet5(
+    form="modern",
+    *,
+    weights=None,
+    include_top=True,
+    input_shape=(32, 32, 3),
+    classes=10,
+    classifier_activation="softmax",
+    preprocessing=None,
+    dtype=None,
+    name=None,
+):
+    """Builds LeNet-5 (LeCun et al. 1998, section II.B).
+
+    Convolution 6@5x5, pool 2x2, convolution 16@5x5, pool 2x2, dense 120, 84, `classes`. The first convolution pads pictures lower
+    or narrower than 32 pixels ("same", so 28x28 gives the maps of the paper's 32x32) and no others ("valid").
+
+    Args:
+        form: "modern" = ReLU and maximum pooling; "1998" = tanh and average pooling.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        include_top: False = end before the last dense layer, output [batch, 84].
+        input_shape: (height, width, channels), height and width >= 12.
+        classes: width of the output, int >= 1.
+        classifier_activation: "softmax", or None for logits.
+        preprocessing: `PixelNormalization` put before the net, or None.
+        dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
+        name: name of the model; None = "lenet5" or "lenet5_1998".
+
+    Returns:
+        keras.Model. Input [batch, height, width, channels]; raw pixels 0..255 with `preprocessing`, otherwise normalised pixels.
+        Output float32 [batch, classes].
+
+    Raises:
+        ValueError: an argument out of its range, or weights of another net.
+
+    Differs from the paper, in both forms: every map of the second convolution sees all maps of the first, pools have no weights
+    and come after the activation, tanh is not scaled, the output is a dense layer in the place of radial basis functions.
+    """
+    if form not in ("modern", "1998"):
+        raise ValueError(f"form must be 'modern' or '1998', received {form!r}")
+    _check_arguments(input_shape, classes, minimum=12)
+    activation, pool = ("relu", layers.MaxPooling2D) if form == "modern" else ("tanh", layers.AveragePooling2D)
+    inputs, x = _begin(input_shape, preprocessing)
+    for index, filters in enumerate((6, 16), start=1):
+        padding = "same" if index == 1 and min(input_shape[:2]) < 32 else "valid"
+        x = layers.Conv2D(filters, 5, padding=padding, dtype=dtype, name=f"conv{index}")(x)
+        x = layers.Activation(activation, dtype=dtype, name=f"{activation}{index}")(x)
+        x = pool(2, dtype=dtype, name=f"pool{index}")(x)
+    x = layers.Flatten(dtype=dtype, name="flatten")(x)
+    for index, units in enumerate((120, 84), start=3):
+        x = layers.Dense(units, dtype=dtype, name=f"dense{index}")(x)
+        x = layers.Activation(activation, dtype=dtype, name=f"{activation}{index}")(x)
+    top = (classes, classifier_activation, "glorot_uniform") if include_top else None
+    return _end(inputs, x, top, weights, name or ("lenet5" if form == "modern" else "lenet5_1998"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _AlexNetForm:
+    """What the forms of AlexNet differ in. All pool after convolutions 1, 2 and 5."""
+
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...]
+    stride: int  # of the first convolution
+    padding: int | tuple[tuple[int, int], tuple[int, int]]  # before the first convolution, pixels
+    pool_size: int
+    pool_padding: str = "valid"
+    dense_units: tuple[int, ...] = (4096, 4096)
+    normalized: bool = False
+    smallest: int = 16
+
+
+_ALEXNET = {
+    "A": _AlexNetForm((64, 192, 384, 256, 256), (3, 3, 3, 3, 3), 2, 1, 2),
+    "B": _AlexNetForm((96, 256, 384, 384, 256), (5, 5, 3, 3, 3), 1, 2, 3),
+    # "same" pools change nothing at 32x32, and let 28x28 through.
+    "C": _AlexNetForm((64, 192, 384, 256, 256), (11, 5, 3, 3, 3), 4, 5, 2, "same", ()),
+    # The paper's 224 does not give its 55x55 maps; with 3 more pixels it does.
+    "original": _AlexNetForm(
+        (96, 256, 384, 384, 256), (11, 5, 3, 3, 3), 4, ((1, 2), (1, 2)), 3, normalized=True, smallest=64
+    ),
+}
+
+
+def build_alexnet(
+    form="A",
+    *,
+    weights=None,
+    include_top=True,
+    input_shape=(32, 32, 3),
+    classes=10,
+    classifier_activation="softmax",
+    dense_units=None,
+    dropout=0.5,
+    preprocessing=None,
+    dtype=None,
+    name=None,
+):
+    """Builds AlexNet (Krizhevsky et al. 2012, section 3), for small pictures unless the form is "original".
+
+    Five convolutions with ReLU, pools after the first, the second and the last, then dense layers with ReLU, each after a dropout.
+
+    Args:
+        form: "A", "B", "C" or "original", see the table at the head of this file.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        include_top: False = end before the last dense layer.
+        input_shape: (height, width, channels), height and width >= 16; >= 64 for "original", whose paper has 224.
+        classes: width of the output, int >= 1.
+        classifier_activation: "softmax", or None for logits.
+        dense_units: widths of the hidden dense layers; None = as the form has them: 4096 and 4096, for "C" none.
+        dropout: share of the values dropped before each hidden dense layer, 0..1.
+        preprocessing: `PixelNormalization` put before the net, or None.
+        dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
+        name: name of the model; None = "alexnet", "alexnet_b", "alexnet_c" or "alexnet_original".
+
+    Returns:
+        keras.Model. Input [batch, height, width, channels]; raw pixels 0..255 with `preprocessing`, otherwise normalised pixels.
+        Output float32 [batch, classes].
+
+    Raises:
+        ValueError: an argument out of its range, or weights of another net.
+
+    Differs from the paper: one tower in the place of two; weights by He's normal rule; dropout before the hidden dense layers
+    (torchvision) where the paper has it behind them; local response normalisation in "original" only.
+    """
+    if form not in _ALEXNET:
+        raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")
+    shape = _ALEXNET[form]
+    _check_arguments(input_shape, classes, minimum=shape.smallest)
+    inputs, x = _begin(input_shape, preprocessing)
+    x = layers.ZeroPadding2D(shape.padding, dtype=dtype, name="pad1")(x)
+    for index, (filters, size) in enumerate(zip(shape.filters, shape.kernels, strict=True), start=1):
+        stride, padding = (shape.stride, "valid") if index == 1 else (1, "same")
+        x = layers.Conv2D(
+            filters, size, stride, padding, kernel_initializer="he_normal", dtype=dtype, name=f"conv{index}"
+        )(x)
+        x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
+        if shape.normalized and index <= 2:
+            x = LocalResponseNormalization(dtype=dtype, name=f"norm{index}")(x)
+        if index in (1, 2, 5):
+            x = layers.MaxPooling2D(shape.pool_size, 2, shape.pool_padding, dtype=dtype, name=f"pool{index}")(x)
+    x = layers.Flatten(dtype=dtype, name="flatten")(x)
+    for index, units in enumerate(shape.dense_units if dense_units is None else dense_units, start=6):
+        x = layers.Dropout(dropout, dtype=dtype, name=f"dropout{index}")(x)
+        x = layers.Dense(units, kernel_initializer="he_normal", dtype=dtype, name=f"dense{index}")(x)
+        x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
+    top = (classes, classifier_activation, "he_normal") if include_top else None
+    return _end(inputs, x, top, weights, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
+
+
+def build_plain_cnn(
+    *,
+    weights=None,
+    include_top=True,
+    input_shape=(32, 32, 3),
+    classes=10,
+    classifier_activation="softmax",
+    preprocessing=None,
+    dtype=None,
+    name=None,
+):
+    """Builds the CNN of the textbooks, as Keras' example cifar10_cnn.py has it.
+
+    Twice: convolution 3x3 "same", convolution 3x3 "valid", ReLU after each, maximum pool 2x2, dropout .25; 32 filters the first time,
+    64 the second. Then dense 512 with ReLU, dropout .5, dense `classes`.
+
+    Args:
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        include_top: False = end before the last dense layer, output [batch, 512].
+        input_shape: (height, width, channels), height and width >= 10.
+        classes: width of the output, int >= 1.
+        classifier_activation: "softmax", or None for logits.
+        preprocessing: `PixelNormalization` put before the net, or None.
+        dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
+        name: name of the model; None = "plain_cnn".
+
+    Returns:
+        keras.Model. Input [batch, height, width, channels]; raw pixels 0..255 with `preprocessing`, otherwise normalised pixels.
+        Output float32 [batch, classes].
+
+    Raises:
+        ValueError: an argument out of its range, or weights of another net.
+    """
+    _check_arguments(input_shape, classes, minimum=10)
+    inputs, x = _begin(input_shape, preprocessing)
+    for index, (filters, padding) in enumerate(((32, "same"), (32, "valid"), (64, "same"), (64, "valid")), start=1):
+        x = layers.Conv2D(filters, 3, padding=padding, dtype=dtype, name=f"conv{index}")(x)
+        x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
+        if index % 2 == 0:
+            x = layers.MaxPooling2D(2, dtype=dtype, name=f"pool{index}")(x)
+            x = layers.Dropout(0.25, dtype=dtype, name=f"dropout{index}")(x)
+    x = layers.Flatten(dtype=dtype, name="flatten")(x)
+    x = layers.ReLU(dtype=dtype, name="relu5")(layers.Dense(512, dtype=dtype, name="dense5")(x))
+    x = layers.Dropout(0.5, dtype=dtype, name="dropout5")(x)
+    top = (classes, classifier_activation, "glorot_uniform") if include_top else None
+    return _end(inputs, x, top, weights, name or "plain_cnn")
+
+
+@keras.saving.register_keras_serializable("resnet")
+class LocalResponseNormalization(layers.Layer):
+    """Divides each value by a power of the energy of its neighbours among the channels (Krizhevsky et al. 2012, section 3.3).
+
+    Input and output: [batch, height, width, channels]. The constants are the paper's: k 2, n 5, alpha 1e-4, beta .75.
+    """
+
+    def call(self, inputs):
+        values = tf.nn.local_response_normalization(tf.cast(inputs, tf.float32), 2, bias=2.0, alpha=1e-4, beta=0.75)
+        return tf.cast(values, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _check_arguments(input_shape, classes, minimum):
+    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < minimum or input_shape[2] < 1:
+        raise ValueError(
+            f"input_shape must be (height >= {minimum}, width >= {minimum}, channels >= 1), received {tuple(input_shape)}"
+        )
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes must be an int >= 1, received {classes!r}")
+
+
+def _begin(input_shape, preprocessing):
+    """The input, and what the first layer of the net reads."""
+    inputs = layers.Input(input_shape, name="image")
+    return inputs, inputs if preprocessing is None else preprocessing(inputs)
+
+
+def _end(inputs, x, top, weights, name):
+    """The model, with its classifier if `top` is (classes, activation, initializer), and with its weights."""
+    if top:
+        classes, activation, initializer = top
+        # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
+        x = layers.Dense(
+            classes, activation=activation, kernel_initializer=initializer, dtype="float32", name="predictions"
+        )(x)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model

@@ -1,0 +1,279 @@
+"""LeNet-5, AlexNet and the plain CNN: exact sizes, training, exact resumption with dropout, testing and prediction."""
+
+import json
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+import cifar10_test
+import model_registry
+from baseline_networks import build_alexnet, build_lenet5, build_plain_cnn
+from cifar10_main import main
+from cifar10_test import load_model
+from cifar10_train import Train, train
+from fast_inference import fold_batch_norm
+from hyper_parameters import UsageError, from_preset
+from resnet_layers import PixelNormalization
+from run_folder import read_checkpoint
+
+NAMES = ("lenet5", "lenet5_1998", "alexnet", "alexnet_b", "alexnet_c", "plain_cnn")
+# architectures: layer by layer, by hand; the plain CNN as Keras' example prints it
+SIZES = {
+    ("lenet5", (32, 32, 3)): [456, 2_416, 48_120, 10_164, 850],
+    ("lenet5", (28, 28, 1)): [156, 2_416, 48_120, 10_164, 850],
+    ("lenet5_1998", (32, 32, 3)): [456, 2_416, 48_120, 10_164, 850],
+    ("lenet5_1998", (28, 28, 1)): [156, 2_416, 48_120, 10_164, 850],
+    ("alexnet", (32, 32, 3)): [1_792, 110_784, 663_936, 884_992, 590_080, 4_198_400, 16_781_312, 40_970],
+    ("alexnet", (28, 28, 1)): [640, 110_784, 663_936, 884_992, 590_080, 1_052_672, 16_781_312, 40_970],
+    ("alexnet_b", (32, 32, 3)): [7_296, 614_656, 885_120, 1_327_488, 884_992, 9_441_280, 16_781_312, 40_970],
+    ("alexnet_b", (28, 28, 1)): [2_496, 614_656, 885_120, 1_327_488, 884_992, 4_198_400, 16_781_312, 40_970],
+    ("alexnet_c", (32, 32, 3)): [23_296, 307_392, 663_936, 884_992, 590_080, 2_570],
+    ("alexnet_c", (28, 28, 1)): [7_808, 307_392, 663_936, 884_992, 590_080, 2_570],
+    ("plain_cnn", (32, 32, 3)): [896, 9_248, 18_496, 36_928, 1_180_160, 5_130],
+    ("plain_cnn", (28, 28, 1)): [320, 9_248, 18_496, 36_928, 819_712, 5_130],
+}
+TOTALS = {
+    ("lenet5", (32, 32, 3)): 62_006,
+    ("lenet5", (28, 28, 1)): 61_706,
+    ("alexnet", (32, 32, 3)): 23_272_266,
+    ("alexnet", (28, 28, 1)): 20_125_386,
+    ("alexnet_b", (32, 32, 3)): 29_983_114,
+    ("alexnet_b", (28, 28, 1)): 24_735_434,
+    ("alexnet_c", (32, 32, 3)): 2_472_266,
+    ("plain_cnn", (32, 32, 3)): 1_250_858,
+}
+
+
+def count(variables):
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@pytest.mark.parametrize(("name", "shape"), SIZES)
+def test_exact_sizes(name, shape):
+    model = model_registry.find(name).build(input_shape=shape)
+    assert [layer.count_params() for layer in model.layers if layer.weights] == SIZES[name, shape]
+    assert model.name == name and count(model.trainable_variables) == TOTALS.get((name, shape), sum(SIZES[name, shape]))
+    if shape == (32, 32, 3):
+        assert model.count_params() == model_registry.find(name).trainable
+
+
+def maps(model, *names):
+    return [model.get_layer(name).output.shape[1] for name in names]
+
+
+def test_maps_are_those_of_the_texts():
+    for shape in ((28, 28, 1), (32, 32, 3)):
+        lenet = build_lenet5(input_shape=shape)
+        assert maps(lenet, "conv1", "pool1", "conv2", "pool2", "flatten") == [28, 14, 10, 5, 400]
+    kinds = {type(layer).__name__ for layer in build_lenet5("1998").layers}
+    assert "AveragePooling2D" in kinds and "MaxPooling2D" not in kinds
+    assert {layer.activation.__name__ for layer in build_lenet5("1998").layers if isinstance(layer, keras.layers.Activation)} == {"tanh"}  # fmt: skip
+    pools = ("conv1", "pool1", "pool2", "pool5")
+    assert maps(build_alexnet(), *pools) == [16, 8, 4, 2]
+    assert maps(build_alexnet(input_shape=(28, 28, 1)), *pools) == [14, 7, 3, 1]
+    assert maps(build_alexnet("B", dense_units=(8,)), *pools) == [32, 15, 7, 3]
+    assert maps(build_alexnet("C"), *pools) == [8, 4, 2, 1]
+    assert maps(build_plain_cnn(), "conv2", "pool2", "conv4", "pool4") == [30, 15, 13, 6]
+
+
+@pytest.mark.parametrize("size", [224, 227])
+def test_the_original_of_2012(size):
+    model = build_alexnet("original", input_shape=(size, size, 3), classes=1000)
+    assert model.count_params() == 62_378_344
+    assert maps(model, "conv1", "pool1", "pool2", "pool5") == [55, 27, 13, 6]
+
+
+def test_local_response_normalization_is_the_papers(tmp_path):
+    model = build_alexnet("original", input_shape=(64, 64, 1), classes=3, dense_units=())
+    before, after = (model.get_layer(name).output for name in ("relu1", "norm1"))
+    images = np.random.default_rng(0).random((2, 64, 64, 1), np.float32) * 50
+    values, received = (np.asarray(part, np.float64) for part in keras.Model(model.input, [before, after])(images))
+    padded = np.pad(values**2, ((0, 0), (0, 0), (0, 0), (2, 2)))
+    energy = sum(padded[..., shift : shift + 96] for shift in range(5))
+    np.testing.assert_allclose(received, values / (2 + 1e-4 * energy) ** 0.75, rtol=1e-4, atol=1e-5)
+    model.save(tmp_path / "net.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "net.keras")(images), model(images))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", ["lenet5", "lenet5_1998", "alexnet_c", "plain_cnn"])
+def test_every_weight_gets_a_gradient_and_a_step_lowers_the_loss(name, policy):
+    keras.utils.set_random_seed(0)
+    shape = (28, 28, 1)
+    model = model_registry.find(name).build(input_shape=shape, dtype=policy, classifier_activation=None)
+    images = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
+    labels = np.arange(20) % 10
+
+    def loss_and_gradients():
+        with tf.GradientTape() as tape:
+            logits = model(images, training=False)  # without dropout, so that losses can be compared
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    loss, gradients = loss_and_gradients()
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
+        assert variable.dtype == "float32"
+        variable.assign_sub(0.01 * gradient)
+    assert model.output.dtype == "float32" and loss_and_gradients()[0] < loss
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lenet5_1998", "alexnet_c", "plain_cnn"])
+def test_save_load_and_fast_inference(name, tmp_path):
+    build = model_registry.find(name).build
+    model = build(preprocessing=PixelNormalization([120.0, 121.0, 122.0], 60.0))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    model.save(tmp_path / "net.keras")
+    model.save_weights(tmp_path / "net.weights.h5")
+    expected = cifar10_test.test(model, images)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(cifar10_test.test(load_model(str(tmp_path / "net.keras")), images), expected)
+    for file in ("net.keras", "net.weights.h5"):
+        again = build(weights=tmp_path / file, preprocessing=model.layers[1])
+        np.testing.assert_array_equal(cifar10_test.test(again, images), expected)
+    np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(model), images), expected, atol=1e-6)
+    np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(model, "mixed_bfloat16"), images), expected, atol=0.05)
+
+
+@pytest.mark.parametrize(("name", "features"), [("lenet5", 84), ("alexnet", 4096), ("alexnet_c", 256), ("plain_cnn", 512)])  # fmt: skip
+def test_without_top(name, features):
+    assert model_registry.find(name).build(include_top=False).output_shape == (None, features)
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "message"),
+    [
+        (build_lenet5, {"form": "2020"}, "form must be 'modern' or '1998', received '2020'"),
+        (build_lenet5, {"input_shape": (11, 28, 1)}, r"height >= 12.*received \(11, 28, 1\)"),
+        (build_alexnet, {"form": "Z"}, "form must be one of A, B, C, original; received 'Z'"),
+        (build_alexnet, {"form": "original"}, r"height >= 64.*received \(32, 32, 3\)"),
+        (build_plain_cnn, {"classes": 0}, "classes must be an int >= 1, received 0"),
+        (build_plain_cnn, {"weights": "cifar10"}, r"existing \.keras or \.weights\.h5 file"),
+    ],
+)
+def test_wrong_arguments_are_refused(build, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+@pytest.mark.parametrize("build", [build_lenet5, build_alexnet, build_plain_cnn])
+def test_the_smallest_pictures_go_through(build):
+    smallest = {build_lenet5: 12, build_alexnet: 16, build_plain_cnn: 10}[build]
+    assert build(input_shape=(smallest, smallest, 1), classes=2)(np.zeros((1, smallest, smallest, 1))).shape == (1, 2)
+
+
+# Training
+
+
+def flags(mnist_folder, runs, *more):
+    small = (
+        "--train_steps=6",
+        "--report_freq=3",
+        "--train_batch_size=16",
+        "--precision=float32",
+        "--validation_fraction=0.2",
+    )
+    return ["--mode=train", "--dataset=mnist", f"--data_dir={mnist_folder}", f"--runs_dir={runs}", *small, *more]
+
+
+@pytest.mark.parametrize("model", ["lenet5_1998", "plain_cnn", "resnet8"])
+def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays, tmp_path, capsys, model):
+    """Grey pictures of 28 x 28 through everything: normalisation, augmentation, TensorBoard, testing, figures, prediction."""
+    assert main(flags(mnist_folder, tmp_path, f"--model={model}", "--version=x")) == 0
+    run = tmp_path / "x"
+    assert json.loads((run / "result.json").read_text())["images"] == 30
+    assert len(list((run / "figures").glob("*.png"))) == 7
+    assert pd.read_csv(run / "error.csv")["step"].tolist() == [0, 3, 6]
+    accumulator = tf.compat.v1.train.summary_iterator
+    tags = {value.tag for file in (run / "tensorboard").iterdir() for event in accumulator(str(file)) for value in event.summary.value}  # fmt: skip
+    watched = {"lenet5_1998": "tanh1", "plain_cnn": "relu5", "resnet8": "stage3_block1_relu2"}[model]
+    assert f"{watched}/sparsity" in tags and f"{watched}/activations" in tags and "images" in " ".join(tags)
+    digit = mnist_arrays[2][3]
+    cv2.imwrite(str(tmp_path / "digit.png"), digit)
+    cv2.imwrite(str(tmp_path / "large.png"), cv2.cvtColor(cv2.resize(digit, (280, 300)), cv2.COLOR_GRAY2BGR))
+    predict = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=x"]
+    assert main([*predict, "--images", str(tmp_path / "digit.png"), str(tmp_path / "large.png")]) == 0
+    table = pd.read_csv(run / "predictions.csv")
+    expected = np.load(run / "predictions.npy")[3]
+    assert table["class_1"][0] == expected.argmax() and table["probability_1"][0] == pytest.approx(
+        expected.max(), abs=1e-3
+    )
+    checkpoint = sorted((run / "checkpoints").glob("*.npz"))[-1]
+    images = mnist_arrays[2][..., None]
+    np.testing.assert_allclose(
+        cifar10_test.test(load_model(str(checkpoint)), images),
+        cifar10_test.test(load_model(str(run / "final.keras")), images),
+        atol=1e-6,
+    )
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ends training after the first report of a run that is at `step`."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = (epoch + 1) * 4 >= self.step
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_dropout_goes_on_exactly_where_it_was(tmp_path, averaging):
+    """Stopped after 4 of 8 steps and resumed by a net whose dropout layers have other names: the same weights, bit by bit."""
+
+    def config(version):
+        return from_preset("smoke", model="plain_cnn", deterministic=True, train_steps=8, report_freq=4, synthetic_images=100,
+                           train_batch_size=8, tensorboard=False, precision="float32", init_lr=0.01, warmup_steps=0,
+                           weight_averaging=averaging, runs_dir=str(tmp_path), version=version)  # fmt: skip
+
+    def arrays(run):
+        return read_checkpoint(run.latest_checkpoint())[0]
+
+    whole = arrays(train(config("whole")))
+    stopped = Train(config("parts"))
+    stopped.train(callbacks=[StopAt(4)])
+    assert stopped.step == 4
+    halfway = arrays(stopped.run)
+    resumed = arrays(train(config("parts"), resume=True))
+    assert whole.keys() == resumed.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+    states = sorted(name for name in whole if name.startswith("state/"))
+    assert states == ["state/0000", "state/0001", "state/0002"]
+    # Three draws of each layer in four steps and the report at the start would not do: the states count the steps.
+    assert [whole[name][1] - halfway[name][1] for name in states] == [4, 4, 4]
+
+
+def test_dropout_differs_between_seeds_and_steps(tmp_path):
+    nets = [Train(from_preset("smoke", model="plain_cnn", seed=seed, runs_dir=str(tmp_path))).net for seed in (0, 0, 1)]
+    states = [[layer.seed_generator.state.numpy().tolist() for layer in net.layers if isinstance(layer, keras.layers.Dropout)] for net in nets]  # fmt: skip
+    assert states[0] == states[1] != states[2] and len({tuple(state) for state in states[0]}) == 3
+    images = np.ones((1, 32, 32, 3), np.float32)
+    assert not np.array_equal(nets[0](images, training=True), nets[0](images, training=True))
+    np.testing.assert_array_equal(nets[0](images, training=False), nets[0](images, training=False))
+
+
+@pytest.mark.parametrize("setting", ["--num_residual_blocks=3", "--shortcut=B"])
+@pytest.mark.parametrize("model", NAMES)
+def test_settings_of_residual_nets_are_refused(tmp_path, capsys, model, setting):
+    assert main(["--mode=train", f"--model={model}", setting, f"--runs_dir={tmp_path}/runs"]) == 2
+    error = capsys.readouterr().err
+    assert setting.split("=")[0] in error and f"received --model={model}" in error and len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path, capsys):
+    assert main(flags(mnist_folder, tmp_path, "--model=lenet5", "--version=x", "--tensorboard=false")) == 0
+    checkpoint = sorted((tmp_path / "x" / "checkpoints").glob("*.npz"))[-1]
+    capsys.readouterr()
+    more = (f"--ckpt_path={checkpoint}", "--is_use_ckpt", "--version=y", "--tensorboard=false")
+    assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", *more)) == 0
+    assert main(flags(mnist_folder, tmp_path, "--model=plain_cnn", *more, "--overwrite")) == 2
+    assert "does not fit --model=plain_cnn" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="another net"):
+        Train(from_preset("mnist_lenet", model="plain_cnn", data_dir=str(mnist_folder))).restore(checkpoint)

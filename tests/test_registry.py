@@ -1,0 +1,114 @@
+"""What must hold for every registered net, and what the registry says of nets that do not fit."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import model_registry
+from hyper_parameters import HyperParameters, UsageError
+from model_registry import MODELS
+
+
+def is_quick(name):
+    """Deep nets and those for large pictures take minutes together; one of each family is small."""
+    depth = int(re.search(r"\d+|$", name)[0] or 0)
+    return depth <= 20 and MODELS[name].minimum_size <= 32
+
+
+EVERY_NET = [pytest.param(name, marks=() if is_quick(name) else pytest.mark.slow) for name in MODELS]
+
+
+def count(variables):
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@pytest.mark.parametrize("name", EVERY_NET)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_every_registered_net(name, policy, tmp_path):
+    """Shape, finite numbers, size, a gradient for every weight, a step that lowers the loss, save and load."""
+    keras.utils.set_random_seed(0)
+    spec = model_registry.find(name)
+    # Nets that end in global pooling have the stated count at any size, and the smallest costs least.
+    size = spec.minimum_size if name.startswith(("resnet", "plain", "inception")) else 32
+    model = spec.build(input_shape=(size, size, 3), classes=10, classifier_activation=None, dtype=policy)
+    assert model.name == name
+    assert count(model.trainable_variables) == spec.trainable
+    images = np.random.default_rng(0).normal(size=(20, size, size, 3)).astype(np.float32)
+    labels = np.arange(20) % 10
+    random_states = [variable for variable in model.variables if "seed_generator" in variable.path]
+    drawn = [variable.numpy() for variable in random_states]
+
+    def compute_loss():
+        for variable, value in zip(random_states, drawn, strict=True):
+            variable.assign(value)  # dropout leaves out the same values again
+        logits = model(images, training=True)
+        assert logits.shape == (20, 10)
+        assert logits.dtype == "float32"
+        assert np.isfinite(logits).all()
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+    with tf.GradientTape() as tape:
+        loss = compute_loss()
+    gradients = tape.gradient(loss, model.trainable_variables)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
+        assert variable.dtype == "float32"
+    slope = sum(float(tf.reduce_sum(gradient**2)) for gradient in gradients)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        variable.assign_sub(0.05 * loss / slope * gradient)  # along a straight line the loss would fall by 5 %
+    assert compute_loss() < loss
+
+    model.save(tmp_path / "net.keras")
+    loaded = keras.saving.load_model(tmp_path / "net.keras", compile=False)
+    np.testing.assert_array_equal(loaded(images, training=False), model(images, training=False))
+    assert np.isfinite(model(images, training=False)).all()
+
+
+@pytest.mark.parametrize("name", ["resnet8_v2", "plain26", "resnet14_preact"])
+def test_other_depths_are_found(name):
+    spec = model_registry.find(name)
+    model = spec.build()
+    assert model.name == name
+    assert count(model.trainable_variables) == spec.trainable
+
+
+@pytest.mark.parametrize("name", ["resnet21", "plain20_preact", "resnet2", "vgg"])
+def test_unknown_names_get_the_known_ones(name):
+    with pytest.raises(UsageError, match=f"resnet20, resnet32.*received '{name}'"):
+        model_registry.find(name)
+
+
+def test_small_pictures_are_refused_by_nets_for_large_ones():
+    with pytest.raises(
+        UsageError, match="inception_resnet_v1 needs pictures of at least 75 x 75 pixels, received 75 x 74"
+    ):
+        model_registry.find("inception_resnet_v1").build(input_shape=(75, 74, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("plain20", {"shortcut": "B"}),
+        ("plain20", {"stochastic_depth": 0.5}),
+        ("resnet20_preact", {"zero_last_gamma": True}),
+        ("inception_resnet_v1_small", {"maxout": 2}),
+    ],
+)
+def test_options_that_a_net_does_not_have_are_refused(model, options):
+    config = HyperParameters(model=model, **options)
+    assert config.net_options == options
+    (name,) = options
+    with pytest.raises(UsageError, match=f"--model={model} has no option {name}, .*such as resnet20"):
+        model_registry.find(model).check_options(config.net_options)
+
+
+def test_every_net_builds_with_the_options_it_accepts():
+    values = {"shortcut": "B", "squeeze_excitation": 4, "block_dropout": 0.1, "stochastic_depth": 0.2,
+              "zero_last_gamma": True, "maxout": 2}  # fmt: skip
+    for name in ("resnet8", "resnet8_preact", "plain8", "resnet8_v2"):
+        spec = model_registry.find(name)
+        model = spec.build(**{option: values[option] for option in spec.accepts})
+        assert count(model.trainable_variables) > spec.trainable
