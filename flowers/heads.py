@@ -259,7 +259,10 @@ def find_base(model: keras.Model) -> keras.Model:
 
 
 def unfreeze_stages(base: keras.Model, stages: int) -> None:
-    """Makes the last stages of a base trainable and freezes the rest.
+    """Makes the convolutions of the last stages of a base trainable and freezes the rest.
+
+    All batch normalisation stays frozen, and so in inference mode: the few pictures of a transfer would spoil its statistics.
+    (Calling the base with `training=False` would not do: Keras' functional nets pass their own `training` on to it.)
 
     Args:
         base: ResNet of `keras.applications`.
@@ -268,8 +271,8 @@ def unfreeze_stages(base: keras.Model, stages: int) -> None:
     base.trainable = True
     for layer in base.layers:
         named = re.match(r"(?:conv|pool)(\d)_", layer.name)
-        # The batch normalisation that ends a V2 base has another name, and belongs to its last stage.
-        layer.trainable = (int(named[1]) if named else 5) > 5 - stages
+        is_last = named is not None and int(named[1]) > 5 - stages
+        layer.trainable = is_last and not isinstance(layer, layers.BatchNormalization)
 
 
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:

@@ -131,7 +131,7 @@ class FlowerParameters(Settings):
         0,
         NETWORK,
         "fine-tuning: after so many epochs, which are all trained, the last stages of the frozen base train too, with a fresh "
-        "optimizer; their batch norm keeps its statistics; 0 = never",
+        "optimizer; all batch norm of the base stays frozen, in inference mode; 0 = never",
         minimum=0,
         maximum=100000,
     )

@@ -36,8 +36,8 @@ class TransferTrain(Train):
 
     With `unfreeze_at_epoch` there are two stages. The first takes all its epochs, however the validation loss goes. The second
     goes on from its last weights, and trains `fine_tune_stages` of the base too: with a fresh optimizer, a learning-rate
-    schedule of its own, and patience counted from its beginning. The batch normalisation of the base keeps its statistics; its
-    gamma and beta train in the stages that do.
+    schedule of its own, and patience counted from its beginning. The batch normalisation of the base stays in inference mode,
+    its statistics, gamma and beta as they were.
 
     Attributes:
         transfer: keras.Model from raw pixels to logits, in the precision of the run.
