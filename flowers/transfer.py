@@ -301,7 +301,7 @@ class TransferTrain(Train):
         if self.switch_step:
             print(
                 f"after {config.unfreeze_at_epoch} epochs fine-tuning: the last {config.fine_tune_stages} stage(s) of the base train too, "
-                "their batch norm in inference mode"
+                "its batch norm stays in inference mode"
             )
         if data.leak_count is None and config.dataset == "folder" and config.find_leaks == "auto":
             print(
