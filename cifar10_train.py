@@ -317,7 +317,7 @@ class Train:
             for state, value in zip(states, values, strict=True):
                 state.assign(value + tf.stack([replica, tf.zeros_like(replica)]))
 
-        self.strategy.run(spread)
+        self.strategy.run(tf.function(spread))
 
     def restore(self, path) -> None:
         """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.

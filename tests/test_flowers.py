@@ -418,10 +418,17 @@ def test_a_run_folder_holds_everything(finished):
     assert json.loads(finished.data.read_text())["class_folders"] == ["1", "2", "10"]
 
 
-def test_evaluate_and_predict(finished, pictures, capsys):
+def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys):
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
     before = finished.result.read_bytes()
-    assert flowers.evaluate.main(flags) == 0 and finished.result.read_bytes() == before
+    results = ["--publish", f"--results_dir={tmp_path}"]
+    assert flowers.evaluate.main([*flags, *results]) == 0 and finished.result.read_bytes() == before
+    (row,) = json.loads((tmp_path / "flowers.json").read_text())
+    assert row["metric"] == "validation_accuracy" and row["published"] is None and "95 % interval" in row["note"]
+    assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 4)
+    table = (tmp_path / "README.md").read_text()
+    assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
+    assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
     assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--explain"]) == 0
     assert len(list((finished.path / "explanations").glob("*.png"))) == 2
     table = pd.read_csv(finished.path / "predictions.csv")
@@ -432,18 +439,6 @@ def test_evaluate_and_predict(finished, pictures, capsys):
     paths = sorted((pictures / "valid" / "10").iterdir())
     images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
-
-
-def test_a_run_is_published(finished, tmp_path):
-    flags = [f"--runs_dir={finished.path.parent}", "--version=done", "--publish", f"--results_dir={tmp_path}"]
-    assert flowers.evaluate.main(flags) == 0
-    rows = json.loads((tmp_path / "flowers.json").read_text())
-    result = json.loads(finished.result.read_text())["validation"]
-    assert [row["metric"] for row in rows] == ["validation_accuracy"] and rows[0]["published"] is None
-    assert rows[0]["value"] == round(result["accuracy"], 4) and "95 % interval" in rows[0]["note"]
-    table = (tmp_path / "README.md").read_text()
-    assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
-    assert flowers.evaluate.main([*flags, "--test_ckpt_path=x"]) == 2
 
 
 def test_published_trials():
