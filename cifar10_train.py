@@ -244,7 +244,6 @@ class Train:
         )
         self.net.stop_training = False
         self._started = time.monotonic()
-        self._spread_dropout()
         with self._naming_tensorboard():
             writer = self._open_tensorboard() if config.tensorboard and self.is_chief else None
         with (
@@ -256,6 +255,7 @@ class Train:
             callback_list.on_train_begin()
             if not self.history:
                 self._report_start(writer, bar)
+            self._spread_dropout()
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
             for images, labels in self._shared_batches():
