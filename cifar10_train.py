@@ -302,7 +302,8 @@ class Train:
             if self.config.strategy != "multi_worker":
                 raise
             raise UsageError(
-                f"another machine has stopped or cannot be reached; see what it said, then start all machines again with: {self.config.PROGRAM} --version={self.run.path.name} --strategy=multi_worker --resume"
+                "another machine has stopped or cannot be reached; see what it said, then start all machines again with: "
+                f"{self.config.PROGRAM} --version={self.run.path.name} --strategy=multi_worker --resume"
             ) from error
 
     def _spread_dropout(self):
