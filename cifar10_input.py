@@ -302,7 +302,35 @@ def crop_and_flip(images, offsets, flips, padding: int, mode: str):
     return tf.gather(images, offsets[:, 1:] + columns, axis=2, batch_dims=1)
 
 
-def training_batches(split: Split, normalization, config: HyperParameters, first_step: int = 0, replicas: int = 1):
+def piece_numbers(first_step: int, train_steps: int, replicas: int = 1, worker: int = 0, workers: int = 1):
+    """Numbers of the pieces that one machine needs, where devices share each batch: piece p is part p % replicas of batch
+    p // replicas.
+
+    Args:
+        first_step, train_steps: 0-based step to begin with, and the one to end before.
+        replicas: devices of all machines; each step has so many pieces.
+        worker, workers: 0-based number of this machine, and the number of all, which have equally many devices.
+
+    Returns:
+        tf.data.Dataset of int64 scalars, rising.
+    """
+    import tensorflow as tf
+
+    pieces = tf.data.Dataset.range(first_step * replicas, train_steps * replicas)
+    if workers == 1:
+        return pieces
+    return pieces.filter(lambda piece: piece % replicas // (replicas // workers) == worker)
+
+
+def training_batches(
+    split: Split,
+    normalization,
+    config: HyperParameters,
+    first_step: int = 0,
+    replicas: int = 1,
+    worker: int = 0,
+    workers: int = 1,
+):
     """The batches from `first_step` to `train_steps`, normalised, then padded with zeros or reflections, cropped, flipped.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
@@ -314,6 +342,7 @@ def training_batches(split: Split, normalization, config: HyperParameters, first
         config: settings.
         first_step: 0-based step to begin with.
         replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
+        worker, workers: give the pieces of one machine only, see `piece_numbers`.
 
     Returns:
         tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]).
@@ -337,7 +366,7 @@ def training_batches(split: Split, normalization, config: HyperParameters, first
             batch = crop_and_flip(batch, offsets, flips, config.padding_size, config.padding_mode)
         return batch, tf.gather(labels, indices)
 
-    pieces = tf.data.Dataset.range(first_step * replicas, config.train_steps * replicas)
+    pieces = piece_numbers(first_step, config.train_steps, replicas, worker, workers)
     return pieces.map(make_piece).prefetch(4 * replicas)
 
 

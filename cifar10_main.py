@@ -42,6 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="PATH", help="picture files or folders, for --mode=predict"
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="for --mode=predict: draw what speaks for each answer (Grad-CAM), in explanations/",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
     parser.add_argument(
@@ -149,7 +154,8 @@ def _train(config, actions):
     from cifar10_train import train
 
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
-    _test(config, actions)
+    if device_placement.is_chief(config.strategy):
+        _test(config, actions)
 
 
 def _test(config, _actions):
@@ -171,8 +177,10 @@ def _test(config, _actions):
 def _predict(config, actions):
     from cifar10_test import predict
 
-    table, path = predict(config, actions["images"])
+    table, path = predict(config, actions["images"], explains=actions["explain"])
     print(table.to_string(index=False), f"written to {path}", sep="\n")
+    if actions["explain"]:
+        print(f"explanations: {path.parent / 'explanations'}")
 
 
 def _publish(config, actions):

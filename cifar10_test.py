@@ -247,10 +247,10 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
     if not path:
         run = RunFolder(f"{config.runs_dir}/{config.run_name}")
         return str(run.best), run
-    return path, RunFolder(f"{config.runs_dir}/test-{Path(path).stem}-{config.dataset}")
+    return path, RunFolder(f"{config.runs_dir}/test-{Path(path).stem}-{config.dataset_name}")
 
 
-def predict(config: HyperParameters, paths) -> tuple[pd.DataFrame, Path]:
+def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataFrame, Path]:
     """The three most likely classes of picture files, also written as `predictions.csv` to the folder of `find_net`.
 
     Of a net with several heads, those of each: the columns are then called `<head>_1`, `<head>_probability_1`, ...
@@ -258,6 +258,7 @@ def predict(config: HyperParameters, paths) -> tuple[pd.DataFrame, Path]:
     Args:
         config: settings; `test_ckpt_path` or `version` names the net.
         paths: files, or folders whose pictures are taken in the order of their names.
+        explains: also draw a Grad-CAM picture of each, in the folder `explanations` beside the table; see `grad_cam`.
 
     Returns:
         (table with columns image, class_1, probability_1, ... class_3, probability_3; path of the CSV file).
@@ -284,6 +285,10 @@ def predict(config: HyperParameters, paths) -> tuple[pd.DataFrame, Path]:
     table = pd.DataFrame(rows)
     csv_path = run.path / "predictions.csv"
     write_atomically(csv_path, table.to_csv(index=False))
+    if explains:
+        from grad_cam import write_explanations
+
+        write_explanations(model, files, images, probabilities, names, run.path / "explanations")
     return table, csv_path
 
 

@@ -8,6 +8,7 @@ long the event files are, so that what follows in them is cut off when the run i
 from it again. So a run killed in between is completed.
 """
 
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -66,20 +67,19 @@ class Train:
         self.policy = device_placement.choose_policy(self.config.precision)
         device_placement.set_up(self.config.seed, self.config.deterministic)
 
-        self._prepare(data)
+        self.is_chief = device_placement.is_chief(self.config.strategy)
         self.strategy = device_placement.choose_strategy(self.config.strategy)
         self.replicas = self.strategy.num_replicas_in_sync
         if self.config.train_batch_size % self.replicas:
             raise UsageError(
                 f"--train_batch_size must be a multiple of the {self.replicas} devices, received {self.config.train_batch_size}"
             )
+        self._prepare(data)
         with self.strategy.scope():
             self.net = self._build_net()
-            self.optimizer = _make_optimizer(self.config)
-            self.optimizer.build(self.net.trainable_variables)
+            self._make_optimizer()
             averaged = self.net.weights if self.config.weight_averaging else []
             self.averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
-        self.net.optimizer = self.optimizer  # where callbacks look for it
 
         self.step = 0
         self.history = []
@@ -101,26 +101,34 @@ class Train:
         Args:
             resume: go on from the newest checkpoint of the run folder; a folder without a run is begun.
             overwrite: empty a run folder that already holds a run.
-            callbacks: stock Keras callbacks; epochs are report intervals.
+            callbacks: stock Keras callbacks; epochs are report intervals. Of several machines, the chief alone calls them.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step was written.
             UsageError: the folder is taken or holds another run, or the loss is not finite; in the latter case the
                 checkpoint of the last report is kept.
         """
-        with self.run.locked():
-            self.run.begin(self.config, resume=resume, overwrite=overwrite)
-            checkpoint = self.run.latest_checkpoint()
+        with self.run.locked() if self.is_chief else contextlib.nullcontext(), self._naming_lost_machines():
+            if self.is_chief:
+                self.run.begin(self.config, resume=resume, overwrite=overwrite)
+            checkpoint = self._agree_on_checkpoint()
             if checkpoint:
                 self.restore(checkpoint)
-                self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
             else:
-                self.run.trim_tensorboard({})
                 self._start()
-            self._describe()
+            if self.is_chief:
+                if checkpoint:
+                    self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
+                else:
+                    self.run.trim_tensorboard({})
+                self._describe()
             if not self._has_ended():
                 self._loop(callbacks)
-            save_model(self._export(), self.run.final)
+            if self.is_chief:
+                save_model(self._export(), self.run.final)
+            if self.config.strategy == "multi_worker":
+                # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
+                atexit.register(device_placement.wait_for_all, self.strategy)
 
     # What is trained, and on what
 
@@ -153,9 +161,21 @@ class Train:
         if self.config.is_use_ckpt:
             self._start_from(self.config.ckpt_path)
 
-    def _training_batches(self, first_step=0, replicas=1) -> tf.data.Dataset:
+    def _training_batches(self, first_step=0, *share) -> tf.data.Dataset:
         """The batches of `net` from `first_step` to `train_steps`; see `cifar10_input.training_batches`."""
-        return cifar10_input.training_batches(self.training, self.normalization, self.config, first_step, replicas)
+        return cifar10_input.training_batches(self.training, self.normalization, self.config, first_step, *share)
+
+    def _shared_batches(self):
+        """Yields the batches from `step` on, each shared among the devices."""
+        yield from self.strategy.distribute_datasets_from_function(
+            lambda context: self._training_batches(
+                self.step, self.replicas, context.input_pipeline_id, context.num_input_pipelines
+            )
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        """That of a 0-based step; see `learning_rate_at`."""
+        return learning_rate_at(step, self.config, self.train_steps)
 
     def _validation_batches(self):
         """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it."""
@@ -210,7 +230,8 @@ class Train:
         write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
         config = self.config
         print(
-            f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, on "
+            f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
+            f"{device_placement.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
@@ -222,29 +243,29 @@ class Train:
     def _loop(self, callbacks):
         """Trains from `step` on."""
         config = self.config
-        callback_list = keras.callbacks.CallbackList(
-            list(callbacks),
+        self.callbacks = callback_list = keras.callbacks.CallbackList(
+            list(callbacks) if self.is_chief else [],
             model=self.net,
             epochs=math.ceil(self.train_steps / self.report_freq),
             steps=self.report_freq,
         )
         self.net.stop_training = False
         self._started = time.monotonic()
-        batches = self.strategy.distribute_datasets_from_function(
-            lambda _: self._training_batches(self.step, self.replicas)
-        )
         with self._naming_tensorboard():
-            writer = self._open_tensorboard() if config.tensorboard else None
+            writer = self._open_tensorboard() if config.tensorboard and self.is_chief else None
         with (
             _catch_signals() as caught,
-            tqdm(total=self.train_steps, initial=self.step, unit="step", disable=None) as bar,
+            tqdm(
+                total=self.train_steps, initial=self.step, unit="step", disable=None if self.is_chief else True
+            ) as bar,
         ):
             callback_list.on_train_begin()
             if not self.history:
                 self._report_start(writer, bar)
+            self._spread_dropout()
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
-            for images, labels in batches:
+            for images, labels in self._shared_batches():
                 callback_list.on_train_batch_begin(self.step)
                 loss = self._take_step(images, labels)
                 self._interval["seconds"] += time.perf_counter() - clock
@@ -253,17 +274,58 @@ class Train:
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(writer, bar)
                     callback_list.on_epoch_end((self.step - 1) // self.report_freq, _callback_logs(row))
-                    if self.net.stop_training or self._has_ended():
+                    if device_placement.is_any(self.strategy, self.net.stop_training) or self._has_ended():
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
-                if caught:
-                    self._write_checkpoint()
+                if device_placement.is_any(self.strategy, bool(caught)):
+                    if self.is_chief:
+                        self._write_checkpoint()
                     raise Interrupted(
-                        f"stopped by {caught[0].name} after step {self.step:,} of {self.train_steps:,}, checkpoint written; "
+                        f"stopped by {caught[0].name if caught else 'another machine'} after step {self.step:,} of {self.train_steps:,}, checkpoint written; "
                         f"go on with: {config.PROGRAM} --version={self.run.path.name} --resume"
                     )
                 clock = time.perf_counter()
             callback_list.on_train_end()
+
+    def _agree_on_checkpoint(self):
+        """The checkpoint that all machines go on from, which the chief chooses; None for a new run."""
+        checkpoint = self.run.latest_checkpoint() if self.is_chief else None
+        chosen = -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+        chosen = int(device_placement.from_chief(self.strategy, [chosen])[0])
+        if self.is_chief or chosen < 0:
+            return checkpoint
+        return self.run.checkpoint_of(chosen)
+
+    @contextlib.contextmanager
+    def _naming_lost_machines(self):
+        try:
+            yield
+        except (
+            tf.errors.UnavailableError,
+            tf.errors.AbortedError,
+            tf.errors.CancelledError,
+            tf.errors.DeadlineExceededError,
+        ) as error:
+            if self.config.strategy != "multi_worker":
+                raise
+            raise UsageError(
+                "another machine has stopped or cannot be reached; see what it said, then start all machines again with: "
+                f"{self.config.PROGRAM} --version={self.run.path.name} --strategy=multi_worker --resume"
+            ) from error
+
+    def _spread_dropout(self):
+        """Gives each device dropout of its own; from Keras all get the same. The first keeps its seeds, which checkpoints hold."""
+        states = [variable for variable in self.net.variables if variable.name == "seed_generator_state"]
+        if self.replicas == 1 or not states:
+            return
+        values = [tf.constant(state.numpy()) for state in states]
+
+        def spread():
+            replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, values[0].dtype)
+            for state, value in zip(states, values, strict=True):
+                state.assign(value + tf.stack([replica, tf.zeros_like(replica)]))
+
+        self.strategy.run(tf.function(spread))
 
     def restore(self, path) -> None:
         """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.
@@ -288,12 +350,24 @@ class Train:
             default=(None, math.inf),
         )
         self._seconds_before = facts["seconds"]
+        if not self.is_chief:
+            return
         # What follows a checkpoint at a report may have been cut off by a kill.
         if isinstance(facts.get("tensorboard"), dict):
             self.run.trim_tensorboard(facts["tensorboard"])
         self._write_error_csv()
         if self.best_step == self.step:
             save_model(self._export(), self.run.best)
+
+    def _make_optimizer(self):
+        config = self.config
+        if config.optimizer == "adam":
+            self.optimizer = keras.optimizers.Adam(config.init_lr, beta_1=config.momentum)
+        else:
+            nesterov = config.optimizer == "nesterov"
+            self.optimizer = keras.optimizers.SGD(config.init_lr, momentum=config.momentum, nesterov=nesterov)
+        self.optimizer.build(self.net.trainable_variables)
+        self.net.optimizer = self.optimizer  # where callbacks look for it
 
     def _compile(self):
         config, net = self.config, self.net
@@ -332,7 +406,7 @@ class Train:
 
     def _take_step(self, images, labels) -> float:
         """Trains one batch and adds it to the interval; returns its mean loss."""
-        rate = learning_rate_at(self.step, self.config, self.train_steps)
+        rate = self._learning_rate(self.step)
         self.optimizer.learning_rate.assign(rate)
         sums = {name: float(value) for name, value in self._train_step(images, labels).items()}
         loss = sums["loss"]
@@ -354,7 +428,9 @@ class Train:
         for images, labels in self._validation_batches():
             sums.update({name: float(value) for name, value in self._validation_step(images, labels).items()})
             count += len(labels)
-        return _name_columns("validation", sums, count)
+        columns = _name_columns("validation", sums, count)
+        # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
+        return dict(zip(columns, device_placement.from_chief(self.strategy, list(columns.values())), strict=True))
 
     def _validate_averaged(self) -> dict:
         """As `_validate`, with the averaged weights."""
@@ -413,7 +489,7 @@ class Train:
         row |= validated
         if self.averages:
             row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate_averaged()
-        row["learning_rate"] = learning_rate_at(max(0, self.step - 1), config, self.train_steps)
+        row["learning_rate"] = self._learning_rate(max(0, self.step - 1))
         row["examples_per_sec"] = round(interval["images"] / interval["seconds"], 1) if interval["seconds"] else 0.0
         row["seconds"] = round(self._seconds(), 1)
         row |= trained  # further heads
@@ -421,6 +497,8 @@ class Train:
         self._interval = dict.fromkeys(interval, 0.0) | {"images": 0}
         if row[self.chosen_by] < self.best_error:
             self.best_step, self.best_error = self.step, row[self.chosen_by]
+        if not self.is_chief:
+            return row
         if writer:
             with self._naming_tensorboard():
                 self._write_tensorboard(writer, row)
@@ -496,7 +574,8 @@ class Train:
         if not self.history:
             images, labels = self._first_batch()
             with writer.as_default(step=0):
-                tf.summary.graph(self._train_step.get_concrete_function(images, labels).graph)
+                if self.config.strategy != "multi_worker":  # what one machine traces alone, the others would wait for
+                    tf.summary.graph(self._train_step.get_concrete_function(images, labels).graph)
                 low, high = tf.reduce_min(images), tf.reduce_max(images)
                 tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
         return writer
@@ -573,7 +652,8 @@ def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=(
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
     """
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    run.check(config, resume=resume, overwrite=overwrite)
+    if device_placement.is_chief(config.strategy):
+        run.check(config, resume=resume, overwrite=overwrite)
     trainer = (MultiTaskTrain if len(config.tasks) > 1 else Train)(config, run)
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)
     return run
@@ -588,12 +668,6 @@ def _name_columns(part: str, sums: dict, images: int) -> dict:
             column, factor = ("loss", 1) if kind == "loss" else ("error", 100)
             columns["_".join(filter(None, (part, column, head)))] = factor * value / images
     return columns
-
-
-def _make_optimizer(config: HyperParameters) -> keras.optimizers.Optimizer:
-    if config.optimizer == "adam":
-        return keras.optimizers.Adam(config.init_lr, beta_1=config.momentum)
-    return keras.optimizers.SGD(config.init_lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
 
 
 def _decays(variable, which: str) -> bool:

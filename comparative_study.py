@@ -832,7 +832,7 @@ def _command(mode: str, given: dict, **options) -> str:
 def _result_row(runs, metric, values, published=None, source=None, *, unit="%") -> dict:
     """A row of `results/<experiment>.json`; its time is that of all runs together."""
     values = [float(value) for value in values]
-    config, origins = runs[0].config, [training_report.describe_origin(each.run) for each in runs]
+    config, origins = runs[0].config, [training_report.describe_origin(each.run, each.config) for each in runs]
     spread = describe(values)
     known = published is not None and not pd.isna(published)
     return {

@@ -136,8 +136,9 @@ class HyperParameters(Settings):
     strategy: str = setting(
         "auto",
         RUN,
-        "devices; auto = all GPUs if there are several, else one device; mirrored = all GPUs, the batch shared among them",
-        choices=("auto", "cpu", "one_gpu", "mirrored"),
+        "devices; auto = all GPUs if there are several, else one device; mirrored = all GPUs, the batch shared among them; "
+        "multi_worker = all devices of the machines in TF_CONFIG",
+        choices=("auto", "cpu", "one_gpu", "mirrored", "multi_worker"),
         operational=True,
     )
     deterministic: bool = setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
@@ -332,6 +333,11 @@ class HyperParameters(Settings):
                 f"--head_weights must be {len(names)} positive number(s), one for each of --heads, received '{self.head_weights}'"
             )
         return dict(zip(names, values, strict=True))
+
+    @property
+    def dataset_name(self) -> str:
+        """For titles and file names."""
+        return self.dataset
 
     @property
     def net_options(self) -> dict:

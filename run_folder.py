@@ -326,6 +326,16 @@ class RunFolder:
             if other not in kept:
                 other.unlink()
 
+    def checkpoint_of(self, step: int) -> Path:
+        """The checkpoint of a step. Raises UsageError if this machine cannot see it."""
+        path = self.checkpoints / f"step-{step:08d}.npz"
+        if not path.is_file():
+            raise UsageError(
+                f"expected {path}, from which the chief goes on, found no such file; --runs_dir must be a folder that all machines "
+                "share"
+            )
+        return path
+
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that can be read; None if there is none at all. A damaged one is named and passed over.
 

@@ -19,7 +19,7 @@ import numpy as np
 import cifar10_input
 import cifar10_test
 import model_registry
-from hyper_parameters import PRESETS, HyperParameters, UsageError
+from hyper_parameters import PRESETS, HyperParameters, Settings, UsageError
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
 matplotlib.use("Agg")  # draws to files only, with or without a screen
@@ -243,6 +243,55 @@ def _draw_heads(history, title, heads):
     return figure
 
 
+def draw_epochs(history, title, switch_epoch=0):
+    """Accuracy and loss against epochs, training and validation: figure 3 of Waghmode, Ramisetty & Jidugu.
+
+    Args:
+        history: table of `error.csv`.
+        title: of the figure.
+        switch_epoch: a line marks where fine-tuning begins; 0 = nowhere.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4))
+    figure.suptitle(title)
+    epochs = history["epoch"]
+    accuracies = 100 - history["train_error"], 100 - history["validation_error"]
+    losses = history["train_loss"], history["validation_loss"]
+    for axis, label, (training, validation) in zip(
+        panels, ("top-1 accuracy (%)", "cross-entropy (nat)"), (accuracies, losses), strict=True
+    ):
+        axis.plot(epochs, training, label="training", color=ORANGE, linestyle="--")
+        axis.plot(epochs, validation, label="validation", color=BLUE, marker="o", markersize=3)
+        if switch_epoch:
+            axis.axvline(switch_epoch, color=BLACK, linewidth=1, linestyle=":", label="fine-tuning begins")
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    return figure
+
+
+def draw_explanation(file, picture, heat, title):
+    """A picture, and beside it the same picture under a heat map.
+
+    Args:
+        file: where the PNG goes, a path or an open file.
+        picture: uint8 [height, width, RGB or grey].
+        heat: float [height, width], 0..1; see `grad_cam.explain`.
+        title: of the figure.
+    """
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.6))
+        figure.suptitle(title)
+        for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM)"), strict=True):
+            axis.imshow(picture.squeeze(), cmap="gray", interpolation="nearest")
+            axis.set_title(label, fontsize=9)
+            axis.axis("off")
+        shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
+        figure.colorbar(shown, ax=panels[1], shrink=0.7)
+        figure.savefig(file, format="png")
+        plt.close(figure)
+
+
 def _draw_loss(history, title, classes):
     """Cross-entropy against step, with the loss of guessing."""
     curves = [
@@ -362,9 +411,6 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         Path of the table, `<results>/README.md`.
     """
     config, result, history = run.read_config(), read_json(run.result, TESTED), run.read_history()
-    origin = describe_origin(run)
-    if not run.figures.is_dir():
-        raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
     last = history.iloc[-1]
     numbers = {
         "test_error": result["test_error"],
@@ -379,16 +425,38 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         }
     if "validation_error_unaveraged" in last:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
-    metric_published, published, published_source = published_number(config) or (None, None, None)
+    metric_published, *published = published_number(config) or (None, None, None)
+    measured = {
+        metric: (value, *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)), "")
+        for metric, value in numbers.items()
+    }
+    return add_results(run, experiment, results, config, config.preset, measured)
+
+
+def add_results(run, experiment, results: Path, config, preset, measured) -> Path:
+    """Writes what was measured of a run into `<results>/<experiment>.json`, copies its figures, and writes the table of all.
+
+    Args:
+        run, experiment, results: see `publish`.
+        config: settings of the run.
+        preset: what the table shows as its recipe, in few words.
+        measured: {metric: (value in %, published value or None, its source or None, note)}; the note is for a single run.
+
+    Returns:
+        Path of the table.
+    """
+    origin = describe_origin(run, config)
+    if not run.figures.is_dir():
+        raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
     recipe = dataclasses.replace(config, seed=0).command
-    for metric, value in numbers.items():
+    for metric, (value, published, published_source, note) in measured.items():
         key = {
             "experiment": experiment,
-            "dataset": config.dataset,
+            "dataset": config.dataset_name,
             "model": config.model_name,
-            "preset": config.preset,
+            "preset": preset,
             "metric": metric,
             "recipe": recipe,
         }
@@ -399,18 +467,18 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         row["values"][str(config.seed)] = round(float(value), 4)
         values = list(row["values"].values())
         seeds = sorted(row["values"], key=int)
-        held_against = metric.removesuffix("_unaveraged") == metric_published
         row |= {
             "value": round(statistics.mean(values), 4),
             "std": round(statistics.stdev(values), 4) if len(values) > 1 else None,
             "runs": len(values),
-            "published": published if held_against else None,
-            "published_source": published_source if held_against else None,
+            "published": published,
+            "published_source": published_source,
             "command": config.command
             if seeds == [str(config.seed)]
             else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
             **origin,
             "run": run.path.name,
+            "note": note if len(values) == 1 else "",
             "options": config.net_options | ({"heads": config.heads} if config.heads else {}),
         }
     write_json(path, rows)
@@ -420,7 +488,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     return write_table(results)
 
 
-def describe_origin(run: RunFolder) -> dict:
+def describe_origin(run: RunFolder, config: Settings) -> dict:
     """Where the numbers of a run come from: images_seen, wall_seconds, hardware and commit, as in a row of results.
 
     Raises:
@@ -432,7 +500,7 @@ def describe_origin(run: RunFolder) -> dict:
         raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
     last = run.read_history().iloc[-1]
     return {
-        "images_seen": int(last["step"]) * run.read_config().train_batch_size,
+        "images_seen": int(last["step"]) * config.train_batch_size,
         "wall_seconds": round(float(last["seconds"])),
         "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
         "commit": starts[0]["commit"],
@@ -522,9 +590,9 @@ def write_table(results: Path) -> Path:
         for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
             figures = sorted((results / run).glob("*.png"))
             lines += ["", f"### {run}", ""]
-            report = results / run / "report.md"
-            if report.is_file():
-                lines += [report.read_text().strip(), ""]
+            for text in (results / run / "report.md", results / run / "trials.md"):
+                if text.is_file():
+                    lines += [text.read_text().strip(), ""]
             lines += [f"![{figure.stem}]({run}/{figure.name})" for figure in figures]
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")

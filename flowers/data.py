@@ -1,4 +1,5 @@
-"""What goes in: a folder of pictures, one folder per class -> parts -> augmented batches, each a pure function of (seed, step).
+"""What goes in: a folder of pictures, one folder per class, or CIFAR -> parts -> augmented batches, each a pure function of
+(seed, step).
 
     load_pictures(config)      -> PictureData        training, validation and test pictures, classes in their order
     draw_transform(...)        -> Transform          rotation, shear, zoom and flip of one variant of one picture
@@ -6,10 +7,16 @@
 
 Classes are ordered by number where their folders are numbers (1, 2, ..., 10, not 1, 10, 2), then by name. `cat_to_name.json`
 beside or in the folder, {"1": "pink primrose", ...}, gives the names to show.
+
+At the start folders are listed and split. A part of up to 10,000 pictures and 1 GiB is then read, so that every broken picture
+is known before training begins; pictures of a larger part are read when their turn comes. Either way a broken one is named, and
+`on_bad_image` decides: refuse = the start, or the run at its last checkpoint, ends; skip = left out, and where a batch needs it,
+the next picture of its class stands in.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -18,57 +25,108 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
-from cifar10_input import plan_indices
+from cifar10_input import piece_numbers, plan_indices
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError, as_text
+from hyper_parameters import UsageError, as_text, from_preset
 
 _PART_NAMES = {
     "training": ("train", "training"),
     "validation": ("valid", "validation", "val"),
     "test": ("test",),
 }
-_LARGEST_IN_MEMORY = 1 << 30  # bytes of decoded pictures per part; what is more is decoded again whenever it is needed
+_LARGEST_IN_MEMORY = 1 << 30  # bytes of decoded pictures per part
+_MOST_IN_MEMORY = 10_000  # pictures per part; to decode more would delay the start
+_MOST_COMPARED = 50_000  # files that are read in search of leaks, unless asked for
 _LEAKS_LISTED = 20
 _generator_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """One part of a data set: files, labels int32 [n], and the shape (height, width, RGB) that pictures are brought to."""
+    """One part of a data set.
+
+    Attributes:
+        files: name of each picture.
+        labels: int32 [n].
+        shape: (height, width, RGB) that pictures are brought to.
+        images: uint8 [n, height, width, RGB], of any size; None = each is read from its file whenever it is needed.
+        skips: whether files that turn out to be broken are left out; otherwise they are an error.
+        squeezes: whether pictures are squeezed into `shape` by their nearest pixels, as Keras' `flow_from_directory` does,
+            and not cut to its aspect.
+        broken: {index: reason} of the files found broken so far.
+    """
 
     files: tuple[str, ...]
     labels: np.ndarray
     shape: tuple[int, int, int]
-    decoded: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    images: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    skips: bool = False
+    squeezes: bool = False
+    broken: dict[int, str] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self):
         return len(self.files)
 
     def read(self, index: int) -> np.ndarray:
-        """One picture, uint8 [height, width, RGB]; see `cifar10_test.read_picture`. Raises UsageError if it is broken."""
-        index = int(index)
-        if index in self.decoded:
-            return self.decoded[index]
-        return _read(self.files[index], self.shape)
+        """One picture, uint8 [height, width, RGB]; in the place of a broken one that is skipped, the next of its class.
 
-    def stack(self, indices) -> np.ndarray:
-        """Several pictures, uint8 [n, height, width, RGB]."""
-        return np.stack([self.read(index) for index in indices])
+        Raises:
+            UsageError: it is broken, and not to be skipped; or all of its class are.
+        """
+        picture = self._attempt(index)
+        if picture is not None:
+            return picture
+        members = np.flatnonzero(self.labels == self.labels[index])
+        for other in np.roll(members, -int(np.searchsorted(members, index)) - 1):
+            picture = self._attempt(int(other))
+            if picture is not None:
+                return picture
+        raise UsageError(f"no picture of the class of {self.files[index]} can be read; mend some")
+
+    def load(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """(uint8 [n, height, width, RGB], labels int32 [n]) of several pictures, without the broken ones that are skipped."""
+        indices = np.asarray(indices, int)
+        pictures = [self._attempt(int(index)) for index in indices]
+        good = [place for place, picture in enumerate(pictures) if picture is not None]
+        images = np.array([pictures[place] for place in good], np.uint8).reshape(-1, *self.shape)
+        return images, self.labels[indices[good]]
+
+    def _attempt(self, index):
+        if index in self.broken:
+            return None
+        try:
+            if self.images is None:
+                return _read(self.files[index], self.shape, self.squeezes)
+        except UsageError as error:
+            if not self.skips:
+                raise
+            self.broken[index] = str(error)
+            print(f"skipped: {error}")
+            return None
+        picture = self.images[index]
+        return picture if picture.shape == self.shape else _enlarge(picture, self.shape)
+
+
+def _enlarge(picture, shape):
+    import cv2
+
+    return cv2.resize(picture, shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureData:
-    """A folder of pictures.
+    """A data set of pictures.
 
     Attributes:
         training, validation, test: its parts; `test` is None if there are no test pictures.
         class_folders: names of the class folders, in the order of the labels.
         class_names: names to show, in the same order.
         found: where it was found.
-        skipped: files left out because they could not be read, with the reasons.
-        leaks: pairs of files with equal content in two parts, at most 20 of them.
-        leak_count: number of such pairs.
+        broken: files left out at the start because they could not be read, with the reasons.
+        leaks: pairs of pictures with equal content in two parts, at most 20 of them.
+        leak_count: number of such pairs; None = not looked for.
     """
 
     training: Pictures
@@ -77,20 +135,26 @@ class PictureData:
     class_folders: tuple[str, ...]
     class_names: tuple[str, ...]
     found: str
-    skipped: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
     leaks: tuple[tuple[str, str], ...] = ()
-    leak_count: int = 0
+    leak_count: int | None = None
+
+    @property
+    def skipped(self) -> list[str]:
+        """The reasons for all files left out so far."""
+        parts = [part for part in (self.training, self.validation, self.test) if part]
+        return [*self.broken, *(reason for part in parts for reason in part.broken.values())]
 
 
 def load_pictures(config: FlowerParameters) -> PictureData:
-    """Lists the pictures of `config.data_dir`, splits them where they are not split yet, and reads each once.
-
-    Pictures stay in memory as far as they fit in 1 GiB; larger data sets are decoded again when they are needed.
+    """Lists the pictures of `config.data_dir`, splits them where they are not split yet, and reads them if they are few.
 
     Raises:
         UsageError: no such folder, no pictures, classes that do not fit together, or broken pictures that are not to be
             skipped; the message names them.
     """
+    if config.dataset != "folder":
+        return _load_published(config)
     folder = Path(config.data_dir).expanduser()
     if not config.data_dir or not folder.is_dir():
         raise UsageError(
@@ -102,6 +166,8 @@ def load_pictures(config: FlowerParameters) -> PictureData:
     if config.classes > len(classes):
         raise UsageError(f"--classes must be at most the {len(classes)} classes of {folder}, received {config.classes}")
     classes = classes[: config.classes or None]
+    if config.faithful:
+        classes = sorted(classes)
     if len(classes) < 2:
         raise UsageError(
             f"{folder} must hold the folders of two classes or more, received {len(classes)}; give another --data_dir"
@@ -119,7 +185,7 @@ def load_pictures(config: FlowerParameters) -> PictureData:
     for part, files in listed.items():
         flat = [(file, label) for label, name in enumerate(classes) for file in files[name]]
         if flat:
-            parts[part], broken = _read_part(flat, shape)
+            parts[part], broken = _read_part(flat, shape, config)
             skipped += broken
     if skipped and config.on_bad_image == "refuse":
         raise UsageError(
@@ -130,11 +196,32 @@ def load_pictures(config: FlowerParameters) -> PictureData:
         if not len(parts.get(part, ())):
             raise UsageError(f"{folder} must hold {part} pictures, received none that can be read; add some")
     names = _display_names(folder, classes)
-    leaks = _find_leaks(parts) if config.find_leaks else []
+    leaks = _find_leaks(parts, config.find_leaks)
     return PictureData(
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), names, str(folder),
-        tuple(skipped), tuple(leaks[:_LEAKS_LISTED]), len(leaks),
+        tuple(skipped), tuple(leaks or ())[:_LEAKS_LISTED], None if leaks is None else len(leaks),
     )  # fmt: skip
+
+
+def _load_published(config: FlowerParameters) -> PictureData:
+    """A data set of `cifar10_input`, by the same reader and split."""
+    import cifar10_input
+
+    names = ("dataset", "data_dir", "validation_fraction", "split_seed")
+    settings = from_preset("fast", **{name: getattr(config, name) for name in names})
+    data = cifar10_input.load_data(settings)
+    training, validation = cifar10_input.split_data(data, settings)
+    class_names = data.class_names[: config.classes or None]
+    shape = (config.image_size, config.image_size, 3)
+
+    def make(name, split):
+        split = split.take(np.flatnonzero(split.labels < len(class_names)))
+        files = tuple(f"{config.dataset} {name} picture {index}" for index in range(len(split)))
+        images = np.repeat(split.images, 3, axis=-1) if split.images.shape[-1] == 1 else split.images
+        return Pictures(files, split.labels, shape, images)
+
+    parts = [make(*part) for part in (("training", training), ("validation", validation), ("test", data.test))]
+    return PictureData(*parts, class_names, class_names, data.found)
 
 
 def _find_part(folder: Path, part: str) -> Path | None:
@@ -205,34 +292,40 @@ def _split(files: dict[str, list[str]], with_test: bool, config: FlowerParameter
     return parts
 
 
-def _read_part(flat: list[tuple[str, int]], shape) -> tuple[Pictures, list[str]]:
-    """Reads every picture once; returns those that can be read, and the others with the reasons."""
-    keep = len(flat) * math.prod(shape) <= _LARGEST_IN_MEMORY
+def _read_part(flat: list[tuple[str, int]], shape, config) -> tuple[Pictures, list[str]]:
+    """The pictures that can be read, and the reasons for the others; where there are many, all pictures, unread."""
+    files, labels = zip(*flat, strict=True)
+    options = {"skips": config.on_bad_image == "skip", "squeezes": config.faithful}
+    if len(flat) > _MOST_IN_MEMORY or len(flat) * math.prod(shape) > _LARGEST_IN_MEMORY:
+        return Pictures(files, np.array(labels, np.int32), shape, **options), []
+    images = np.empty((len(flat), *shape), np.uint8)
 
-    def attempt(file):
+    def attempt(index):
         try:
-            picture = _read(file, shape)
-            return picture if keep else None
+            images[index] = _read(files[index], shape, config.faithful)
+            return None
         except UsageError as error:
             return str(error)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(attempt, (file for file, _ in flat)))
-    good = [index for index, result in enumerate(results) if not isinstance(result, str)]
+        reasons = list(pool.map(attempt, range(len(flat))))
+    good = [index for index, reason in enumerate(reasons) if reason is None]
+    images = images if len(good) == len(flat) else images[good]
     pictures = Pictures(
-        tuple(flat[index][0] for index in good),
-        np.array([flat[index][1] for index in good], np.int32),
-        shape,
-        {place: results[index] for place, index in enumerate(good)} if keep else {},
+        tuple(files[index] for index in good), np.array(labels, np.int32)[good], shape, images, **options
     )
-    return pictures, [result for result in results if isinstance(result, str)]
+    return pictures, [reason for reason in reasons if reason]
 
 
-def _read(file: str, shape) -> np.ndarray:
+def _read(file: str, shape, squeezes: bool) -> np.ndarray:
     from cifar10_test import read_picture
 
     _check_jpeg(file)
-    return read_picture(Path(file), shape)
+    picture = read_picture(Path(file), shape)
+    if not squeezes:
+        return picture
+    with PIL.Image.open(file) as opened:
+        return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))
 
 
 def _check_jpeg(file: str) -> None:
@@ -279,23 +372,41 @@ def _display_names(folder: Path, classes: list[str]) -> tuple[str, ...]:
     return tuple(map(as_text, classes))
 
 
-def _find_leaks(parts: dict[str, Pictures]) -> list[tuple[str, str]]:
-    """Pairs of files with equal content in two parts. Only files whose size occurs in several parts are read."""
-    sizes = collections.defaultdict(list)
-    for part, pictures in parts.items():
-        for file in pictures.files:
-            sizes[Path(file).stat().st_size].append((part, file))
+def _find_leaks(parts: dict[str, Pictures], wanted: str) -> list[tuple[str, str]] | None:
+    """Pairs of files with equal content in two parts; None if that is not wanted, or would mean to read too many files.
+
+    Files are compared by size, those of equal size by their last bytes, and only what is still equal is read as a whole.
+    """
+    if wanted == "off":
+        return None
+    groups = [[(part, file) for part, pictures in parts.items() for file in pictures.files]]
+    for key in (_size, _last_bytes, _digest):
+        keyed = collections.defaultdict(list)
+        for number, group in enumerate(groups):
+            for part, file in group:
+                with contextlib.suppress(OSError):  # whatever cannot be read is found when it is its turn
+                    keyed[number, key(file)].append((part, file))
+        groups = [group for group in keyed.values() if len({part for part, _ in group}) > 1]
+        if wanted == "auto" and sum(map(len, groups)) > _MOST_COMPARED:
+            return None
     leaks = []
-    for members in sizes.values():
-        if len({part for part, _ in members}) < 2:
-            continue
-        contents = collections.defaultdict(list)
-        for part, file in members:
-            contents[hashlib.sha256(Path(file).read_bytes()).digest()].append((part, file))
-        for equal in contents.values():
-            part, file = equal[0]
-            leaks += [(file, other) for other_part, other in equal[1:] if other_part != part]
+    for (part, file), *others in groups:
+        leaks += [(file, other) for other_part, other in others if other_part != part]
     return sorted(leaks)
+
+
+def _size(file):
+    return os.stat(file).st_size  # noqa: PTH116 - a million objects would take their time
+
+
+def _last_bytes(file):
+    with open(file, "rb") as opened:  # noqa: PTH123
+        opened.seek(max(0, _size(file) - 1024))
+        return opened.read()
+
+
+def _digest(file):
+    return hashlib.sha256(Path(file).read_bytes()).digest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,7 +505,14 @@ def plan_batch(step: int, count: int, config: FlowerParameters) -> tuple[np.ndar
 
 
 def training_batches(
-    pictures: Pictures, config: FlowerParameters, train_steps: int, first_step=0, replicas=1, features=None
+    pictures: Pictures,
+    config: FlowerParameters,
+    train_steps: int,
+    first_step=0,
+    replicas=1,
+    worker=0,
+    workers=1,
+    features=None,
 ):
     """The batches from `first_step` to `train_steps`.
 
@@ -404,6 +522,7 @@ def training_batches(
         train_steps: batches to train.
         first_step: 0-based step to begin with.
         replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
+        worker, workers: give the pieces of one machine only, see `cifar10_input.piece_numbers`.
         features: None, or float32 [n, variants, ...] to be taken in the place of the pictures.
 
     Returns:
@@ -428,5 +547,5 @@ def training_batches(
         images, labels = tf.numpy_function(make, [piece], [kind, tf.int32])
         return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
 
-    pieces = tf.data.Dataset.range(first_step * replicas, train_steps * replicas)
+    pieces = piece_numbers(first_step, train_steps, replicas, worker, workers)
     return pieces.map(make_piece, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)

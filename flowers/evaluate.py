@@ -8,11 +8,14 @@ import dataclasses
 import io
 import math
 import sys
+from pathlib import Path
 
 import hyper_parameters
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
-from run_folder import RunFolder, write_atomically, write_json
+from run_folder import RunFolder, read_json, write_atomically, write_json
+
+_PARTS = ("training", "validation", "test")
 
 
 def confidence_interval(right: int, count: int) -> tuple[float, float]:
@@ -47,6 +50,7 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
     import cifar10_test
     import flowers.heads  # noqa: F401 - registers its layer
     from flowers.data import load_pictures
+    from image_data import Split
 
     path, run = cifar10_test.find_net(config)
     model = cifar10_test.load_model(path)
@@ -56,31 +60,33 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
             f"{path} tells {model.output_shape[-1]} classes apart, but {data.found} has {len(data.class_names)}; give the pictures "
             "and the --classes it was trained with"
         )
-    facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
+    facts = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
         history = run.read_history()
         best = history.loc[history["validation_loss"].idxmin()]
         facts |= {"best_step": int(best["step"]), "last_step": int(history["step"].iloc[-1]), "command": config.command}
     parts = {"validation": data.validation, "test": data.test}
-    probabilities = {}
+    probabilities, shown = {}, {}
     for part, pictures in parts.items():
         if pictures is None:
             continue
         size = 32 * config.test_batch_size  # so many pictures in memory at a time
-        pieces = [
-            cifar10_test.test(
-                model, pictures.stack(range(start, min(start + size, len(pictures)))), config.test_batch_size
-            )
-            for start in range(0, len(pictures), size)
-        ]
-        probabilities[part] = np.concatenate(pieces)
-        measured = cifar10_test.measure(probabilities[part], pictures.labels, data.class_names)
+        pieces, labels = [], []
+        for start in range(0, len(pictures), size):
+            images, some = pictures.load(range(start, min(start + size, len(pictures))))
+            shown.setdefault(part, Split(images[:24], some[:24]))
+            pieces.append(cifar10_test.test(model, images, config.test_batch_size))
+            labels.append(some)
+        probabilities[part], labels = np.concatenate(pieces), np.concatenate(labels)
+        if not len(labels):
+            raise UsageError(f"no {part} picture of {data.found} can be read; mend some")
+        measured = cifar10_test.measure(probabilities[part], labels, data.class_names)
         measured = {name.removeprefix("test_"): value for name, value in measured.items()}
         right = int(np.trace(measured["confusion_matrix"]))
         facts[part] = {
             "images": measured.pop("images"),
             "accuracy": 100 - measured["error"],
-            "accuracy_interval": confidence_interval(right, len(pictures)),
+            "accuracy_interval": confidence_interval(right, len(labels)),
             **measured,
         }
     facts["predictions"] = list(probabilities)[-1]
@@ -89,20 +95,113 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
     np.save(buffer, probabilities[facts["predictions"]])
     write_atomically(run.predictions, buffer.getvalue())
     if not config.test_ckpt_path:
-        _draw(config, run, data, facts, history, probabilities[facts["predictions"]])
+        part = facts["predictions"]
+        _draw(config, run, data, facts, history, shown[part], probabilities[part])
+        write_atomically(run.figures / "trials.md", _trial_table(config, data, facts, history))
     return facts, run
 
 
-def _draw(config, run, data, facts, history, probabilities):
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """Numbers that a text has published: {part: (accuracy in %, loss or None)}."""
+
+    name: str
+    source: str
+    numbers: dict
+
+
+_FLOWERS = _Trial("flower text", "flower text: 38 of 43 pictures", {"validation": (88.37, None)})
+_TRIALS = tuple(
+    _Trial(f"Trial {number}", f"Waghmode et al., Trial {number}", dict(zip(_PARTS, numbers, strict=True)))
+    for number, numbers in (
+        (1, ((81.6025, 0.5693), (73.27, 0.8855), (76.80, 0.7163))),
+        (2, ((83.775, 0.5060), (76.66, 0.7224), (78.95, 0.6532))),
+    )
+)
+
+
+def published_trials(config: FlowerParameters, classes: int, validation_images: int) -> tuple[_Trial, ...]:
+    """What the text of this net has published on these data; nothing for other data."""
+    if config.model == "resnet152v2" and config.dataset == "cifar10" and classes == 10:
+        return _TRIALS
+    if config.model == "resnet50" and (classes, validation_images) == (10, 43):
+        return (_FLOWERS,)
+    return ()
+
+
+def _trial_table(config, data, facts, history) -> str:
+    """A Markdown table of losses, accuracies, precision, recall and F1, beside those of the text."""
+    trials = published_trials(config, len(data.class_names), len(data.validation))
+    columns = {"this run": {}} | {trial.name: {} for trial in trials}
+    best = history[history["step"] == facts["best_step"]].iloc[0]
+    mine = columns["this run"]
+    mine["training loss"], mine["training accuracy"] = best["train_loss"], f"{100 - best['train_error']:.2f} %"
+    for part in _PARTS[1:]:
+        if part not in facts:
+            continue
+        low, high = facts[part]["accuracy_interval"]
+        mine[f"{part} loss"] = facts[part]["loss"]
+        mine[f"{part} accuracy"] = f"{facts[part]['accuracy']:.2f} % ({low:.1f} .. {high:.1f} %)"
+        for name in ("precision", "recall", "f1"):
+            classes = facts[part]["per_class"]
+            mine[f"{part} {name}"] = sum(row[name] for row in classes) / len(classes)
+    for trial in trials:
+        for part, (accuracy, loss) in trial.numbers.items():
+            columns[trial.name] |= {f"{part} loss": loss, f"{part} accuracy": f"{accuracy:.2f} %"}
+
+    def show(value):
+        return "-" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(show(column.get(name)) for column in columns.values())} |" for name in mine]
+    lines += [
+        "",
+        f"Weights of step {facts['best_step']:,}, chosen by validation loss; training numbers are running means under augmentation and "
+        "dropout. In brackets the 95 % interval. Precision, recall and F1 are means over the classes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def publish(config: FlowerParameters, experiment: str, results: Path) -> Path:
+    """Puts an evaluated run among the project's results; see `training_report.publish`.
+
+    Returns:
+        Path of the table of all results.
+    """
+    from training_report import add_results
+
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    classes = len(run.read_class_names())
+    part_facts = {"images": int, "accuracy": float, "accuracy_interval": [float], "top5_error": float}
+    facts = read_json(run.result, {"validation": part_facts})
+    measured = {}
+    trials = published_trials(config, classes, facts["validation"]["images"])
+    for part in _PARTS[1:]:
+        if part not in facts:
+            continue
+        result = facts[part]
+        low, high = result["accuracy_interval"]
+        best = max((trial for trial in trials if part in trial.numbers), key=lambda t: t.numbers[part], default=None)
+        published = (best.numbers[part][0], best.source) if best else (None, None)
+        note = f"{result['images']:,} pictures, 95 % interval {low:.1f} .. {high:.1f} %"
+        measured[f"{part}_accuracy"] = (result["accuracy"], *published, note)
+        if classes > 5:
+            measured[f"{part}_top5_accuracy"] = (100 - result["top5_error"], None, None, "")
+    weights = Path(config.weights).name
+    base = "trained" if config.base_trainable else "frozen"
+    if config.unfreeze_at_epoch:
+        base += f" for {config.unfreeze_at_epoch} epochs"
+    recipe = f"{config.head_name} head, base {base}, weights {weights}" + (", faithful" if config.faithful else "")
+    return add_results(run, experiment, results, config, recipe, measured)
+
+
+def _draw(config, run, data, facts, history, shown, probabilities):
     import numpy as np
 
-    from cifar10_input import Split
     from flowers.data import make_variant
-    from training_report import draw_figures, draw_grid
+    from training_report import draw_epochs, draw_figures, draw_grid
 
     part = facts["predictions"]
-    pictures = {"validation": data.validation, "test": data.test}[part]
-    shown = range(min(24, len(pictures)))
     first = [np.flatnonzero(data.training.labels == label)[:10] for label in range(min(20, len(data.class_names)))]
 
     def draw_augmentation():
@@ -124,16 +223,19 @@ def _draw(config, run, data, facts, history, probabilities):
         return figure
 
     more = {
+        "accuracy_and_loss": lambda: draw_epochs(
+            history, f"{config.model} on {config.dataset_name}", config.unfreeze_at_epoch
+        ),
         "augmentation": draw_augmentation,
         "samples": lambda: draw_grid(
-            [data.training.stack(indices) for indices in first],
+            [data.training.load(indices)[0] for indices in first],
             data.class_names[: len(first)],
-            f"training pictures of {config.dataset}",
+            f"training pictures of {config.dataset_name}",
         ),
     }
     draw_figures(
         run,
-        f"{config.model} on {config.dataset}",
+        f"{config.model} on {config.dataset_name}",
         history,
         {
             "test_error": facts[part]["error"],
@@ -141,7 +243,7 @@ def _draw(config, run, data, facts, history, probabilities):
             "confusion_matrix": facts[part]["confusion_matrix"],
         },
         data.class_names,
-        Split(pictures.stack(shown), pictures.labels[: len(shown)]),
+        shown,
         probabilities,
         more,
         part=part,
@@ -187,14 +289,26 @@ def main(argv=None) -> int:
             description="Tests a transfer net on validation and test pictures: accuracy, precision, recall, F1, confusion matrix.",
             allow_abbrev=False,
         )
+        parser.add_argument(
+            "--publish", action="store_true", help="put the run among the project's results, beside the text's numbers"
+        )
+        parser.add_argument("--results_dir", default="results", metavar="DIR", help="the project's results [results]")
+        parser.add_argument(
+            "--experiment", default="flowers", metavar="NAME", help="list of results to add to [flowers]"
+        )
         hyper_parameters.add_flags(parser, FlowerParameters)
         flags = vars(parser.parse_args(argv))
+        publishes, results, experiment = (flags.pop(name) for name in ("publish", "results_dir", "experiment"))
+        if publishes and flags.get("test_ckpt_path"):
+            raise UsageError("--publish needs a run, received --test_ckpt_path; give --version=NAME")
         config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
 
         import device_placement
 
         device_placement.import_tensorflow()
         report(config)
+        if publishes:
+            print(f"written: {publish(config, experiment, Path(results))}")
 
     return hyper_parameters.run_command(run)
 

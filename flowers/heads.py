@@ -15,6 +15,7 @@ testing and prediction. Importing this module registers that layer, so that `ker
 import contextlib
 import dataclasses
 import os
+import re
 import socket
 import threading
 import urllib.request
@@ -199,8 +200,13 @@ def build_transfer(
     classifier_activation="softmax",
     dtype=None,
     name=None,
+    preprocessing=None,
 ):
-    """Builds one of `BASES` with one of `HEADS`; see `build_resnet50_transfer` for the arguments."""
+    """Builds one of `BASES` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
+
+    Args:
+        preprocessing: first layer; None = what the ImageNet weights of the base need.
+    """
     _check_arguments(base_name, classes, input_shape, head)
     if weights == "imagenet":
         _check_imagenet(base_name)
@@ -209,7 +215,7 @@ def build_transfer(
         base = _build_base(spec, input_shape, "imagenet" if weights == "imagenet" else None)
         base.trainable = base_trainable
         inputs = keras.Input(input_shape, name="pixels")
-        pixels = spec.make_preprocessing()(inputs)
+        pixels = (preprocessing or spec.make_preprocessing())(inputs)
         features = base(pixels) if base_trainable else base(pixels, training=False)
         outputs = _attach_head(features, head, classes, dropout, classifier_activation)
     if weights not in (None, "imagenet"):
@@ -250,6 +256,23 @@ def find_base(model: keras.Model) -> keras.Model:
         if layer.name in BASES:
             return layer
     raise UsageError(f"expected a net with one of the layers {', '.join(BASES)}, received '{model.name}'")
+
+
+def unfreeze_stages(base: keras.Model, stages: int) -> None:
+    """Makes the convolutions of the last stages of a base trainable and freezes the rest.
+
+    All batch normalisation stays frozen, and so in inference mode: the few pictures of a transfer would spoil its statistics.
+    (Calling the base with `training=False` would not do: Keras' functional nets pass their own `training` on to it.)
+
+    Args:
+        base: ResNet of `keras.applications`.
+        stages: 1 = conv5, ... 4 = conv2 to conv5, 5 = everything, the stem included.
+    """
+    base.trainable = True
+    for layer in base.layers:
+        named = re.match(r"(?:conv|pool)(\d)_", layer.name)
+        is_last = named is not None and int(named[1]) > 5 - stages
+        layer.trainable = is_last and not isinstance(layer, layers.BatchNormalization)
 
 
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:

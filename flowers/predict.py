@@ -20,9 +20,14 @@ def _run(argv):
         allow_abbrev=False,
     )
     parser.add_argument("images", nargs="+", metavar="PATH", help="picture files, or folders of pictures")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="draw what speaks for each answer (Grad-CAM), in explanations/ of the run",
+    )
     hyper_parameters.add_flags(parser, FlowerParameters)
     flags = vars(parser.parse_args(argv))
-    images = flags.pop("images")
+    images, explains = flags.pop("images"), flags.pop("explain")
     config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
 
     import device_placement
@@ -31,8 +36,10 @@ def _run(argv):
     import flowers.heads  # noqa: F401 - registers its layer
     from cifar10_test import predict
 
-    table, path = predict(config, images)
+    table, path = predict(config, images, explains=explains)
     print(table.to_string(index=False), f"written to {path}", sep="\n")
+    if explains:
+        print(f"explanations: {path.parent / 'explanations'}")
 
 
 if __name__ == "__main__":

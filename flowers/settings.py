@@ -7,7 +7,18 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from hyper_parameters import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, UsageError, setting, shared_setting
+from hyper_parameters import (
+    DATA,
+    LOADING,
+    NETWORK,
+    RUN,
+    TRAINING,
+    HyperParameters,
+    Settings,
+    UsageError,
+    setting,
+    shared_setting,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +41,17 @@ class FlowerParameters(Settings):
     deterministic: bool = shared_setting("deterministic")
 
     # Data and augmentation
+    dataset: str = setting(
+        "folder",
+        DATA,
+        "folder = the pictures of --data_dir; or a data set of cifar10_main.py, see there",
+        choices=("folder", *HyperParameters.__dataclass_fields__["dataset"].metadata["choices"]),
+    )
     data_dir: str = setting(
         "",
         DATA,
-        "folder with train/<class>/ and valid/<class>/, perhaps test/<class>/; or with one folder per class, to be split",
+        "folder with train/<class>/ and valid/<class>/, perhaps test/<class>/; or with one folder per class, to be split; for "
+        "--dataset=cifar10 and the like the place of its files",
         operational=True,
     )
     classes: int = setting(0, DATA, "use the first so many classes, in numeric or alphabetic order; 0 = all", minimum=0)
@@ -69,11 +87,19 @@ class FlowerParameters(Settings):
         "refuse", DATA, "pictures that cannot be read: refuse = name them and stop; skip = name them and leave them out",
         choices=("refuse", "skip"),
     )  # fmt: skip
-    find_leaks: bool = setting(
-        True,
+    find_leaks: str = setting(
+        "auto",
         DATA,
-        "look for files that are in two parts, by their content (reads the files of equal size)",
+        "look for files that are in two parts, by their content, among those of equal size; auto = where these are at most 50,000",
+        choices=("auto", "on", "off"),
         operational=True,
+    )
+    faithful: bool = setting(
+        False,
+        DATA,
+        "the quirks of the flower text, for comparison: validation pictures augmented as those of training, others at each report; "
+        "classes in the order 1, 10, 2; RGB pixels without the preprocessing that the ImageNet weights need; pictures squeezed "
+        "into a square by their nearest pixels. The evaluation afterwards does not augment",
     )
 
     # Network
@@ -101,17 +127,42 @@ class FlowerParameters(Settings):
         operational=True,
     )
 
+    unfreeze_at_epoch: int = setting(
+        0,
+        NETWORK,
+        "fine-tuning: after so many epochs, which are all trained, the last stages of the frozen base train too, with a fresh "
+        "optimizer; all batch norm of the base stays frozen, in inference mode; 0 = never",
+        minimum=0,
+        maximum=100000,
+    )
+    fine_tune_stages: int = setting(
+        1,
+        NETWORK,
+        "fine-tuning: stages of the base that train, from the last on; 1 = conv5, 4 = conv2 to conv5, 5 = the stem too",
+        minimum=1,
+        maximum=5,
+    )
+
     # Training and learning rate
     epochs: int = setting(
         20, TRAINING, "passes over the training pictures; each ends with a report", minimum=1, maximum=100000
     )
     patience: int = setting(
-        10, TRAINING, "epochs without a lower validation loss after which training stops", minimum=1
+        10,
+        TRAINING,
+        "epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
+        minimum=1,
     )
     train_batch_size: int = shared_setting("train_batch_size", 32)
     optimizer: str = shared_setting("optimizer", "adam")
     momentum: float = shared_setting("momentum")
     init_lr: float = shared_setting("init_lr", 1e-5)
+    fine_tune_lr: float = setting(
+        1e-6,
+        TRAINING,
+        "highest learning rate of fine-tuning; the schedule starts again with it, without warm-up",
+        minimum=0.0,
+    )
     lr_schedule: str = shared_setting("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
     warmup_steps: int = shared_setting("warmup_steps", 0)
     warmup_lr: float = shared_setting("warmup_lr", 0.0)
@@ -138,15 +189,36 @@ class FlowerParameters(Settings):
             raise UsageError(
                 "--cache_features=on needs pictures that do not change; use --augment=false or --variants=N, such as 8"
             )
+        if self.unfreeze_at_epoch and self.base_trainable:
+            raise UsageError(
+                "--unfreeze_at_epoch needs a base that is frozen until then, received a trained one; use --base=frozen"
+            )
+        if self.unfreeze_at_epoch >= self.epochs:
+            raise UsageError(
+                f"--unfreeze_at_epoch must be below --epochs={self.epochs}, received {self.unfreeze_at_epoch}; leave epochs for "
+                "fine-tuning"
+            )
+        if self.faithful and self.model != "resnet50":
+            raise UsageError(
+                f"--faithful has the quirks of the text on resnet50, received --model={self.model}; leave it out"
+            )
+        if self.faithful and self.cache_features == "on":
+            raise UsageError("--cache_features=on needs validation pictures that do not change; leave out --faithful")
 
     @property
     def model_name(self) -> str:
         return self.model
 
     @property
-    def dataset(self) -> str:
-        """Name of the folder of pictures, for titles."""
+    def dataset_name(self) -> str:
+        """Name of the data set or of the folder of pictures, for titles and file names."""
+        if self.dataset != "folder":
+            return self.dataset
         return Path(self.data_dir or "pictures").expanduser().resolve().name
+
+    @property
+    def net_options(self) -> dict:
+        return {} if self.head == "auto" else {"head": self.head}
 
     @property
     def base_trainable(self) -> bool:
@@ -161,9 +233,10 @@ class FlowerParameters(Settings):
     @property
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
-        return self.version or f"{self.model}-{self.dataset}-seed{self.seed}"
+        return self.version or f"{self.model}-{self.dataset_name}-seed{self.seed}"
 
     @property
     def command(self) -> str:
         """The command that repeats the run, with the folder of pictures by its name."""
-        return " ".join([self.PROGRAM, f"--data_dir={self.dataset}", *self.flags_beside(type(self)())])
+        place = [f"--data_dir={self.dataset_name}"] if self.dataset == "folder" else []
+        return " ".join([self.PROGRAM, *place, *self.flags_beside(type(self)())])

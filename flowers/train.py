@@ -44,7 +44,8 @@ def _run(argv):
     from flowers.transfer import train
 
     train(config, resume=resume, overwrite=overwrite)
-    report(config)
+    if device_placement.is_chief(config.strategy):
+        report(config)
 
 
 if __name__ == "__main__":

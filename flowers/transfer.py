@@ -1,9 +1,12 @@
-"""How a transfer net is trained: the loop of `cifar10_train`, on a folder of pictures, with a base that may be frozen.
+"""How a transfer net is trained: the loop of `cifar10_train`, on a folder of pictures, with a base that may be frozen, for good or
+for the first epochs.
 
 While the base is frozen and the pictures do not change, or change between N fixed variants, the base runs once per picture
 (and variant), and the head is trained on what it gave: the same losses in a fraction of the time.
 """
 
+import dataclasses
+import itertools
 import json
 import math
 import re
@@ -12,12 +15,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import device_placement
 from cifar10_train import Train
-from flowers.data import PictureData, Pictures, load_pictures, make_variant, training_batches
-from flowers.heads import build_transfer, find_base, load_base_weights, split_model
+from flowers.data import PictureData, load_pictures, make_variant, training_batches
+from flowers.heads import build_transfer, find_base, load_base_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError
-from run_folder import RunFolder, read_json, save_model, write_json
+from hyper_parameters import UsageError, learning_rate_at
+from resnet_layers import PixelNormalization
+from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_json
 
 _LARGEST_FEATURES = 2 << 30  # bytes of cached features, of training and validation pictures together
 
@@ -29,9 +34,16 @@ class TransferTrain(Train):
     filled with the first pictures of the next. Each ends with a report. Training stops after `epochs`, or when the validation
     loss has not fallen for `patience` of them. `best.keras` has the weights of the lowest validation loss.
 
+    With `unfreeze_at_epoch` there are two stages. The first takes all its epochs, however the validation loss goes. The second
+    goes on from its last weights, and trains `fine_tune_stages` of the base too: with a fresh optimizer, a learning-rate
+    schedule of its own, and patience counted from its beginning. The batch normalisation of the base stays in inference mode,
+    its statistics, gamma and beta as they were.
+
     Attributes:
         transfer: keras.Model from raw pixels to logits, in the precision of the run.
         net: what the loop trains: `transfer`, or its head where features are cached.
+        switch_step: the second stage begins after so many steps; 0 = there is none.
+        unfrozen: whether it has begun.
     """
 
     chosen_by = "validation_loss"
@@ -57,7 +69,17 @@ class TransferTrain(Train):
         """
         self._load_weights = load_weights
         self._features = None
+        self.unfrozen = False
         super().__init__(config, run, data)
+        # Not where the net is built: there every variable, also those of a net from a file, belongs to all devices.
+        if load_weights and config.weights not in ("imagenet", "none"):
+            load_base_weights(self.base, config.weights)
+
+    def train(self, **options):
+        """As `Train.train`; afterwards `data.json` also names the pictures that were found broken on the way."""
+        super().train(**options)
+        if self.is_chief:
+            write_json(self.run.data, read_json(self.run.data, {}) | {"skipped": self.data.skipped})
 
     def _prepare(self, data):
         config = self.config
@@ -67,11 +89,16 @@ class TransferTrain(Train):
         self.classes = len(self.data.class_names)
         self.report_freq = math.ceil(len(self.training) / config.train_batch_size)
         self.train_steps = config.epochs * self.report_freq
+        self.switch_step = config.unfreeze_at_epoch * self.report_freq
 
     def _build_net(self):
-        weights = self.config.weights if self._load_weights and self.config.weights != "none" else None
+        weights = self.config.weights if self._load_weights and self.config.weights == "imagenet" else None
         self.transfer = self._build(dtype=self.policy, classifier_activation=None, weights=weights)
         self.base = find_base(self.transfer)
+        if self.replicas > 1 and self.config.base_trainable:
+            for layer in self.base.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.synchronized = True  # statistics of the whole batch, which the devices share
         self._to_features, head = split_model(self.transfer)
         self.caches_features = self._choose_caching(self._to_features.output_shape[1:])
         return head if self.caches_features else self.transfer
@@ -85,6 +112,7 @@ class TransferTrain(Train):
             head=config.head_name,
             base_trainable=config.base_trainable,
             dropout=0.4 if config.model == "resnet50" else 0.5,
+            preprocessing=PixelNormalization(0.0, 1.0, name="preprocessing") if config.faithful else None,
             **options,
         )
 
@@ -95,7 +123,7 @@ class TransferTrain(Train):
 
     def _choose_caching(self, shape) -> bool:
         config = self.config
-        if config.cache_features == "off" or config.base_trainable or not self._variants:
+        if config.cache_features == "off" or config.base_trainable or config.faithful or not self._variants:
             return False
         size = (len(self.training) * self._variants + len(self.validation)) * math.prod(shape) * 4
         if size <= _LARGEST_FEATURES:
@@ -107,24 +135,28 @@ class TransferTrain(Train):
         return False
 
     def _compute_features(self):
-        """(float32 [n, variants, ...] of the training pictures, float32 [n, ...] of the validation pictures)."""
+        """Of the training pictures float32 [n, variants, ...]; of the validation pictures float32 [n, ...] and their labels."""
         if self._features is None:
             run = tf.function(lambda images: self._to_features(images, training=False), reduce_retracing=True)
 
-            def compute(pictures):
-                size = self.config.validation_batch_size
-                return np.concatenate(
-                    [np.asarray(run(images), np.float32) for images in _in_batches(pictures, len(pictures), size)]
-                )
+            def compute(images):
+                return np.asarray(run(images), np.float32)
 
-            training = _Variants(self.training, self._variants, self.config)
-            shape = (len(self.training), self._variants)
-            features = compute(training)
-            self._features = features.reshape(*shape, *features.shape[1:]), compute(_Plain(self.validation))
+            pairs = list(itertools.product(range(len(self.training)), range(self._variants)))
+            training = [
+                compute(np.stack([make_variant(self.training, *pair, self.config) for pair in batch]))
+                for batch in _in_batches(pairs, self.config.validation_batch_size)
+            ]
+            validation = [(compute(images), labels) for images, labels in self._plain_batches()]
+            features = np.concatenate(training)
+            self._features = (
+                features.reshape(len(self.training), self._variants, *features.shape[1:]),
+                *(np.concatenate(values) for values in zip(*validation, strict=True)),
+            )
         return self._features
 
     def _start(self):
-        if not self.config.base_trainable:
+        if not self.config.base_trainable and self.is_chief:
             # A frozen base never changes, so it is not in every checkpoint; a resumed run takes it from here.
             save_model(self.base, self.frozen_base)
 
@@ -137,24 +169,73 @@ class TransferTrain(Train):
         if not self.config.base_trainable:
             load_base_weights(self.base, str(self.frozen_base))
             self._features = None
+        if 0 < self.switch_step < read_checkpoint(path)[1]["step"]:
+            self._unfreeze()
         super().restore(path)
 
+    def _unfreeze(self):
+        """Begins the second stage."""
+        unfreeze_stages(self.base, self.config.fine_tune_stages)
+        self.unfrozen, self.caches_features, self._features = True, False, None
+        self.net = self.transfer
+        with self.strategy.scope():
+            self._make_optimizer()
+        self._compile()
+
+    def _shared_batches(self):
+        # The checkpoint of the switch itself is still one of the first stage.
+        if self.step < self.switch_step:
+            yield from super()._shared_batches()
+        if self.switch_step and not self.unfrozen:
+            self._unfreeze()
+            self.net.stop_training = False
+            self.callbacks.set_model(self.net)
+            if self.is_chief:
+                trainable = sum(math.prod(variable.shape) for variable in self.net.trainable_variables)
+                print(
+                    f"fine-tuning from here on: {trainable:,} trainable parameters, highest rate {self.config.fine_tune_lr:g}"
+                )
+        yield from super()._shared_batches()
+
+    def _learning_rate(self, step):
+        if not self.switch_step:
+            return super()._learning_rate(step)
+        if step < self.switch_step:
+            return learning_rate_at(step, self.config, self.switch_step)
+        second = dataclasses.replace(self.config, init_lr=self.config.fine_tune_lr, warmup_steps=0)
+        return learning_rate_at(step - self.switch_step, second, self.train_steps - self.switch_step)
+
     def _variables(self):
-        frozen = set() if self.config.base_trainable else {id(variable) for variable in self.base.variables}
+        frozen = set() if self.config.base_trainable else {id(v) for v in self.base.variables if not v.trainable}
         kept = [variable for variable in self.net.variables if id(variable) not in frozen]
         # By number, not by path: Keras counts the seed generators of a process on, so their paths are not the same again.
         named = {f"net/{index:04d}/{variable.name}": variable for index, variable in enumerate(kept)}
         return named | {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
 
-    def _training_batches(self, first_step=0, replicas=1):
+    def _training_batches(self, first_step=0, *share):
         features = self._compute_features()[0] if self.caches_features else None
-        return training_batches(self.training, self.config, self.train_steps, first_step, replicas, features)
+        last_step = self.train_steps if self.unfrozen else self.switch_step or self.train_steps
+        return training_batches(self.training, self.config, last_step, first_step, *share, features=features)
 
     def _validation_batches(self):
-        size, labels = self.config.validation_batch_size, self.validation.labels
-        inputs = self._compute_features()[1] if self.caches_features else _Plain(self.validation)
-        for index, batch in enumerate(_in_batches(inputs, len(labels), size)):
-            yield batch, labels[index * size : (index + 1) * size]
+        if not self.caches_features:
+            return self._plain_batches()
+        _, features, labels = self._compute_features()
+        size = self.config.validation_batch_size
+        return zip(_in_batches(features, size), _in_batches(labels, size), strict=True)
+
+    def _plain_batches(self):
+        """Yields validation pictures and labels; as the text has it, if asked for, under the augmentation of training."""
+        part, config = self.validation, self.config
+        for indices in _in_batches(np.arange(len(part)), config.validation_batch_size):
+            if not config.faithful:
+                images, labels = part.load(indices)
+                if len(labels):
+                    yield images, labels
+                continue
+            # Far from the numbers that training takes, or both would turn pictures of equal index alike.
+            variant = 1_000_000 + self.step // self.report_freq
+            yield np.stack([make_variant(part, index, variant, config) for index in indices]), part.labels[indices]
 
     def _loop(self, callbacks):
         try:
@@ -166,8 +247,10 @@ class TransferTrain(Train):
             raise UsageError(reason[1]) from error
 
     def _has_ended(self) -> bool:
-        since_best = [row for row in self.history if self.best_step is not None and row["step"] > self.best_step]
-        return super()._has_ended() or len(since_best) >= self.config.patience
+        if self.step <= self.switch_step:
+            return False
+        start = math.inf if self.best_step is None else max(self.best_step, self.switch_step)
+        return super()._has_ended() or sum(row["step"] > start for row in self.history) >= self.config.patience
 
     def _net_facts(self) -> dict:
         return {"model": self.config.model, "head": self.config.head_name, "classes": self.classes}
@@ -207,14 +290,24 @@ class TransferTrain(Train):
         trainable = sum(math.prod(variable.shape) for variable in self.transfer.trainable_variables)
         print(
             f"{config.model}, head {config.head_name}: {parameters:,} parameters, {trainable:,} of them trainable; base "
-            f"{'trained' if config.base_trainable else 'frozen'}, its weights: {config.weights}; {self.policy}, on "
+            f"{'trained' if config.base_trainable else 'frozen'}, its weights: {config.weights}; {self.policy}, "
+            f"{device_placement.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test pictures at {config.image_size} x {config.image_size}\n"
             f"{config.epochs} epochs of {self.report_freq} steps of {config.train_batch_size} pictures"
             f"{', features cached' if self.caches_features else ''}, run folder {self.run}"
         )
-        for text in data.skipped:
+        if self.switch_step:
+            print(
+                f"after {config.unfreeze_at_epoch} epochs fine-tuning: the last {config.fine_tune_stages} stage(s) of the base train too, "
+                "its batch norm stays in inference mode"
+            )
+        if data.leak_count is None and config.dataset == "folder" and config.find_leaks == "auto":
+            print(
+                "pictures that are in two parts were not looked for: too many files are of equal size; use --find_leaks=on"
+            )
+        for text in data.broken:
             print(f"skipped: {text}")
         if data.leak_count:
             first = " = ".join(data.leaks[0])
@@ -234,37 +327,9 @@ class TransferTrain(Train):
         return {}  # a base of 50 or 152 layers would fill the disk
 
 
-class _Plain:
-    """The pictures of a part as they are, by slices."""
-
-    def __init__(self, pictures: Pictures):
-        self.pictures = pictures
-
-    def __len__(self):
-        return len(self.pictures)
-
-    def __getitem__(self, part: slice):
-        return self.pictures.stack(range(len(self))[part])
-
-
-class _Variants(_Plain):
-    """All variants of all pictures, those of one picture after another, by slices."""
-
-    def __init__(self, pictures, variants, config):
-        super().__init__(pictures)
-        self.variants, self.config = variants, config
-
-    def __len__(self):
-        return len(self.pictures) * self.variants
-
-    def __getitem__(self, part: slice):
-        pairs = (divmod(place, self.variants) for place in range(len(self))[part])
-        return np.stack([make_variant(self.pictures, *pair, self.config) for pair in pairs])
-
-
-def _in_batches(values, count, size):
-    """Yields `values`, an array or one of the two classes above, in pieces of `size`."""
-    for start in range(0, count, size):
+def _in_batches(values, size):
+    """Yields a sequence in pieces of `size`."""
+    for start in range(0, len(values), size):
         yield values[start : start + size]
 
 
@@ -279,7 +344,8 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
     """
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    run.check(config, resume=resume, overwrite=overwrite)
+    if device_placement.is_chief(config.strategy):
+        run.check(config, resume=resume, overwrite=overwrite)
     goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
     trainer = TransferTrain(config, run, load_weights=not goes_on)
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)

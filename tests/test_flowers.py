@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
+import grad_cam
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
@@ -215,6 +217,31 @@ def test_arguments_out_of_range(arguments, message):
         heads.build_resnet50_transfer(**arguments)
 
 
+# What speaks for a class
+
+
+def test_grad_cam_of_a_net_whose_answer_is_known():
+    """One map per class, which the head averages: the heat of a class is its own map."""
+    inputs = keras.Input((16, 16, 3))
+    maps = keras.layers.AveragePooling2D(2)(inputs)
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling2D()(maps))
+    model = keras.Model(inputs, outputs)
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32), np.zeros(3, np.float32)])
+    image = np.zeros((16, 16, 3), np.float32)
+    image[:8, :8, 0] = 200
+    image[8:, 8:, 1] = 200
+    first, second, third = grad_cam.explain(model, np.stack([image] * 3), [0, 1, 2])
+    assert first[2, 2] > 0.8 and first[12, 12] < 0.1 and second[12, 12] > 0.8 and second[2, 2] < 0.1
+    assert not third.any() and first.max() == 1 and first.min() >= 0
+
+
+def test_grad_cam_finds_maps_within_the_base(small):
+    heat = grad_cam.explain(small, np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), [0, 2])
+    assert heat.shape == (2, 32, 32) and np.isfinite(heat).all() and heat.max() <= 1
+    with pytest.raises(UsageError, match="ends in a dense layer"):
+        grad_cam.explain(heads.find_base(small), np.zeros((1, 32, 32, 3)), [0])
+
+
 # The pictures
 
 
@@ -278,8 +305,9 @@ def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path,
     kept = data.load_pictures(settings(pictures, tmp_path)).training
     monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
     again = data.load_pictures(settings(pictures, tmp_path)).training
-    assert not again.decoded and kept.decoded
-    np.testing.assert_array_equal(again.stack([3, 1]), kept.stack([3, 1]))
+    assert again.images is None and kept.images is not None
+    for one, two in zip(again.load([3, 1]), kept.load([3, 1]), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("names", [{}, {"only": 3}])
@@ -378,6 +406,7 @@ def test_a_run_folder_holds_everything(finished):
     assert result["best_step"] == history["step"][history["validation_loss"].idxmin()]
     drawn = {path.stem for path in finished.figures.glob("*.png")}
     assert drawn == {
+        "accuracy_and_loss",
         "error_curve",
         "accuracy_curve",
         "loss_curve",
@@ -389,11 +418,19 @@ def test_a_run_folder_holds_everything(finished):
     assert json.loads(finished.data.read_text())["class_folders"] == ["1", "2", "10"]
 
 
-def test_evaluate_and_predict(finished, pictures, capsys):
+def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys):
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
     before = finished.result.read_bytes()
-    assert flowers.evaluate.main(flags) == 0 and finished.result.read_bytes() == before
-    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags]) == 0
+    results = ["--publish", f"--results_dir={tmp_path}"]
+    assert flowers.evaluate.main([*flags, *results]) == 0 and finished.result.read_bytes() == before
+    (row,) = json.loads((tmp_path / "flowers.json").read_text())
+    assert row["metric"] == "validation_accuracy" and row["published"] is None and "95 % interval" in row["note"]
+    assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 4)
+    table = (tmp_path / "README.md").read_text()
+    assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
+    assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
+    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--explain"]) == 0
+    assert len(list((finished.path / "explanations").glob("*.png"))) == 2
     table = pd.read_csv(finished.path / "predictions.csv")
     assert len(table) == 2 and set(table["class_1"]) <= {"pink primrose", "2", "globe thistle"}
     assert "95 % interval" in capsys.readouterr().out
@@ -402,6 +439,17 @@ def test_evaluate_and_predict(finished, pictures, capsys):
     paths = sorted((pictures / "valid" / "10").iterdir())
     images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
+
+
+def test_published_trials():
+    of_text = FlowerParameters(dataset="cifar10", model="resnet152v2", image_size=32)
+    assert [trial.numbers["test"] for trial in flowers.evaluate.published_trials(of_text, 10, 10000)] == [
+        (76.80, 0.7163),
+        (78.95, 0.6532),
+    ]
+    (flower,) = flowers.evaluate.published_trials(FlowerParameters(data_dir="x"), 10, 43)
+    assert flower.numbers == {"validation": (pytest.approx(100 * 38 / 43, abs=0.01), None)}
+    assert flowers.evaluate.published_trials(FlowerParameters(data_dir="x"), 10, 44) == ()
 
 
 @pytest.mark.slow
@@ -450,15 +498,8 @@ def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_p
     whole.train()
     stopped = dataclasses.replace(config, version="stopped")
 
-    class StopAfter(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 7:
-                import signal
-
-                signal.raise_signal(signal.SIGTERM)
-
     with pytest.raises(cifar10_train.Interrupted, match=r"python -m flowers\.train --version=stopped --resume"):
-        transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter()])
+        transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter(8)])
     keras.utils.set_random_seed(99)
     second = transfer.TransferTrain(stopped, data=found, load_weights=False)
     second.train(resume=True)
@@ -469,6 +510,203 @@ def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_p
     fewer = dataclasses.replace(stopped, classes=2)
     with pytest.raises(UsageError, match="expected --classes=0, received 2"):
         transfer.train(fewer, resume=True)
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends a run by a signal after a step, as `kill` would."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.step - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_last_stages_of_a_base_are_unfrozen(small):
+    base = heads.find_base(small)
+    for stages, first in ((1, "conv5"), (3, "conv3"), (5, "conv1")):
+        heads.unfreeze_stages(base, stages)
+        trained = {variable.path.split("/")[0][:5] for variable in base.trainable_variables}
+        assert min(trained) == first and len(trained) == stages
+    base.trainable = False
+
+
+@pytest.fixture(scope="module")
+def two_stages(pictures, tmp_path_factory):
+    """A run of two epochs on the head and two with the last stage, never stopped, and its settings and pictures."""
+    folder = tmp_path_factory.mktemp("stages")
+    changes = {"unfreeze_at_epoch": 2, "epochs": 4, "patience": 1, "fine_tune_lr": 1e-3, "lr_schedule": "cosine"}
+    config = settings(pictures, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01)
+    found = data.load_pictures(config)
+    trainer = transfer.TransferTrain(config, data=found)
+    start = trainer.base.get_weights()
+    assert trainer.caches_features
+    trainer.train()
+    return trainer, found, start
+
+
+def last_arrays(trainer):
+    return read_checkpoint(trainer.run.latest_checkpoint())[0]
+
+
+@pytest.mark.slow
+def test_fine_tuning_trains_the_last_stage_only_and_keeps_statistics(two_stages):
+    trainer, _, start = two_stages
+    assert trainer.unfrozen and not trainer.caches_features and trainer.net is trainer.transfer
+    assert trainer.step >= 3 * trainer.report_freq  # patience 1 cannot end the first stage
+    for before, variable in zip(start, trainer.base.weights, strict=True):
+        changed = not np.array_equal(before, variable)
+        trains = variable.path.startswith("conv5") and variable.name in ("kernel", "bias")
+        assert changed == trains, variable.path
+    rates = pd.read_csv(trainer.run.error_csv)["learning_rate"].tolist()
+    first, second = trainer.switch_step, trainer.train_steps - trainer.switch_step
+    expected = [0.01 * (1 + np.cos(np.pi * (trainer.report_freq - 1) / first)) / 2]
+    expected += [0.01 * (1 + np.cos(np.pi * (first - 1) / first)) / 2]
+    expected += [1e-3 * (1 + np.cos(np.pi * (trainer.report_freq - 1) / second)) / 2]
+    np.testing.assert_allclose(rates[1:4], expected)
+    assert trainer.test(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [5, 6, 7, 8])
+def test_a_run_stopped_around_the_switch_ends_as_one_never_stopped(two_stages, step):
+    whole, found, _ = two_stages
+    assert whole.switch_step == 6
+    config = dataclasses.replace(whole.config, version=f"stopped-{step}")
+    with pytest.raises(cifar10_train.Interrupted):
+        transfer.TransferTrain(config, data=found).train(callbacks=[StopAfter(step)])
+    keras.utils.set_random_seed(99)
+    second = transfer.TransferTrain(config, data=found, load_weights=False)
+    second.train(resume=True)
+    one, two = last_arrays(whole), last_arrays(second)
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_weight_decay_pulls_kernels(pictures, tmp_path):
+    """The first step of plain SGD with and without decay d differs by rate * d * kernel, and in kernels only."""
+    found = data.load_pictures(settings(pictures, tmp_path))
+    trainers = []
+    for decay in (0.0, 0.1):
+        changes = {"optimizer": "momentum", "weight_decay": decay, "augment": False, "init_lr": 0.1}
+        trainers.append(transfer.TransferTrain(settings(pictures, tmp_path, **changes), data=found))
+        start = [variable.numpy() for variable in trainers[-1].net.trainable_variables]
+        losses(trainers[-1], 1)
+    for before, plain, decayed in zip(start, *(trainer.net.trainable_variables for trainer in trainers), strict=True):
+        expected = -0.1 * 0.1 * before if plain.name == "kernel" else 0 * before
+        np.testing.assert_allclose(decayed.numpy() - plain.numpy(), expected, atol=1e-6, err_msg=plain.path)
+
+
+@pytest.mark.slow
+def test_devices_drop_different_values_and_a_resumed_run_is_the_same(pictures, tmp_path):
+    """Two logical CPU devices share each batch."""
+    code = """
+import dataclasses, sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, "tests")
+from test_flowers import StopAfter, last_arrays, settings
+import cifar10_train
+from flowers import data, transfer
+
+config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
+found = data.load_pictures(config)
+whole = transfer.TransferTrain(config, data=found)
+assert whole.caches_features and whole.replicas == 2
+whole.train()
+
+stopped = dataclasses.replace(config, version="stopped")
+first = transfer.TransferTrain(stopped, data=found)
+try:
+    first.train(callbacks=[StopAfter(4)])
+    raise AssertionError("it was not stopped")
+except cifar10_train.Interrupted:
+    pass
+second = transfer.TransferTrain(stopped, data=found, load_weights=False)
+second.train(resume=True)
+one, two = last_arrays(whole), last_arrays(second)
+assert one.keys() == two.keys()
+for name, array in one.items():
+    np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+ones = tf.ones((4, *whole.net.input_shape[1:]))
+outputs = whole.strategy.run(tf.function(lambda: whole.net(ones, training=True)))
+outputs = [np.array(output) for output in whole.strategy.experimental_local_results(outputs)]
+assert len(outputs) == 2 and not np.allclose(*outputs)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pictures), str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, env=user_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# Large folders, other data sets, the quirks of the text
+
+
+def test_pictures_found_broken_while_training_are_named_and_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "_MOST_IN_MEMORY", 0)
+    folder = draw_pictures(tmp_path / "all", {"a": 5, "b": 5})
+    config = settings(folder, tmp_path, on_bad_image="skip")
+    training = data.load_pictures(config).training
+    index = int(np.flatnonzero(training.labels == 0)[-1])
+    (folder / "a" / training.files[index].rsplit("/", 1)[1]).write_bytes(b"broken")
+    other = int(np.flatnonzero(training.labels == 0)[0])
+    np.testing.assert_array_equal(training.read(index), training.read(other))
+    images, labels = training.load(range(len(training)))
+    assert len(images) == len(labels) == len(training) - 1 and list(training.broken) == [index]
+    assert capsys.readouterr().out.count("skipped: ") == 1
+    refusing = dataclasses.replace(training, skips=False, broken={})
+    with pytest.raises(UsageError, match=r"is damaged"):
+        refusing.read(index)
+
+
+def test_leaks_are_not_sought_among_too_many_files(tmp_path, monkeypatch):
+    folder = draw_pictures(tmp_path / "all", {"a": 4, "b": 4})
+    shutil.copy(folder / "a" / "picture_00.jpg", folder / "b" / "again.jpg")
+    monkeypatch.setattr(data, "_MOST_COMPARED", 1)
+    for wanted, looked in (("auto", False), ("on", True), ("off", False)):
+        config = settings(folder, tmp_path, find_leaks=wanted, split_seed=1)
+        assert (data.load_pictures(config).leak_count is not None) == looked
+
+
+def test_cifar_is_read_and_split_as_by_the_other_command(cifar_folder, tmp_path):
+    changes = {"dataset": "cifar10", "validation_fraction": 0.2, "test_fraction": 0.5}
+    config = settings(cifar_folder, tmp_path, **changes)
+    found = data.load_pictures(config)
+    assert [len(part) for part in (found.training, found.validation, found.test)] == [240, 60, 60]
+    assert found.class_names[0] == "airplane" and found.training.read(3).shape == (32, 32, 3)
+    larger = data.load_pictures(dataclasses.replace(config, image_size=48, classes=2))
+    assert larger.validation.read(0).shape == (48, 48, 3) and set(larger.training.labels) == {0, 1}
+    assert config.dataset_name == "cifar10" and "--data_dir" not in config.command
+
+
+def test_the_quirks_of_the_text(pictures, tmp_path):
+    config = settings(pictures, tmp_path, faithful=True, variants=1)
+    found = data.load_pictures(config)
+    assert found.class_folders == ("1", "10", "2")
+    trainer = transfer.TransferTrain(config, data=found)
+    assert not trainer.caches_features
+    pixels = np.full((1, 32, 32, 3), (1.0, 2.0, 3.0), np.float32)
+    np.testing.assert_array_equal(trainer.transfer.get_layer("preprocessing")(pixels), pixels)
+    first = np.concatenate([images for images, _ in trainer._validation_batches()])
+    plain, _ = found.validation.load(range(len(found.validation)))
+    trainer.step = trainer.report_freq
+    second = np.concatenate([images for images, _ in trainer._validation_batches()])
+    assert first.shape == plain.shape and not np.array_equal(first, plain) and not np.array_equal(first, second)
+
+
+def test_the_text_squeezes_pictures_by_their_nearest_pixels(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "wide.png"), picture[..., ::-1])
+    expected = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "wide.png", target_size=(32, 48)))
+    np.testing.assert_array_equal(data._read(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
 
 
 @pytest.mark.slow
@@ -534,6 +772,10 @@ def test_help_needs_neither_tensorflow_nor_keras():
         (["--resume", "--overwrite"], "exclude each other"),
         (["--version=a/b"], "plain folder name"),
         (["--lr_schedule=step"], "invalid choice: 'step'"),
+        (["--unfreeze_at_epoch=5", "--base=trained"], "needs a base that is frozen until then"),
+        (["--unfreeze_at_epoch=20"], "must be below --epochs=20"),
+        (["--faithful", "--model=resnet152v2"], "has the quirks of the text on resnet50"),
+        (["--strategy=multi_worker", "--data_dir=x"], "needs the environment variable TF_CONFIG"),
     ],
 )
 def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expected):

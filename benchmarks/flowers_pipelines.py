@@ -1,0 +1,139 @@
+"""How fast pictures are read and augmented: `--pipeline=tfdata` beside `--pipeline=generator` and Keras' own `flow_from_directory`.
+
+python benchmarks/flowers_pipelines.py --data_dir FOLDER            # about two minutes
+python benchmarks/flowers_pipelines.py --data_dir FOLDER --rounds 1 --batches 5 --image_size 64    # does it work?
+
+The three take turns, `--rounds` times, at each size. All give batches of 32 with rotation 30, shear .2, zoom .2 and flips. Ours keep
+up to 1 GiB of pictures in memory and decode the others for each batch, as Keras does with all. Time runs from the end of a first
+batch. Writes results/flowers_pipelines.json.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from throughput import summarise
+
+import device_placement
+import hyper_parameters
+from hyper_parameters import UsageError
+
+CONTENDERS = ("tfdata", "generator", "flow_from_directory")
+BATCH = 32
+
+
+def make_batches(contender: str, config, data):
+    """An endless iterator over the batches of a contender."""
+    from flowers.data import training_batches
+
+    if contender != "flow_from_directory":
+        return iter(training_batches(data.training, config, train_steps=10**6))
+    from tensorflow.keras.preprocessing.image import ImageDataGenerator
+
+    generator = ImageDataGenerator(
+        rotation_range=config.rotation,
+        shear_range=config.shear,
+        zoom_range=config.zoom,
+        horizontal_flip=config.horizontal_flip,
+    )
+    size = (config.image_size, config.image_size)
+    flow = generator.flow_from_directory(Path(config.data_dir) / "train", target_size=size, batch_size=BATCH, seed=0)
+    return (flow[index % len(flow)] for index in itertools.count())
+
+
+def measure(batches, count: int) -> float:
+    """Pictures per second over `count` batches, after a first one."""
+    next(batches)
+    start, pictures = time.perf_counter(), 0
+    for images, _ in itertools.islice(batches, count):
+        pictures += len(images)
+    return pictures / (time.perf_counter() - start)
+
+
+def make_rows(rates: dict, facts: dict) -> list[dict]:
+    """The rows of `flowers_pipelines.json`: medians over the rounds, and ratios formed round by round.
+
+    Args:
+        rates: {image size: {contender: list of pictures per second}}.
+        facts: what all rows have in common: dataset, command, wall_seconds, hardware, commit.
+    """
+    rows = []
+    for size, measured in rates.items():
+        values = {name: ("input_rate", "images/s", numbers) for name, numbers in measured.items()}
+        for other in CONTENDERS[1:]:
+            ratios = [one / two for one, two in zip(measured["tfdata"], measured[other], strict=True)]
+            values[f"tfdata / {other}"] = ("input_ratio", "times", ratios)
+        for name, (metric, unit, numbers) in values.items():
+            rows.append(
+                facts
+                | {"experiment": "flowers_pipelines", "model": f"{size} x {size} pixels", "preset": name, "metric": metric}
+                | {"unit": unit, **summarise(numbers), "published": None, "published_source": None, "images_seen": 0}
+                | {"run": None, "note": ""}
+            )  # fmt: skip
+    return rows
+
+
+def _measure_and_write(flags):
+    from flowers.data import load_pictures
+    from flowers.settings import FlowerParameters
+    from run_folder import write_json
+    from training_report import write_table
+
+    if not (flags.data_dir / "train").is_dir():
+        raise UsageError(f"--data_dir must hold train/<class>/, received {flags.data_dir}; give another folder")
+    if os.getloadavg()[0] > 0.5:
+        print("other programs are using this machine: rates will be too low and ratios inexact")
+    start, rates = time.monotonic(), {}
+    for size in flags.image_size:
+        rates[size] = {name: [] for name in CONTENDERS}
+        config = FlowerParameters(
+            data_dir=str(flags.data_dir), image_size=size, train_batch_size=BATCH, weights="none", find_leaks="off"
+        )
+        data = load_pictures(config)
+        for number, name in itertools.product(range(flags.rounds), CONTENDERS):
+            pipeline = {} if name == "flow_from_directory" else {"pipeline": name}
+            settings = dataclasses.replace(config, **pipeline)
+            rates[size][name].append(measure(make_batches(name, settings, data), flags.batches))
+            print(f"{size} pixels, round {number + 1}, {name}: {rates[size][name][-1]:,.0f} images/s")
+    environment = device_placement.describe_environment("uint8")
+    sizes = " ".join(map(str, flags.image_size))
+    facts = {
+        "dataset": flags.data_dir.resolve().name,
+        "command": f"python benchmarks/flowers_pipelines.py --data_dir {flags.data_dir.resolve().name} --rounds {flags.rounds} "
+        f"--batches {flags.batches} --image_size {sizes}",
+        "wall_seconds": round(time.monotonic() - start),
+        "hardware": f"{environment['processor']}, {environment['cores']} cores",
+        "commit": environment["commit"],
+    }
+    path = flags.results_dir / "flowers_pipelines.json"
+    write_json(path, make_rows(rates, facts))
+    print(f"written: {path}, {write_table(flags.results_dir)}")
+
+
+def main(arguments=None) -> int:
+    """Measures, prints and writes. Returns the exit code: 0, or 2 for what the user can mend (one line on stderr)."""
+    parser = hyper_parameters.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with train/<class>/ and valid/<class>/")
+    parser.add_argument("--image_size", type=int, nargs="+", default=[64, 224], help="pixels [64 224]")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender [3]")
+    parser.add_argument("--batches", type=int, default=20, help="batches of 32 that are timed [20]")
+    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="[results]")
+
+    def run():
+        flags = parser.parse_args(arguments)
+        if min(flags.rounds, flags.batches, *flags.image_size) < 1:
+            raise UsageError("--rounds, --batches and --image_size must be at least 1; received less")
+        device_placement.import_tensorflow()
+        _measure_and_write(flags)
+
+    return hyper_parameters.run_command(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
