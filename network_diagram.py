@@ -23,7 +23,10 @@ from hyper_parameters import HyperParameters, UsageError
 from run_folder import RunFolder, write_atomically, write_json
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
-BLOCKS = ("stage1_block2", "stage2_block1")  # with an identity shortcut, and where a stage begins
+BLOCKS = (
+    "stage1_block2", "stage2_block1",  # with an identity shortcut, and where a stage begins
+    "module_a1", "module_b1", "module_c1", "reduction_a", "reduction_b",  # Liang 2020, figures 2 and 3
+)  # fmt: skip
 _BOXES_PER_ROW = 6
 # What a layer is -> the colour of its box; white for the rest.
 _COLOURS = {
