@@ -325,7 +325,7 @@ def _arrow(axes, start, end, half, *, jumps):
     """From the box at `start` to the box at `end` below; what jumps over boxes of its own column goes round them."""
     (x, y), (end_x, end_y) = start, end
     if x == end_x and jumps:
-        points = [(x + 1.0, y), (x + 1.6, y), (x + 1.6, end_y)]
+        points = [(x + 1.0, y), (x + 1.15, y), (x + 1.15, end_y)]  # in the gap between two columns
         axes.plot(*zip(*points, strict=True), color="black", linewidth=1)
         _straight(axes, points[-1], (end_x + 1.0, end_y))
     elif x < end_x:
