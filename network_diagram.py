@@ -23,7 +23,10 @@ from hyper_parameters import HyperParameters, UsageError
 from run_folder import RunFolder
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
-BLOCKS = ("stage1_block2", "stage2_block1")  # with an identity shortcut, and where a stage begins
+BLOCKS = (
+    "stage1_block2", "stage2_block1",  # with an identity shortcut, and where a stage begins
+    "module_a1", "module_b1", "module_c1", "reduction_a", "reduction_b",  # Liang 2020, figures 2 and 3
+)  # fmt: skip
 _BOXES_PER_ROW = 6
 # What a layer is -> the colour of its box; white for the rest.
 _COLOURS = {
@@ -322,7 +325,7 @@ def _arrow(axes, start, end, half, *, jumps):
     """From the box at `start` to the box at `end` below; what jumps over boxes of its own column goes round them."""
     (x, y), (end_x, end_y) = start, end
     if x == end_x and jumps:
-        points = [(x + 1.0, y), (x + 1.6, y), (x + 1.6, end_y)]
+        points = [(x + 1.0, y), (x + 1.15, y), (x + 1.15, end_y)]  # in the gap between two columns
         axes.plot(*zip(*points, strict=True), color="black", linewidth=1)
         _straight(axes, points[-1], (end_x + 1.0, end_y))
     elif x < end_x:

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import network_diagram
 from fast_inference import fold_batch_norm
 from inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
 from resnet_layers import FusedBatchNormalization
@@ -136,3 +137,10 @@ def test_weights_folding_and_the_beta_only_norm(tmp_path):
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_inception_resnet_v1(**arguments)
+
+
+def test_the_modules_are_drawn_from_the_model(tmp_path):
+    """Figures 2 and 3 of Liang 2020: the study of diagrams has a picture of each module."""
+    folder = network_diagram.draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1_small"])
+    drawn = {path.stem for path in folder.glob("block-*.png")}
+    assert drawn == {f"block-{name}" for name in ("module_a1", "module_b1", "module_c1", "reduction_a", "reduction_b")}
