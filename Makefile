@@ -4,6 +4,7 @@
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
+# make reproduce  every published table and figure, in about a night; goes on where it was stopped (DATA_DIR=folder)
 # make lint        ruff
 
 # The first interpreter that starts and is new enough; PYTHON=... names another.
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test train slow bench crash-test lint
+.PHONY: demo test train slow bench crash-test reproduce lint
 
 demo: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
@@ -32,6 +33,9 @@ bench: $(INSTALLED)
 
 crash-test: $(INSTALLED)
 	$(BIN)/python benchmarks/crash_test.py --kills 100
+
+reproduce: $(INSTALLED)
+	$(BIN)/python benchmarks/reproduce.py $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

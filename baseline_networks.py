@@ -148,8 +148,8 @@ def build_alexnet(
     Raises:
         ValueError: an argument out of its range, or weights of another net.
 
-    Differs from the paper: one tower in the place of two; weights by He's normal rule; dropout before the hidden dense layers
-    (torchvision) where the paper has it behind them; local response normalisation in "original" only.
+    Differs from the paper: one tower in the place of two; weights by He's normal rule but for the last layer; dropout before the
+    hidden dense layers (torchvision) where the paper has it behind them; local response normalisation in "original" only.
     """
     if form not in _ALEXNET:
         raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")
@@ -172,7 +172,8 @@ def build_alexnet(
         x = layers.Dropout(dropout, dtype=dtype, name=f"dropout{index}")(x)
         x = layers.Dense(units, kernel_initializer="he_normal", dtype=dtype, name=f"dense{index}")(x)
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
-    top = (classes, classifier_activation, "he_normal") if include_top else None
+    # Krizhevsky's rule: after so many maximum pools, He's would begin with logits far from 0.
+    top = (classes, classifier_activation, keras.initializers.RandomNormal(stddev=0.01)) if include_top else None
     return _end(inputs, x, top, weights, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
 
 

@@ -23,6 +23,7 @@ from hyper_parameters import HyperParameters, UsageError
 from image_data import ImageData, Split, check_labels, download, keras_cache, one_line, read_file
 from mnist_input import load_mnist
 
+KINDS = ("vehicle", "animal")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SYNTHETIC_CLASSES = (
     "disc", "square", "triangle", "ring", "cross", "bars", "columns", "checks", "diamond", "star",
@@ -98,6 +99,7 @@ def load_data(config: HyperParameters) -> ImageData:
     """Finds, verifies and reads the data set `config.dataset`.
 
     CIFAR and MNIST are looked for in `config.data_dir` if that is given, otherwise in Keras' cache, otherwise downloaded into it.
+    The labels are those of the first of `config.heads`, if there are any.
 
     Raises:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
@@ -108,7 +110,8 @@ def load_data(config: HyperParameters) -> ImageData:
         return _draw_synthetic(config.synthetic_images, seed=0)
     if config.dataset == "mnist":
         return load_mnist(config.data_dir)
-    published = _PUBLISHED[config.dataset]
+    head = next(iter(config.tasks), "")
+    published = _PUBLISHED["cifar100_coarse" if head == "coarse" else config.dataset]
     if config.data_dir:
         place = _find(published, Path(config.data_dir).expanduser())
         if place is None:
@@ -118,7 +121,29 @@ def load_data(config: HyperParameters) -> ImageData:
             )
     else:
         place = _find_in_keras_cache(published) or download(_SITE + published.archives[0], published.sha256)
-    return _read(published, place)
+    data = _read(published, place)
+    return _as_kinds(data) if head == "kind" else data
+
+
+def load_heads(config: HyperParameters) -> dict[str, ImageData]:
+    """The data set once for each of `config.heads`: the same pictures with the labels and class names of the head."""
+    found = {head: load_data(dataclasses.replace(config, heads=head, head_weights="")) for head in config.tasks}
+    first = next(iter(found.values()))
+    return {
+        head: dataclasses.replace(
+            data, train=Split(first.train.images, data.train.labels), test=Split(first.test.images, data.test.labels)
+        )
+        for head, data in found.items()
+    }
+
+
+def _as_kinds(data: ImageData) -> ImageData:
+    """CIFAR-10 with the labels of `KINDS`: airplane, automobile, ship and truck are vehicles."""
+    kinds = np.int32([name not in ("airplane", "automobile", "ship", "truck") for name in data.class_names])
+    parts = {
+        part: Split(split.images, kinds[split.labels]) for part, split in (("train", data.train), ("test", data.test))
+    }
+    return dataclasses.replace(data, class_names=KINDS, **parts)
 
 
 def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:

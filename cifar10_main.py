@@ -4,6 +4,7 @@ python cifar10_main.py --mode=train                          # CIFAR-10, ResNet-
 python cifar10_main.py --mode=train --dataset=digits         # a minute, no download
 python cifar10_main.py --mode=test --version=NAME
 python cifar10_main.py --mode=predict --version=NAME --images PATH...
+python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digits --seeds=0,1,2
 """
 
 import argparse
@@ -16,7 +17,8 @@ import hyper_parameters
 from hyper_parameters import UsageError
 from run_folder import RunFolder
 
-MODES = ("train", "test", "predict", "publish")
+STUDIES = ("compare", "degradation", "robustness", "diagram")
+MODES = ("train", "test", "predict", "publish", *STUDIES)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -33,7 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
         choices=MODES,
         required=True,
         help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
-        "publish = put a tested run among the project's results",
+        "publish = put a tested run or a study among the project's results; "
+        "compare = nets against each other on several data sets; degradation = plain against residual nets at several depths; "
+        "robustness = accuracy on corrupted test pictures; diagram = draw nets and their blocks",
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="PATH", help="picture files or folders, for --mode=predict"
@@ -50,12 +54,44 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experiment",
-        default="cifar10",
+        default="",
         metavar="NAME",
-        help="list of results to add to, for --mode=publish [cifar10]",
+        help="list of results to add to, for --mode=publish [cifar10; of a study its name]",
+    )
+    studies = parser.add_argument_group(
+        "studies of several runs",
+        "They train what is missing, reuse what is finished, and go on where they were stopped.",
+    )
+    studies.add_argument(
+        "--models",
+        type=_list_of(str),
+        metavar="NAME,...",
+        help="nets, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0-2 [--model]",
+    )
+    studies.add_argument("--datasets", type=_list_of(str), metavar="NAME,...", help="data sets [--dataset]")
+    studies.add_argument("--seeds", type=_list_of(int), metavar="INT,...", help="seeds [--seed]")
+    studies.add_argument(
+        "--depths",
+        type=_list_of(int),
+        metavar="INT,...",
+        default=[20, 32, 44, 56],
+        help="depths 6n+2 for --mode=degradation [20,32,44,56]",
+    )
+    studies.add_argument(
+        "--short", action="store_true", help="--mode=degradation in about an hour on two cores: preset degradation"
     )
     hyper_parameters.add_flags(parser)
     return parser
+
+
+def _list_of(kind):
+    """A parser of comma-separated values, for argparse, which names it in its messages."""
+
+    def parse(text):
+        return [kind(part) for part in text.split(",")]
+
+    parse.__name__ = f"comma-separated {kind.__name__}"
+    return parse
 
 
 def main(argv=None) -> int:
@@ -65,10 +101,10 @@ def main(argv=None) -> int:
 
 def _run(argv):
     flags = vars(make_parser().parse_args(argv))
-    actions = {
-        name: flags.pop(name)
-        for name in ("mode", "images", "explain", "resume", "overwrite", "results_dir", "experiment")
-    }
+    fields = hyper_parameters.HyperParameters.__dataclass_fields__
+    actions = {name: flags.pop(name) for name in list(flags) if name not in fields}
+    if actions["mode"] in STUDIES:
+        return _study(flags, actions)
     if actions["resume"] and actions["overwrite"]:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     config = _settings(flags, actions)
@@ -76,10 +112,36 @@ def _run(argv):
     {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
 
 
+def _study(flags, actions):
+    if actions["overwrite"]:
+        raise UsageError("--overwrite is for single runs; a study keeps what is finished, delete run folders by hand")
+    given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
+    defaults = hyper_parameters.from_flags(flags)
+    seeds = actions["seeds"] or [defaults.seed]
+    models = actions["models"] or [defaults.model]
+    device_placement.import_tensorflow()
+    if actions["mode"] == "diagram":
+        import network_diagram
+
+        folder = network_diagram.draw_study(given, models)
+    else:
+        import comparative_study
+
+        if actions["mode"] == "degradation":
+            folder = comparative_study.degrade(given, actions["depths"], seeds, actions["short"])
+        else:
+            datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
+            study = {"compare": comparative_study.compare, "robustness": comparative_study.measure_robustness}
+            folder = study[actions["mode"]](given, models, datasets, seeds)
+    print((folder / "report.md").read_text(), f"written to {folder}", sep="\n")
+
+
 def _settings(flags, actions):
     """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given."""
     config = hyper_parameters.from_flags(flags)
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    if actions["mode"] == "publish" and (run.path / "study.json").is_file():
+        return config
     goes_on = actions["resume"] if actions["mode"] == "train" else not config.test_ckpt_path
     if goes_on and (run.holds_run() or actions["mode"] != "train"):
         # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
@@ -104,6 +166,8 @@ def _test(config, _actions):
         f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
         f"top-5 error {result['test_top5_error']:.2f} %, loss {result['test_loss']:.4f}; {run.result}"
     )
+    for name, head in result.get("heads", {}).items():
+        print(f"head {name}: top-1 error {head['test_error']:.2f} %, loss {head['test_loss']:.4f}")
     if run.holds_run():
         from training_report import draw
 
@@ -120,10 +184,13 @@ def _predict(config, actions):
 
 
 def _publish(config, actions):
-    from training_report import publish
+    from training_report import publish, publish_study
 
-    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    print(f"written: {publish(run, actions['experiment'], Path(actions['results_dir']))}")
+    run, results = RunFolder(f"{config.runs_dir}/{config.run_name}"), Path(actions["results_dir"])
+    if (run.path / "study.json").is_file():
+        print(f"written: {publish_study(run.path, actions['experiment'] or run.path.name, results)}")
+    else:
+        print(f"written: {publish(run, actions['experiment'] or 'cifar10', results)}")
 
 
 if __name__ == "__main__":

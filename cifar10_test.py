@@ -63,14 +63,18 @@ def load_model(path: str) -> keras.Model:
         if unpacked > _LARGEST_MODEL:
             raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_LARGEST_MODEL:,}")
         model = keras.saving.load_model(place, compile=False, safe_mode=True)
-        inputs, outputs = tuple(model.input_shape), tuple(model.output_shape)
+        inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
+        named = model.output.values() if isinstance(model.output, dict) else [model.output]
+        flat = all(isinstance(output, keras.KerasTensor) for output in named)
     # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{place} is damaged or no Keras model of this library ({reason}); give another file"
         ) from error
-    if len(inputs) != 4 or len(outputs) != 2 or not all(isinstance(size, int) for size in inputs[1:] + outputs[1:]):
+    sizes = [*inputs[1:], *(size for output in outputs for size in output[1:])]
+    shaped = len(inputs) == 4 and all(len(output) == 2 for output in outputs)
+    if not (flat and shaped and all(isinstance(size, int) for size in sizes)):
         raise UsageError(
             f"{place} must map [batch, height, width, channels] to [batch, classes], received {inputs} to {outputs}; give "
             "another file"
@@ -100,7 +104,15 @@ def _load_checkpoint(path: Path) -> keras.Model:
     return model
 
 
-def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.ndarray:
+def find_heads(model: keras.Model) -> dict[str, int]:
+    """Name -> number of classes of each head of a net of `load_model`; a net with one head has it under the name ""."""
+    output = model.output
+    if isinstance(output, dict):
+        return {name: tensor.shape[-1] for name, tensor in output.items()}
+    return {"": output.shape[-1]}
+
+
+def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.ndarray | dict[str, np.ndarray]:
     """Softmax probabilities of any number of images; the last, smaller batch included.
 
     Args:
@@ -109,7 +121,7 @@ def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.nd
         batch_size: images at a time; the result does not depend on it.
 
     Returns:
-        float32 [num_images, num_labels].
+        float32 [num_images, num_labels]; of a net with several heads a dict, name of the head -> such an array.
 
     Raises:
         UsageError: images of another shape than the net was built for, or with pixels that are no numbers; a net that
@@ -127,12 +139,16 @@ def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.nd
         raise UsageError(
             f"images must have the shape (num_images, {', '.join(map(str, model.input_shape[1:]))}), received {images.shape}"
         )
-    if not len(images):
-        return np.empty((0, model.output_shape[-1]), np.float32)
-    probabilities = model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
-    if not np.isfinite(probabilities).all():
+    heads = find_heads(model)
+    if len(images):
+        answers = model.predict(images, batch_size=batch_size, verbose=0)
+        answers = answers if isinstance(answers, dict) else {"": answers}
+    else:
+        answers = {name: np.empty((0, classes)) for name, classes in heads.items()}
+    probabilities = {name: answers[name].astype(np.float32) for name in heads}
+    if not all(np.isfinite(array).all() for array in probabilities.values()):
         raise UsageError(f"the net {model.name} must answer with finite numbers, received NaN; give other weights")
-    return probabilities
+    return probabilities.get("", probabilities)
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
@@ -169,7 +185,8 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
 def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     """Tests a net on the test part of the data set and writes `result.json` and `predictions.npy`.
 
-    The net is that of `find_net`. Calling this again replaces the two files by equal ones.
+    The net is that of `find_net`. Calling this again replaces the two files by equal ones. Of a net with several heads, the
+    metrics are those of the first; "heads" has those of the others by name, and `predictions-<head>.npy` what they answered.
 
     Returns:
         (metrics as in `measure`, the folder that holds them).
@@ -179,14 +196,25 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     """
     path, run = find_net(config)
     model = load_model(path)
-    data = cifar10_input.load_data(config)
-    if model.output_shape[-1] != len(data.class_names):
+    found = find_heads(model)
+    names = list(config.tasks) if len(config.tasks) > 1 else [""]
+    if set(found) != set(names):
         raise UsageError(
-            f"{path} tells {model.output_shape[-1]} classes apart, but --dataset={config.dataset} has {len(data.class_names)}; give "
-            "the data set it was trained on"
+            f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"
         )
-    probabilities = test(model, data.test.images, config.test_batch_size)
-    result = measure(probabilities, data.test.labels, data.class_names)
+    data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+    for name, labelled in data.items():
+        if found[name] != len(labelled.class_names):
+            raise UsageError(
+                f"{path} tells {found[name]} classes apart, but --dataset={config.dataset} has {len(labelled.class_names)}; give "
+                "the data set it was trained on"
+            )
+    answers = test(model, data[names[0]].test.images, config.test_batch_size)
+    answers = answers if isinstance(answers, dict) else {"": answers}
+    measured = {
+        name: measure(answers[name], labelled.test.labels, labelled.class_names) for name, labelled in data.items()
+    }
+    result = measured.pop(names[0])
     facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
         history = run.read_history()
@@ -196,10 +224,16 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
             "last_step": int(history["step"].iloc[-1]),
             "last_validation_error": float(history["validation_error"].iloc[-1]),
         }
+        for name, head in measured.items():
+            head["validation_error"] = float(best[f"validation_error_{name}"])
+    if measured:
+        facts |= {"head": names[0], "heads": measured}
     write_json(run.result, facts | result)
-    buffer = io.BytesIO()
-    np.save(buffer, probabilities)
-    write_atomically(run.predictions, buffer.getvalue())
+    for name in names:
+        buffer = io.BytesIO()
+        np.save(buffer, answers[name])
+        place = run.predictions if name == names[0] else run.predictions.with_stem(f"{run.predictions.stem}-{name}")
+        write_atomically(place, buffer.getvalue())
     return facts | result, run
 
 
@@ -219,6 +253,8 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
 def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataFrame, Path]:
     """The three most likely classes of picture files, also written as `predictions.csv` to the folder of `find_net`.
 
+    Of a net with several heads, those of each: the columns are then called `<head>_1`, `<head>_probability_1`, ...
+
     Args:
         config: settings; `test_ckpt_path` or `version` names the net.
         paths: files, or folders whose pictures are taken in the order of their names.
@@ -234,14 +270,18 @@ def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataF
     files = _list_pictures(paths)
     model = load_model(path)
     images = np.stack([read_picture(file, model.input_shape[1:]) for file in files])
-    probabilities = test(model, images, config.test_batch_size)
-    names = _class_names(path, model.output_shape[-1])
-    rows = []
-    for file, probability in zip(files, probabilities, strict=True):
-        row = {"image": str(file)}
-        for rank, label in enumerate(np.argsort(-probability, kind="stable")[:3], start=1):
-            row |= {f"class_{rank}": names[label], f"probability_{rank}": round(float(probability[label]), 4)}
-        rows.append(row)
+    answers = test(model, images, config.test_batch_size)
+    answers = answers if isinstance(answers, dict) else {"": answers}
+    rows = [{"image": str(file)} for file in files]
+    for head, probabilities in answers.items():
+        names = _class_names(path, probabilities.shape[-1], head)
+        columns = (f"{head}_", f"{head}_probability_") if head else ("class_", "probability_")
+        for row, probability in zip(rows, probabilities, strict=True):
+            for rank, label in enumerate(np.argsort(-probability, kind="stable")[:3], start=1):
+                row[f"{columns[0]}{rank}"], row[f"{columns[1]}{rank}"] = (
+                    names[label],
+                    round(float(probability[label]), 4),
+                )
     table = pd.DataFrame(rows)
     csv_path = run.path / "predictions.csv"
     write_atomically(csv_path, table.to_csv(index=False))
@@ -333,13 +373,13 @@ def _list_pictures(paths) -> list[Path]:
     return files
 
 
-def _class_names(path: str, classes: int) -> list[str]:
+def _class_names(path: str, classes: int, head: str = "") -> list[str]:
     """Class names from the `data.json` of the run that a net lies in; shipped weights know CIFAR-10's."""
     if path == "cifar10":
         return list(cifar10_input.CIFAR10_CLASSES)
     place = Path(path)
     for folder in (place, place.parent, place.parent.parent):
         run = RunFolder(folder)
-        if run.data.is_file() and len(names := run.read_class_names()) == classes:
+        if run.data.is_file() and len(names := run.read_class_names(head)) == classes:
             return names
     return [f"class {index}" for index in range(classes)]

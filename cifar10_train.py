@@ -9,7 +9,9 @@ from it again. So a run killed in between is completed.
 """
 
 import atexit
+import collections
 import contextlib
+import dataclasses
 import datetime
 import math
 import signal
@@ -87,7 +89,10 @@ class Train:
         self._compile()
 
     def test(self, images) -> np.ndarray:
-        """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255."""
+        """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255.
+
+        With several heads a dict, name of the head -> such an array.
+        """
         return cifar10_test.test(self._export(), images, self.config.test_batch_size)
 
     def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:
@@ -129,6 +134,8 @@ class Train:
 
     def _prepare(self, data):
         """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        if len(self.config.tasks) > 1 and not isinstance(self, MultiTaskTrain):
+            raise UsageError(f"Train has one head, received --heads={self.config.heads}; use MultiTaskTrain")
         self._options = self.config.net_options
         model_registry.find(self.config.model_name).check_options(self._options)
         self.data = data or cifar10_input.load_data(self.config)
@@ -366,22 +373,10 @@ class Train:
         config, net = self.config, self.net
         decays = config.weight_decay > 0
         decayed = {id(v) for v in net.trainable_variables if decays and _decays(v, config.weight_decay_on)}
-        smoothing = config.label_smoothing
-
-        def cross_entropy(logits, labels):
-            log_probabilities = tf.nn.log_softmax(logits)
-            return -tf.gather(log_probabilities, labels, batch_dims=1), log_probabilities
-
-        def count_wrong(logits, labels):
-            return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != labels, tf.float32))
 
         def replica_step(images, labels):
             with tf.GradientTape() as tape:
-                logits = net(images, training=True)
-                losses, log_probabilities = cross_entropy(logits, labels)
-                objective = losses
-                if smoothing:
-                    objective = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=-1)
+                objective, sums = self._measure(net(images, training=True), labels)
                 # The optimizer adds up the gradients of all replicas, so each contributes its share of the batch.
                 objective = tf.reduce_sum(objective) / config.train_batch_size
             gradients = tape.gradient(objective, net.trainable_variables)
@@ -390,24 +385,22 @@ class Train:
                 for gradient, variable in zip(gradients, net.trainable_variables, strict=True)
             ]
             self.optimizer.apply(gradients, net.trainable_variables)
-            return tf.reduce_sum(losses), count_wrong(logits, labels)
+            return sums
 
         @tf.function
         def train_step(images, labels):
-            loss, wrong = self.strategy.run(replica_step, (images, labels))
+            sums = self.strategy.run(replica_step, (images, labels))
             if self.averages:
                 count = tf.cast(self.optimizer.iterations.value, tf.float32)
                 # The first steps weigh more, so that the average does not remember the random start.
                 decay = tf.minimum(config.weight_averaging, (1 + count) / (10 + count))
                 for average, variable in zip(self.averages, net.weights, strict=True):
                     average.assign(average + (1 - decay) * (variable.value - average))
-            return self.strategy.reduce("SUM", loss, axis=None), self.strategy.reduce("SUM", wrong, axis=None)
+            return {name: self.strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
 
         @tf.function(reduce_retracing=True)
         def validation_step(images, labels):
-            logits = net(self.normalization(images), training=False)
-            losses, _ = cross_entropy(logits, labels)
-            return tf.reduce_sum(losses), count_wrong(logits, labels)
+            return self._measure(net(self.normalization(images), training=False), labels)[1]
 
         self._train_step, self._validation_step = train_step, validation_step
 
@@ -415,8 +408,9 @@ class Train:
         """Trains one batch and adds it to the interval; returns its mean loss."""
         rate = self._learning_rate(self.step)
         self.optimizer.learning_rate.assign(rate)
-        loss, wrong = (float(value) for value in self._train_step(images, labels))
-        if not math.isfinite(loss):
+        sums = {name: float(value) for name, value in self._train_step(images, labels).items()}
+        loss = sums["loss"]
+        if not math.isfinite(sum(sums.values())):
             kept = self.run.latest_checkpoint()
             raise UsageError(
                 f"the loss must be finite, received {loss} at step {self.step} (learning rate {rate:g}); lower --init_lr or "
@@ -424,21 +418,21 @@ class Train:
             )
         self.step += 1
         count = self.config.train_batch_size
-        for name, value in (("images", count), ("wrong", wrong), ("loss", loss)):
-            self._interval[name] += value
+        for name, value in {"images": count, **sums}.items():
+            self._interval[name] = self._interval.get(name, 0.0) + value
         return loss / count
 
-    def _validate(self) -> tuple[float, float]:
+    def _validate(self) -> dict:
         """Loss and top-1 error in % over the validation part, or one random batch of it, as the settings say."""
-        loss = wrong = 0.0
-        count = 0
+        sums, count = collections.Counter(), 0
         for images, labels in self._validation_batches():
-            batch_loss, batch_wrong = self._validation_step(images, labels)
-            loss, wrong, count = loss + float(batch_loss), wrong + float(batch_wrong), count + len(labels)
+            sums.update({name: float(value) for name, value in self._validation_step(images, labels).items()})
+            count += len(labels)
+        columns = _name_columns("validation", sums, count)
         # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
-        return tuple(device_placement.from_chief(self.strategy, [loss / count, 100 * wrong / count]))
+        return dict(zip(columns, device_placement.from_chief(self.strategy, list(columns.values())), strict=True))
 
-    def _validate_averaged(self) -> tuple[float, float]:
+    def _validate_averaged(self) -> dict:
         """As `_validate`, with the averaged weights."""
         current = [variable.numpy() for variable in self.net.weights]
         for variable, average in zip(self.net.weights, self.averages, strict=True):
@@ -448,6 +442,24 @@ class Train:
             variable.assign(value)
         return result
 
+    def _measure(self, logits, labels):
+        """What training lowers and reports tell.
+
+        Args:
+            logits: output of `net` for some images.
+            labels: of these, int32 [images].
+
+        Returns:
+            (losses to lower, float32 [images]; sums over the images: {"loss": cross-entropy in nat, "wrong": wrong answers}).
+        """
+        log_probabilities = tf.nn.log_softmax(logits)
+        losses = -tf.gather(log_probabilities, labels, batch_dims=1)
+        wrong = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != labels, tf.float32)
+        smoothing, objective = self.config.label_smoothing, losses
+        if smoothing:
+            objective = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=-1)
+        return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}
+
     def _first_batch(self):
         """Images and labels of the batch of step 0, whole."""
         return next(iter(self._training_batches()))
@@ -456,40 +468,31 @@ class Train:
         """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
         images, labels = self._first_batch()
         kept = [variable.numpy() for variable in self.net.non_trainable_variables]
-        logits = self.net(images, training=True)
+        _, sums = self._measure(self.net(images, training=True), labels)
         for variable, value in zip(self.net.non_trainable_variables, kept, strict=True):
             variable.assign(value)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        wrong = np.argmax(logits, axis=-1) != labels.numpy()
-        self._interval = {
-            "images": len(wrong),
-            "wrong": float(wrong.sum()),
-            "loss": float(tf.reduce_sum(losses)),
-            "seconds": 0.0,
-        }
+        self._interval = {"images": len(labels), "seconds": 0.0, **{name: float(value) for name, value in sums.items()}}
         self._report(writer, bar)
 
     def _report(self, writer, bar) -> dict:
         """Validates and writes everything that a report writes; returns the row of `error.csv`."""
         interval, config = self._interval, self.config
-        train_error = 100 * interval["wrong"] / interval["images"]
+        trained = _name_columns("train", interval, interval["images"])
         row = {
             "step": self.step,
             "epoch": round(self.step * config.train_batch_size / len(self.training), 4),
-            "train_error": train_error,
-            "train_error_smoothed": self._smooth([*self._column("train_error"), train_error]),
-            "train_loss": interval["loss"] / interval["images"],
+            "train_error": trained["train_error"],
+            "train_error_smoothed": self._smooth([*self._column("train_error"), trained["train_error"]]),
+            "train_loss": trained["train_loss"],
         }
-        row["validation_loss"], row["validation_error"] = self._validate()
+        validated = self._validate()
+        row |= validated
         if self.averages:
-            row["validation_loss_unaveraged"], row["validation_error_unaveraged"] = (
-                row["validation_loss"],
-                row["validation_error"],
-            )
-            row["validation_loss"], row["validation_error"] = self._validate_averaged()
+            row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate_averaged()
         row["learning_rate"] = self._learning_rate(max(0, self.step - 1))
         row["examples_per_sec"] = round(interval["images"] / interval["seconds"], 1) if interval["seconds"] else 0.0
         row["seconds"] = round(self._seconds(), 1)
+        row |= trained  # further heads
         self.history.append(row)
         self._interval = dict.fromkeys(interval, 0.0) | {"images": 0}
         if row[self.chosen_by] < self.best_error:
@@ -604,6 +607,44 @@ class Train:
         writer.flush()
 
 
+class MultiTaskTrain(Train):
+    """Training of one net with several heads on a shared trunk: for each picture one label for each of `config.heads`.
+
+    The loss is the sum of the heads' cross-entropies, each times its factor of `config.head_weights`. In `error.csv` the columns
+    of the first head have the usual names, those of the others end in the name of the head. Weights are chosen by the first.
+
+    Attributes:
+        heads: head name -> `cifar10_input.ImageData`, the same pictures with the labels of the head.
+    """
+
+    def _prepare(self, data):
+        """`data`: as `heads`, or None = as the settings say."""
+        self.heads = data or cifar10_input.load_heads(self.config)
+        first = next(iter(self.heads.values()))
+        super()._prepare(first)
+        self.classes = {head: len(data.class_names) for head, data in self.heads.items()}
+        # The same split as with the first head alone, with the labels int32 [images, heads].
+        numbers = cifar10_input.Split(np.arange(len(first.train)), first.train.labels)
+        labels = np.stack([data.train.labels for data in self.heads.values()], axis=1)
+        self.training, self.validation = (
+            cifar10_input.Split(first.train.images[part.images], labels[part.images])
+            for part in cifar10_input.split_data(dataclasses.replace(first, train=numbers), self.config)
+        )
+
+    def _measure(self, logits, labels):
+        objective, sums = 0.0, {}
+        for index, (head, factor) in enumerate(self.config.tasks.items()):
+            losses, found = super()._measure(logits[head], labels[:, index])
+            objective += factor * losses
+            sums |= {f"{name}_{head}" if index else name: value for name, value in found.items()}
+        return objective, sums
+
+    def _describe(self):
+        super()._describe()
+        names = {head: data.class_names for head, data in self.heads.items()}
+        write_json(self.run.data, read_json(self.run.data, dict) | {"heads": names})
+
+
 def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
     """Trains one net in its run folder, see `Train.train`; a folder that cannot be used is refused before any work.
 
@@ -613,8 +654,20 @@ def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=(
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
     if device_placement.is_chief(config.strategy):
         run.check(config, resume=resume, overwrite=overwrite)
-    Train(config, run).train(resume=resume, overwrite=overwrite, callbacks=callbacks)
+    trainer = (MultiTaskTrain if len(config.tasks) > 1 else Train)(config, run)
+    trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)
     return run
+
+
+def _name_columns(part: str, sums: dict, images: int) -> dict:
+    """Means of the sums of `Train._measure` under the names of `error.csv`: loss in nat, error in %, a head's name behind."""
+    columns = {}
+    for name, value in sums.items():
+        kind, _, head = name.partition("_")
+        if kind in ("loss", "wrong"):
+            column, factor = ("loss", 1) if kind == "loss" else ("error", 100)
+            columns["_".join(filter(None, (part, column, head)))] = factor * value / images
+    return columns
 
 
 def _decays(variable, which: str) -> bool:

@@ -12,6 +12,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import os
@@ -33,6 +34,8 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 NET_OPTIONS = (
     "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout",
 )  # fmt: skip
+# Labels that a data set has for its pictures, each a task of its own.
+HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 _PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
 
 
@@ -185,6 +188,13 @@ class HyperParameters(Settings):
     train_random_label: bool = setting(False, DATA, "random training labels, to see a net memorise")
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
 
+    heads: str = setting(
+        "",
+        DATA,
+        "which labels are learnt: class, kind (vehicle or animal) of cifar10, fine, coarse of cifar100; several, such as "
+        "fine,coarse = a head for each on one trunk, chosen by the error of the first; '' = the data set's own",
+    )
+
     # Network
     model: str = setting(
         "resnet20",
@@ -253,6 +263,7 @@ class HyperParameters(Settings):
         "variables that decay: kernels; weights = kernels and biases (Liang); all = batch norm too (He 2015)",
         choices=("kernels", "weights", "all"),
     )
+    head_weights: str = setting("", TRAINING, "factors of the heads' losses, such as 1,0.5; '' = 1 for each")
     label_smoothing: float = setting(
         0.0, TRAINING, "share of the target spread evenly over all classes", minimum=0.0, maximum=0.9
     )
@@ -282,6 +293,8 @@ class HyperParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.tasks and (self.train_random_label or self.vali_random_label):
+            raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
         if self.maxout == 1:
             raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
         if self.is_use_ckpt and not self.ckpt_path:
@@ -305,6 +318,26 @@ class HyperParameters(Settings):
     def dataset_name(self) -> str:
         """For titles and file names."""
         return self.dataset
+
+    @property
+    def tasks(self) -> dict[str, float]:
+        """The factor of the loss of each head, by its name, in the order of `heads`; empty where there are none."""
+        if not self.heads and not self.head_weights:
+            return {}
+        known, names = HEADS.get(self.dataset, ()), self.heads.split(",")
+        if not set(names) <= set(known) or len(set(names)) < len(names):
+            choice = f"one or more of {', '.join(known)}" if known else f"left out for {self.dataset}"
+            raise UsageError(f"--heads must be {choice}, received '{self.heads}'")
+        weights = self.head_weights.split(",") if self.head_weights else ["1"] * len(names)
+        try:
+            values = [float(weight) for weight in weights]
+        except ValueError:
+            values = []
+        if len(values) != len(names) or not all(0 < value < math.inf for value in values):
+            raise UsageError(
+                f"--head_weights must be {len(names)} positive number(s), one for each of --heads, received '{self.head_weights}'"
+            )
+        return dict(zip(names, values, strict=True))
 
     @property
     def net_options(self) -> dict:
@@ -427,6 +460,10 @@ PRESETS = {
         "he2015 for ResNet-110: rate .01 for the first 400 steps",
         _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
     ),
+    "degradation": Preset(
+        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
+        _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
+    ),
     "liang": Preset(
         "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
         {
@@ -460,31 +497,34 @@ PRESETS = {
         },
     ),
     "mnist_lenet": Preset(
-        "LeNet-5 on MNIST: 20 epochs of Adam, linear schedule, shifts of up to 2 pixels",
+        "LeNet-5 on MNIST: 30 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
         _MNIST
         | {
             "model": "lenet5",
-            "train_steps": 8600,
+            "train_steps": 12900,
             "optimizer": "adam",
-            "init_lr": 0.002,
+            "init_lr": 0.003,
             "warmup_steps": 0,
             "weight_decay": 0.0,
+            "label_smoothing": 0.1,
             "weight_averaging": 0.998,
         },
     ),
     "mnist_alexnet": Preset(
-        "AlexNet on MNIST: 8 epochs, linear schedule, shifts of up to 2 pixels",
+        "AlexNet on MNIST: 10 epochs, linear schedule, shifts of up to 2 pixels",
         _MNIST
         | {
             "model": "alexnet",
-            "train_steps": 3440,
+            "train_steps": 2150,
+            "report_freq": 215,
+            "train_batch_size": 256,
             "init_lr": 0.03,
-            "warmup_steps": 430,
+            "warmup_steps": 215,
             "warmup_lr": 0.003,
         },
     ),
     "lenet": Preset(
-        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, random flips",
+        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips",
         {
             "model": "lenet5",
             "padding_size": 2,
@@ -496,13 +536,14 @@ PRESETS = {
         },
     ),
     "alexnet": Preset(
-        "AlexNet on CIFAR-10: 30 epochs, linear schedule, shifts of up to 4 pixels, random flips",
+        "AlexNet on CIFAR-10: 40 epochs of large batches, linear schedule, shifts of up to 4 pixels, alternating flips",
         {
             "model": "alexnet",
-            "train_steps": 10547,
-            "init_lr": 0.05,
+            "train_steps": 7031,
+            "train_batch_size": 256,
+            "init_lr": 0.03,
             "warmup_steps": 704,
-            "warmup_lr": 0.005,
+            "warmup_lr": 0.003,
         },
     ),
     "demo": Preset(
@@ -589,6 +630,11 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def as_text(name: str) -> str:
+    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`s."""
 
@@ -600,6 +646,9 @@ def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
     for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
         command()
     except UsageError as error:

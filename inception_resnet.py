@@ -113,6 +113,7 @@ def build_inception_resnet_v1(
     classes=1000,
     classifier_activation="softmax",
     scale_batch_norm=True,
+    batch_norm_momentum=0.995,
     modules=MODULES,
     width=1.0,
     reduced_stem=False,
@@ -130,6 +131,7 @@ def build_inception_resnet_v1(
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
         scale_batch_norm: False = BN learns beta only, as in TF-Slim and facenet, 13,520 trainable parameters less.
+        batch_norm_momentum: decay per step of the moving statistics, 0..1; .995 (facenet) needs a thousand steps to settle.
         modules: how many of A, B and C, ints >= 1.
         width: factor for the number of filters of every convolution.
         reduced_stem: True = `small_stem` in place of `stem`, for pictures such as 32 x 32: 16x16, 7x7 and 3x3 maps.
@@ -167,7 +169,7 @@ def build_inception_resnet_v1(
             max(1, round(filters * width)), size, stride, padding, use_bias=False, dtype=dtype, name=layer_name
         )(x)
         x = FusedBatchNormalization(
-            momentum=0.995, epsilon=1e-3, scale=scale_batch_norm, dtype=dtype, name=f"{layer_name}_bn"
+            momentum=batch_norm_momentum, epsilon=1e-3, scale=scale_batch_norm, dtype=dtype, name=f"{layer_name}_bn"
         )(x)
         return layers.ReLU(dtype=dtype, name=f"{layer_name}_relu")(x)
 
@@ -205,10 +207,10 @@ def build_inception_resnet_v1_small(**arguments):
     """Inception-ResNet v1 made small, to train on CIFAR-10 on two cores; 702,218 trainable parameters.
 
     Reduced are the stem (see `small_stem`), the filters (a quarter of each convolution's) and the modules (2, 3 and 2 in place
-    of 5, 10 and 5). What is in a module, and how modules follow each other, is as published.
+    of 5, 10 and 5), and the memory of batch norm, for short trainings. What is in a module, and how modules follow each other, is as published.
 
     Arguments: see `build_inception_resnet_v1`; `input_shape` is (32, 32, 3) and `classes` 10 unless given.
     """
     small = {"input_shape": (32, 32, 3), "classes": 10, "name": "inception_resnet_v1_small"}
-    small |= {"width": 0.25, "modules": (2, 3, 2), "reduced_stem": True}
+    small |= {"width": 0.25, "modules": (2, 3, 2), "reduced_stem": True, "batch_norm_momentum": 0.9}
     return build_inception_resnet_v1(**small | arguments)

@@ -104,7 +104,7 @@ def _parse_idx(content: bytes, dimensions: int, file: Path) -> np.ndarray:
     if not content.startswith(magic) or len(content) < start:
         raise UsageError(f"{file} must begin with {magic.hex(' ')} and {dimensions} size(s), received {content[:start].hex(' ') or 'nothing'}; "
                          "download it again")  # fmt: skip
-    if len(content) != start + math.prod(sizes):
+    if len(content) != start + math.prod(sizes) or not math.prod(sizes):
         raise UsageError(
             f"{file} must have {start + math.prod(sizes):,} bytes for the {' x '.join(map(str, sizes))} values its header tells of, "
             f"received {len(content):,}; download it again"

@@ -21,10 +21,10 @@ class ModelSpec:
         options: keyword arguments the name stands for.
         summary: one line.
         trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32, where that matters).
-        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
         source: where the net and the error are published.
+        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
     """
 
     name: str
@@ -32,10 +32,10 @@ class ModelSpec:
     options: dict
     summary: str
     trainable: int
-    accepts: tuple[str, ...] = ()
     minimum_size: int = 8
     cifar10_error: float | None = None
     source: str = ""
+    accepts: tuple[str, ...] = ()
 
     def check_options(self, options: dict) -> None:
         """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the net does not have."""
@@ -49,18 +49,33 @@ class ModelSpec:
     def build(self, **arguments):
         """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them.
 
+        `classes` may also be a dict, {name: number of classes}: the net then has a dense layer for each on a shared trunk, and
+        its output is a dict of the same names.
+
         Raises:
             UsageError: pictures smaller than `minimum_size`.
         """
-        height, width = arguments.get("input_shape", (self.minimum_size,) * 2)[:2]
-        if min(height, width) < self.minimum_size:
+        sizes = arguments.get("input_shape", ())[:2]
+        if any(size is not None and size < self.minimum_size for size in sizes):
             raise UsageError(
                 f"--model={self.name} needs pictures of at least {self.minimum_size} x {self.minimum_size} pixels, received "
-                f"{height} x {width}; give larger ones, or another --model"
+                f"{sizes[0]} x {sizes[1]}; give larger ones, or another --model"
             )
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
-        return builder(**self.options, **arguments)
+        if not isinstance(arguments.get("classes"), dict):
+            return builder(**self.options, **arguments)
+        import keras
+
+        classes, activation = arguments.pop("classes"), arguments.pop("classifier_activation", "softmax")
+        trunk = builder(**self.options, **arguments, include_top=False)
+        heads = {
+            name: keras.layers.Dense(
+                count, activation, kernel_initializer="he_normal", dtype="float32", name=f"predictions_{name}"
+            )(trunk.output)
+            for name, count in classes.items()
+        }
+        return keras.Model(trunk.input, heads, name=trunk.name)
 
 
 _HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
@@ -149,37 +164,27 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
-_LECUN = "LeCun et al. 1998, section II.B"
-_KRIZHEVSKY = "Krizhevsky et al. 2012, section 3"
+_LECUN, _KRIZHEVSKY = "LeCun et al. 1998, section II.B", "Krizhevsky et al. 2012, section 3"
+_BASELINES = (  # name, builder, form, summary, trainable, minimum_size, source
+    ("lenet5", "lenet5", "modern", "LeNet-5, ReLU and maximum pooling", 62_006, 12, _LECUN),
+    ("lenet5_1998", "lenet5", "1998", "LeNet-5, tanh and average pooling", 62_006, 12, _LECUN),
+    ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 16, _KRIZHEVSKY),
+    ("alexnet_b", "alexnet", "B", "AlexNet of Krizhevsky's widths", 29_983_114, 16, _KRIZHEVSKY),
+    ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 16, _KRIZHEVSKY),
+    ("plain_cnn", "plain_cnn", None, "the CNN of the textbooks", 1_250_858, 10, "Keras' example cifar10_cnn.py"),
+)
 MODELS |= {
-    spec.name: spec
-    for spec in (
-        ModelSpec(
-            "lenet5", "baseline_networks:build_lenet5", {}, "LeNet-5, ReLU and maximum pooling", 62_006, 12,
-            source=_LECUN,
-        ),
-        ModelSpec(
-            "lenet5_1998", "baseline_networks:build_lenet5", {"form": "1998"}, "LeNet-5, tanh and average pooling", 62_006, 12,
-            source=_LECUN,
-        ),
-        ModelSpec(
-            "alexnet", "baseline_networks:build_alexnet", {}, "AlexNet for small pictures, torchvision's widths, 3x3 kernels",
-            23_272_266, 16, source=_KRIZHEVSKY,
-        ),
-        ModelSpec(
-            "alexnet_b", "baseline_networks:build_alexnet", {"form": "B"}, "AlexNet for small pictures, Krizhevsky's widths",
-            29_983_114, 16, source=_KRIZHEVSKY,
-        ),
-        ModelSpec(
-            "alexnet_c", "baseline_networks:build_alexnet", {"form": "C"}, "AlexNet for small pictures, one dense layer",
-            2_472_266, 16, source=_KRIZHEVSKY,
-        ),
-        ModelSpec(
-            "plain_cnn", "baseline_networks:build_plain_cnn", {}, "two convolutions, pool, dropout, twice; dense", 1_250_858, 10,
-            source="Keras' example cifar10_cnn.py",
-        ),
+    name: ModelSpec(
+        name=name,
+        builder=f"baseline_networks:build_{builder}",
+        options={"form": form} if form else {},
+        summary=summary,
+        trainable=trainable,
+        minimum_size=minimum_size,
+        source=source,
     )
-}  # fmt: skip
+    for name, builder, form, summary, trainable, minimum_size, source in _BASELINES
+}
 
 
 def find(name: str) -> ModelSpec:

@@ -24,7 +24,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hyper_parameters import HyperParameters, Settings, UsageError
+from hyper_parameters import HyperParameters, Settings, UsageError, as_text
 
 CHECKPOINTS_KEPT = 2
 HISTORY = (
@@ -77,7 +77,7 @@ def _force_to_disk(path: Path) -> None:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a kill leaves the old or the new one. Raises UsageError if there is no room or no right to."""
     with _written_aside(path) as aside:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        aside.write_bytes(as_text(content).encode() if isinstance(content, str) else content)
 
 
 def save_model(model, path: Path) -> None:
@@ -180,6 +180,7 @@ class RunFolder:
         self.final = self.path / "final.keras"
         self.result = self.path / "result.json"
         self.predictions = self.path / "predictions.npy"
+        self.gradient_norms = self.path / "gradient_norms.csv"
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
 
@@ -290,8 +291,14 @@ class RunFolder:
             raise UsageError(f"{expected}, received {probabilities.dtype} {probabilities.shape}; use --mode=test first")
         return probabilities
 
-    def read_class_names(self) -> list[str]:
-        return read_json(self.data, {"class_names": [str]})["class_names"]
+    def read_class_names(self, head: str = "") -> list[str]:
+        """Class names of the data set, or of one head of a net that has several; [] for a head that the net does not have."""
+        facts = read_json(self.data, {"class_names": [str]})
+        names = facts["class_names"]
+        if head:
+            names = facts["heads"].get(head, []) if isinstance(facts.get("heads"), dict) else []
+            names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+        return [as_text(name) for name in names]
 
     def _check_settings(self, config):
         stored = self.read_config(type(config))

@@ -2,12 +2,14 @@
 
     draw(run)              figures/*.png and figures/layers.md of one run
     publish(run)           small copies in results/<run name>/, a row in results/<experiment>.json, results/README.md
+    publish_study(folder)  the same for a study of several runs, see `comparative_study`
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in dash too, for print without colour.
 """
 
 import dataclasses
 import io
+import re
 import statistics
 from pathlib import Path
 
@@ -24,7 +26,7 @@ matplotlib.use("Agg")  # draws to files only, with or without a screen
 from matplotlib import pyplot as plt
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
-_STYLE = {
+STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "font.size": 10,
@@ -35,7 +37,18 @@ _STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a class may be called "$"
 }
-_TESTED = {
+LU_SONG = "Lu & Song, table 1"
+# (family, data set) -> (highest training accuracy, highest test accuracy) of all epochs, in %
+LU_SONG_TABLE = {
+    ("resnet", "mnist"): (100.000, 99.665),
+    ("lenet", "mnist"): (99.523, 99.110),
+    ("alexnet", "mnist"): (100.000, 99.440),
+    ("resnet", "cifar10"): (92.890, 86.600),
+    ("lenet", "cifar10"): (80.594, 63.470),
+    ("alexnet", "cifar10"): (99.974, 84.140),
+}
+_FAMILIES = {"resnet": r"resnet(20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
+TESTED = {
     "test_error": float,
     "test_top5_error": float,
     "validation_error": float,
@@ -62,7 +75,7 @@ def draw(run: RunFolder) -> list[Path]:
         UsageError: the run has not been trained and tested.
     """
     config = run.read_config()
-    result, names, history = read_json(run.result, _TESTED), run.read_class_names(), run.read_history()
+    result, names, history = read_json(run.result, TESTED), run.read_class_names(), run.read_history()
     data = cifar10_input.load_data(config)
     training, _ = cifar10_input.split_data(data, config)
     if len(names) != len(data.class_names) or {len(names)} != {
@@ -77,8 +90,10 @@ def draw(run: RunFolder) -> list[Path]:
     published = published_number(config)
     more = {
         "augmentation": lambda: _draw_augmentation(training, config),
-        "samples": lambda: _draw_samples(training, names, config.dataset),
+        "samples": lambda: draw_samples(training, names, config.dataset),
     }
+    if len(config.tasks) > 1:
+        more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
     return draw_figures(run, title, history, result, names, data.test, probabilities, more, published=published)
 
 
@@ -100,7 +115,7 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
     Returns:
         Paths of the files.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figures = {
             "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published, part),
             "accuracy_curve": _draw_percent(history, title, "top-1 accuracy (%)", result, -1, published, part),
@@ -109,28 +124,42 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
             "predictions": _draw_predictions(pictures, probabilities, names, title, part),
         }
         if len(names) <= 20:
-            figures["confusion_matrix"] = _draw_confusion(np.array(result["confusion_matrix"]), names, title)
-        paths = []
-        for name, figure in figures.items():
-            paths.append(run.figures / f"{name}.png")
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
-            plt.close(figure)
-            write_atomically(paths[-1], buffer.getvalue())
+            figures["confusion_matrix"] = draw_confusion(np.array(result["confusion_matrix"]), names, title)
+        paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(cifar10_test.load_model(str(run.best))))
     return [*paths, layers]
 
 
+def save_figure(figure, path: Path) -> Path:
+    """Writes a figure as PNG, see `write_atomically`, and closes it; returns the path."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
-    if config.dataset != "cifar10":
+    if config.heads:
         return None
-    if preset.published and config.model_name == preset.settings["model"]:
-        return preset.published
-    spec = model_registry.find(config.model_name)
-    return ("test_error", spec.cifar10_error, spec.source) if spec.cifar10_error else None
+    if config.dataset == "cifar10":
+        if preset.published and config.model_name == preset.settings["model"]:
+            return preset.published
+        spec = model_registry.find(config.model_name)
+        if spec.cifar10_error:
+            return "test_error", spec.cifar10_error, spec.source
+    accuracies = LU_SONG_TABLE.get((find_family(config.model_name), config.dataset))
+    if accuracies:
+        return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
+    return None
+
+
+def find_family(model_name: str) -> str | None:
+    """Under which name of Lu & Song's table a net is held: resnet (activation after the addition, as theirs), lenet, alexnet."""
+    return next((name for name, pattern in _FAMILIES.items() if re.fullmatch(pattern, model_name)), None)
 
 
 def describe_layers(model) -> str:
@@ -193,7 +222,10 @@ def _draw_percent(history, title, label, result, sign, published, part):
         )
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
-    axes.set_ylim(**({"bottom": 0} if sign == 1 else {"top": 100}))
+    lowest = history["validation_error"].min()
+    # Beside the error of the untrained net, those of MNIST would lie on the axis.
+    shown = max(1.0, 5 * lowest) if lowest < 2 else None
+    axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
     axes.legend()
     return figure
 
@@ -234,7 +266,7 @@ def draw_explanation(file, picture, heat, title):
         heat: float [height, width], 0..1; see `grad_cam.explain`.
         title: of the figure.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.6))
         figure.suptitle(title)
         for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM)"), strict=True):
@@ -245,6 +277,19 @@ def draw_explanation(file, picture, heat, title):
         figure.colorbar(shown, ax=panels[1], shrink=0.7)
         figure.savefig(file, format="png")
         plt.close(figure)
+
+
+def _draw_heads(history, title, heads):
+    """Validation error of each head against step."""
+    looks = [(BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":")]
+    columns = ["validation_error", *(f"validation_error_{head}" for head in heads[1:])]
+    curves = [
+        (head, history[column], {"color": color, "linestyle": line, "marker": "o", "markersize": 3})
+        for head, column, (color, line) in zip(heads, columns, looks, strict=False)
+    ]
+    figure = _draw_curves(history, title, "validation top-1 error (%)", curves)
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
 
 
 def _draw_loss(history, title, classes):
@@ -304,7 +349,7 @@ def _draw_augmentation(training, config):
     return figure
 
 
-def _draw_samples(training, names, dataset):
+def draw_samples(training, names, dataset):
     """The first ten training pictures of each class, at most 20 classes: figure 5 of Lu & Song."""
     classes = range(min(20, len(names)))
     rows = [training.images[training.labels == label][:10] for label in classes]
@@ -326,7 +371,7 @@ def _draw_predictions(test, probabilities, names, title, part):
     return figure
 
 
-def _draw_confusion(matrix, names, title):
+def draw_confusion(matrix, names, title):
     """Counts, true class by row; the shade is the share of the row."""
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     size = 1.8 + 0.5 * len(names)
@@ -365,7 +410,7 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     Returns:
         Path of the table, `<results>/README.md`.
     """
-    config, result, history = run.read_config(), read_json(run.result, _TESTED), run.read_history()
+    config, result, history = run.read_config(), read_json(run.result, TESTED), run.read_history()
     last = history.iloc[-1]
     numbers = {
         "test_error": result["test_error"],
@@ -373,6 +418,11 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         "validation_error": last["validation_error"],
         "validation_error_of_chosen": result["validation_error"],
     }
+    for head, measured in read_json(run.result, dict).get("heads", {}).items():
+        numbers |= {
+            f"test_error_{head}": measured["test_error"],
+            f"validation_error_{head}": last[f"validation_error_{head}"],
+        }
     if "validation_error_unaveraged" in last:
         numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
     metric_published, *published = published_number(config) or (None, None, None)
@@ -380,28 +430,24 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         metric: (value, *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)), "")
         for metric, value in numbers.items()
     }
-    return add_results(run, experiment, results, config, config.preset, history, measured)
+    return add_results(run, experiment, results, config, config.preset, measured)
 
 
-def add_results(run, experiment, results: Path, config, preset, history, measured) -> Path:
+def add_results(run, experiment, results: Path, config, preset, measured) -> Path:
     """Writes what was measured of a run into `<results>/<experiment>.json`, copies its figures, and writes the table of all.
 
     Args:
         run, experiment, results: see `publish`.
         config: settings of the run.
         preset: what the table shows as its recipe, in few words.
-        history: table of `error.csv`.
         measured: {metric: (value in %, published value or None, its source or None, note)}; the note is for a single run.
 
     Returns:
         Path of the table.
     """
-    kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
-    starts = read_json(run.environment, [kind])
-    for place, content in ((run.environment, starts), (run.figures, run.figures.is_dir())):
-        if not content:
-            raise UsageError(f"{place} must tell of a tested run, received nothing; use --mode=train --resume")
-    last = history.iloc[-1]
+    origin = describe_origin(run, type(config))
+    if not run.figures.is_dir():
+        raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
     recipe = dataclasses.replace(config, seed=0).command
@@ -430,18 +476,82 @@ def add_results(run, experiment, results: Path, config, preset, history, measure
             "command": config.command
             if seeds == [str(config.seed)]
             else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
-            "images_seen": int(last["step"]) * config.train_batch_size,
-            "wall_seconds": round(float(last["seconds"])),
-            "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
-            "commit": starts[0]["commit"],
+            **origin,
             "run": run.path.name,
             "note": note if len(values) == 1 else "",
-            "options": config.net_options,
+            "options": config.net_options | ({"heads": config.heads} if config.heads else {}),
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
     for file in (*drawn, run.error_csv, run.result):
         write_atomically(results / run.path.name / file.name, file.read_bytes())
+    return write_table(results)
+
+
+def describe_origin(run: RunFolder, settings=HyperParameters) -> dict:
+    """Where the numbers of a run come from: images_seen, wall_seconds, hardware and commit, as in a row of results.
+
+    Raises:
+        UsageError: the run has not been trained.
+    """
+    kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
+    starts = read_json(run.environment, [kind])
+    if not starts:
+        raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
+    last = run.read_history().iloc[-1]
+    return {
+        "images_seen": int(last["step"]) * run.read_config(settings).train_batch_size,
+        "wall_seconds": round(float(last["seconds"])),
+        "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
+        "commit": starts[0]["commit"],
+    }
+
+
+def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path]) -> Path:
+    """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
+
+    Args:
+        folder: of the study.
+        command: that repeats it.
+        rows: as in `results/<experiment>.json`, without experiment, command and run.
+        report: Markdown.
+        figures: what was drawn.
+
+    Returns:
+        `folder`.
+    """
+    for old in set(folder.glob("*.png")) - set(figures):
+        old.unlink()
+    write_atomically(folder / "report.md", report + "\n")
+    rows = [row | {"command": command, "run": folder.name} for row in rows]
+    write_json(folder / "study.json", {"command": command, "rows": rows})
+    return folder
+
+
+def publish_study(folder: Path, experiment: str, results: Path) -> Path:
+    """Puts a study among the project's results: its figures and tables, its rows, and the table of all.
+
+    Args:
+        folder: see `write_study`.
+        experiment: name of the list of rows, `<results>/<experiment>.json`, and of the folder for the figures.
+        results: the folder of results.
+
+    Returns:
+        Path of the table, `<results>/README.md`.
+
+    Raises:
+        UsageError: the folder among the results is that of a run.
+    """
+    rows = read_json(folder / "study.json", {"rows": [_ROW]})["rows"]
+    if (results / experiment / "error.csv").exists():
+        raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")]
+    for file in files:
+        write_atomically(results / experiment / file.name, file.read_bytes())
+    for old in (results / experiment).glob("*.png"):
+        if not (folder / old.name).exists():
+            old.unlink()
+    write_json(results / f"{experiment}.json", [row | {"experiment": experiment, "run": experiment} for row in rows])
     return write_table(results)
 
 
@@ -466,7 +576,9 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                ", ".join([row["model"], *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]),
+                ", ".join(
+                    [row["model"] or "", *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]
+                ),
                 row["preset"],
                 row["metric"],
                 _format_value(row),
@@ -476,9 +588,12 @@ def write_table(results: Path) -> Path:
             lines.append("| " + " | ".join(str(cell or "") for cell in cells) + " |")
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
         for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
-            figures, trials = sorted((results / run).glob("*.png")), results / run / "trials.md"
-            lines += ["", f"### {run}", "", *([trials.read_text()] if trials.is_file() else [])]
-            lines += [*(f"![{figure.stem}]({run}/{figure.name})" for figure in figures)]
+            figures = sorted((results / run).glob("*.png"))
+            lines += ["", f"### {run}", ""]
+            report = results / run / "report.md"
+            if report.is_file():
+                lines += [report.read_text().strip(), ""]
+            lines += [f"![{figure.stem}]({run}/{figure.name})" for figure in figures]
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")
     return path

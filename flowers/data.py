@@ -29,7 +29,7 @@ import PIL.Image
 
 from cifar10_input import piece_numbers, plan_indices
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError, from_preset
+from hyper_parameters import UsageError, as_text, from_preset
 
 _PART_NAMES = {
     "training": ("train", "training"),
@@ -237,6 +237,15 @@ def _list_parts(folder: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _list_classes(folder: Path) -> dict[str, list[str]]:
+    try:
+        return _scan_classes(folder)
+    except OSError as error:  # no right to read it, a loop of links
+        raise UsageError(
+            f"{error.filename or folder} could not be read ({error.strerror or error}); mend or remove it"
+        ) from error
+
+
+def _scan_classes(folder: Path) -> dict[str, list[str]]:
     from cifar10_test import PICTURE_SUFFIXES
 
     classes = {}
@@ -245,13 +254,15 @@ def _list_classes(folder: Path) -> dict[str, list[str]]:
             if entry.name.startswith(".") or not entry.is_dir():
                 continue
             with os.scandir(entry.path) as files:
-                found = sorted(
-                    file.path
-                    for file in files
-                    if file.name.lower().endswith(PICTURE_SUFFIXES) and not file.name.startswith(".")
-                )
+                listed = [file for file in files if not file.name.startswith(".")]
+            found = sorted(file.path for file in listed if file.name.lower().endswith(PICTURE_SUFFIXES))
             if found:
                 classes[entry.name] = found
+            elif any(file.is_dir() for file in listed):
+                raise UsageError(
+                    f"{entry.path} must hold the pictures of one class, received folders; give --data_dir=FOLDER with train/<class>/ "
+                    "and valid/<class>/, or with one folder per class"
+                )
     return classes
 
 
@@ -320,11 +331,15 @@ def _read(file: str, shape, squeezes: bool) -> np.ndarray:
 def _check_jpeg(file: str) -> None:
     """Raises UsageError for a JPEG that is cut off: decoders fill the rest with grey and say nothing."""
     try:
-        content = Path(file).read_bytes()
+        if not Path(file).is_file():
+            return  # a pipe would be waited for; `read_picture` refuses it
+        with Path(file).open("rb") as opened:
+            content = opened.read(2)
+            if content != b"\xff\xd8":
+                return
+            content += opened.read(256 << 20)
     except OSError as error:
         raise UsageError(f"{file} could not be read ({error.strerror or error})") from error
-    if not content.startswith(b"\xff\xd8"):
-        return
     place = 2
     while place < len(content):
         place = content.find(b"\xff", place)
@@ -353,8 +368,8 @@ def _display_names(folder: Path, classes: list[str]) -> tuple[str, ...]:
                 raise UsageError(
                     f'{place} must hold {{"class folder": "name", ...}}, received {error}; mend or remove it'
                 ) from error
-            return tuple(names.get(name, name) for name in classes)
-    return tuple(classes)
+            return tuple(as_text(names.get(name, name)) for name in classes)
+    return tuple(map(as_text, classes))
 
 
 def _find_leaks(parts: dict[str, Pictures], wanted: str) -> list[tuple[str, str]] | None:

@@ -97,7 +97,7 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
     if not config.test_ckpt_path:
         part = facts["predictions"]
         _draw(config, run, data, facts, history, shown[part], probabilities[part])
-        write_atomically(run.figures / "trials.md", _trial_table(config, data, facts, history))
+        write_atomically(run.figures / "report.md", _trial_table(config, data, facts, history))
     return facts, run
 
 
@@ -192,7 +192,7 @@ def publish(config: FlowerParameters, experiment: str, results: Path) -> Path:
     if config.unfreeze_at_epoch:
         base += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {base}, weights {weights}" + (", faithful" if config.faithful else "")
-    return add_results(run, experiment, results, config, recipe, run.read_history(), measured)
+    return add_results(run, experiment, results, config, recipe, measured)
 
 
 def _draw(config, run, data, facts, history, shown, probabilities):

@@ -16,9 +16,10 @@ from cifar10_main import main
 from cifar10_test import load_model
 from cifar10_train import Train, train
 from fast_inference import fold_batch_norm
-from hyper_parameters import UsageError, from_preset
+from hyper_parameters import UsageError, from_flags, from_preset
 from resnet_layers import PixelNormalization
 from run_folder import read_checkpoint
+from training_report import published_number
 
 NAMES = ("lenet5", "lenet5_1998", "alexnet", "alexnet_b", "alexnet_c", "plain_cnn")
 # architectures: layer by layer, by hand; the plain CNN as Keras' example prints it
@@ -80,9 +81,8 @@ def test_maps_are_those_of_the_texts():
     assert maps(build_plain_cnn(), "conv2", "pool2", "conv4", "pool4") == [30, 15, 13, 6]
 
 
-@pytest.mark.parametrize("size", [224, 227])
-def test_the_original_of_2012(size):
-    model = build_alexnet("original", input_shape=(size, size, 3), classes=1000)
+def test_the_original_of_2012():
+    model = build_alexnet("original", input_shape=(224, 224, 3), classes=1000)
     assert model.count_params() == 62_378_344
     assert maps(model, "conv1", "pool1", "pool2", "pool5") == [55, 27, 13, 6]
 
@@ -97,29 +97,6 @@ def test_local_response_normalization_is_the_papers(tmp_path):
     np.testing.assert_allclose(received, values / (2 + 1e-4 * energy) ** 0.75, rtol=1e-4, atol=1e-5)
     model.save(tmp_path / "net.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "net.keras")(images), model(images))
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ["lenet5", "lenet5_1998", "alexnet_c", "plain_cnn"])
-def test_every_weight_gets_a_gradient_and_a_step_lowers_the_loss(name, policy):
-    keras.utils.set_random_seed(0)
-    shape = (28, 28, 1)
-    model = model_registry.find(name).build(input_shape=shape, dtype=policy, classifier_activation=None)
-    images = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
-    labels = np.arange(20) % 10
-
-    def loss_and_gradients():
-        with tf.GradientTape() as tape:
-            logits = model(images, training=False)  # without dropout, so that losses can be compared
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        return loss, tape.gradient(loss, model.trainable_variables)
-
-    loss, gradients = loss_and_gradients()
-    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
-        assert variable.dtype == "float32"
-        variable.assign_sub(0.01 * gradient)
-    assert model.output.dtype == "float32" and loss_and_gradients()[0] < loss
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_1998", "alexnet_c", "plain_cnn"])
@@ -137,6 +114,11 @@ def test_save_load_and_fast_inference(name, tmp_path):
         np.testing.assert_array_equal(cifar10_test.test(again, images), expected)
     np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(model), images), expected, atol=1e-6)
     np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(model, "mixed_bfloat16"), images), expected, atol=0.05)
+
+
+def test_residual_nets_halve_28_twice():
+    model = model_registry.find("resnet8").build(input_shape=(28, 28, 1))
+    assert maps(model, *(f"stage{stage}_block1_relu2" for stage in (1, 2, 3))) == [28, 14, 7]
 
 
 @pytest.mark.parametrize(("name", "features"), [("lenet5", 84), ("alexnet", 4096), ("alexnet_c", 256), ("plain_cnn", 512)])  # fmt: skip
@@ -180,18 +162,17 @@ def flags(mnist_folder, runs, *more):
     return ["--mode=train", "--dataset=mnist", f"--data_dir={mnist_folder}", f"--runs_dir={runs}", *small, *more]
 
 
-@pytest.mark.parametrize("model", ["lenet5_1998", "plain_cnn", "resnet8"])
-def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays, tmp_path, capsys, model):
+def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays, tmp_path):
     """Grey pictures of 28 x 28 through everything: normalisation, augmentation, TensorBoard, testing, figures, prediction."""
-    assert main(flags(mnist_folder, tmp_path, f"--model={model}", "--version=x")) == 0
+    assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", "--version=x")) == 0
     run = tmp_path / "x"
     assert json.loads((run / "result.json").read_text())["images"] == 30
     assert len(list((run / "figures").glob("*.png"))) == 7
     assert pd.read_csv(run / "error.csv")["step"].tolist() == [0, 3, 6]
     accumulator = tf.compat.v1.train.summary_iterator
     tags = {value.tag for file in (run / "tensorboard").iterdir() for event in accumulator(str(file)) for value in event.summary.value}  # fmt: skip
-    watched = {"lenet5_1998": "tanh1", "plain_cnn": "relu5", "resnet8": "stage3_block1_relu2"}[model]
-    assert f"{watched}/sparsity" in tags and f"{watched}/activations" in tags and "images" in " ".join(tags)
+    # LeNet of 1998 has no ReLU layers; its activations are watched all the same.
+    assert {"tanh1/sparsity", "tanh4/activations"} <= tags and any(tag.startswith("images") for tag in tags)
     digit = mnist_arrays[2][3]
     cv2.imwrite(str(tmp_path / "digit.png"), digit)
     cv2.imwrite(str(tmp_path / "large.png"), cv2.cvtColor(cv2.resize(digit, (280, 300)), cv2.COLOR_GRAY2BGR))
@@ -211,32 +192,22 @@ def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays,
     )
 
 
-class StopAt(keras.callbacks.Callback):
-    """Ends training after the first report of a run that is at `step`."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.model.stop_training = (epoch + 1) * 4 >= self.step
-
-
-@pytest.mark.parametrize("averaging", [0.0, 0.9])
-def test_dropout_goes_on_exactly_where_it_was(tmp_path, averaging):
+def test_dropout_goes_on_exactly_where_it_was(tmp_path):
     """Stopped after 4 of 8 steps and resumed by a net whose dropout layers have other names: the same weights, bit by bit."""
 
     def config(version):
         return from_preset("smoke", model="plain_cnn", deterministic=True, train_steps=8, report_freq=4, synthetic_images=100,
                            train_batch_size=8, tensorboard=False, precision="float32", init_lr=0.01, warmup_steps=0,
-                           weight_averaging=averaging, runs_dir=str(tmp_path), version=version)  # fmt: skip
+                           weight_averaging=0.9, runs_dir=str(tmp_path), version=version)  # fmt: skip
 
     def arrays(run):
         return read_checkpoint(run.latest_checkpoint())[0]
 
     whole = arrays(train(config("whole")))
     stopped = Train(config("parts"))
-    stopped.train(callbacks=[StopAt(4)])
+    stopped.train(
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stopped.net, "stop_training", True))]
+    )
     assert stopped.step == 4
     halfway = arrays(stopped.run)
     resumed = arrays(train(config("parts"), resume=True))
@@ -245,7 +216,7 @@ def test_dropout_goes_on_exactly_where_it_was(tmp_path, averaging):
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
     states = sorted(name for name in whole if name.startswith("state/"))
     assert states == ["state/0000", "state/0001", "state/0002"]
-    # Three draws of each layer in four steps and the report at the start would not do: the states count the steps.
+    # Once a step: neither reports nor validation draw.
     assert [whole[name][1] - halfway[name][1] for name in states] == [4, 4, 4]
 
 
@@ -258,22 +229,48 @@ def test_dropout_differs_between_seeds_and_steps(tmp_path):
     np.testing.assert_array_equal(nets[0](images, training=False), nets[0](images, training=False))
 
 
+@pytest.mark.parametrize(
+    ("dataset", "model", "error"),
+    [
+        ("mnist", "resnet20", 0.335),
+        ("mnist", "alexnet", 0.56),
+        ("mnist", "lenet5", 0.89),
+        ("cifar10", "alexnet", 15.86),
+        ("cifar10", "lenet5", 36.53),
+        ("cifar10", "resnet20", 8.75),
+        ("mnist", "resnet20_preact", None),
+        ("cifar10", "plain_cnn", None),
+        ("digits", "lenet5", None),
+    ],
+)
+def test_published_numbers_and_their_sources(dataset, model, error):
+    number = published_number(from_flags({"dataset": dataset, "model": model}))
+    if error is None:
+        assert number is None
+    else:
+        source = "He et al. 2015" if error == 8.75 else "Lu & Song, table 1: the epoch of the highest test accuracy"
+        assert number[:2] == ("test_error", error) and number[2].startswith(source)
+
+
 @pytest.mark.parametrize("setting", ["--num_residual_blocks=3", "--shortcut=B"])
 @pytest.mark.parametrize("model", NAMES)
 def test_settings_of_residual_nets_are_refused(tmp_path, capsys, model, setting):
     assert main(["--mode=train", f"--model={model}", setting, f"--runs_dir={tmp_path}/runs"]) == 2
     error = capsys.readouterr().err
-    assert setting.split("=")[0] in error and f"received --model={model}" in error and len(error.splitlines()) == 1
+    assert setting.split("=")[0] in error and f"--model={model}" in error and len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path, capsys):
-    assert main(flags(mnist_folder, tmp_path, "--model=lenet5", "--version=x", "--tensorboard=false")) == 0
-    checkpoint = sorted((tmp_path / "x" / "checkpoints").glob("*.npz"))[-1]
-    capsys.readouterr()
-    more = (f"--ckpt_path={checkpoint}", "--is_use_ckpt", "--version=y", "--tensorboard=false")
-    assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", *more)) == 0
-    assert main(flags(mnist_folder, tmp_path, "--model=plain_cnn", *more, "--overwrite")) == 2
-    assert "does not fit --model=plain_cnn" in capsys.readouterr().err
+def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path):
+    def make(model, **more):
+        settings = {"train_steps": 1, "train_batch_size": 8, "tensorboard": False, "validation_fraction": 0.1} | more
+        return Train(from_preset("mnist_lenet", model=model, data_dir=str(mnist_folder), runs_dir=str(tmp_path), **settings))  # fmt: skip
+
+    lenet = make("lenet5")
+    lenet.train()
+    path = lenet.run.latest_checkpoint()
+    other = make("plain_cnn")
     with pytest.raises(UsageError, match="another net"):
-        Train(from_preset("mnist_lenet", model="plain_cnn", data_dir=str(mnist_folder))).restore(checkpoint)
+        other.restore(path)
+    with pytest.raises(UsageError, match="does not fit --model=plain_cnn"):
+        other._start_from(str(path))

@@ -472,7 +472,7 @@ def test_cached_features_give_the_losses_of_the_whole_net(pictures, tmp_path):
     for cache in ("on", "off"):
         trainer = transfer.TransferTrain(settings(pictures, tmp_path, variants=2, cache_features=cache, head="flatten"))
         assert trainer.caches_features == (cache == "on")
-        both.append((losses(trainer, 4), trainer._validate()))
+        both.append((losses(trainer, 4), list(trainer._validate().values())))
     np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-4)
     np.testing.assert_allclose(both[0][1], both[1][1], rtol=1e-3)
 

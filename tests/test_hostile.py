@@ -21,17 +21,20 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import TINY
+from conftest import MNIST_FILES, TINY, idx_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cifar10_test
+import flowers.train
 import training_report
 from cifar10_input import load_data
 from cifar10_main import main
 from cifar10_test import load_model, read_picture
+from flowers.data import load_pictures
+from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError, from_preset
-from run_folder import RunFolder, read_checkpoint, read_json, write_checkpoint
+from run_folder import RunFolder, read_checkpoint, read_json, write_atomically, write_checkpoint, write_json
 
 ROWS = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -390,6 +393,200 @@ def test_files_that_are_no_archive(tmp_path, content):
     assert load_archive(tmp_path, content)
 
 
+# MNIST
+
+
+def write_mnist(folder, arrays, changes=(), pack=bytes):
+    """IDX files; `changes` {index: content} replaces some of them."""
+    contents = [pack(idx_bytes(array)) for array in arrays]
+    for index, content in dict(changes).items():
+        contents[index] = content
+    for name, content in zip(MNIST_FILES, contents, strict=True):
+        (folder / name).write_bytes(content)
+
+
+def is_mnist(arrays):
+    def is_right(data):
+        received = [data.train.images[..., 0], data.train.labels, data.test.images[..., 0], data.test.labels]
+        return all(np.array_equal(*pair) for pair in zip(received, arrays, strict=True))
+
+    return is_right
+
+
+def is_grey(data):
+    return data.train.images.shape[1:] == (28, 28, 1) and set(data.train.labels.tolist()) <= set(range(10))
+
+
+@cases(120)
+@given(damages(), st.integers(0, 3), st.booleans())
+def test_damaged_idx_files(archive_folder, mnist_arrays, damage, index, packed):
+    pack = gzip.compress if packed else bytes
+    write_mnist(archive_folder, mnist_arrays, {index: damage(pack(idx_bytes(mnist_arrays[index])))}, pack)
+    # gzip's checksum lets only the right content through; without one, changed pixels cannot be noticed.
+    is_right = is_mnist(mnist_arrays) if packed else is_grey
+    survive(lambda: load(archive_folder, "mnist"), MNIST_FILES[index], is_right)
+
+
+@cases(120)
+@given(damages(), st.booleans())
+def test_damaged_npz_files(archive_folder, mnist_arrays, damage, packed):
+    path = archive_folder / "damaged.npz"
+    path.write_bytes(damage(npz(mnist_arrays, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)))
+    survive(lambda: load(path, "mnist"), path.name, is_mnist(mnist_arrays))
+
+
+def idx(*sizes, magic=None, content=b""):
+    return (magic or bytes((0, 0, 8, len(sizes)))) + b"".join(struct.pack(">I", size) for size in sizes) + content
+
+
+PIXELS = bytes(120 * 784)
+LYING_PICTURES = {
+    "empty": b"",
+    "only a magic number": idx(magic=b"\0\0\x08\x03"),
+    "half a header": idx(120, magic=b"\0\0\x08\x03"),
+    "no values": idx(120, 28, 28),
+    "one byte short": idx(120, 28, 28, content=PIXELS[1:]),
+    "one byte more": idx(120, 28, 28, content=PIXELS + b"x"),
+    "one picture more declared": idx(121, 28, 28, content=PIXELS),
+    "one picture less declared": idx(119, 28, 28, content=PIXELS),
+    "as many as labels say, but fewer": idx(60, 28, 28, content=PIXELS[: 60 * 784]),
+    "2^32 - 1 pictures": idx(2**32 - 1, 28, 28, content=PIXELS),
+    "(2^32 - 1)^3 values": idx(2**32 - 1, 2**32 - 1, 2**32 - 1, content=PIXELS),
+    "a product of 2^64": idx(2**31, 2**31, 4, content=PIXELS),
+    "a product of 0": idx(0, 2**32 - 1, 2**32 - 1),
+    "none": idx(0, 28, 28),
+    "other sizes": idx(120, 14, 56, content=PIXELS),
+    "flat pictures": idx(120, 784, content=PIXELS),
+    "four sizes": idx(120, 28, 28, 1, content=PIXELS),
+    "labels": idx(120, content=bytes(120)),
+    "signed bytes": idx(120, 28, 28, magic=b"\0\0\x09\x03", content=PIXELS),
+    "floats": idx(120, 28, 28, magic=b"\0\0\x0d\x03", content=PIXELS * 4),
+    "little-endian": b"\x03\x08\0\0" + struct.pack("<III", 120, 28, 28) + PIXELS,
+    "text": b"<html>404</html>",
+    "a gzip of nothing": gzip.compress(b""),
+    "a gzip of a gzip": gzip.compress(gzip.compress(idx(120, 28, 28, content=PIXELS))),
+    "a gzip cut off": gzip.compress(idx(120, 28, 28, content=PIXELS))[:-9],
+    "a gzip without its checksum": gzip.compress(idx(120, 28, 28, content=PIXELS))[:-8],
+    "a gzip with rubbish behind": gzip.compress(idx(120, 28, 28, content=PIXELS)) + b"rubbish",
+    "a gzip of two gigabytes": gzip.compress(idx(2**31 // 784, 28, 28)) + ZEROS * 32,
+    "a gzip header": b"\x1f\x8b",
+    "a zip": b"PK\x03\x04" + bytes(100),
+}
+LYING_LABELS = {
+    "label 10": idx(120, content=bytes(119) + b"\x0a"),
+    "label 255": idx(120, content=b"\xff" * 120),
+    "fewer": idx(119, content=bytes(119)),
+    "more": idx(121, content=bytes(121)),
+    "none": idx(0),
+    "2^32 - 1": idx(2**32 - 1, content=bytes(120)),
+    "pictures": idx(120, 28, 28, content=PIXELS),
+    "column": idx(120, 1, magic=b"\0\0\x08\x02", content=bytes(120)),
+}
+
+
+@pytest.mark.parametrize(("index", "kind"), [(0, kind) for kind in LYING_PICTURES] + [(1, kind) for kind in LYING_LABELS])  # fmt: skip
+def test_idx_headers_that_lie(tmp_path, mnist_arrays, index, kind):
+    content = (LYING_PICTURES, LYING_LABELS)[index][kind]
+    write_mnist(tmp_path, mnist_arrays, {index: content})
+    assert survive(lambda: load(tmp_path, "mnist"), MNIST_FILES[index])
+
+
+def test_idx_places_that_are_no_files(tmp_path, mnist_arrays):
+    for kind in ("pipe", "zero", "dangling", "folder", "loop", "sparse"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        write_mnist(folder, mnist_arrays)
+        place = folder / MNIST_FILES[2]
+        place.unlink()
+        {"pipe": lambda p: os.mkfifo(p), "zero": lambda p: p.symlink_to("/dev/zero"), "dangling": lambda p: p.symlink_to("nowhere"),
+         "folder": lambda p: p.mkdir(), "loop": lambda p: p.symlink_to(p), "sparse": lambda p: (p.touch(), os.truncate(p, 10 << 30))}[kind](place)  # fmt: skip
+        assert survive(lambda folder=folder: load(folder, "mnist"), MNIST_FILES[2])
+
+
+def npy(array=None, shape=None, kind="|u1", order="False", content=None, version=1):
+    """A `.npy` file; what is given takes the place of what `array` would have."""
+    if shape is None and array is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        return buffer.getvalue()
+    text = f"{{'descr': {kind!r}, 'fortran_order': {order}, 'shape': {shape}, }}".encode()
+    return (
+        b"\x93NUMPY"
+        + bytes((version, 0))
+        + struct.pack("<H" if version == 1 else "<I", len(text))
+        + text
+        + (content or b"")
+    )
+
+
+def npz(arrays, method=zipfile.ZIP_STORED, changes=()):
+    contents = {
+        name: npy(array) for name, array in zip(("x_train", "y_train", "x_test", "y_test"), arrays, strict=True)
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        for name, content in (contents | dict(changes)).items():
+            if content is not None:
+                file.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+def pickled(value):
+    return npy(shape="(120,)", kind="|O", content=pickle.dumps(value))
+
+
+LYING_ARRAYS = {
+    "missing": None,
+    "empty": b"",
+    "pickled": pickled(Calls(os.system, ("touch owned",))),
+    "pickled array": npy(np.full((120, 28, 28), None)),
+    "shape of 10^12": npy(shape="(1000000000000, 28, 28)", content=PIXELS),
+    "shape of 2^64": npy(shape="(4294967296, 4294967296, 28)", content=PIXELS),
+    "negative shape": npy(shape="(-1, 28, 28)", content=PIXELS),
+    "shape of 0 and 2^62": npy(shape="(0, 4611686018427387904, 28)"),
+    "shape of text": npy(shape="'abc'", content=PIXELS),
+    "shape that calls": npy(shape="__import__('os').mkdir('owned')", content=PIXELS),
+    "nested shape": npy(shape="(" * 3000 + ")" * 3000, content=PIXELS),
+    "header of 100 kB": npy(shape="(120, 28, 28)" + " " * 50_000, content=PIXELS),
+    "header beyond the end": b"\x93NUMPY\x02\0\xff\xff\xff\x7f{}",
+    "version 9": npy(shape="(120, 28, 28)", content=PIXELS, version=9),
+    "column-major": npy(shape="(120, 28, 28)", order="True", content=PIXELS),
+    "floats": npy(np.zeros((120, 28, 28), np.float32)),
+    "16 bits": npy(np.zeros((120, 28, 28), np.uint16)),
+    "structures": npy(np.zeros((120, 28, 28), [("a", "u1")])),
+    "other sizes": npy(np.zeros((120, 32, 32), np.uint8)),
+    "too few": npy(np.zeros((119, 28, 28), np.uint8)),
+    "one byte short": npy(shape="(120, 28, 28)", content=PIXELS[1:]),
+    "one byte more": npy(shape="(120, 28, 28)", content=PIXELS + b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", LYING_ARRAYS)
+def test_arrays_that_lie(tmp_path, monkeypatch, mnist_arrays, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist.npz").write_bytes(npz(mnist_arrays, changes={"x_train": LYING_ARRAYS[kind]}))
+    assert survive(lambda: load(tmp_path, "mnist"), "mnist.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["mnist.npz"]
+
+
+@pytest.mark.parametrize("labels", [[10] * 120, [-1] * 120, [0.5] * 120, ["a"] * 120, [2**60] * 120, [0] * 121, [[0]] * 120])  # fmt: skip
+def test_arrays_of_wrong_labels(tmp_path, mnist_arrays, labels):
+    (tmp_path / "mnist.npz").write_bytes(npz(mnist_arrays, changes={"y_train": npy(np.array(labels))}))
+    assert survive(lambda: load(tmp_path, "mnist"), "mnist.npz")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_arrays_that_unpack_to_too_much(tmp_path, mnist_arrays, method):
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(npz(mnist_arrays, method, {"x_train": npy(shape="(120, 28, 28)") + bytes(100 << 20)}))
+    assert "unpacks to more" in survive(lambda: load(path, "mnist"), "mnist.npz")
+    lying = path.read_bytes()
+    size = struct.pack("<I", len(npy(shape="(120, 28, 28)")) + (100 << 20))
+    assert lying.count(size) == 2  # in both headers: they may also say less than what comes
+    path.write_bytes(lying.replace(size, struct.pack("<I", 1000)))
+    assert survive(lambda: load(path, "mnist"), "mnist.npz")
+
+
 # Pictures
 
 
@@ -495,6 +692,159 @@ def test_pictures_that_are_no_files(tmp_path, capsys, kind):
     flags = ("--mode=predict", f"--runs_dir={tmp_path}/runs", f"--test_ckpt_path={small_net()}", "--images")
     assert run_main(capsys, "strange.png", *flags, folder) == 2
     assert run_main(capsys, "strange.png", *flags, place) == 2
+    assert not (tmp_path / "runs").exists()
+
+
+# Class folders
+
+
+def class_folders(folder):
+    """Two classes of four pictures."""
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            (folder / name / f"{number}.png").write_bytes(picture_bytes("PNG"))
+    return folder
+
+
+def load_classes(folder, **changes):
+    return load_pictures(FlowerParameters(data_dir=str(folder), image_size=32, test_fraction=0.0, **changes))
+
+
+def is_loaded(classes, pictures):
+    def is_right(found):
+        return found.class_folders == classes and len(found.training) + len(found.validation) == pictures and all(
+            is_picture(found.training.read(index)) for index in range(len(found.training)))  # fmt: skip
+
+    return is_right
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def cmyk():
+    buffer = io.BytesIO()
+    PIL.Image.new("CMYK", (40, 40), (10, 200, 30, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+UNUSUAL = {
+    "1x1.png": lambda: png(PIL.Image.new("RGB", (1, 1))),
+    "cmyk.jpg": cmyk,
+    "16 bit.png": lambda: png(PIL.Image.fromarray(np.full((5, 5), 0x8040, np.uint16))),
+    "animated.png": lambda: several("WEBP"),
+    "misnamed.jpg": lambda: picture_bytes("PNG"),
+    "ünï-çødé 猫.png": lambda: picture_bytes("PNG"),
+    "line\nbreak.png": lambda: picture_bytes("PNG"),
+    "no text \udcff.png": lambda: picture_bytes("PNG"),
+    "a" * 240 + ".png": lambda: picture_bytes("PNG"),
+    "-rf *; $(touch owned).PNG": lambda: picture_bytes("PNG"),
+}
+UNREADABLE = {
+    "empty": b"", "text": b"not a picture", "gif": several("GIF"), "svg": REFUSED["svg"], "declared": declared(30_000, 30_000),
+    "cut": picture_bytes("PNG")[:-100], "cut jpeg": picture_bytes("JPEG", (200, 200))[:-300], "zip": b"PK\x03\x04" + bytes(50),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_pictures_among_classes(tmp_path, name):
+    (class_folders(tmp_path / "data") / "b" / name).write_bytes(UNUSUAL[name]())
+    assert survive(lambda: load_classes(tmp_path / "data"), "", is_loaded(("a", "b"), 9)) is None
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_unreadable_pictures_among_classes(tmp_path, kind):
+    folder = class_folders(tmp_path / "data")
+    (folder / "b" / "strange.png").write_bytes(UNREADABLE[kind])
+    assert survive(lambda: load_classes(folder), "strange.png")
+    assert survive(lambda: load_classes(folder, on_bad_image="skip"), "", is_loaded(("a", "b"), 8)) is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "dangling", "folder", "loop", "sparse", "link to the parent"])
+def test_things_among_the_pictures_that_are_none(tmp_path, kind):
+    folder = class_folders(tmp_path / "data")
+    place = folder / "b" / "strange.jpg"
+    {"pipe": lambda p: os.mkfifo(p), "zero": lambda p: p.symlink_to("/dev/zero"), "dangling": lambda p: p.symlink_to("nowhere"),
+     "folder": lambda p: p.mkdir(), "loop": lambda p: p.symlink_to(p), "link to the parent": lambda p: p.symlink_to(".."),
+     "sparse": lambda p: (p.touch(), os.truncate(p, 10 << 30))}[kind](place)  # fmt: skip
+    assert survive(lambda: load_classes(folder), "strange.jpg")
+
+
+@pytest.mark.parametrize("name", ["ünï-çødé 猫", "line\nbreak", "no text \udcff", "$x$", "c" * 250])
+def test_odd_names_of_classes(tmp_path, name):
+    folder = class_folders(tmp_path / "data")
+    shutil.move(folder / "b", folder / name)
+    assert survive(lambda: load_classes(folder), "", is_loaded(tuple(sorted(("a", name))), 8)) is None
+    names = load_classes(folder).class_names
+    run = RunFolder(tmp_path / "run")
+    write_json(run.data, {"class_names": names})
+    assert tuple(run.read_class_names()) == names
+    figure = training_report.draw_grid([[np.zeros((8, 8, 3), np.uint8)]] * 2, names, "title")
+    figure.savefig(io.BytesIO(), format="png")
+    write_atomically(run.path / "table.csv", f"{names}\n" + "".join(names))
+
+
+def test_odd_folders(tmp_path):
+    def fresh(name):
+        return class_folders(tmp_path / name)
+
+    both = is_loaded(("a", "b"), 8)
+    empty = fresh("empty")
+    (empty / "nothing").mkdir()
+    (empty / ".hidden").mkdir()
+    (empty / "notes.txt").write_text("no class")
+    assert survive(lambda: load_classes(empty), "", both) is None
+    nested = fresh("nested")
+    (nested / "c" / "deeper").mkdir(parents=True)
+    assert "received folders" in survive(lambda: load_classes(nested), "nested/c")
+    outer = tmp_path / "outer"
+    fresh("outer/inner")
+    assert survive(lambda: load_classes(outer), "outer/inner")
+    up = fresh("up")
+    (up / "around").symlink_to("..")
+    assert survive(lambda: load_classes(up), "up/around")
+    loop = fresh("loop")
+    (loop / "c").symlink_to("c")
+    assert survive(lambda: load_classes(loop), "loop")
+    twice = fresh("twice")
+    (twice / "c").symlink_to("b")
+    assert survive(lambda: load_classes(twice), "", is_loaded(("a", "b", "c"), 12)) is None
+    for part in ("train", "valid"):
+        parts = tmp_path / f"file {part}"
+        fresh(f"file {part}/train"), fresh(f"file {part}/valid")
+        shutil.rmtree(parts / part)
+        (parts / part).write_text("a file where a folder is expected")
+        message = survive(lambda parts=parts: load_classes(parts), "", is_loaded(("a", "b"), 8))
+        assert message is None or parts.name in message
+    lonely = tmp_path / "lonely"
+    lonely.write_text("a file")
+    for place in (lonely, tmp_path / "nowhere", ""):
+        assert survive(lambda place=place: load_classes(place), "--data_dir")
+
+
+def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
+    """As root everything may be read, so the refusal is made."""
+    folder = class_folders(tmp_path / "data")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "Permission denied" in survive(lambda: load_classes(folder), "data/b")
+
+
+def test_class_folders_of_the_command_line(tmp_path, capsys):
+    folder = class_folders(tmp_path / "data")
+    (folder / "b" / "line\nbreak \udcff.png").write_bytes(b"")
+    code = flowers.train.main([f"--data_dir={folder}", f"--runs_dir={tmp_path}/runs", "--weights=none"])
+    error = capsys.readouterr().err
+    assert code == 2 and len(error.splitlines()) == 1 and error.startswith("error: 1 picture(s)") and "break" in error
     assert not (tmp_path / "runs").exists()
 
 
@@ -627,7 +977,7 @@ def test_damaged_files_of_a_run(finished, damage, kind):
         "config": finished.read_config,
         "data": finished.read_class_names,
         "environment": lambda: read_json(path, [dict]),
-        "result": lambda: read_json(path, training_report._TESTED),
+        "result": lambda: read_json(path, training_report.TESTED),
         "error_csv": finished.read_history,
         "predictions": lambda: finished.read_predictions((40, 10)),
     }

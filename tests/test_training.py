@@ -16,7 +16,6 @@ import cifar10_test
 import cifar10_train
 from cifar10_test import load_model, measure, read_picture
 from cifar10_train import Train, train
-from fast_inference import fold_batch_norm
 from hyper_parameters import UsageError, from_preset
 from run_folder import RunFolder, read_checkpoint
 
@@ -197,42 +196,6 @@ def test_resuming_in_the_middle_of_an_interval_changes_nothing(tmp_path):
     assert_same_state(last_arrays(whole), last_arrays(second))
     rows = [pd.read_csv(run.error_csv).drop(columns=["seconds", "examples_per_sec"]) for run in (whole, second)]
     pd.testing.assert_frame_equal(*rows)
-
-
-def test_a_net_that_draws_at_random_resumes_exactly_and_loads(tmp_path):
-    """Dropout, stochastic depth and all other options: the random states go on where they were, also after other nets were built."""
-    options = {
-        "block_dropout": 0.3,
-        "stochastic_depth": 0.5,
-        "squeeze_excitation": 4,
-        "zero_last_gamma": True,
-        "maxout": 2,
-    }
-    settings = {"deterministic": True, "train_steps": 8, "report_freq": 4, "weight_averaging": 0.9, **options}
-    whole = train(tiny(tmp_path, version="whole", **settings))
-
-    class StopAfter(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 5:
-                signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(cifar10_train.Interrupted):
-        train(tiny(tmp_path, version="parts", **settings), callbacks=[StopAfter()])
-    keras.layers.Dropout(0.5)  # Keras counts the names of random generators on in a process
-    parts = train(tiny(tmp_path, version="parts", **settings), resume=True)
-    assert_same_state(last_arrays(whole), last_arrays(parts))
-    states = [array for name, array in last_arrays(whole).items() if name.startswith("state/")]
-    assert len(states) == 6 and all(array.tolist()[1] > 0 for array in states)
-
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    final = load_model(str(whole.final))
-    expected = cifar10_test.test(final, images)
-    from_checkpoint = load_model(str(whole.latest_checkpoint()))
-    np.testing.assert_allclose(cifar10_test.test(from_checkpoint, images), expected, atol=1e-6)
-    np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(final), images), expected, atol=1e-4)
-    start = Train(tiny(tmp_path, version="next", is_use_ckpt=True, ckpt_path=str(whole.final), **options))
-    start._start()
-    np.testing.assert_array_equal(start.net.get_weights()[0], final.get_weights()[0])
 
 
 def test_an_option_that_the_net_lacks_is_refused_before_anything_is_read(tmp_path):

@@ -1,0 +1,187 @@
+"""Every table and figure of the four texts that this library makes, one command after the other: `make reproduce`.
+
+python benchmarks/reproduce.py --list                # what there is, and how long each took the last time
+python benchmarks/reproduce.py                       # all that is not finished; Ctrl-C and kills cost the steps since the last report
+python benchmarks/reproduce.py --only compare        # those whose name contains a word
+python benchmarks/reproduce.py --data_dir=FOLDER     # where the data sets lie
+
+A finished experiment is skipped; `runs/reproduce.json` knows which are, and for how long each was computed, over all its
+starts. Delete its entry to make it again. An experiment that fails is reported, and the next one begins.
+"""
+
+import argparse
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the library, also where it is not installed
+
+from hyper_parameters import UsageError, run_command
+from run_folder import read_json, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What is made: a name, what it shows and of which text, the commands without where things lie, and minutes on two cores."""
+
+    name: str
+    shows: str
+    commands: tuple[str, ...]
+    minutes: int
+
+
+def _run(name: str, shows: str, flags: str, version: str, minutes: int) -> Experiment:
+    """Trains one net and publishes its run."""
+    train = f"cifar10_main.py --mode=train --resume {flags}"
+    return Experiment(name, shows, (train, f"cifar10_main.py --mode=publish --version={version}"), minutes)
+
+
+def _study(name: str, shows: str, flags: str, minutes: int) -> Experiment:
+    """Makes a study and publishes it."""
+    command = f"cifar10_main.py --mode={flags} --version={name}"
+    return Experiment(name, shows, (command, f"cifar10_main.py --mode=publish --version={name}"), minutes)
+
+
+EXPERIMENTS = (
+    _study(
+        "diagrams",
+        "Liang figure 1, Lu & Song figures 1 and 2: nets and blocks",
+        "diagram --models=resnet20,plain20,resnet20_preact,lenet5,alexnet",
+        1,
+    ),
+    _run(
+        "liang",
+        "Liang figures 5, 6, 7 and the numbers of section 6",
+        "--preset=liang --num_residual_blocks=3",
+        "resnet20_preact-cifar10-liang-seed0",
+        27,
+    ),
+    _run("fast", "ResNet-20 of He et al. 2015, table 6, in less time", "", "resnet20-cifar10-fast-seed0", 40),
+    _study(
+        "compare-mnist",
+        "Lu & Song table 1 and figures 3 and 4: MNIST, three seeds",
+        "compare --models=resnet20,alexnet,lenet5 --datasets=mnist --seeds=0,1,2",
+        90,
+    ),
+    _study(
+        "compare-cifar10",
+        "Lu & Song table 1 and figures 5 and 6: CIFAR-10, three seeds of LeNet",
+        "compare --models=resnet20,alexnet,lenet5@0-2 --datasets=cifar10 --seeds=0",
+        110,
+    ),
+    _study(
+        "degradation",
+        "He et al. 2015 figure 6, told by all four texts: plain against residual",
+        "degradation --short",
+        55,
+    ),
+    _study(
+        "robustness",
+        "the resistance to noise that Liang, section 7, claims",
+        "robustness --models=resnet20,alexnet,lenet5 --datasets=cifar10,mnist --seeds=0",
+        15,
+    ),
+)
+
+
+def main(argv=None) -> int:
+    return run_command(lambda: _reproduce(argv))
+
+
+def _reproduce(argv):
+    parser = argparse.ArgumentParser(
+        description="Makes every published table and figure; goes on where it was stopped."
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
+    parser.add_argument("--only", default="", metavar="WORD", help="experiments whose name contains a word")
+    parser.add_argument(
+        "--data_dir", default="", metavar="DIR", help="where the data sets lie; '' = Keras' cache, then download"
+    )
+    parser.add_argument("--runs_dir", default="runs", metavar="DIR", help="folder of all run folders [runs]")
+    parser.add_argument("--results_dir", default="results", metavar="DIR", help="the project's results [results]")
+    flags = parser.parse_args(argv)
+    chosen = [each for each in EXPERIMENTS if flags.only in each.name]
+    if not chosen:
+        raise UsageError(
+            f"--only must be part of a name, received '{flags.only}'; the names are {', '.join(each.name for each in EXPERIMENTS)}"
+        )
+    path = Path(flags.runs_dir) / "reproduce.json"
+    known = read_json(path, dict) if path.exists() else {}
+    for each in chosen:
+        print(f"{_state(known, each):<34}  {each.name:<16} {each.shows}")
+    if flags.list:
+        return
+    failed = []
+    for each in chosen:
+        if not _is_finished(known, each) and not _make(each, flags, path, known):
+            failed.append(each.name)
+    if failed:
+        raise UsageError(f"failed: {', '.join(failed)}; see above, then repeat the command")
+
+
+def _state(known, experiment) -> str:
+    spent = known.get(experiment.name, {}).get("seconds", 0) / 60
+    if _is_finished(known, experiment):
+        return f"finished, took {spent:.0f} min"
+    return f"about {experiment.minutes} min" + (f", {spent:.0f} min spent" if spent else "")
+
+
+def _is_finished(known, experiment) -> bool:
+    """Whether it was finished with these very commands."""
+    entry = known.get(experiment.name, {})
+    return entry.get("finished") is True and entry.get("commands") == list(experiment.commands)
+
+
+def _make(experiment, flags, path, known) -> bool:
+    """Runs the commands of one experiment; returns whether all went well. The time is kept also when it is stopped."""
+    print(f"\n== {experiment.name}: {experiment.shows}; {_state(known, experiment)}", flush=True)
+    before, started = known.get(experiment.name, {}).get("seconds", 0), time.monotonic()
+    finished = False
+    places = [f"--runs_dir={flags.runs_dir}", f"--results_dir={flags.results_dir}"]
+    places += [f"--data_dir={flags.data_dir}"] if flags.data_dir else []
+    try:
+        for command in experiment.commands:
+            program, *arguments = command.split()
+            print(f"python {command}", flush=True)
+            if _run_to_its_end([sys.executable, str(ROOT / program), *arguments, *places]):
+                return False
+        finished = True
+        return True
+    finally:
+        seconds = round(before + time.monotonic() - started, 1)
+        known[experiment.name] = {"commands": list(experiment.commands), "seconds": seconds, "finished": finished}
+        write_json(path, known)
+
+
+def _run_to_its_end(command) -> int:
+    """Runs a command and returns its exit code; Ctrl-C and SIGTERM are passed on, and it gets the time to write its checkpoint.
+
+    Raises:
+        KeyboardInterrupt: it was stopped.
+    """
+    caught = []
+    # In a session of its own it gets Ctrl-C from here only: a second one would end it at once.
+    process = subprocess.Popen(command, start_new_session=True)
+
+    def pass_on(number, _frame):
+        caught.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught or code == 130:
+        raise KeyboardInterrupt("stopped; the same command goes on")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Pictures made worse, to measure how much of it a net bears: noise, blur, brightness, JPEG.
+
+The five strengths are those that Hendrycks & Dietterich 2019 (arXiv:1903.12261) chose for CIFAR-10-C; strength 0 is the
+picture itself. We compute them with OpenCV on the whole pixels that a net is given, so single pixels differ from the published
+files of CIFAR-10-C: other random numbers, and blur and brightness with the edges and the rounding of OpenCV.
+"""
+
+import cv2
+import numpy as np
+
+from hyper_parameters import UsageError
+
+# corruption -> (what the number means, its values at strengths 1 .. 5)
+CORRUPTIONS = {
+    "noise": ("Gaussian noise, standard deviation in shares of the pixel range", (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "blur": ("Gaussian blur, standard deviation in pixels", (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "brightness": ("brightness added, in shares of the pixel range", (0.05, 0.10, 0.15, 0.20, 0.30)),
+    "jpeg": ("JPEG quality", (80, 65, 58, 50, 40)),
+}
+STRENGTHS = range(1 + len(CORRUPTIONS["noise"][1]))
+
+
+def corrupt(images: np.ndarray, corruption: str, strength: int, seed: int = 0) -> np.ndarray:
+    """Corrupts every picture; a pure function of its arguments.
+
+    Args:
+        images: uint8 [n, height, width, channels], channels RGB or one grey.
+        corruption: key of `CORRUPTIONS`.
+        strength: 0 (unchanged) .. 5.
+        seed: of the noise.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        UsageError: unknown corruption or strength, or other pictures.
+    """
+    if corruption not in CORRUPTIONS or strength not in STRENGTHS:
+        raise UsageError(
+            f"expected a corruption of {', '.join(CORRUPTIONS)} at strength 0 .. {STRENGTHS[-1]}, received {corruption} at {strength}"
+        )
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UsageError(
+            f"expected pictures uint8 [n, height, width, 1 or 3], received {images.dtype} {list(images.shape)}"
+        )
+    if strength == 0:
+        return images
+    value = CORRUPTIONS[corruption][1][strength - 1]
+    if corruption == "noise":
+        cv2.setRNGSeed(seed)  # it is used by the next line and nowhere else
+        noise = cv2.randn(np.empty(images.shape, np.float32).reshape(len(images), -1), 0, 255 * value)
+        return np.uint8(np.clip(np.rint(images + noise.reshape(images.shape)), 0, 255))
+    change = {"blur": _blur, "brightness": _brighten, "jpeg": _compress}[corruption]
+    # OpenCV drops the axis of a single channel.
+    return np.stack([change(image, value).reshape(image.shape) for image in images])
+
+
+def _blur(image, sigma):
+    return cv2.GaussianBlur(image, None, sigma)
+
+
+def _brighten(image, amount):
+    """Adds to V of HSV, as CIFAR-10-C does, so that the hue stays; a grey picture is its own V."""
+    if image.shape[-1] == 1:
+        return cv2.add(image, np.full_like(image, round(255 * amount)))
+    hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)
+    hsv[..., 2] = np.minimum(hsv[..., 2] + amount, 1)
+    return np.uint8(np.rint(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)))
+
+
+def _compress(image, quality):
+    # JPEG keeps brightness finer than colour, so the order of the channels matters: OpenCV's is BGR.
+    _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)[..., ::-1] if image.shape[-1] == 3 else cv2.imdecode(content, 0)

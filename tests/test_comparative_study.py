@@ -1,0 +1,500 @@
+"""Studies of several runs: what is trained, what is reused, and whether the numbers in the tables are right."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from conftest import ROOT, TINY, run_main, user_environment
+
+import cifar10_input
+import cifar10_test
+import comparative_study
+import image_corruption
+import model_registry
+import network_diagram
+import resnet
+import training_report
+from cifar10_main import main, make_parser
+from cifar10_train import Train
+from comparative_study import FinishedRun, GradientNorms, finish_runs, plan_runs
+from hyper_parameters import UsageError, from_preset
+from run_folder import HISTORY, RunFolder, write_json
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import reproduce
+
+SMALL = {"train_steps": 4, "report_freq": 2, "synthetic_images": 200, "tensorboard": False}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A finished comparison of one net with itself, and the settings of its runs."""
+    place = tmp_path_factory.mktemp("study") / "runs"
+    given = SMALL | {"runs_dir": str(place)}
+    costs = {"inference_seconds": 0.25, "training_memory": None}
+    with pytest.MonkeyPatch.context() as patch:  # a process that starts TensorFlow and trains: the slow test has it
+        patch.setattr(comparative_study, "_measure_cost_apart", lambda _: costs)
+        return comparative_study.compare(given, ["resnet8"], ["synthetic"], [0]), given
+
+
+def made_up(tmp_path, model, dataset, seed, train_errors, validation_errors, test_error):
+    """A finished run with these numbers, without a net."""
+    config = from_preset("fast", model=model, seed=seed, runs_dir=str(tmp_path), tensorboard=False)
+    config = dataclasses.replace(config, dataset="cifar10", train_steps=len(train_errors) - 1)
+    run = RunFolder(tmp_path / f"{model}-{seed}")
+    history = pd.DataFrame(
+        {"step": range(len(train_errors)), "train_error": train_errors, "validation_error": validation_errors}
+    )
+    result = {"test_error": test_error, "best_step": 1, "test_loss": 0.5, "confusion_matrix": [[1]]}
+    result["per_class"] = [{"class": "a", "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "images": 1}]
+    return FinishedRun(config, run, history, result)
+
+
+def test_the_table_by_hand(tmp_path):
+    runs = [
+        made_up(tmp_path, "resnet20", "cifar10", 0, [0, 20, 10, 12], [0, 30, 15, 14], 16.0),
+        made_up(tmp_path, "resnet20", "cifar10", 1, [0, 20, 18, 14], [0, 30, 20, 18], 18.0),
+        made_up(tmp_path, "resnet32", "cifar10", 0, [0, 5, 6, 7], [0, 9, 8, 7], 11.5),
+    ]
+    table = comparative_study.accuracy_table(comparative_study.group_runs(runs))
+    first, second = table.to_dict("records")
+    assert (
+        first["seeds"] == 2 and first["training"] == [90, 86] and first["validation"] == [86, 82]
+    )  # step 0 does not count
+    assert first["test"] == [84, 82] and second["test"] == [88.5]
+    assert first["published_training"] == 92.89 and first["published_test"] == 86.6
+    assert comparative_study.describe(first["test"]) == {"value": 83, "std": pytest.approx(2**0.5)}
+    assert comparative_study.format_spread(first["test"]) == "83.00 ± 1.41"
+    assert comparative_study.format_spread(second["test"]) == "88.50"
+    assert comparative_study.difference_table(table).empty  # no LeNet, no AlexNet
+    table.loc[1, "model"], table.loc[1, "published_test"] = "lenet5", 63.47
+    differences = comparative_study.difference_table(table).to_dict("records")
+    assert [(row["model"], row["over"], row["points"]) for row in differences] == [("resnet20", "lenet5", -5.5)]
+    assert differences[0]["published_points"] == pytest.approx(23.13)
+
+
+def test_which_net_is_held_against_which():
+    found = [
+        training_report.find_family(name)
+        for name in ("resnet20", "lenet5", "lenet5_1998", "alexnet_b", "resnet20_preact")
+    ]
+    assert found == ["resnet", "lenet", "lenet", "alexnet", None]
+
+
+def test_the_plan():
+    plan = plan_runs({"train_steps": 7}, ["resnet8", "resnet8:demo"], ["synthetic", "digits"], [0, 3])
+    assert [(each.dataset, each.preset, each.seed) for each in plan] == [
+        ("synthetic", "smoke", 0), ("synthetic", "smoke", 3), ("synthetic", "demo", 0), ("synthetic", "demo", 3),
+        ("digits", "demo", 0), ("digits", "demo", 3),
+    ]  # fmt: skip
+    assert all(each.train_steps == 7 and each.model == "resnet8" for each in plan)
+    assert [each.seed for each in plan_runs({}, ["resnet8", "plain8@2-4"], ["digits"], [0])] == [0, 2, 3, 4]
+    assert plan_runs({"preset": "liang"}, ["resnet8"], ["digits"], [0])[0].preset == "liang"
+    for models, datasets, message in (
+        (["vgg"], ["digits"], "received 'vgg'"),
+        (["resnet8"], ["stl"], "received 'stl'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            plan_runs({}, models, datasets, [0])
+
+
+def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
+    folder, given = study
+    drawn = {path.name for path in folder.glob("*.png")}
+    assert drawn == {"accuracy-synthetic.png", "samples-synthetic.png",
+                     "confusion-synthetic-resnet8-smoke.png"}  # fmt: skip
+    report = (folder / "report.md").read_text()
+    assert "| synthetic | resnet8 | smoke | 1 |" in report and "75," in report
+    run = RunFolder(f"{given['runs_dir']}/resnet8-synthetic-smoke-seed0")
+    result, history = json.loads(run.result.read_text()), run.read_history()
+    rows = {(row["model"], row["metric"]): row for row in json.loads((folder / "study.json").read_text())["rows"]}
+    assert rows["resnet8", "test accuracy, chosen on validation"]["value"] == pytest.approx(100 - result["test_error"])
+    highest = rows["resnet8", "highest validation accuracy"]
+    assert highest["value"] == pytest.approx(100 - history["validation_error"][1:].min(), abs=1e-4)
+    assert highest["command"] == (
+        "python cifar10_main.py --mode=compare --models=resnet8 --datasets=synthetic --seeds=0 --train_steps=4 "
+        "--report_freq=2 --synthetic_images=200"
+    )
+    costs = pd.read_csv(folder / "cost.csv").set_index("model")
+    model = cifar10_test.load_model(str(run.best))
+    assert costs["parameters"]["resnet8"] == sum(np.prod(weight.shape) for weight in model.trainable_weights)
+    macs = costs["multiply_adds"]["resnet8"]
+    assert costs["training_tflop"]["resnet8"] == pytest.approx(6 * macs * 4 * 32 / 1e12)
+    assert costs["inference_seconds"]["resnet8"] == 0.25 and "| not measured |" in report
+    assert ("resnet8", "peak memory of training") not in rows
+    classes = pd.read_csv(folder / "per_class.csv")
+    assert len(classes) == 10 and {"precision", "recall", "f1"} <= set(classes.columns)
+    flags = ["--mode=publish", f"--runs_dir={given['runs_dir']}", "--version=compare", f"--results_dir={tmp_path}"]
+    assert main(flags) == 0
+    first = (tmp_path / "README.md").read_text()
+    assert (
+        "## compare" in first
+        and "![accuracy-synthetic](compare/accuracy-synthetic.png)" in first
+        and report[:40] in first
+    )
+    assert main(flags) == 0 and (tmp_path / "README.md").read_text() == first
+
+
+def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, capsys):
+    folder, given = study
+    before = {
+        path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file() and path.parent != folder
+    }
+    monkeypatch.setattr(comparative_study, "Train", None)  # nothing is trained
+    monkeypatch.setattr(comparative_study, "_measure_cost_apart", None)
+    comparative_study.compare(given, ["resnet8"], ["synthetic"], [0])
+    # The depth may also be told by the number of blocks.
+    configs = plan_runs(given | {"num_residual_blocks": 1}, ["resnet20"], ["synthetic"], [0])
+    assert finish_runs(configs)[0].run.path.name == "resnet8-synthetic-smoke-seed0"
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(
+        UsageError, match=r"expected a run with --init_lr=0.3 in .*seed0, which holds one with --init_lr=0.1"
+    ):
+        finish_runs(plan_runs(given | {"init_lr": 0.3}, ["resnet8"], ["synthetic"], [0]))
+    with pytest.raises(UsageError, match="was trained without"):
+        finish_runs(plan_runs(given, ["resnet8"], ["synthetic"], [0]), watch=GradientNorms)
+    with pytest.raises(UsageError, match="holds a run"):
+        comparative_study.compare(given | {"version": "resnet8-synthetic-smoke-seed0"}, ["resnet8"], ["synthetic"], [0])
+
+
+def test_robustness_begins_at_the_clean_test_accuracy(study):
+    _, given = study
+    folder = comparative_study.measure_robustness(given, ["resnet8"], ["synthetic"], [0])
+    table = pd.read_csv(folder / "robustness.csv")
+    run = RunFolder(f"{given['runs_dir']}/resnet8-synthetic-smoke-seed0")
+    clean = 100 - json.loads(run.result.read_text())["test_error"]
+    assert len(table) == 24 and table["accuracy"][table["strength"] == 0].tolist() == pytest.approx([clean] * 4)
+    assert {path.name for path in folder.glob("*.png")} == {"robustness-synthetic.png", "corruptions-synthetic.png"}
+    rows = json.loads((folder / "study.json").read_text())["rows"]
+    noise = next(row for row in rows if row["metric"].startswith("noise"))
+    expected = table["accuracy"][(table["corruption"] == "noise") & (table["strength"] > 0)].mean()
+    assert noise["value"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def finish(config, _data, _watch):
+        trained.append(config.seed)
+        if config.seed == 1:
+            raise UsageError("the loss must be finite")
+
+    monkeypatch.setattr(comparative_study, "_finish", finish)
+    configs = plan_runs(SMALL | {"runs_dir": str(tmp_path)}, ["resnet8"], ["synthetic"], [0, 1, 2])
+    with pytest.raises(UsageError, match=r"1 of 3 runs failed.*seed1: the loss must be finite"):
+        finish_runs(configs)
+    assert trained == [0, 1, 2]
+    trained.clear()
+    with pytest.raises(UsageError, match="data_dir must hold"):  # missing data is found before any training
+        finish_runs(configs + plan_runs({"data_dir": str(tmp_path)}, ["resnet8"], ["cifar10"], [0]))
+    assert trained == []
+
+
+class Killed(keras.callbacks.Callback):
+    """Dies at the report of one step, after its checkpoint and before any callback behind this one."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.at = step
+
+    def on_epoch_end(self, epoch, logs=None):
+        if int(self.model.optimizer.iterations) == self.at:
+            raise RuntimeError("killed")
+
+
+def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
+    config = from_preset("smoke", **SMALL, model="plain8", runs_dir=str(tmp_path), version="watched")
+    for step in (2, 4):  # between two reports of the callback, and before its last
+        trainer = Train(config)
+        with pytest.raises(RuntimeError, match="killed"):
+            trainer.train(resume=True, callbacks=[Killed(step), GradientNorms(trainer)])
+    trainer = Train(config)
+    watcher = GradientNorms(trainer)
+    trainer.train(resume=True, callbacks=[watcher])
+    watcher.finish()
+    norms = pd.read_csv(trainer.run.gradient_norms)
+    assert norms["step"].tolist() == [0, 2, 4]
+    assert [name for name in norms.columns if "conv" in name][:2] == ["stem_conv", "stage1_block1_conv1"]
+    assert norms.shape == (3, 9) and (norms.iloc[:, 1:] > 0).all().all()
+    # The last row is the gradient of the trained net, by hand; measuring it leaves every variable as it was.
+    before = [variable.numpy() for variable in (*trainer.net.variables, *trainer.optimizer.variables)]
+    images, labels = trainer.normalization(trainer.training.images[:128]), trainer.training.labels[:128]
+    assert watcher._measure() == pytest.approx(norms.iloc[2, 1:].to_dict(), rel=1e-2)
+    for left, right in zip(before, (*trainer.net.variables, *trainer.optimizer.variables), strict=True):
+        np.testing.assert_array_equal(left, right)
+    with tf.GradientTape() as tape:
+        log_probabilities = tf.nn.log_softmax(trainer.net(images, training=True))
+        loss = -tf.reduce_mean(tf.gather(log_probabilities, labels, batch_dims=1))
+    gradient = tape.gradient(loss, trainer.net.get_layer("predictions").kernel.value)
+    assert norms["predictions"][2] == pytest.approx(float(np.sqrt(np.sum(np.square(gradient)))), rel=1e-2)
+
+
+def test_degradation_reads_what_the_runs_hold(tmp_path):
+    """Two made-up nets of equal depth: the numbers of the table and the figures, without training."""
+    given, runs = {"runs_dir": str(tmp_path), "dataset": "synthetic", "preset": "smoke"}, []
+    for model, error in (("plain8", 40.0), ("resnet8", 20.0)):
+        config = plan_runs(given, [model], ["synthetic"], [0])[0]
+        run = RunFolder(tmp_path / config.run_name)
+        steps = [0, 20, 60]
+        history = pd.DataFrame({name: np.linspace(1, 2, 3) for name in HISTORY})
+        history = history.assign(step=steps, train_error=[90, 60, error], validation_error=[90.0, 70, error + 5])
+        run.path.mkdir()
+        run.config.write_text(config.to_json())
+        history.to_csv(run.error_csv, index=False)
+        result = {
+            "test_error": error + 6,
+            "test_top5_error": 1.0,
+            "validation_error": error + 5,
+            "best_step": 60,
+            "last_step": 60,
+        }
+        result |= {"confusion_matrix": [[1]], "test_loss": 1.0, "per_class": [{"precision": 0.0, "recall": 0.0}]}
+        write_json(run.result, result)
+        write_json(
+            run.environment, [{"command": "", "commit": "c", "processor": "p", "cores": 2, "dtype_policy": "float32"}]
+        )
+        run.best.write_bytes(b"")
+        run.figures.mkdir()
+        pd.DataFrame(
+            {"step": steps, "stem_conv": [8.0, 4, 2], "last_conv": [1.0, 1, 1], "predictions": [1, 1, 1]}
+        ).to_csv(run.gradient_norms, index=False)
+        runs.append(run)
+    folder = comparative_study.degrade(given, [8], [0], short=True)
+    table = pd.read_csv(folder / "degradation.csv").set_index("form")
+    assert table["training error, last report"].to_dict() == {"plain": 40, "resnet": 20}
+    assert table["test error, chosen on validation"]["plain"] == 46
+    assert table["gradient norm, first / last convolution, untrained"]["plain"] == 8
+    assert table["gradient norm, first / last convolution, trained"]["plain"] == 2
+    assert {path.stem for path in folder.glob("*.png")} == {
+        "error_against_step",
+        "error_against_depth",
+        "gradient_norms",
+    }
+    assert "--depths=8" in json.loads((folder / "study.json").read_text())["command"]
+    runs[0].gradient_norms.write_text("step\n1,2,3\nx")
+    with pytest.raises(UsageError, match=r"gradient_norms\.csv is damaged"):
+        comparative_study.degrade(given, [8], [0], short=True)
+
+
+@pytest.mark.parametrize("form", ["v1", "preact"])
+def test_a_block_without_weights_is_the_identity(form):
+    """Lu & Song, section 3: it is only necessary to reset the weights to 0. ReLU after the addition keeps what is positive."""
+    model = resnet.build_resnet(1, form, input_shape=(8, 8, 3))
+    first, last = ("stem_relu", "stage1_block1_relu2") if form == "v1" else ("stem_relu", "stage1_block1_add")
+    block = keras.Model(model.inputs, [model.get_layer(first).output, model.get_layer(last).output])
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    before, after = block(images)
+    assert np.abs(before - after).max() > 0.1
+    if form == "v1":  # gamma and beta of the last batch normalisation are its first two weights
+        norm = model.get_layer("stage1_block1_bn2")
+        norm.gamma.assign(0 * norm.gamma)
+    else:
+        kernel = model.get_layer("stage1_block1_conv2").kernel
+        kernel.assign(0 * kernel)
+    before, after = block(images)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_multiply_adds_are_counted_exactly():
+    assert comparative_study.multiply_adds(resnet.build_resnet20()) == 40_551_040
+    grey = resnet.build_resnet20(input_shape=(28, 28, 1))
+    assert comparative_study.multiply_adds(grey) == pytest.approx(30.8e6, abs=0.05e6)
+    layers = keras.layers
+    mixed = keras.Sequential(
+        [
+            layers.Input((9, 9, 3)),
+            layers.SeparableConv2D(8, 3),
+            layers.DepthwiseConv2D(3),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    assert comparative_study.multiply_adds(mixed) == 7 * 7 * 3 * (9 + 8) + 5 * 5 * 8 * 9 + 5 * 5 * 8 * 4
+    lenet = model_registry.find("lenet5").build(input_shape=(28, 28, 1))
+    assert comparative_study.multiply_adds(lenet) == 117_600 + 240_000 + 48_000 + 10_080 + 840
+    alexnet = model_registry.find("alexnet").build()
+    maps = 256 * 64 * 27 + 64 * 192 * 576 + 16 * (384 * 1728 + 256 * 3456 + 256 * 2304)
+    assert comparative_study.multiply_adds(alexnet) == maps + 1024 * 4096 + 4096 * 4096 + 4096 * 10 == 62_742_528
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_corruption(channels):
+    images = cifar10_input.load_data(from_preset("smoke", synthetic_images=40)).test.images[:8, ..., :channels]
+    for corruption in image_corruption.CORRUPTIONS:
+        distances = [
+            np.abs(np.int32(image_corruption.corrupt(images, corruption, strength)) - images).mean()
+            for strength in image_corruption.STRENGTHS
+        ]
+        assert distances[0] == 0 and distances[1] > 0, (corruption, distances)
+        # What JPEG does to a few flat pictures need not grow from one quality to the next.
+        assert (np.diff(distances[1:]) > (-0.5 if corruption == "jpeg" else 0)).all(), (corruption, distances)
+        again = image_corruption.corrupt(images, corruption, 3)
+        np.testing.assert_array_equal(again, image_corruption.corrupt(images, corruption, 3))
+        assert again.shape == images.shape and again.dtype == np.uint8
+    noise = np.int32(image_corruption.corrupt(np.full((100, 32, 32, channels), 128, np.uint8), "noise", 5)) - 128
+    assert noise.std() == pytest.approx(25.5, rel=0.02) and abs(noise.mean()) < 0.5
+    assert (image_corruption.corrupt(images, "noise", 3, seed=1) != image_corruption.corrupt(images, "noise", 3)).any()
+    for arguments in ((images, "fog", 1), (images, "noise", 6), (images / 255, "noise", 1), (images[0], "blur", 1)):
+        with pytest.raises(UsageError, match="expected"):
+            image_corruption.corrupt(*arguments)
+
+
+def test_colours_keep_their_hue():
+    red = np.zeros((1, 8, 8, 3), np.uint8)
+    red[..., 0] = 100
+    brighter = image_corruption.corrupt(red, "brightness", 4)
+    assert (brighter[..., 0] == 151).all() and not brighter[..., 1:].any()
+    red_ = image_corruption.corrupt(red, "jpeg", 1)[0, 4, 4].astype(int)
+    assert red_[0] > 90 and red_[1:].max() < 15  # not taken for blue
+
+
+def test_diagrams_show_what_is_in_the_net():
+    labels, edges, _ = network_diagram._cut_block(resnet.build_resnet20(), "stage1_block2")
+    assert ("x", "stage1_block2_add") in edges and ("x", "stage1_block2_conv1") in edges
+    assert labels["stage1_block2_conv1"] == "conv 3 x 3, 16"
+    plain = resnet.build_resnet(3, "plain")
+    assert not [edge for edge in network_diagram._cut_block(plain, "stage1_block2")[1] if edge[0] == "x"][1:]
+    boxes = network_diagram._network_boxes(resnet.build_resnet20())
+    assert sum(count for _, count, has_shortcut, _ in boxes if has_shortcut) == 9
+    assert boxes[2][0] == ["2 x conv 3 x 3, 16", "32 x 32 x 16"] and boxes[2][1] == 3
+    assert not any(has_shortcut for _, _, has_shortcut, _ in network_diagram._network_boxes(plain))
+    # Branches that meet again are one box, also without a name.
+    image = keras.Input((8, 8, 3))
+    branches = [keras.layers.Conv2D(4, size, padding="same")(image) for size in (1, 3)]
+    joined = keras.layers.ReLU()(keras.layers.Concatenate()(branches))
+    branched = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(joined)))
+    assert [box[0] for box in network_diagram._network_boxes(branched)] == [
+        ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "512"], ["dense 2"],
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="no layers named stage9_block1"):
+        network_diagram.draw_blocks([plain], "stage9_block1")
+
+
+def test_diagram_mode(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--mode=diagram", "--models=resnet8,plain8"]) == 0
+    drawn = {path.stem for path in (tmp_path / "runs" / "diagrams").glob("*.png")}
+    assert drawn == {"resnet8", "plain8", "block-stage2_block1"}  # one block a stage: there is no stage1_block2
+    assert main(["--mode=publish", "--version=diagrams"]) == 0
+    # What an earlier call drew does not stay.
+    assert main(["--mode=diagram", "--models=lenet5"]) == 0 and main(["--mode=publish", "--version=diagrams"]) == 0
+    for place in ("runs", "results"):
+        assert [path.stem for path in (tmp_path / place / "diagrams").glob("*.png")] == ["lenet5"]
+    (tmp_path / "results" / "run").mkdir()
+    (tmp_path / "results" / "run" / "error.csv").touch()
+    assert main(["--mode=publish", "--version=diagrams", "--experiment=run"]) == 2
+    assert "holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--mode=compare", "--models=vgg", "--dataset=synthetic"], "received 'vgg'"),
+        (["--mode=compare", "--datasets=cifar10", "--data_dir=/no/such/folder"], "--data_dir must hold"),
+        (["--mode=compare", "--seeds=a"], "invalid comma-separated int value: 'a'"),
+        (["--mode=degradation", "--depths=21"], "--model must be one of"),
+        (["--mode=compare", "--overwrite"], "delete run folders by hand"),
+    ],
+)
+def test_mistakes_give_one_line(tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error and len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path):
+    """Ctrl-C in the second of four runs; the same command again; then nothing is left to do."""
+
+    flags = [
+        "--mode=degradation",
+        "--depths=8,14",
+        *TINY,
+        "--dataset=synthetic",
+        "--train_steps=60",
+        "--report_freq=20",
+    ]
+    command = [sys.executable, str(ROOT / "cifar10_main.py"), *flags]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=user_environment()
+    )
+    second = RunFolder(tmp_path / "runs" / "resnet8-synthetic-smoke-seed0")
+    while not second.gradient_norms.exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output
+    first = RunFolder(tmp_path / "runs" / "plain8-synthetic-smoke-seed0")
+    before = first.error_csv.stat().st_mtime_ns
+    done = run_main(*flags, cwd=tmp_path)
+    assert "run 2 of 4" in done.stdout and "run 1 of 4" not in done.stdout and "left" in done.stdout
+    assert first.error_csv.stat().st_mtime_ns == before
+    for depth in (8, 14):
+        for form in ("plain", "resnet"):
+            run = RunFolder(tmp_path / "runs" / f"{form}{depth}-synthetic-smoke-seed0")
+            assert pd.read_csv(run.gradient_norms)["step"].tolist() == [0, 20, 40, 60]
+            assert run.read_history()["step"].tolist() == [0, 20, 40, 60]
+    assert "run 1 of" not in run_main(*flags, cwd=tmp_path).stdout
+    run_main("--mode=compare", "--models=resnet8,plain8", *flags[2:], cwd=tmp_path)
+    costs = pd.read_csv(tmp_path / "runs" / "compare" / "cost.csv")
+    assert costs["training_memory"].between(100, 10000).all() and (costs["inference_seconds"] > 0).all()
+
+
+def test_make_reproduce_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "name, log = sys.argv[1], pathlib.Path(__file__).with_name('log')\n"
+        "log.write_text((log.read_text() if log.exists() else '') + name + ' ')\n"
+        "code = pathlib.Path(__file__).with_name(name)\n"
+        "sys.exit(int(code.read_text()) if code.exists() else 0)\n"
+    )
+    experiments = [
+        reproduce.Experiment(name, f"shows {name}", (f"{script} {name}", f"{script} {name}-publish"), 1)
+        for name in "abc"
+    ]
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", tuple(experiments))
+    flags = [f"--runs_dir={tmp_path}"]
+    (tmp_path / "a").write_text("2")
+    (tmp_path / "c").write_text("130")
+    assert reproduce.main(flags) == 130 and "the same command goes on" in capsys.readouterr().err
+    assert (tmp_path / "log").read_text() == "a b b-publish c "  # a failed, c was stopped
+    assert reproduce.main([*flags, "--list"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("finished, took 0 min") == 1 and "shows c" in out
+    (tmp_path / "c").unlink()
+    assert reproduce.main(flags) == 2 and "failed: a;" in capsys.readouterr().err
+    (tmp_path / "a").unlink()
+    assert reproduce.main(flags) == 0 and reproduce.main(flags) == 0
+    assert (tmp_path / "log").read_text() == "a b b-publish c a c c-publish a a-publish "
+    assert reproduce.main(["--only=x"]) == 2
+
+
+def test_every_command_of_make_reproduce_is_understood():
+    versions = set()
+    for experiment in reproduce.EXPERIMENTS:
+        for command in experiment.commands:
+            program, *flags = command.split()
+            assert program == "cifar10_main.py"
+            given = vars(make_parser().parse_args(flags))
+            if given["mode"] == "publish":
+                versions.add(given["version"])
+            elif given["mode"] == "train":
+                settings = {name: given[name] for name in given if name in ("preset", "num_residual_blocks")}
+                assert experiment.commands[1].endswith(
+                    f"--version={from_preset(settings.pop('preset', 'fast'), **settings).run_name}"
+                )
+            elif given["mode"] in ("compare", "robustness"):
+                assert plan_runs({}, given["models"], given["datasets"], given["seeds"])
+    assert len(versions) == len(reproduce.EXPERIMENTS)

@@ -1,0 +1,225 @@
+"""Several tasks on one trunk, and the choice of labels: on small files of the published formats."""
+
+import dataclasses
+import json
+import pickle
+import signal
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import cifar10_test
+import cifar10_train
+from cifar10_input import load_data, load_heads, split_data
+from cifar10_main import main
+from cifar10_test import load_model
+from cifar10_train import MultiTaskTrain, Train, train
+from fast_inference import fold_batch_norm
+from hyper_parameters import HyperParameters, UsageError, from_preset
+from run_folder import RunFolder, read_checkpoint
+
+
+def tiny(folder, data_dir, **settings):
+    small = {"dataset": "cifar10", "heads": "class,kind", "train_steps": 4, "report_freq": 2, "tensorboard": False}
+    return from_preset("smoke", runs_dir=str(folder), data_dir=str(data_dir), **small | settings)
+
+
+@pytest.fixture(scope="module")
+def cifar100_folder(tmp_path_factory):
+    """A small `cifar-100-python/`: coarse label = fine label // 5."""
+    folder = tmp_path_factory.mktemp("data") / "cifar-100-python"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 300), ("test", 100)):
+        fine = np.arange(count) % 100
+        content = {
+            b"data": rng.integers(0, 256, (count, 3072), np.uint8),
+            b"fine_labels": fine.tolist(),
+            b"coarse_labels": (fine // 5).tolist(),
+        }
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cifar_folder):
+    """A finished run with two heads, tested and drawn by the command line."""
+    folder = tmp_path_factory.mktemp("heads")
+    flags = ["--preset=smoke", "--dataset=cifar10", "--heads=class,kind", "--head_weights=1,0.5", "--train_steps=4"]
+    flags += ["--report_freq=2", "--tensorboard=false", f"--data_dir={cifar_folder}", f"--runs_dir={folder}"]
+    assert main(["--mode=train", *flags, "--version=two"]) == 0
+    return RunFolder(folder / "two"), flags
+
+
+def test_labels_of_each_head(cifar_folder, cifar100_folder, tmp_path):
+    heads = load_heads(tiny(tmp_path, cifar_folder))
+    classes, kinds = heads["class"], heads["kind"]
+    assert classes.train.images is kinds.train.images
+    vehicles = {"airplane", "automobile", "ship", "truck"}
+    for label, kind in zip(classes.test.labels, kinds.test.labels, strict=True):
+        assert (classes.class_names[label] in vehicles) == (kinds.class_names[kind] == "vehicle")
+    heads = load_heads(tiny(tmp_path, cifar100_folder, dataset="cifar100", heads="coarse,fine"))
+    assert list(heads) == ["coarse", "fine"]
+    assert (heads["fine"].test.labels // 5 == heads["coarse"].test.labels).all()
+    assert [len(data.class_names) for data in heads.values()] == [20, 100]
+
+
+def test_one_head_alone_is_a_choice_of_labels(cifar_folder, tmp_path):
+    config = tiny(tmp_path, cifar_folder, heads="kind", version="kind")
+    assert load_data(config).class_names == ("vehicle", "animal")
+    run = train(config)
+    assert load_model(str(run.best)).output_shape == (None, 2)
+    with pytest.raises(UsageError, match="Train has one head, received --heads=class,kind"):
+        Train(tiny(tmp_path, cifar_folder))
+
+
+def test_heads_share_the_trunk_and_the_split(cifar_folder, tmp_path):
+    config = tiny(tmp_path, cifar_folder)
+    trainer = MultiTaskTrain(config)
+    alone = Train(dataclasses.replace(config, heads="class"))
+    assert trainer.net.count_params() == alone.net.count_params() + 64 * 2 + 2
+    for both, single in ((trainer.training, alone.training), (trainer.validation, alone.validation)):
+        np.testing.assert_array_equal(both.images, single.images)
+        np.testing.assert_array_equal(both.labels[:, 0], single.labels)
+    kinds, _ = split_data(load_data(dataclasses.replace(config, heads="class")), config)
+    np.testing.assert_array_equal(trainer.training.labels[:, 1], ~np.isin(kinds.labels, [0, 1, 8, 9]))
+
+
+def test_the_loss_is_the_weighted_sum(cifar_folder, tmp_path):
+    trainer = MultiTaskTrain(tiny(tmp_path, cifar_folder, head_weights="2,0.25"))
+    rng = np.random.default_rng(0)
+    logits = {"class": rng.normal(size=(5, 10)).astype("f"), "kind": rng.normal(size=(5, 2)).astype("f")}
+    labels = np.int32([[3, 1], [0, 0], [9, 0], [5, 1], [2, 1]])
+    losses, sums = trainer._measure(logits, labels)
+
+    def cross_entropy(head, column):
+        shares = np.exp(logits[head]) / np.exp(logits[head]).sum(axis=1, keepdims=True)
+        return -np.log(shares[np.arange(5), labels[:, column]])
+
+    expected = 2 * cross_entropy("class", 0) + 0.25 * cross_entropy("kind", 1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert float(sums["loss_kind"]) == pytest.approx(cross_entropy("kind", 1).sum(), rel=1e-5)
+    assert float(sums["wrong"]) == (logits["class"].argmax(axis=1) != labels[:, 0]).sum()
+
+
+def test_metrics_of_each_head_are_in_the_run_folder(finished):
+    run, _ = finished
+    history = run.read_history()
+    for column in ("train_error_kind", "train_loss_kind", "validation_error_kind", "validation_loss_kind"):
+        assert np.isfinite(history[column]).all()
+    result = json.loads(run.result.read_text())
+    best = history.loc[history["validation_error"].idxmin()]
+    assert result["best_step"] == best["step"] and result["head"] == "class"
+    assert result["heads"]["kind"]["validation_error"] == best["validation_error_kind"]
+    answers = {
+        head: np.load(run.path / name)
+        for head, name in (("class", "predictions.npy"), ("kind", "predictions-kind.npy"))
+    }
+    assert answers["class"].shape == (60, 10) and answers["kind"].shape == (60, 2)
+    matrix = np.array(result["heads"]["kind"]["confusion_matrix"])
+    assert result["heads"]["kind"]["test_error"] == pytest.approx(100 * (1 - np.trace(matrix) / 60))
+    assert matrix.sum(axis=1).tolist() == [24, 36]
+    assert {path.stem for path in run.figures.glob("*.png")} >= {"heads", "error_curve", "confusion_matrix"}
+
+
+def test_file_and_checkpoint_answer_alike(finished):
+    run, flags = finished
+    images = load_data(HyperParameters(dataset="cifar10", data_dir=flags[-2].split("=")[1])).test.images
+    final = cifar10_test.test(load_model(str(run.final)), images)
+    again = cifar10_test.test(load_model(str(run.latest_checkpoint())), images)
+    assert list(final) == ["class", "kind"]
+    for head, probabilities in final.items():
+        np.testing.assert_allclose(again[head], probabilities, atol=1e-6)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert cifar10_test.test(load_model(str(run.best)), images[:0])["kind"].shape == (0, 2)
+
+
+def test_predict_and_publish(finished, tmp_path, capsys):
+    import cv2
+
+    run, flags = finished
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    assert main(["--mode=predict", flags[-1], "--version=two", "--images", str(tmp_path / "a.png")]) == 0
+    table = pd.read_csv(run.path / "predictions.csv")
+    assert table["kind_1"][0] in ("vehicle", "animal") and 0.5 <= table["kind_probability_1"][0] <= 1
+    assert table["class_1"][0] in run.read_class_names()
+    assert main(["--mode=publish", flags[-1], "--version=two", f"--results_dir={tmp_path}"]) == 0
+    rows = json.loads((tmp_path / "cifar10.json").read_text())
+    assert {"test_error", "test_error_kind", "validation_error_kind"} <= {row["metric"] for row in rows}
+    assert all(row["published"] is None for row in rows)
+    assert "| resnet8, heads class,kind |" in (tmp_path / "README.md").read_text()
+
+
+def test_other_heads_than_those_of_the_net_are_refused(finished, capsys):
+    run, flags = finished
+    for heads, received in (("", ""), ("class", "class")):
+        config = [flag for flag in flags if not flag.startswith("--head")]
+        assert main(["--mode=test", *config, f"--heads={heads}", f"--test_ckpt_path={run.best}"]) == 2
+        error = capsys.readouterr().err.strip()
+        assert f"has the heads class, kind, received --heads={received}; give --heads=class,kind" in error
+        assert len(error.splitlines()) == 1
+
+
+def test_two_heads_and_all_options_resume_exactly_and_load(cifar100_folder, tmp_path):
+    """The states of dropout go on where they were, also after other nets were built in the process."""
+    options = {
+        "block_dropout": 0.3,
+        "stochastic_depth": 0.5,
+        "squeeze_excitation": 4,
+        "zero_last_gamma": True,
+        "maxout": 2,
+    }
+    settings = {
+        "dataset": "cifar100",
+        "heads": "fine,coarse",
+        "deterministic": True,
+        "weight_averaging": 0.9,
+        **options,
+    }
+
+    class StopAfter(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    whole = train(tiny(tmp_path, cifar100_folder, version="whole", **settings))
+    with pytest.raises(cifar10_train.Interrupted):
+        train(tiny(tmp_path, cifar100_folder, version="parts", **settings), callbacks=[StopAfter()])
+    keras.layers.Dropout(0.5)  # Keras counts the names of random generators on
+    parts = train(tiny(tmp_path, cifar100_folder, version="parts", **settings), resume=True)
+    first, second = (read_checkpoint(run.latest_checkpoint())[0] for run in (whole, parts))
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+    rows = [run.read_history().drop(columns=["seconds", "examples_per_sec"]) for run in (whole, parts)]
+    pd.testing.assert_frame_equal(*rows)
+    assert "validation_error_coarse_unaveraged" in rows[0]
+    states = [array for name, array in first.items() if name.startswith("state/")]
+    assert len(states) == 6 and all(array[1] > 0 for array in states)
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    final = load_model(str(whole.final))
+    expected = cifar10_test.test(final, images)
+    for net, tolerance in ((load_model(str(whole.latest_checkpoint())), 1e-6), (fold_batch_norm(final), 1e-4)):
+        for head, probabilities in cifar10_test.test(net, images).items():
+            np.testing.assert_allclose(probabilities, expected[head], atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": "fine"}, "--heads must be one or more of class, kind, received 'fine'"),
+        ({"heads": "class,class"}, "--heads must be one or more of class, kind"),
+        ({"dataset": "digits", "heads": "class"}, "--heads must be left out for digits"),
+        ({"heads": "class,kind", "head_weights": "1"}, r"--head_weights must be 2 positive number\(s\).*received '1'"),
+        ({"heads": "class,kind", "head_weights": "1,-1"}, "--head_weights must be 2 positive"),
+        ({"heads": "class,kind", "head_weights": "1,nan"}, "--head_weights must be 2 positive"),
+        ({"head_weights": "1"}, "--heads must be one or more of class, kind, received ''"),
+        ({"heads": "class,kind", "train_random_label": True}, "--heads need true labels"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        HyperParameters(**settings)
