@@ -97,7 +97,7 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
     if not config.test_ckpt_path:
         part = facts["predictions"]
         _draw(config, run, data, facts, history, shown[part], probabilities[part])
-        write_atomically(run.figures / "trials.md", _trial_table(config, data, facts, history))
+        write_atomically(run.figures / "report.md", _trial_table(config, data, facts, history))
     return facts, run
 
 
