@@ -19,7 +19,7 @@ import numpy as np
 import cifar10_input
 import cifar10_test
 import model_registry
-from hyper_parameters import PRESETS, HyperParameters, Settings, UsageError
+from hyper_parameters import PRESETS, HyperParameters, Settings, UsageError, from_preset
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
 matplotlib.use("Agg")  # draws to files only, with or without a screen
@@ -143,7 +143,8 @@ def save_figure(figure, path: Path) -> Path:
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
-    if config.heads:
+    # A net with options or several heads is another net, and a shortened recipe is no repetition of anybody's.
+    if config.heads or config.net_options or config.train_steps != from_preset(config.preset).train_steps:
         return None
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:

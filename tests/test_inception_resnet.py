@@ -22,7 +22,7 @@ PARTS = {
 @pytest.mark.parametrize(
     ("size", "classes", "scale", "total"),
     [
-        (299, 1000, True, 22_783_368),
+        pytest.param(299, 1000, True, 22_783_368, marks=pytest.mark.slow),
         pytest.param(299, 1000, False, 22_769_848, marks=pytest.mark.slow),
         pytest.param(160, 10, True, 21_008_298, marks=pytest.mark.slow),
         (75, 10, False, 20_994_778),

@@ -140,7 +140,9 @@ def undisturbed(tmp_path_factory):
     return folder / "x"
 
 
-@pytest.mark.parametrize("size", ["4k", "100k", "1m", "2m"])
+@pytest.mark.parametrize(
+    "size", ["4k", pytest.param("100k", marks=pytest.mark.slow), pytest.param("1m", marks=pytest.mark.slow), "2m"]
+)
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(disk, undisturbed, capsys, size):
     place = disk(f"size={size}")
     assert train_here(place, "--deterministic", "--tensorboard=true") == 2
