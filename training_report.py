@@ -480,13 +480,22 @@ def add_results(run, experiment, results: Path, config, preset, measured) -> Pat
             **origin,
             "run": run.path.name,
             "note": note if len(values) == 1 else "",
-            "options": config.net_options | ({"heads": config.heads} if config.heads else {}),
+            "options": _net_choices(config),
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
     for file in (*drawn, run.error_csv, run.result):
         write_atomically(results / run.path.name / file.name, file.read_bytes())
     return write_table(results)
+
+
+def _net_choices(config: Settings) -> dict:
+    """What makes the net of a run another one than its name says."""
+    return config.net_options | ({"heads": config.heads} if config.heads else {})
+
+
+def _name_net(model_name: str, options: dict) -> str:
+    return ", ".join([model_name, *(f"{name} {value}" for name, value in options.items())])
 
 
 def describe_origin(run: RunFolder, config: Settings) -> dict:
@@ -577,9 +586,7 @@ def write_table(results: Path) -> Path:
         for row in rows:
             cells = [
                 row["dataset"],
-                ", ".join(
-                    [row["model"] or "", *(f"{name} {value}" for name, value in (row.get("options") or {}).items())]
-                ),
+                _name_net(row["model"] or "", row.get("options") or {}),
                 row["preset"],
                 row["metric"],
                 _format_value(row),
