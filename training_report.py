@@ -86,7 +86,7 @@ def draw(run: RunFolder) -> list[Path]:
             f"{len(names)} and {len(result['confusion_matrix'])}; repeat --mode=train --resume"
         )
     probabilities = run.read_predictions((len(data.test), len(names)))
-    title = f"{config.model_name} on {config.dataset}, preset {config.preset}"
+    title = f"{_name_net(config.model_name, _net_choices(config))} on {config.dataset}, preset {config.preset}"
     published = published_number(config)
     more = {
         "augmentation": lambda: _draw_augmentation(training, config),
