@@ -290,6 +290,8 @@ def _label(layer) -> str:
         return f"{'max' if 'Max' in name else 'average'} pool {layer.pool_size[0]}, stride {layer.strides[0]}"
     words = {"GlobalAveragePooling2D": "global\naverage pool", "GlobalMaxPooling2D": "global\nmax pool", "ZeroPadChannels": "zero channels", "ZeroPadding2D": "zero padding"}  # fmt: skip
     words |= {"InputLayer": "image", "Add": "+", "ReLU": "ReLU"}
+    if name == "Rescaling":
+        return f"times {layer.scale:.3g}"
     if name == "Activation":
         return layer.activation.__name__
     return words.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
