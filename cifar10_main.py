@@ -147,6 +147,8 @@ def _settings(flags, actions):
         # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
         place = {"runs_dir": config.runs_dir, "version": run.path.name}
         return dataclasses.replace(run.read_config(), **flags | place)
+    if goes_on:
+        print(f"there is no run in {run} yet, so --resume begins one")
     return config
 
 
@@ -164,7 +166,8 @@ def _test(config, _actions):
     result, run = evaluate(config)
     print(
         f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
-        f"top-5 error {result['test_top5_error']:.2f} %, loss {result['test_loss']:.4f}; {run.result}"
+        + (f"top-5 error {result['test_top5_error']:.2f} %, " if len(result["per_class"]) > 5 else "")
+        + f"loss {result['test_loss']:.4f}; {run.result}"
     )
     for name, head in result.get("heads", {}).items():
         print(f"head {name}: top-1 error {head['test_error']:.2f} %, loss {head['test_loss']:.4f}")

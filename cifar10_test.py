@@ -209,6 +209,12 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
                 f"{path} tells {found[name]} classes apart, but --dataset={config.dataset} has {len(labelled.class_names)}; give "
                 "the data set it was trained on"
             )
+        known = _class_names(path, found[name], name)
+        if known != list(labelled.class_names) and known != _numbered_names(found[name]):
+            raise UsageError(
+                f"{path} tells {', '.join(known[:3])}, ... apart, but --dataset={config.dataset} has "
+                f"{', '.join(labelled.class_names[:3])}, ...; give the data set it was trained on"
+            )
     answers = test(model, data[names[0]].test.images, config.test_batch_size)
     answers = answers if isinstance(answers, dict) else {"": answers}
     measured = {
@@ -382,4 +388,9 @@ def _class_names(path: str, classes: int, head: str = "") -> list[str]:
         run = RunFolder(folder)
         if run.data.is_file() and len(names := run.read_class_names(head)) == classes:
             return names
+    return _numbered_names(classes)
+
+
+def _numbered_names(classes: int) -> list[str]:
+    """For a net that lies nowhere near the names of its classes."""
     return [f"class {index}" for index in range(classes)]

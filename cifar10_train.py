@@ -17,6 +17,7 @@ import math
 import signal
 import threading
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -282,10 +283,20 @@ class Train:
                         self._write_checkpoint()
                     raise Interrupted(
                         f"stopped by {caught[0].name if caught else 'another machine'} after step {self.step:,} of {self.train_steps:,}, checkpoint written; "
-                        f"go on with: {config.PROGRAM} --version={self.run.path.name} --resume"
+                        f"go on with: {self._resume_command}"
                     )
                 clock = time.perf_counter()
             callback_list.on_train_end()
+
+    @property
+    def _resume_command(self) -> str:
+        place = self.run.path.parent
+        options = (
+            [] if place == Path(type(self.config).__dataclass_fields__["runs_dir"].default) else [f"--runs_dir={place}"]
+        )
+        if self.config.strategy == "multi_worker":
+            options.append("--strategy=multi_worker")
+        return " ".join([self.config.PROGRAM, *options, f"--version={self.run.path.name}", "--resume"])
 
     def _agree_on_checkpoint(self):
         """The checkpoint that all machines go on from, which the chief chooses; None for a new run."""
@@ -310,7 +321,7 @@ class Train:
                 raise
             raise UsageError(
                 "another machine has stopped or cannot be reached; see what it said, then start all machines again with: "
-                f"{self.config.PROGRAM} --version={self.run.path.name} --strategy=multi_worker --resume"
+                f"{self._resume_command}"
             ) from error
 
     def _spread_dropout(self):

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 
 import image_corruption
 from training_report import BLACK, BLUE, GREEN, ORANGE, VERMILION, draw_grid
@@ -73,12 +74,13 @@ def draw_accuracy(groups: dict, dataset: str):
         )
         lowest.append(test)
     panels[0].set(title="training (augmented)", xlabel="epoch", ylabel="accuracy (%)")
-    panels[1].set(title="validation", xlabel="epoch")
+    panels[1].set(title="validation, and the one test", xlabel="epoch")
     span = 100 - min(lowest)
     panels[0].set_ylim(max(0, min(lowest) - 0.08 * span), 100 + 0.02 * span)
     handles, _ = panels[1].get_legend_handles_labels()
     diamond = Line2D([], [], marker="D", linestyle="", color="grey", markeredgecolor=BLACK, markeredgewidth=0.6)
-    panels[1].legend([*handles, diamond], [*names.values(), "test, weights chosen on validation"], loc="lower right")
+    labels = [*names.values(), "test, weights chosen on validation"]
+    figure.legend([*handles, diamond], labels, loc="outside lower center", ncols=min(4, len(labels)))
     figure.suptitle(dataset)
     return figure
 
@@ -160,7 +162,9 @@ def draw_gradient_norms(norms: dict, dataset: str):
                 axes.semilogy(range(1, 1 + len(layers)), values, label=f"{form}{depth}", linewidth=1.3, **style)
                 axes.set_title(f"{word}, step {int(table['step'].iloc[index]):,}")
         row[0].set_ylabel("norm of the gradient")
-        row[0].yaxis.set_major_formatter("{x:g}")  # the powers of ten would need math in texts, which is off
+        # The powers of ten would need math in texts, which is off.
+        row[0].yaxis.set_major_formatter("{x:g}")
+        row[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         row[-1].legend(fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel("convolution, from the input")

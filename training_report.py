@@ -11,6 +11,7 @@ import dataclasses
 import io
 import re
 import statistics
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -359,7 +360,9 @@ def draw_samples(training, names, dataset):
 
 def _draw_predictions(test, probabilities, names, title, part):
     """The 24 first test pictures with what the net says of them; wrong answers in another colour, with the right one."""
-    figure, axes = plt.subplots(3, 8, figsize=(9.6, 4.6))
+    rows = -(-min(24, len(test.labels)) // 8)
+    lines = max(len(_wrap(name).splitlines()) for name in names)
+    figure, axes = plt.subplots(rows, 8, figsize=(9.6, (1.2 + 0.27 * lines) * rows + 0.5), squeeze=False)
     figure.suptitle(f"{title}: first {part} pictures")
     for axis in axes.flat:
         axis.axis("off")
@@ -367,16 +370,23 @@ def _draw_predictions(test, probabilities, names, title, part):
         _show(axis, image)
         predicted = int(probability.argmax())
         right = predicted == label
-        text = f"{names[predicted]} {100 * probability[predicted]:.0f} %" + ("" if right else f"\nnot {names[label]}")
+        text = _wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f} %")
+        text += "" if right else "\n" + _wrap(f"not {names[label]}")
         axis.set_title(text, fontsize=8, color=BLACK if right else VERMILION)
     return figure
+
+
+def _wrap(text: str) -> str:
+    """Lines of about the width of a small picture."""
+    return textwrap.fill(text, 16)
 
 
 def draw_confusion(matrix, names, title):
     """Counts, true class by row; the shade is the share of the row."""
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    size = 1.8 + 0.5 * len(names)
-    figure, axes = plt.subplots(figsize=(size, size))
+    shown = [textwrap.shorten(name, 28, placeholder="...") or name[:28] for name in names]
+    size = max(4.5, 1.2 + 0.5 * len(names) + 0.07 * max(map(len, shown)))
+    figure, axes = plt.subplots(figsize=(size + 0.6, size))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         if count:
@@ -389,11 +399,11 @@ def draw_confusion(matrix, names, title):
                 fontsize=8,
                 color="white" if share[row, column] > 0.5 else BLACK,
             )
-    axes.set(
-        xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class", title=title
-    )
-    axes.set_xticklabels(names, rotation=45, ha="right")
-    axes.set_yticklabels(names)
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
+    lines = [*textwrap.wrap(title, 12 * int(size)), "tested pictures; shade: share of the row"]
+    axes.set_title("\n".join(lines), fontsize=9)
+    axes.set_xticklabels(shown, **({"rotation": 45, "ha": "right"} if max(map(len, shown)) > 2 else {}))
+    axes.set_yticklabels(shown)
     axes.grid(False)
     return figure
 
@@ -411,7 +421,10 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     Returns:
         Path of the table, `<results>/README.md`.
     """
-    config, result, history = run.read_config(), read_json(run.result, TESTED), run.read_history()
+    config = run.read_config()
+    if not run.result.is_file():
+        raise UsageError(f"{run} must be trained and tested to be published, found no test; use --mode=train --resume")
+    result, history = read_json(run.result, TESTED), run.read_history()
     last = history.iloc[-1]
     numbers = {
         "test_error": result["test_error"],

@@ -159,7 +159,7 @@ def load_pictures(config: FlowerParameters) -> PictureData:
     if not config.data_dir or not folder.is_dir():
         raise UsageError(
             "--data_dir must be a folder with train/<class>/ and valid/<class>/, or with one folder per class, received "
-            f"'{config.data_dir}'"
+            + (f"'{config.data_dir}', which does not exist or is no folder" if config.data_dir else "none; give one")
         )
     listed = _list_parts(folder)
     classes = sorted(set().union(*listed.values()), key=_class_order)
@@ -170,7 +170,8 @@ def load_pictures(config: FlowerParameters) -> PictureData:
         classes = sorted(classes)
     if len(classes) < 2:
         raise UsageError(
-            f"{folder} must hold the folders of two classes or more, received {len(classes)}; give another --data_dir"
+            f"{folder} must hold the folders of two classes or more, with pictures in them, received {len(classes)}; give another "
+            "--data_dir"
         )
     listed = {part: {name: files.get(name, []) for name in classes} for part, files in listed.items()}
     bare = [name for name in classes if not listed["training"][name]]

@@ -259,24 +259,32 @@ def report(config: FlowerParameters) -> None:
             low, high = result["accuracy_interval"]
             print(
                 f"{facts['model']} on {result['images']:,} {part} pictures of {facts['dataset']}: accuracy {result['accuracy']:.2f} % "
-                f"(95 % interval {low:.1f} .. {high:.1f} %), top-5 error {result['top5_error']:.2f} %, loss {result['loss']:.4f}"
+                f"(95 % interval {low:.1f} .. {high:.1f} %), "
+                + (f"top-5 error {result['top5_error']:.2f} %, " if len(result["per_class"]) > 5 else "")
+                + f"loss {result['loss']:.4f}"
             )
     print(f"written: {run.result}" + (f", figures in {run.figures}" if run.figures.is_dir() else ""))
 
 
-def stored_settings(flags: dict, *, goes_on: bool) -> FlowerParameters:
+def stored_settings(flags: dict, *, goes_on: bool, may_begin: bool = False) -> FlowerParameters:
     """The settings of a run: those it has stored, where it exists and goes on, changed by the flags that were given.
 
     Args:
         flags: flag name -> value, only those on the command line.
         goes_on: whether a run that exists is meant.
+        may_begin: whether it may be missing, because it is begun then.
+
+    Raises:
+        UsageError: the run is missing and may not be.
     """
     config = FlowerParameters(**flags)
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    if goes_on and run.holds_run():
+    if goes_on and (run.holds_run() or not may_begin):
         # The folder may have been moved since: where to write is never taken from its settings.
         place = {"runs_dir": config.runs_dir, "version": run.path.name}
         return dataclasses.replace(run.read_config(FlowerParameters), **flags | place)
+    if goes_on:
+        print(f"there is no run in {run} yet, so --resume begins one")
     return config
 
 
