@@ -498,7 +498,9 @@ def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_p
     whole.train()
     stopped = dataclasses.replace(config, version="stopped")
 
-    with pytest.raises(cifar10_train.Interrupted, match=r"python -m flowers\.train --runs_dir=\S+ --version=stopped --resume"):
+    with pytest.raises(
+        cifar10_train.Interrupted, match=r"python -m flowers\.train --runs_dir=\S+ --version=stopped --resume"
+    ):
         transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter(8)])
     keras.utils.set_random_seed(99)
     second = transfer.TransferTrain(stopped, data=found, load_weights=False)
