@@ -1,6 +1,5 @@
 """Kills, full and read-only disks, two runs in one folder, odd numbers, bad networks: nothing is lost and nothing is half there."""
 
-import _thread
 import contextlib
 import dataclasses
 import hashlib
@@ -278,7 +277,7 @@ def site(cifar_archive, tmp_path, monkeypatch):
 
         def _interrupt(self):
             self._send(content[:5000], len(content))
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # interrupts the read it waits in
             self.server.closing.wait(10)
 
         def _hang_up(self):
