@@ -4,7 +4,7 @@
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
-# make reproduce  every published table and figure, in about a night; goes on where it was stopped (DATA_DIR=folder)
+# make reproduce   the tables and figures on CIFAR-10 and MNIST, in about a night; goes on where it was stopped (DATA_DIR=folder)
 # make lint        ruff
 
 # The first interpreter that starts and is new enough; PYTHON=... names another.

@@ -1,4 +1,4 @@
-"""Every table and figure of the four texts that this library makes, one command after the other: `make reproduce`.
+"""Every table and figure on CIFAR-10 and MNIST that this library makes, one command after the other: `make reproduce`.
 
 python benchmarks/reproduce.py --list                # what there is, and how long each took the last time
 python benchmarks/reproduce.py                       # all that is not finished; Ctrl-C and kills cost the steps since the last report
@@ -35,10 +35,15 @@ class Experiment:
     minutes: int
 
 
-def _run(name: str, shows: str, flags: str, version: str, minutes: int) -> Experiment:
-    """Trains one net and publishes its run."""
-    train = f"cifar10_main.py --mode=train --resume {flags}"
-    return Experiment(name, shows, (train, f"cifar10_main.py --mode=publish --version={version}"), minutes)
+def _run(name: str, shows: str, flags: str, version: str, minutes: int, lists=("cifar10",)) -> Experiment:
+    """Trains one net and publishes its run in each of the `lists` of results."""
+    train = f"cifar10_main.py --mode=train --resume --version={version} {flags}"
+    publish = (f"cifar10_main.py --mode=publish --version={version} --experiment={each}" for each in lists)
+    return Experiment(name, shows, (train, *publish), minutes)
+
+
+_OPTIONS = ("squeeze_excitation=4", "block_dropout=0.1", "stochastic_depth=0.2", "zero_last_gamma", "maxout=2")
+_SHORT = "--preset=fast --warmup_steps=352"
 
 
 def _study(name: str, shows: str, flags: str, minutes: int) -> Experiment:
@@ -50,8 +55,8 @@ def _study(name: str, shows: str, flags: str, minutes: int) -> Experiment:
 EXPERIMENTS = (
     _study(
         "diagrams",
-        "Liang figure 1, Lu & Song figures 1 and 2: nets and blocks",
-        "diagram --models=resnet20,plain20,resnet20_preact,lenet5,alexnet",
+        "Liang figures 1 to 4, Lu & Song figures 1 and 2: nets and blocks",
+        "diagram --models=resnet20,plain20,resnet20_preact,resnet164_v2,lenet5,alexnet,inception_resnet_v1",
         1,
     ),
     _run(
@@ -85,6 +90,43 @@ EXPERIMENTS = (
         "the resistance to noise that Liang, section 7, claims",
         "robustness --models=resnet20,alexnet,lenet5 --datasets=cifar10,mnist --seeds=0",
         15,
+    ),
+    _run(
+        "inception",
+        "Liang sections 3 and 4: Inception-ResNet v1, reduced for 32 x 32",
+        f"--model=inception_resnet_v1_small {_SHORT} --train_steps=1408",
+        "inception_small",
+        6,
+    ),
+    _run(
+        "options-none",
+        "what the options and the second task are held against",
+        f"{_SHORT} --train_steps=2112",
+        "options-none",
+        4,
+        ("block_options", "multi_task"),
+    ),
+    *(
+        _run(
+            f"options-{option.split('=')[0]}",
+            "the regularisation that Liang names; attention (Waghmode et al., conclusions)",
+            f"{_SHORT} --train_steps=2112 --{option}",
+            f"options-{option.split('=')[0]}",
+            4,
+            ("block_options",),
+        )
+        for option in _OPTIONS
+    ),
+    *(
+        _run(
+            name,
+            "several tasks on one trunk (Lu & Song, conclusions)",
+            f"{_SHORT} --train_steps=2112 --heads={heads}",
+            name,
+            4,
+            ("multi_task",),
+        )
+        for name, heads in (("task_kind", "kind"), ("task_both", "class,kind"))
     ),
 )
 
