@@ -64,9 +64,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def keras_cache() -> Path:
-    """The folder of data sets that Keras downloaded, as Keras documents it; it has no public function for it."""
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
+def keras_cache(kind: str = "datasets") -> Path:
+    """The folder of data sets or "models" that Keras downloaded, as Keras documents it; it has no public function for it."""
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / kind
 
 
 def download(url: str, sha256: str) -> Path:

@@ -14,7 +14,6 @@ testing and prediction. Importing this module registers that layer, so that `ker
 
 import contextlib
 import dataclasses
-import os
 import re
 import socket
 import threading
@@ -27,6 +26,7 @@ from keras import layers
 
 import resnet
 from hyper_parameters import UsageError
+from image_data import keras_cache
 from resnet_layers import PixelNormalization
 from run_folder import RunFolder
 
@@ -339,8 +339,8 @@ def load_base_weights(base: keras.Model, path: str) -> None:
 def _check_imagenet(base_name):
     """Raises UsageError if the ImageNet weights are neither in Keras' cache nor can be reached within some seconds."""
     spec = BASES[base_name]
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))  # Keras has no public function for it
-    if (home / "models" / spec.weights_file).is_file():
+    cache = keras_cache("models")
+    if (cache / spec.weights_file).is_file():
         return
     answers = []
 
@@ -356,7 +356,7 @@ def _check_imagenet(base_name):
     thread.join(_SECONDS_TO_CONNECT)
     if not answers:
         raise UsageError(
-            f"the ImageNet weights of {spec.application} are not in {home / 'models'} and could not be downloaded; connect to a "
+            f"the ImageNet weights of {spec.application} are not in {cache} and could not be downloaded; connect to a "
             f"network, put {spec.weights_file} there, or use --weights=FILE, --weights=RUN or --weights=none"
         )
 

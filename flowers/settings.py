@@ -239,6 +239,8 @@ class FlowerParameters(Settings):
 
     @property
     def command(self) -> str:
-        """The command that repeats the run, with the folder of pictures by its name."""
+        """The command that repeats the run, with the folder of pictures by its name, and given weights as if in `runs/`."""
         place = [f"--data_dir={self.dataset_name}"] if self.dataset == "folder" else []
-        return " ".join([self.PROGRAM, *place, *self.flags_beside(type(self)())])
+        is_path = self.weights not in ("imagenet", "none")
+        named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
+        return " ".join([self.PROGRAM, *place, *named.flags_beside(type(self)())])
