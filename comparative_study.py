@@ -42,7 +42,7 @@ from cifar10_train import Interrupted, Train
 from hyper_parameters import HyperParameters, UsageError, default_preset, from_preset
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
-_COST_STEPS = 8  # training steps after which the peak memory is read
+_COST_STEPS, _COST_REPORTS = 20, 5  # what a short training for speed and memory takes: steps of each report, reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,9 +275,9 @@ def measure_cost(config: HyperParameters) -> dict:
     """Speed and memory of a trained net; to be called in a process of its own, since the peak never falls.
 
     Returns:
-        inference_seconds per 1,000 images (float32, batches of 125, median of 5), and training_memory, the peak resident
-        memory in MB (2**20 bytes) of this process, data included, after some training steps of the run's own settings; None
-        where the system does not tell.
+        training_seconds and inference_seconds per 1,000 images: of the run's own settings, median of the reports of a short
+        training without the first; float32, batches of 125, median of 5. And training_memory, the peak resident memory in MB
+        (2**20 bytes) of this process, data included, after that training; None where the system does not tell.
     """
     data = cifar10_input.load_data(config)
     model = cifar10_test.load_model(str(_folder(config).best))
@@ -289,12 +289,20 @@ def measure_cost(config: HyperParameters) -> dict:
         seconds.append(time.perf_counter() - started)
     with tempfile.TemporaryDirectory() as folder:
         short = dataclasses.replace(
-            config, train_steps=_COST_STEPS, report_freq=_COST_STEPS, tensorboard=False, runs_dir=folder
+            config,
+            train_steps=_COST_STEPS * _COST_REPORTS,
+            report_freq=_COST_STEPS,
+            tensorboard=False,
+            runs_dir=folder,
         )
-        Train(short, data=data).train()
+        trainer = Train(short, data=data)
+        trainer.train()
+    # Not that of the run itself, which may have shared the machine with others. Row 0 is the untrained net.
+    speed = statistics.median(row["examples_per_sec"] for row in trainer.history[2:])
     status = Path("/proc/self/status")
     peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
     return {
+        "training_seconds": 1000 / speed,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
         "training_memory": int(peak[1]) / 1024 if peak else None,
     }
@@ -335,7 +343,6 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
         model = cifar10_test.load_model(str(first.run.best))
         macs = multiply_adds(model)
         images = first.config.train_steps * first.config.train_batch_size
-        speed = statistics.mean(float(each.history["examples_per_sec"][1:].median()) for each in runs)
         rows.append(
             {
                 "dataset": dataset,
@@ -345,7 +352,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
                 "multiply_adds": macs,
                 # Two operations each; the gradients by inputs and by weights cost as much as the way forward.
                 "training_tflop": 6 * macs * images / 1e12,
-                "training_seconds": 1000 / speed,
+                "training_seconds": measured["training_seconds"],
                 "inference_seconds": measured["inference_seconds"],
                 "training_memory": measured["training_memory"],
                 "model_mb": model.count_params() * 4 / 2**20,
@@ -526,8 +533,9 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
             lines.append(_line([row["dataset"], *names, published, f"{row['points']:+.3f}"]))
     lines += [
         "",
-        "**Costs.** A multiply-add is two operations; training costs three times the way forward. Training speed is the median of the run's",
-        f"reports; inference is float32 in batches of 125; memory is the peak of a process of its own that trains {_COST_STEPS} steps, data included.",
+        "**Costs.** A multiply-add is two operations; training costs three times the way forward. Speed and memory are those of a",
+        f"process of its own that does nothing else: {_COST_STEPS * _COST_REPORTS} training steps with the run's settings, memory at its peak and data included;",
+        "inference in float32 and batches of 125. The last column is the time of the whole run, other work of the machine included.",
         "",
         "| data set | net | preset | trainable parameters | million multiply-adds per image | training, TFLOP | training, s per 1,000 images "
         "| inference, s per 1,000 images | peak memory, MB | weights, MB | training, min |",

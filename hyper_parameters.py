@@ -451,6 +451,7 @@ PRESETS = {
             "label_smoothing": 0.2,
             "padding_size": 3,
         },
+        ("test_error", 6.43, "He et al. 2015, table 6, ResNet-110, best of five runs"),
     ),
     "he2015": Preset(
         "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",

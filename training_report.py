@@ -48,7 +48,7 @@ LU_SONG_TABLE = {
     ("lenet", "cifar10"): (80.594, 63.470),
     ("alexnet", "cifar10"): (99.974, 84.140),
 }
-_FAMILIES = {"resnet": r"resnet(20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
+_FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 TESTED = {
     "test_error": float,
     "test_top5_error": float,
