@@ -7,6 +7,7 @@ predict(model, paths)       the most likely classes of picture files
 """
 
 import io
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -263,19 +264,19 @@ def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataF
 
     Args:
         config: settings; `test_ckpt_path` or `version` names the net.
-        paths: files, or folders whose pictures are taken in the order of their names.
+        paths: files, or folders whose pictures are taken in the order of their names; a picture of a folder that cannot be
+            decoded is named and left out.
         explains: also draw a Grad-CAM picture of each, in the folder `explanations` beside the table; see `grad_cam`.
 
     Returns:
         (table with columns image, class_1, probability_1, ... class_3, probability_3; path of the CSV file).
 
     Raises:
-        UsageError: no pictures, or one that cannot be decoded.
+        UsageError: no pictures, or one that was named itself cannot be decoded.
     """
     path, run = find_net(config)
-    files = _list_pictures(paths)
     model = load_model(path)
-    images = np.stack([read_picture(file, model.input_shape[1:]) for file in files])
+    files, images = _read_pictures(paths, model.input_shape[1:])
     answers = test(model, images, config.test_batch_size)
     answers = answers if isinstance(answers, dict) else {"": answers}
     rows = [{"image": str(file)} for file in files]
@@ -360,8 +361,9 @@ def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else picture
 
 
-def _list_pictures(paths) -> list[Path]:
-    files = []
+def _read_pictures(paths, shape) -> tuple[list[Path], np.ndarray]:
+    """The files of `predict`, and their pictures, uint8 [n, *shape]."""
+    read, failures = [], []
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
@@ -369,14 +371,21 @@ def _list_pictures(paths) -> list[Path]:
                 raise UsageError(
                     f"{path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), received a folder without any"
                 )
-            files += found
-        elif path.is_file():
-            files.append(path)
+            for file in found:
+                try:
+                    read.append((file, read_picture(file, shape)))
+                except UsageError as error:
+                    failures.append(error)
+        elif path.exists():
+            read.append((path, read_picture(path, shape)))
         else:
             raise UsageError(f"expected picture files or folders, received '{path}', which does not exist")
-    if not files:
-        raise UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none")
-    return files
+    if not read:
+        raise failures[0] if failures else UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none")
+    for error in failures:
+        print(f"left out: {error}", file=sys.stderr)
+    files, images = zip(*read, strict=True)
+    return list(files), np.stack(images)
 
 
 def _class_names(path: str, classes: int, head: str = "") -> list[str]:

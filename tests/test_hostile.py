@@ -690,9 +690,12 @@ def test_pictures_that_are_no_files(tmp_path, capsys, kind):
      "folder": lambda p: p.mkdir(), "loop": lambda p: p.symlink_to(p),
      "sparse": lambda p: (p.touch(), os.truncate(p, 10 << 30))}[kind](place)  # fmt: skip
     flags = ("--mode=predict", f"--runs_dir={tmp_path}/runs", f"--test_ckpt_path={small_net()}", "--images")
-    assert run_main(capsys, "strange.png", *flags, folder) == 2
     assert run_main(capsys, "strange.png", *flags, place) == 2
     assert not (tmp_path / "runs").exists()
+    assert main([*map(str, flags), str(folder)]) == 0  # what was not named itself is left out
+    printed = capsys.readouterr()
+    assert "left out: " in printed.err and "strange.png" in printed.err
+    assert "good.png" in printed.out and "strange.png" not in printed.out
 
 
 # Class folders
