@@ -196,8 +196,9 @@ def draw_robustness(table, dataset: str):
             axes.fill_between(
                 mean.index, by_strength.min(), by_strength.max(), color=style["color"], alpha=0.15, linewidth=0
             )
-        values = image_corruption.CORRUPTIONS[kind][1]
+        meaning, values = image_corruption.CORRUPTIONS[kind]
         axes.set(title=kind, xticks=[0, *range(1, 1 + len(values))])
+        axes.set_xlabel(meaning.replace(", ", ",\n"), fontsize=8)
         axes.set_xticklabels(["clean", *(f"{value:g}" for value in values)], rotation=60)
     panels[0].set_ylabel("test accuracy (%)")
     handles, labels = panels[0].get_legend_handles_labels()
