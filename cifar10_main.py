@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--experiment",
         default="",
         metavar="NAME",
-        help="list of results to add to, for --mode=publish [cifar10; of a study its name]",
+        help="list of results to add to, for --mode=publish [the data set; of a study its name]",
     )
     studies = parser.add_argument_group(
         "studies of several runs",
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="nets, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0-2 [--model]",
     )
     studies.add_argument("--datasets", type=_list_of(str), metavar="NAME,...", help="data sets [--dataset]")
-    studies.add_argument("--seeds", type=_list_of(int), metavar="INT,...", help="seeds [--seed]")
+    studies.add_argument("--seeds", type=_parse_seeds, metavar="INT,...", help="seeds, such as 0,1,2 or 0-2 [--seed]")
     studies.add_argument(
         "--depths",
         type=_list_of(int),
@@ -92,6 +92,20 @@ def _list_of(kind):
 
     parse.__name__ = f"comma-separated {kind.__name__}"
     return parse
+
+
+def _parse_seeds(text):
+    """ "0,3-5" -> [0, 3, 4, 5]."""
+    seeds = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if dash and int(last) < int(first):
+            raise ValueError(part)
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return seeds
+
+
+_parse_seeds.__name__ = "comma-separated int"  # how argparse calls it in its messages
 
 
 def main(argv=None) -> int:
@@ -193,7 +207,7 @@ def _publish(config, actions):
     if (run.path / "study.json").is_file():
         print(f"written: {publish_study(run.path, actions['experiment'] or run.path.name, results)}")
     else:
-        print(f"written: {publish(run, actions['experiment'] or 'cifar10', results)}")
+        print(f"written: {publish(run, actions['experiment'] or config.dataset, results)}")
 
 
 if __name__ == "__main__":

@@ -825,7 +825,7 @@ def _study_folder(given: dict, name: str) -> Path:
 
 
 def _command(mode: str, given: dict, **options) -> str:
-    """The command that repeats the study, without where things lie."""
+    """The command that repeats the study, with its name if it was given one, without where things lie."""
     parts = [f"python cifar10_main.py --mode={mode}"]
     for name, value in options.items():
         if value is True:
@@ -833,7 +833,11 @@ def _command(mode: str, given: dict, **options) -> str:
         elif value is not False:
             parts.append(f"--{name}={','.join(str(item) for item in value)}")
     fields = {field.name: field for field in dataclasses.fields(HyperParameters)}
-    parts += [f"--{name}={value}" for name, value in given.items() if not fields[name].metadata["operational"]]
+    parts += [
+        f"--{name}={value}"
+        for name, value in given.items()
+        if name == "version" or not fields[name].metadata["operational"]
+    ]
     return " ".join(parts)
 
 

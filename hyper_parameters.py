@@ -355,8 +355,9 @@ class HyperParameters(Settings):
 
     @property
     def command(self) -> str:
-        """The command that repeats the run: what differs from the preset, and not where things lie."""
-        return " ".join([self.PROGRAM, f"--preset={self.preset}", *self.flags_beside(from_preset(self.preset))])
+        """The command that repeats the run: what differs from the preset, its name if it was given one, not where things lie."""
+        name = [f"--version={self.version}"] if self.version else []
+        return " ".join([self.PROGRAM, f"--preset={self.preset}", *self.flags_beside(from_preset(self.preset)), *name])
 
 
 def shared_setting(name: str, default=None, **facts):

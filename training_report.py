@@ -284,7 +284,7 @@ def draw_explanation(file, picture, heat, title):
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.6))
         figure.suptitle(title)
-        for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM)"), strict=True):
+        for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM, 1 = most)"), strict=True):
             axis.imshow(picture.squeeze(), cmap="gray", interpolation="nearest")
             axis.set_title(label, fontsize=9)
             axis.axis("off")
@@ -464,7 +464,7 @@ def add_results(run, experiment, results: Path, config, preset, measured) -> Pat
         raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
-    recipe = dataclasses.replace(config, seed=0).command
+    recipe = dataclasses.replace(config, seed=0, version="").command
     for metric, (value, published, published_source, note) in measured.items():
         key = {
             "experiment": experiment,

@@ -243,4 +243,5 @@ class FlowerParameters(Settings):
         place = [f"--data_dir={self.dataset_name}"] if self.dataset == "folder" else []
         is_path = self.weights not in ("imagenet", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
-        return " ".join([self.PROGRAM, *place, *named.flags_beside(type(self)())])
+        name = [f"--version={self.version}"] if self.version else []
+        return " ".join([self.PROGRAM, *place, *named.flags_beside(type(self)()), *name])

@@ -96,6 +96,7 @@ def test_the_plan():
         ("digits", "demo", 0), ("digits", "demo", 3),
     ]  # fmt: skip
     assert all(each.train_steps == 7 and each.model == "resnet8" for each in plan)
+    assert make_parser().parse_args(["--mode=compare", "--seeds=0,3-5"]).seeds == [0, 3, 4, 5]
     assert [each.seed for each in plan_runs({}, ["resnet8", "plain8@2-4"], ["digits"], [0])] == [0, 2, 3, 4]
     assert plan_runs({"preset": "liang"}, ["resnet8"], ["digits"], [0])[0].preset == "liang"
     for models, datasets, message in (

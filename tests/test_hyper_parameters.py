@@ -146,4 +146,6 @@ def test_num_residual_blocks_sets_the_depth(model, blocks, name):
 
 def test_the_command_repeats_the_run_wherever_it_lies():
     config = from_preset("liang", seed=2, data_dir="/somewhere", runs_dir="/else", num_residual_blocks=3)
-    assert config.command == "python cifar10_main.py --mode=train --preset=liang --seed=2 --num_residual_blocks=3"
+    command = "python cifar10_main.py --mode=train --preset=liang --seed=2 --num_residual_blocks=3"
+    assert config.command == command
+    assert dataclasses.replace(config, version="mine").command == f"{command} --version=mine"
