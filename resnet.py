@@ -29,7 +29,7 @@ from resnet_layers import FusedBatchNormalization, PatchWhitening, PixelNormaliz
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
 
-# Nets whose trained weights are shipped, by (num_residual_blocks, form).
+# Nets of `build_resnet` whose trained weights are shipped, by (num_residual_blocks, form).
 _SHIPPED = {(3, "v1"): "resnet20_cifar10.keras", (3, "preact"): "resnet20_preact_cifar10.keras"}
 
 
@@ -181,7 +181,7 @@ def build_resnet(
     _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout)
     preact = form == "preact"
     if weights == "cifar10":
-        shipped = _shipped_model(num_residual_blocks, form)
+        shipped = _shipped_model(_SHIPPED[num_residual_blocks, form])
         preprocessing = PixelNormalization.from_config(shipped.layers[1].get_config())
     regular = "glorot_uniform" if preact else "he_normal"
 
@@ -295,19 +295,23 @@ def copy_weights(source, target):
         target.get_layer(name).set_weights(given[name])
 
 
-def _shipped_model(num_residual_blocks, form):
-    """The trained model in `pretrained/` (beside this file in a clone, `resnet_pretrained` where installed)."""
+def _shipped_model(file_name):
+    """A trained model of `pretrained/` (beside this file in a clone, `resnet_pretrained` where installed)."""
     here = Path(__file__).parent
-    if (num_residual_blocks, form) not in _SHIPPED:
-        known = ", ".join(f"n={blocks} {kind}" for blocks, kind in _SHIPPED)
-        raise ValueError(
-            f"weights='cifar10' are shipped for {known}; received n={num_residual_blocks} {form}; train your own"
-        )
-    file_name = _SHIPPED[num_residual_blocks, form]
     for folder in (here / "pretrained", here / "resnet_pretrained"):
         if (folder / file_name).is_file():
             return keras.saving.load_model(folder / file_name, compile=False)
     raise ValueError(f"expected the shipped weights {file_name} in {here / 'pretrained'}; install the library again")
+
+
+def _check_for_shipped(input_shape, include_top, classes, preprocessing):
+    if tuple(input_shape) != (32, 32, 3) or (include_top and classes != 10):
+        raise ValueError(
+            f"weights='cifar10' need input_shape (32, 32, 3) and, with include_top, 10 classes; received {tuple(input_shape)}, "
+            f"{classes}"
+        )
+    if preprocessing is not None:
+        raise ValueError("weights='cifar10' bring their own preprocessing; leave the argument out")
 
 
 def _check_arguments(num_residual_blocks, form, weights, include_top, input_shape, classes, shortcut, preprocessing):
@@ -325,13 +329,13 @@ def _check_arguments(num_residual_blocks, form, weights, include_top, input_shap
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"classes must be an int >= 1, received {classes!r}")
     if weights == "cifar10":
-        if tuple(input_shape) != (32, 32, 3) or (include_top and classes != 10) or shortcut != "A":
+        if (num_residual_blocks, form) not in _SHIPPED or shortcut != "A":
+            known = ", ".join(f"n={blocks} {kind}" for blocks, kind in _SHIPPED)
             raise ValueError(
-                "weights='cifar10' need input_shape (32, 32, 3), shortcut 'A' and, with include_top, 10 classes; received "
-                f"{tuple(input_shape)}, {shortcut!r}, {classes}"
+                f"weights='cifar10' are shipped for {known} with shortcut 'A'; received n={num_residual_blocks} {form}, "
+                f"'{shortcut}'; train your own"
             )
-        if preprocessing is not None:
-            raise ValueError("weights='cifar10' bring their own preprocessing; leave the argument out")
+        _check_for_shipped(input_shape, include_top, classes, preprocessing)
 
 
 def build_resnet9(
@@ -361,17 +365,19 @@ def build_resnet9(
     The filters of the first layer are set by training images: `PatchWhitening.adapt`, which `cifar10_train.Train` calls.
 
     Args:
-        weights: None = random; or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random; "cifar10" = the shipped weights (10 classes, 32x32x3), in half precision; or the path of a
+            `.keras` or `.weights.h5` file of the same net.
         include_top: False = end after global max pooling, output [batch, 256].
         input_shape: (height, width, channels), height and width >= 16.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: `PixelNormalization` put before the net, or None. Shipped weights bring their own.
         dtype: dtype policy of all layers, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model.
 
     Returns:
-        keras.Model. Input [batch, height, width, channels], RGB. Output float32 [batch, classes].
+        keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or shipped
+        weights, otherwise normalised pixels. Output float32 [batch, classes].
 
     Raises:
         ValueError: an input that is too small, or weights of another net.
@@ -380,6 +386,10 @@ def build_resnet9(
         raise ValueError(
             f"input_shape must be (height >= 16, width >= 16, channels >= 1), received {tuple(input_shape)}"
         )
+    if weights == "cifar10":
+        _check_for_shipped(input_shape, include_top, classes, preprocessing)
+        shipped = _shipped_model("resnet9_cifar10.keras")
+        preprocessing = PixelNormalization.from_config(shipped.layers[1].get_config())
 
     def convolve(x, filters, layer_name, pool=False):
         # Drawn three times smaller than by He's rule: batch norm undoes the scale, and a small kernel turns faster.
@@ -414,7 +424,9 @@ def build_resnet9(
         x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
         x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name)
-    if weights is not None:
+    if weights == "cifar10":
+        copy_weights(shipped, model)
+    elif weights is not None:
         load_weights(model, weights)
     return model
 
