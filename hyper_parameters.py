@@ -185,6 +185,9 @@ class HyperParameters(Settings):
         "horizontal flip: random = with probability 1/2; alternate = a random half in one epoch, the other half in the next",
         choices=("none", "random", "alternate"),
     )
+    cutout: int = setting(
+        0, DATA, "side in pixels of a square that is set to the mean colour in each training image; 0 = none", minimum=0
+    )
     train_random_label: bool = setting(False, DATA, "random training labels, to see a net memorise")
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
 
@@ -521,9 +524,9 @@ PRESETS = {
             "train_steps": 2150,
             "report_freq": 215,
             "train_batch_size": 256,
-            "init_lr": 0.03,
+            "init_lr": 0.01,
             "warmup_steps": 215,
-            "warmup_lr": 0.003,
+            "warmup_lr": 0.001,
             "weight_decay": 5e-4,
         },
     ),
@@ -545,9 +548,9 @@ PRESETS = {
             "model": "alexnet",
             "train_steps": 7031,
             "train_batch_size": 256,
-            "init_lr": 0.03,
+            "init_lr": 0.01,
             "warmup_steps": 704,
-            "warmup_lr": 0.003,
+            "warmup_lr": 0.001,
             "weight_decay": 5e-4,
         },
     ),
