@@ -219,11 +219,19 @@ def make_normalization(kind: str, images: np.ndarray):
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """What one training batch is made of: indices int64 [batch], crop offsets int32 [batch, 2] (y, x), flips bool [batch]."""
+    """What one training batch is made of.
+
+    Attributes:
+        indices: int64 [batch].
+        offsets: int32 [batch, 2], crop offsets (y, x).
+        flips: bool [batch].
+        centers: float32 [batch, 2], centre (y, x) of the square that is cut out, 0 <= share of height and width < 1.
+    """
 
     indices: np.ndarray
     offsets: np.ndarray
     flips: np.ndarray
+    centers: np.ndarray
 
 
 def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,17 +251,18 @@ def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tupl
 
 
 def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan:
-    """Draws the indices, crop offsets and flips of batch `step`, a pure function of (seed, step); see `plan_indices`.
+    """Draws what batch `step` is made of, a pure function of (seed, step); see `plan_indices`.
 
     Args:
         step: 0-based index of the batch.
         num_images: size of the training part.
-        config: uses seed, train_batch_size, augment, padding_size, flip.
+        config: uses seed, train_batch_size, augment, padding_size, flip, cutout.
     """
     batch_size = config.train_batch_size
     indices, epochs = plan_indices(step, num_images, batch_size, config.seed)
     offsets = np.full((batch_size, 2), config.padding_size, np.int32)
     flips = np.zeros(batch_size, bool)
+    centers = np.zeros((batch_size, 2), np.float32)
     if config.augment:
         rng = np.random.default_rng((config.seed, 1, step))
         # `integers` excludes its upper end: offsets are 0..2*padding, the last one included.
@@ -262,7 +271,9 @@ def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan
             flips = rng.random(batch_size) < 0.5
         elif config.flip == "alternate":
             flips = _flipped_first(config.seed, num_images)[indices] ^ (epochs % 2 == 1)
-    return BatchPlan(indices, offsets, flips)
+        if config.cutout:
+            centers = rng.random((batch_size, 2), np.float32)
+    return BatchPlan(indices, offsets, flips, centers)
 
 
 @functools.lru_cache(maxsize=4)
@@ -302,6 +313,30 @@ def crop_and_flip(images, offsets, flips, padding: int, mode: str):
     return tf.gather(images, offsets[:, 1:] + columns, axis=2, batch_dims=1)
 
 
+def augment(images, offsets, flips, centers, config: HyperParameters):
+    """`crop_and_flip`, then sets a square of each image to zero (DeVries & Taylor 2017, arXiv:1708.04552).
+
+    Args:
+        images: [batch, height, width, channels], any number type.
+        offsets, flips, centers: see `BatchPlan`. Any pixel may be the centre; what is outside of the image is cut off.
+        config: uses padding_size, padding_mode, cutout (side of the square in pixels).
+
+    Returns:
+        tf.Tensor of the shape and type of `images`.
+    """
+    import tensorflow as tf
+
+    images = crop_and_flip(images, offsets, flips, config.padding_size, config.padding_mode)
+    if not config.cutout:
+        return images
+    sides = []
+    for axis, length in enumerate(images.shape[1:3]):
+        first = tf.cast(centers[:, axis : axis + 1] * length, tf.int32) - config.cutout // 2
+        sides.append((tf.range(length) >= first) & (tf.range(length) < first + config.cutout))
+    square = sides[0][:, :, None, None] & sides[1][:, None, :, None]
+    return tf.where(square, tf.zeros((), images.dtype), images)
+
+
 def piece_numbers(first_step: int, train_steps: int, replicas: int = 1, worker: int = 0, workers: int = 1):
     """Numbers of the pieces that one machine needs, where devices share each batch: piece p is part p % replicas of batch
     p // replicas.
@@ -331,7 +366,8 @@ def training_batches(
     worker: int = 0,
     workers: int = 1,
 ):
-    """The batches from `first_step` to `train_steps`, normalised, then padded with zeros or reflections, cropped, flipped.
+    """The batches from `first_step` to `train_steps`, normalised, then padded with zeros or reflections, cropped, flipped,
+    and with a square cut out.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
     image's own mean and deviation. (Liang's program pads before it whitens.)
@@ -355,15 +391,15 @@ def training_batches(
     def plan(piece):
         batch = plan_batch(int(piece) // replicas, len(split), config)
         part = slice(int(piece) % replicas * size, (int(piece) % replicas + 1) * size)
-        return batch.indices[part], batch.offsets[part], batch.flips[part]
+        return batch.indices[part], batch.offsets[part], batch.flips[part], batch.centers[part]
 
     def make_piece(piece):
-        indices, offsets, flips = tf.numpy_function(plan, [piece], [tf.int64, tf.int32, tf.bool])
+        indices, *draws = tf.numpy_function(plan, [piece], [tf.int64, tf.int32, tf.bool, tf.float32])
         indices = tf.ensure_shape(indices, [size])
         batch = normalization(tf.gather(images, indices))
         if config.augment:
-            offsets, flips = tf.ensure_shape(offsets, [size, 2]), tf.ensure_shape(flips, [size])
-            batch = crop_and_flip(batch, offsets, flips, config.padding_size, config.padding_mode)
+            shapes = ([size, 2], [size], [size, 2])
+            batch = augment(batch, *map(tf.ensure_shape, draws, shapes), config)
         return batch, tf.gather(labels, indices)
 
     pieces = piece_numbers(first_step, config.train_steps, replicas, worker, workers)

@@ -332,16 +332,17 @@ def _draw_augmentation(training, config):
     for epoch in range(9):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
         plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, len(training), config)
-        offsets, flips = (np.resize(values, (len(chosen), *values.shape[1:])) for values in (plan.offsets, plan.flips))
+        draws = (
+            np.resize(values, (len(chosen), *values.shape[1:])) for values in (plan.offsets, plan.flips, plan.centers)
+        )
         images = training.images[chosen]
         if config.augment:
-            images = cifar10_input.crop_and_flip(
-                images, offsets, flips, config.padding_size, config.padding_mode
-            ).numpy()
+            images = cifar10_input.augment(images, *draws, config).numpy()
         variants.append(images)
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
     kind = (
         f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
+        + (f", {config.cutout} x {config.cutout} cut out" if config.cutout else "")
         if config.augment
         else "switched off"
     )

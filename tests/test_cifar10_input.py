@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import pickle
@@ -262,12 +263,29 @@ def test_reflection_and_inputs_unchanged():
     np.testing.assert_array_equal(images, before)
 
 
+def test_cutout_sets_a_square_around_any_pixel_to_zero():
+    images = np.random.default_rng(0).random((500, 6, 9, 3), np.float32) + 1
+    config = from_preset("fast", padding_size=0, cutout=3, flip="none", train_batch_size=500)
+    plan = plan_batch(0, 500, config)
+    result = cifar10_input.augment(images, plan.offsets, plan.flips, plan.centers, config).numpy()
+    expected, centers = images.copy(), set()
+    for image, center in zip(expected, plan.centers, strict=True):
+        y, x = int(center[0] * 6), int(center[1] * 9)
+        image[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 0
+        centers.add((y, x))
+    np.testing.assert_array_equal(result, expected)
+    assert centers == {(y, x) for y in range(6) for x in range(9)}
+    # The crops and flips of a run are the same with and without.
+    other = plan_batch(0, 500, dataclasses.replace(config, cutout=0))
+    np.testing.assert_array_equal(plan.offsets, other.offsets)
+
+
 def test_a_batch_is_a_function_of_seed_and_step():
-    config = from_preset("fast", train_batch_size=7)
+    config = from_preset("fast", train_batch_size=7, cutout=3)
     for step in (0, 5, 1000):
         first, again = plan_batch(step, 30, config), plan_batch(step, 30, config)
         other = plan_batch(step, 30, from_preset("fast", train_batch_size=7, seed=1))
-        for name in ("indices", "offsets", "flips"):
+        for name in ("indices", "offsets", "flips", "centers"):
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert not np.array_equal(first.indices, other.indices)
 
