@@ -359,7 +359,8 @@ class HyperParameters(Settings):
     @property
     def command(self) -> str:
         """The command that repeats the run: what differs from the preset, its name if it was given one, not where things lie."""
-        name = [f"--version={self.version}"] if self.version else []
+        own_name = dataclasses.replace(self, version="").run_name
+        name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
         return " ".join([self.PROGRAM, f"--preset={self.preset}", *self.flags_beside(from_preset(self.preset)), *name])
 
 

@@ -243,5 +243,6 @@ class FlowerParameters(Settings):
         place = [f"--data_dir={self.dataset_name}"] if self.dataset == "folder" else []
         is_path = self.weights not in ("imagenet", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
-        name = [f"--version={self.version}"] if self.version else []
+        own_name = dataclasses.replace(self, version="").run_name
+        name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
         return " ".join([self.PROGRAM, *place, *named.flags_beside(type(self)()), *name])

@@ -149,3 +149,4 @@ def test_the_command_repeats_the_run_wherever_it_lies():
     command = "python cifar10_main.py --mode=train --preset=liang --seed=2 --num_residual_blocks=3"
     assert config.command == command
     assert dataclasses.replace(config, version="mine").command == f"{command} --version=mine"
+    assert dataclasses.replace(config, version=config.run_name).command == command
