@@ -76,7 +76,7 @@ EXPERIMENTS = (
     _study(
         "compare-cifar10",
         "Lu & Song table 1 and figures 5 and 6: CIFAR-10, three seeds of LeNet",
-        "compare --models=resnet20,alexnet,lenet5@0-2 --datasets=cifar10 --seeds=0",
+        "compare --models=resnet9,resnet20,alexnet,lenet5@0-2 --datasets=cifar10 --seeds=0",
         110,
     ),
     _study(
@@ -88,7 +88,7 @@ EXPERIMENTS = (
     _study(
         "robustness",
         "the resistance to noise that Liang, section 7, claims",
-        "robustness --models=resnet20,alexnet,lenet5 --datasets=cifar10,mnist --seeds=0",
+        "robustness --models=resnet20,alexnet,lenet5 --datasets=mnist,cifar10 --seeds=0",
         15,
     ),
     _run(
