@@ -33,13 +33,13 @@ FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
 _SHIPPED = {(3, "v1"): "resnet20_cifar10.keras", (3, "preact"): "resnet20_preact_cifar10.keras"}
 
 
-def _residual_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, shortcut):
+def _residual_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, dtype, shortcut):
     """v1 block (He 2015, figure 2): ReLU(x + BN(conv(ReLU(BN(conv(x)))))). `shortcut` is "A", "B" or None (plain net)."""
     residual = x
     if stride == 2:
         # TensorFlow's "same" would pad an even map only at its end and centre the kernel on odd pixels, while the
         # shortcut keeps the even ones. One pixel on each side and "valid" puts both on the same grid.
-        residual = layers.ZeroPadding2D(1, name=f"{name}_pad")(residual)
+        residual = layers.ZeroPadding2D(1, dtype=dtype, name=f"{name}_pad")(residual)
     residual = conv(filters, 3, stride, f"{name}_conv1", padding="valid" if stride == 2 else "same")(residual)
     residual = drop(relu(f"{name}_relu1")(norm(f"{name}_bn1")(residual)), name)
     residual = norm(f"{name}_bn2", last=True)(conv(filters, 3, 1, f"{name}_conv2")(residual))
@@ -47,14 +47,15 @@ def _residual_block(x, filters, stride, name, *, conv, norm, relu, drop, finish,
     if shortcut is None:
         return relu(f"{name}_relu2")(residual)
     if stride == 2 and shortcut == "A":
-        x = layers.AveragePooling2D(1, strides=2, name=f"{name}_subsample")(x)  # a 1x1 window picks every second pixel
-        x = ZeroPadChannels(filters, name=f"{name}_shortcut")(x)
+        # A 1x1 window picks every second pixel.
+        x = layers.AveragePooling2D(1, strides=2, dtype=dtype, name=f"{name}_subsample")(x)
+        x = ZeroPadChannels(filters, dtype=dtype, name=f"{name}_shortcut")(x)
     elif stride == 2:
         x = norm(f"{name}_shortcut_bn")(conv(filters, 1, 2, f"{name}_shortcut_conv")(x))
-    return relu(f"{name}_relu2")(layers.Add(name=f"{name}_add")([x, residual]))
+    return relu(f"{name}_relu2")(layers.Add(dtype=dtype, name=f"{name}_add")([x, residual]))
 
 
-def _preact_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, first):
+def _preact_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, dtype, first):
     """Liang's block: x + conv(ReLU(BN(conv(ReLU(BN(x)))))); the first block of the net has no BN-ReLU before its first conv."""
     residual = x if first else relu(f"{name}_relu1")(norm(f"{name}_bn1")(x))
     residual = conv(filters, 3, stride, f"{name}_conv1")(residual)
@@ -66,7 +67,7 @@ def _preact_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, f
     return layers.Add(name=f"{name}_add")([x, residual])
 
 
-def _v2_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, begins_stage, bottleneck, shortcut):
+def _v2_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, dtype, begins_stage, bottleneck, shortcut):
     """v2 block (He 2016, figure 4e): x + conv(ReLU(BN(... x))). Where a stage begins, both branches share the first BN-ReLU.
 
     `bottleneck`: 1x1 (it has the stride), 3x3 and 1x1 convolution, the last with 4 * `filters`; else two of 3x3.
@@ -84,7 +85,7 @@ def _v2_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, begin
         residual = conv(filters, 1, 1, f"{name}_conv3")(residual)
     else:
         if stride == 2:  # one grid with the shortcut, as in `_residual_block`
-            residual = layers.ZeroPadding2D(1, name=f"{name}_pad")(residual)
+            residual = layers.ZeroPadding2D(1, dtype=dtype, name=f"{name}_pad")(residual)
         residual = conv(filters, 3, stride, f"{name}_conv1", padding="valid" if stride == 2 else "same")(residual)
         residual = drop(relu(f"{name}_relu2")(norm(f"{name}_bn2")(residual)), name)
         residual = conv(filters, 3, 1, f"{name}_conv2")(residual)
@@ -159,7 +160,9 @@ def build_resnet(
         maxout: 0 = off; k >= 2 = a hidden layer of as many maxout units as there are pooled channels, each the largest of k
             linear functions, before the classifier (Goodfellow et al. 2013, arXiv:1302.4389).
         preprocessing: `PixelNormalization` put before the net, or None. Shipped weights bring their own.
-        dtype: dtype policy of all layers, e.g. "mixed_bfloat16"; None = Keras' global policy.
+        dtype: dtype policy of the layers, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the dense layers are
+            always float32, and so are the sums of preact and v2, which pass from block to block without normalisation, unless
+            the global policy is another.
         name: name of the model; None = "resnet20", "resnet20_preact", "plain20", "resnet20_v2", "resnet164_v2", ...
 
     Returns:
@@ -220,7 +223,7 @@ def build_resnet(
     if not form.endswith("v2"):
         x = relu("stem_relu")(norm("stem_bn")(x))
     block = {"preact": _preact_block, "v2": _v2_block, "bottleneck_v2": _v2_block}.get(form, _residual_block)
-    block = functools.partial(block, conv=conv, norm=norm, relu=relu, drop=drop, finish=finish)
+    block = functools.partial(block, conv=conv, norm=norm, relu=relu, drop=drop, finish=finish, dtype=dtype)
     for stage, filters in enumerate(FILTERS, start=1):
         for index in range(1, num_residual_blocks + 1):
             if preact:
