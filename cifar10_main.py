@@ -121,6 +121,8 @@ def _run(argv):
         return _study(flags, actions)
     if actions["resume"] and actions["overwrite"]:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
+    if actions["mode"] == "train" and flags.get("test_ckpt_path"):
+        raise UsageError("--test_ckpt_path is for --mode=test and predict; give --ckpt_path to start from weights")
     config = _settings(flags, actions)
     device_placement.import_tensorflow()
     {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
@@ -147,7 +149,7 @@ def _study(flags, actions):
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
             study = {"compare": comparative_study.compare, "robustness": comparative_study.measure_robustness}
             folder = study[actions["mode"]](given, models, datasets, seeds)
-    print((folder / "report.md").read_text(), f"written to {folder}", sep="\n")
+    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}", sep="\n")
 
 
 def _settings(flags, actions):
@@ -159,8 +161,15 @@ def _settings(flags, actions):
     goes_on = actions["resume"] if actions["mode"] == "train" else not config.test_ckpt_path
     if goes_on and (run.holds_run() or actions["mode"] != "train"):
         # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
-        place = {"runs_dir": config.runs_dir, "version": run.path.name}
-        return dataclasses.replace(run.read_config(), **flags | place)
+        place = {"runs_dir": config.runs_dir, "version": run.path.name, "test_ckpt_path": ""}
+        stored = run.read_config()
+        config = dataclasses.replace(stored, **flags | place)
+        # In training, the run folder itself says what may differ.
+        if actions["mode"] != "train" and (changed := config.flags_beside(stored)):
+            raise UsageError(
+                f"{run} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out"
+            )
+        return config
     if goes_on:
         print(f"there is no run in {run} yet, so --resume begins one")
     return config
@@ -188,7 +197,7 @@ def _test(config, _actions):
     if run.holds_run():
         from training_report import draw
 
-        print(f"figures: {', '.join(str(path) for path in draw(run))}")
+        print(f"figures: {', '.join(str(path) for path in draw(run, config.data_dir))}")
 
 
 def _predict(config, actions):

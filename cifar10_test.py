@@ -2,8 +2,8 @@
 
 load_model(path)            a trained net: raw pixels -> probabilities
 test(model, images)         probabilities of any number of images
-evaluate(run, ...)          metrics of a run on the test part -> result.json, predictions.npy
-predict(model, paths)       the most likely classes of picture files
+evaluate(config)            metrics of a run on the test part -> result.json, predictions.npy
+predict(config, paths)      the most likely classes of picture files
 """
 
 import io
@@ -27,6 +27,7 @@ from run_folder import RunFolder, read_checkpoint, write_atomically, write_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_EXIF_ORIENTATION = 0x0112
 _LARGEST_PICTURE = 256 << 20  # bytes of a file
 _LARGEST_MODEL = 2 << 30  # bytes unpacked
 
@@ -248,13 +249,20 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
     """What to load, and the folder for what comes out of it.
 
     Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images. What `test_ckpt_path` names gets
-    the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone.
+    the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone; the name is that of the run
+    folder, with that of the file if it is one.
     """
     path = config.test_ckpt_path
     if not path:
         run = RunFolder(f"{config.runs_dir}/{config.run_name}")
         return str(run.best), run
-    return path, RunFolder(f"{config.runs_dir}/test-{Path(path).stem}-{config.dataset_name}")
+    place = Path(path).expanduser().resolve()
+    if place.is_file():
+        folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
+        name = f"{folder.name}-{place.stem}"
+    else:
+        name = place.name  # of a run folder, or "cifar10"
+    return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
 
 
 def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataFrame, Path]:
@@ -331,9 +339,18 @@ def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
             # OpenCV would show that in grey.
             with PIL.Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS) as opened:
                 opened.load()
+                # How the camera was held. Of TIFF, OpenCV heeds it itself.
+                orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if picture is None:
             raise ValueError("OpenCV cannot decode it")
+        if orientation in (5, 6, 7, 8):
+            picture = picture.swapaxes(0, 1)
+        if orientation in (2, 3, 6, 7):
+            picture = picture[:, ::-1]
+        if orientation in (3, 4, 7, 8):
+            picture = picture[::-1]
+        picture = np.ascontiguousarray(picture)
     # A damaged picture can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
         unknown = isinstance(error, PIL.UnidentifiedImageError)
@@ -392,7 +409,7 @@ def _class_names(path: str, classes: int, head: str = "") -> list[str]:
     """Class names from the `data.json` of the run that a net lies in; shipped weights know CIFAR-10's."""
     if path == "cifar10":
         return list(cifar10_input.CIFAR10_CLASSES)
-    place = Path(path)
+    place = Path(path).expanduser()
     for folder in (place, place.parent, place.parent.parent):
         run = RunFolder(folder)
         if run.data.is_file() and len(names := run.read_class_names(head)) == classes:

@@ -103,6 +103,7 @@ class Train:
             resume: go on from the newest checkpoint of the run folder; a folder without a run is begun.
             overwrite: empty a run folder that already holds a run.
             callbacks: stock Keras callbacks; epochs are report intervals. Of several machines, the chief alone calls them.
+                The learning rate is that of the settings: callbacks that set it are refused.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step was written.
@@ -117,6 +118,8 @@ class Train:
                 self.restore(checkpoint)
             else:
                 self._start()
+                for average, variable in zip(self.averages, self.net.weights if self.averages else [], strict=True):
+                    average.assign(variable.value)
             if self.is_chief:
                 if checkpoint:
                     self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
@@ -244,6 +247,11 @@ class Train:
     def _loop(self, callbacks):
         """Trains from `step` on."""
         config = self.config
+        for callback in callbacks:
+            if isinstance(callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau):
+                raise UsageError(
+                    f"the learning rate is that of the settings, received the callback {type(callback).__name__}; use lr_schedule"
+                )
         self.callbacks = callback_list = keras.callbacks.CallbackList(
             list(callbacks) if self.is_chief else [],
             model=self.net,
@@ -421,17 +429,21 @@ class Train:
         self.optimizer.learning_rate.assign(rate)
         sums = {name: float(value) for name, value in self._train_step(images, labels).items()}
         loss = sums["loss"]
-        if not math.isfinite(sum(sums.values())):
-            kept = self.run.latest_checkpoint()
-            raise UsageError(
-                f"the loss must be finite, received {loss} at step {self.step} (learning rate {rate:g}); lower --init_lr or "
-                f"lengthen --warmup_steps; last good checkpoint: {kept or 'none'}"
-            )
+        self._check_loss(sum(sums.values()))
         self.step += 1
         count = self.config.train_batch_size
         for name, value in {"images": count, **sums}.items():
             self._interval[name] = self._interval.get(name, 0.0) + value
         return loss / count
+
+    def _check_loss(self, loss):
+        """Raises UsageError unless `loss`, of a batch or of the validation part, is finite."""
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"the loss must be finite, received {loss} at step {self.step} (learning rate "
+                f"{self._learning_rate(self.step):g}); lower --init_lr or lengthen --warmup_steps; last good checkpoint: "
+                f"{self.run.latest_checkpoint() or 'none'}"
+            )
 
     def _validate(self) -> dict:
         """Loss and top-1 error in % over the validation part, or one random batch of it, as the settings say."""
@@ -497,6 +509,7 @@ class Train:
             "train_loss": trained["train_loss"],
         }
         validated = self._validate()
+        self._check_loss(validated["validation_loss"])  # before a checkpoint of weights that are not numbers is written
         row |= validated
         if self.averages:
             row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate_averaged()

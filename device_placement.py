@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,24 +18,29 @@ PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-le
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without the notes that its libraries write to stderr before any log level applies.
+    """Imports TensorFlow without the notes that its libraries write to stderr before any log level applies, and lets it take
+    the memory of GPUs as it needs it.
 
     Errors still come as exceptions. A user who sets TF_CPP_MIN_LOG_LEVEL sees everything.
     """
-    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), 2)
-            import tensorflow as tf
+    if "tensorflow" not in sys.modules and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            with Path(os.devnull).open("w") as nothing:
+                os.dup2(nothing.fileno(), 2)
+                import tensorflow as tf
 
-            tf.config.list_physical_devices()
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+                tf.config.list_physical_devices()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # it has computed already: too late, and no reason to stop
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def computes_bfloat16() -> bool:
@@ -86,10 +92,14 @@ def choose_strategy(name: str):
                 f"--strategy=mirrored needs two devices or more, TensorFlow found {len(devices)}; use --strategy=auto"
             )
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    if name == "cpu":
-        tf.config.set_visible_devices([], "GPU")
-    elif name == "one_gpu":
-        tf.config.set_visible_devices(gpus[:1], "GPU")
+    if name in ("cpu", "one_gpu"):
+        try:
+            tf.config.set_visible_devices(gpus[:1] if name == "one_gpu" else [], "GPU")
+        except RuntimeError as error:
+            raise UsageError(
+                f"--strategy={name} must come before any computation of the process ({error}); use --strategy=auto, or hide the "
+                "others by CUDA_VISIBLE_DEVICES"
+            ) from error
     return tf.distribute.get_strategy()
 
 
@@ -213,14 +223,13 @@ def describe_strategy(strategy) -> str:
 
 def set_up(seed: int, deterministic: bool) -> None:
     """Seeds every generator and, if asked, makes every operation repeat bit by bit. Call before building a net."""
+    import_tensorflow()
     import keras
     import tensorflow as tf
 
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def describe_environment(policy: str) -> dict:
@@ -228,7 +237,7 @@ def describe_environment(policy: str) -> dict:
     import tensorflow as tf
 
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
@@ -253,6 +262,8 @@ def _version(package):
 def _commit():
     """Commit of the code, with '+' where files differ from it; None outside a clone."""
     here = Path(__file__).parent
+    if not (here / ".git").exists():  # installed, perhaps inside somebody else's repository
+        return None
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty=+"],

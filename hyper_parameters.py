@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -36,7 +37,13 @@ NET_OPTIONS = (
 )  # fmt: skip
 # Labels that a data set has for its pictures, each a task of its own.
 HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
-_PATHS = ("data_dir", "ckpt_path", "test_ckpt_path", "weights")  # settings that are paths, of all classes of settings
+_PATHS = (
+    "data_dir",
+    "runs_dir",
+    "ckpt_path",
+    "test_ckpt_path",
+    "weights",
+)  # settings that are paths, of all classes of settings
 
 
 class UsageError(ValueError):
@@ -83,7 +90,7 @@ class Settings:
     def flags_beside(self, other: "Settings") -> list[str]:
         """The flags of what differs from `other`, and not only in where things lie."""
         return [
-            f"--{field.name}={getattr(self, field.name)}"
+            f"--{field.name}={shlex.quote(str(getattr(self, field.name)))}"
             for field in dataclasses.fields(self)
             if not field.metadata["operational"] and getattr(self, field.name) != getattr(other, field.name)
         ]
@@ -310,12 +317,13 @@ class HyperParameters(Settings):
         """Registry name of the net, with the depth that `num_residual_blocks` asks for."""
         if not self.num_residual_blocks:
             return self.model
-        match = re.fullmatch(r"(resnet|plain)\d+(_preact)?", self.model)
-        if not match:
+        match = re.fullmatch(r"(resnet|plain)(\d+)(_preact|_v2)?", self.model)
+        # ResNet-9, and the bottleneck nets of depth 9n+2, are nets of their own.
+        if not match or int(match[2]) % 6 != 2 or self.model in ("resnet164_v2", "resnet1001_v2"):
             raise UsageError(
                 f"--num_residual_blocks fits the nets of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
             )
-        return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[2] or ''}"
+        return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[3] or ''}"
 
     @property
     def tasks(self) -> dict[str, float]:
@@ -672,7 +680,7 @@ def run_command(command) -> int:
         print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(stop or "stopped", file=sys.stderr)
+        print(str(stop) or "stopped", file=sys.stderr)
         return 130
     return 0
 

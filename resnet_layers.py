@@ -70,14 +70,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def _normalize_over_replicas(self, inputs, scale, offset):
         """Statistics of the whole batch, which the replicas share, so that their number does not change the result."""
         values = tf.cast(inputs, tf.float32)
-        sums = [
-            tf.reduce_sum(values, (0, 1, 2)),
-            tf.reduce_sum(values**2, (0, 1, 2)),
-            tf.cast(tf.size(values) / values.shape[-1], tf.float32),
-        ]
-        total, squares, count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        context, add = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
+        count = tf.cast(tf.size(values) / values.shape[-1], tf.float32)
+        total, count = context.all_reduce(add, [tf.reduce_sum(values, (0, 1, 2)), count])
         mean = total / count
-        variance = squares / count - mean**2
+        # From the mean, and not as the mean of the squares less its square: that could be negative by rounding.
+        variance = context.all_reduce(add, tf.reduce_sum((values - mean) ** 2, (0, 1, 2))) / count
         output = tf.nn.batch_normalization(values, mean, variance, offset, scale, self.epsilon)
         return tf.cast(output, self.compute_dtype), mean, variance
 

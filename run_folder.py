@@ -170,7 +170,7 @@ class RunFolder:
     """Paths and files of one run. Making the object touches nothing."""
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config = self.path / "config.json"
         self.environment = self.path / "environment.json"
         self.data = self.path / "data.json"
@@ -222,32 +222,24 @@ class RunFolder:
 
     def check(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
-        if overwrite or not self.path.exists():
+        if not self.path.exists():
             return
-        if self.holds_run() and resume:
+        if not self.holds_run():
+            if self._entries():
+                raise UsageError(f"{self} must be empty or hold a run, received other files; give another --version")
+        elif resume and not overwrite:
             self._check_settings(config)
-        elif self.holds_run():
+        elif not overwrite:
             raise UsageError(
                 f"{self} already holds a run; use --resume to go on with it, --overwrite to start again, or another --version"
             )
-        elif self._entries():
-            raise UsageError(f"{self} must be empty or hold a run, received other files; give another --version")
 
     def begin(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
-        """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json`.
-
-        Raises:
-            UsageError: see `check`; also if the folder to overwrite holds files but no run.
-        """
+        """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json`."""
         self.check(config, resume=resume, overwrite=overwrite)
         if overwrite:
-            entries = self._entries()
-            if entries and not self.holds_run():
-                raise UsageError(
-                    f"--overwrite empties run folders only, but {self} holds other files; give another --version"
-                )
             # The checkpoints go first and the settings last: what a kill leaves is a run that can be begun again.
-            for entry in sorted(entries, key=lambda entry: (entry == self.config, entry != self.checkpoints)):
+            for entry in sorted(self._entries(), key=lambda entry: (entry == self.config, entry != self.checkpoints)):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:

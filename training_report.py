@@ -69,13 +69,18 @@ _ROW = dict.fromkeys(
 }
 
 
-def draw(run: RunFolder) -> list[Path]:
+def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     """Draws every figure of a tested run into `run.figures`; returns their paths.
+
+    Args:
+        run: the run folder.
+        data_dir: where the data set lies; None = where it lay when the run began.
 
     Raises:
         UsageError: the run has not been trained and tested.
     """
     config = run.read_config()
+    config = dataclasses.replace(config, data_dir=config.data_dir if data_dir is None else data_dir)
     result, names, history = read_json(run.result, TESTED), run.read_class_names(), run.read_history()
     data = cifar10_input.load_data(config)
     training, _ = cifar10_input.split_data(data, config)
@@ -285,7 +290,7 @@ def draw_explanation(file, picture, heat, title):
         figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.6))
         figure.suptitle(title)
         for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM, 1 = most)"), strict=True):
-            axis.imshow(picture.squeeze(), cmap="gray", interpolation="nearest")
+            _show(axis, picture)
             axis.set_title(label, fontsize=9)
             axis.axis("off")
         shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
@@ -326,7 +331,7 @@ def _show(axis, picture):
 
 
 def _draw_augmentation(training, config):
-    """Some training pictures, each beside the variants that its first epochs show: figure 5 of Liang 2020."""
+    """Some training pictures, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
     chosen = np.arange(min(5, len(training)))
     variants = []
     for epoch in range(9):
@@ -612,9 +617,9 @@ def write_table(results: Path) -> Path:
         for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
             figures = sorted((results / run).glob("*.png"))
             lines += ["", f"### {run}", ""]
-            for text in (results / run / "report.md", results / run / "trials.md"):
-                if text.is_file():
-                    lines += [text.read_text().strip(), ""]
+            text = results / run / "report.md"
+            if text.is_file():
+                lines += [text.read_text(encoding="utf-8").strip(), ""]
             lines += [f"![{figure.stem}]({run}/{figure.name})" for figure in figures]
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")

@@ -138,10 +138,32 @@ def test_json_round_trip_and_damage(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "blocks", "name"),
-    [("resnet20", 0, "resnet20"), ("resnet20_preact", 9, "resnet56_preact"), ("plain20", 1, "plain8")],
+    [
+        ("resnet20", 0, "resnet20"),
+        ("resnet20_preact", 9, "resnet56_preact"),
+        ("plain20", 1, "plain8"),
+        ("resnet20_v2", 1, "resnet8_v2"),
+    ],
 )
 def test_num_residual_blocks_sets_the_depth(model, blocks, name):
     assert HyperParameters(model=model, num_residual_blocks=blocks).model_name == name
+
+
+@pytest.mark.parametrize("model", ["resnet9", "resnet164_v2", "lenet5"])
+def test_nets_of_other_depths_take_no_number_of_blocks(model):
+    with pytest.raises(UsageError, match=f"depth 6n.2 .*received --model={model}"):
+        _ = HyperParameters(model=model, num_residual_blocks=3).model_name
+
+
+def test_what_is_printed_can_be_pasted():
+    assert from_preset("fast", ckpt_path="my nets/a.keras").command.endswith("--ckpt_path='my nets/a.keras'")
+
+
+def test_ctrl_c_says_that_it_stopped(capsys):
+    def stop():
+        raise KeyboardInterrupt
+
+    assert hyper_parameters.run_command(stop) == 130 and capsys.readouterr().err == "stopped\n"
 
 
 def test_the_command_repeats_the_run_wherever_it_lies():

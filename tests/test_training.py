@@ -5,15 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+import PIL.Image
+import PIL.ImageOps
 import pytest
 from conftest import ROOT, TINY, run_main, user_environment
 
 import cifar10_test
 import cifar10_train
+from cifar10_main import main
 from cifar10_test import load_model, measure, read_picture
 from cifar10_train import Train, train
 from hyper_parameters import UsageError, from_preset
@@ -140,6 +144,24 @@ def test_measure_by_hand():
     assert [row["recall"] for row in result["per_class"]] == [1, 0.5, 1] and result["per_class"][0]["precision"] == 0.5
 
 
+def test_what_is_said_of_other_nets_lies_apart(finished):
+    for path, name in (
+        (finished.path, finished.path.name),
+        (finished.best, f"{finished.path.name}-best"),
+        (finished.checkpoints / "step-00000006.npz", f"{finished.path.name}-step-00000006"),
+        ("cifar10", "cifar10"),
+    ):
+        config = from_preset("smoke", test_ckpt_path=str(path), runs_dir="~/runs")
+        folder = cifar10_test.find_net(config)[1].path
+        assert folder == Path.home() / "runs" / f"test-{name}-synthetic"
+
+
+def test_a_stored_run_is_tested_as_it_was_trained(finished):
+    flags = ["--mode=test", f"--runs_dir={finished.path.parent}", "--version=done"]
+    assert main([*flags, "--synthetic_images=300"]) == 2
+    assert main([*flags, "--test_ckpt_path=cifar10", "--mode=train", "--resume"]) == 2
+
+
 def test_a_second_run_needs_a_word(finished):
     folder = finished.path.parent.parent
     before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.is_file()}
@@ -237,10 +259,14 @@ def test_starting_from_given_weights(tmp_path):
             init_lr=0.0,
             warmup_lr=0.0,
             train_steps=3,
+            weight_averaging=0.9,
         )
     )
     trainer.train()
     final = load_model(str(run.final))
+    # The averages begin there too.
+    first, given = (table.read_history()["validation_loss"].iloc[row] for table, row in ((trainer.run, 0), (run, -1)))
+    assert first == pytest.approx(given, rel=1e-3)
     np.testing.assert_array_equal(
         trainer.net.get_layer("stem_conv").get_weights()[0], final.get_layer("stem_conv").get_weights()[0]
     )
@@ -252,6 +278,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         train(config)
     arrays = last_arrays(RunFolder(tmp_path / "wild"))
     assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_weights_that_are_no_numbers_are_not_written(tmp_path):
+    config = tiny(tmp_path, version="wild", init_lr=1e30, warmup_steps=0, report_freq=1, precision="float32")
+    with pytest.raises(UsageError, match=r"loss must be finite, received nan at step 1 .*step-00000000\.npz"):
+        train(config)
+    assert RunFolder(tmp_path / "wild").latest_checkpoint().name == "step-00000000.npz"
+
+
+def test_callbacks_that_set_the_learning_rate_are_refused(tmp_path):
+    callback = keras.callbacks.LearningRateScheduler(lambda _: 0.1)
+    with pytest.raises(UsageError, match="received the callback LearningRateScheduler"):
+        train(tiny(tmp_path, version="scheduled"), callbacks=[callback])
 
 
 def test_keras_callbacks_work_at_the_report_cadence(tmp_path):
@@ -349,7 +388,7 @@ def test_the_class_of_the_text(tmp_path):
 def test_overwrite_empties_runs_only(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(UsageError, match="holds other files"):
+    with pytest.raises(UsageError, match="received other files"):
         train(tiny(tmp_path, version="photos"), overwrite=True)
     assert (tmp_path / "photos" / "holiday.jpg").exists()
     run = train(tiny(tmp_path, version="again"))
@@ -368,6 +407,19 @@ def test_pictures_of_every_kind_are_read(tmp_path, shape):
         for channels in (1, 3):
             picture = read_picture(path, (32, 32, channels))
             assert picture.shape == (32, 32, channels) and picture.dtype == np.uint8 and picture.min() == 255
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_pictures_stand_upright_however_the_camera_was_held(tmp_path, kind):
+    quarters = np.kron(np.uint8([[0, 80], [160, 240]]), np.ones((16, 16), np.uint8))
+    for orientation in range(1, 9):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        PIL.Image.fromarray(quarters).convert("RGB").save(tmp_path / "held", kind, exif=exif, quality=95)
+        with PIL.Image.open(tmp_path / "held") as opened:
+            upright = np.asarray(PIL.ImageOps.exif_transpose(opened))
+        difference = read_picture(tmp_path / "held", (32, 32, 3)).astype(int) - upright
+        assert abs(difference).max() < 30, orientation
 
 
 def test_colours_are_rgb(tmp_path):
