@@ -526,17 +526,18 @@ PRESETS = {
         },
     ),
     "mnist_alexnet": Preset(
-        "AlexNet on MNIST: 10 epochs, linear schedule, shifts of up to 2 pixels",
+        "AlexNet on MNIST: 10 epochs of Adam, linear schedule, shifts of up to 2 pixels",
         _MNIST
         | {
             "model": "alexnet",
             "train_steps": 2150,
             "report_freq": 215,
             "train_batch_size": 256,
-            "init_lr": 0.01,
+            "optimizer": "adam",
+            "init_lr": 5e-4,
             "warmup_steps": 215,
-            "warmup_lr": 0.001,
-            "weight_decay": 5e-4,
+            "warmup_lr": 5e-5,
+            "weight_decay": 0.0,
         },
     ),
     "lenet": Preset(
