@@ -1,5 +1,6 @@
 """The shipped weights are the files that their README lists, and have the errors it states."""
 
+import functools
 import hashlib
 import os
 import re
@@ -24,9 +25,12 @@ def test_readme_lists_every_file_with_its_checksum():
     assert stated == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.keras")}
 
 
-@pytest.mark.parametrize("form", ["v1", "preact"])
-def test_shipped_weights_know_a_cat(form):
-    model = resnet.build_resnet(3, form, weights="cifar10")
+@pytest.mark.parametrize(
+    "build",
+    [resnet.build_resnet20, functools.partial(resnet.build_resnet, 3, "preact"), resnet.build_resnet9],
+)
+def test_shipped_weights_know_a_cat(build):
+    model = build(weights="cifar10")
     picture = read_picture(ROOT / "examples" / "cat.jpg", (32, 32, 3))
     assert CIFAR10_CLASSES[int(model(picture[None])[0].numpy().argmax())] == "cat"
 
