@@ -23,6 +23,7 @@ import flowers.evaluate
 import flowers.predict
 import flowers.train
 import grad_cam
+import model_registry
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
@@ -240,6 +241,28 @@ def test_grad_cam_finds_maps_within_the_base(small):
     assert heat.shape == (2, 32, 32) and np.isfinite(heat).all() and heat.max() <= 1
     with pytest.raises(UsageError, match="ends in a dense layer"):
         grad_cam.explain(heads.find_base(small), np.zeros((1, 32, 32, 3)), [0])
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet8", 8), ("inception_resnet_v1_small", 32)])
+def test_grad_cam_passes_over_layers_on_branches(name, size):
+    """The last maps of 4 x 4 cells lie within a residual block or a reduction."""
+    model = model_registry.find(name).build(input_shape=(size, size, 3), classes=3)
+    heat = grad_cam.explain(model, np.random.default_rng(0).integers(0, 256, (1, size, size, 3)), [1])
+    assert heat.shape == (1, size, size) and np.isfinite(heat).all()
+
+
+def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
+    model = model_registry.find("resnet8").build(input_shape=(16, 16, 3), classes={"class": 10, "kind": 2})
+    images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    # Of the ten classes, all scores but one are 0 everywhere.
+    kernel, bias = model.get_layer("predictions_class").get_weights()
+    kernel[:, :9] = 0
+    model.get_layer("predictions_class").set_weights([kernel, bias])
+    assert not grad_cam.explain(model, images, [8], "class").any()
+    assert grad_cam.explain(model, images, [9], "class").any()
+    probabilities = np.eye(10)[[9]]
+    (path,) = grad_cam.write_explanations(model, ["a.png"], images, probabilities, list("abcdefghij"), tmp_path, "class")
+    assert path.is_file()
 
 
 # The pictures
