@@ -433,7 +433,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     Raises:
         UsageError, Interrupted: see `finish_runs`.
     """
-    folder = _study_folder(given, "compare")
+    folder = study_folder(given, "compare")
     groups = group_runs(finish_runs(plan_runs(given, models, datasets, seeds)))
     accuracies, classes = accuracy_table(groups), class_table(groups)
     differences, costs = difference_table(accuracies), cost_table(groups, folder)
@@ -481,7 +481,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
             if not pd.isna(row[name])
         ]
     report = _compare_report(accuracies, differences, costs, classes)
-    command = _command("compare", given, models=models, datasets=datasets, seeds=seeds)
+    command = study_command("compare", given, models=models, datasets=datasets, seeds=seeds)
     return training_report.write_study(folder, command, rows, report, drawn)
 
 
@@ -644,7 +644,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
     Raises:
         UsageError, Interrupted: see `finish_runs`.
     """
-    folder = _study_folder(given, "degradation")
+    folder = study_folder(given, "degradation")
     dataset = given.get("dataset", "cifar10")
     recipe = given.get("preset") or ("degradation" if short else "he2015")
     configs = []
@@ -688,7 +688,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
             "gradient_norms": study_figures.draw_gradient_norms(norms, dataset),
         }
         drawn = [training_report.save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
-    command = _command("degradation", given, depths=depths, seeds=seeds, short=short)
+    command = study_command("degradation", given, depths=depths, seeds=seeds, short=short)
     return training_report.write_study(folder, command, rows, _degradation_report(table), drawn)
 
 
@@ -735,7 +735,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
     Raises:
         UsageError, Interrupted: see `finish_runs`.
     """
-    folder = _study_folder(given, "robustness")
+    folder = study_folder(given, "robustness")
     groups = group_runs(finish_runs(plan_runs(given, models, datasets, seeds)))
     table = []
     for (dataset, model_name, preset), runs in groups.items():
@@ -772,7 +772,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
             runs = next(runs for key, runs in groups.items() if key[0] == dataset)
             figure = study_figures.draw_corruptions(cifar10_input.load_data(runs[0].config).test.images[:1], dataset)
             drawn.append(training_report.save_figure(figure, folder / f"corruptions-{dataset}.png"))
-    command = _command("robustness", given, models=models, datasets=datasets, seeds=seeds)
+    command = study_command("robustness", given, models=models, datasets=datasets, seeds=seeds)
     return training_report.write_study(folder, command, rows, _robustness_report(table), drawn)
 
 
@@ -814,7 +814,7 @@ def _robustness_report(table) -> str:
 # What every study writes
 
 
-def _study_folder(given: dict, name: str) -> Path:
+def study_folder(given: dict, name: str) -> Path:
     """The folder of a study. Raises UsageError if it holds a run."""
     # A throw-away object checks the two settings.
     config = HyperParameters(**{key: given[key] for key in ("version", "runs_dir") if key in given})
@@ -824,7 +824,7 @@ def _study_folder(given: dict, name: str) -> Path:
     return folder
 
 
-def _command(mode: str, given: dict, **options) -> str:
+def study_command(mode: str, given: dict, **options) -> str:
     """The command that repeats the study, with its name if it was given one, without where things lie."""
     parts = [f"python cifar10_main.py --mode={mode}"]
     for name, value in options.items():

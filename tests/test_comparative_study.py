@@ -395,6 +395,26 @@ def test_diagram_mode(tmp_path, monkeypatch, capsys):
     assert "holds a run" in capsys.readouterr().err
 
 
+def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
+    thin = {"modules": (1, 1, 1), "width": 0.1}
+    spec = dataclasses.replace(model_registry.find("inception_resnet_v1"), options=thin)
+    monkeypatch.setitem(model_registry.MODELS, "inception_resnet_v1", spec)
+    folder = network_diagram.draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1"])
+    (row,) = json.loads((folder / "study.json").read_text())["rows"]
+    assert row["dataset"] == "299 x 299 x 3, 10 classes"  # the size that the builder itself takes
+    given = {"runs_dir": str(tmp_path), "version": "b", "shortcut": "B", "num_residual_blocks": 1}
+    folder = network_diagram.draw_study(given, ["resnet20"])
+    study = json.loads((folder / "study.json").read_text())
+    expected = resnet.build_resnet(1, shortcut="B")
+    assert study["rows"][0]["value"] == sum(int(np.prod(weight.shape)) for weight in expected.trainable_weights)
+    assert study["rows"][0]["model"] == "resnet8" and study["rows"][0]["options"] == {"shortcut": "B"}
+    assert study["command"] == (
+        "python cifar10_main.py --mode=diagram --models=resnet20 --version=b --shortcut=B --num_residual_blocks=1"
+    )
+    with pytest.raises(UsageError, match="plain8 has no option shortcut"):
+        network_diagram.draw_study({"runs_dir": str(tmp_path), "shortcut": "B"}, ["plain8"])
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
