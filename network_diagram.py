@@ -153,13 +153,17 @@ def draw_study(given: dict, models) -> Path:
         for name, (net, options) in nets.items():
             drawn.append(training_report.save_figure(draw_network(net), folder / f"{name}.png"))
             parameters = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
-            lines.append(f"| {name} | {', '.join(f'{key} {value}' for key, value in options.items())} | {parameters:,} |")
+            lines.append(
+                f"| {name} | {', '.join(f'{key} {value}' for key, value in options.items())} | {parameters:,} |"
+            )
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
             row |= {"dataset": f"{_shape(net.input_shape)}, {net.output_shape[-1]} classes", "model": name}
             row |= {"options": options, "metric": "trainable parameters", "unit": "", "value": parameters, "runs": 1}
             rows.append(row | {"command": command, "images_seen": 0, "wall_seconds": 0})
         for block in BLOCKS:
-            with_block = [net for net, _ in nets.values() if any(layer.name.startswith(f"{block}_") for layer in net.layers)]
+            with_block = [
+                net for net, _ in nets.values() if any(layer.name.startswith(f"{block}_") for layer in net.layers)
+            ]
             if with_block:
                 figure = draw_blocks(with_block, block)
                 drawn.append(training_report.save_figure(figure, folder / f"block-{block}.png"))

@@ -119,7 +119,12 @@ def test_settings_that_no_run_could_use_are_refused_before_the_first(tmp_path, m
     for given, models, dataset, message in (
         ({"shortcut": "B"}, ["resnet8", "lenet5"], "digits", "lenet5 has no option shortcut"),
         ({"heads": "class,kind"}, ["resnet8"], "cifar10", "nets with one head, received --heads=class,kind"),
-        ({}, ["resnet8", "inception_resnet_v1"], "digits", "needs pictures of at least 75 x 75 pixels, received 32 x 32"),
+        (
+            {},
+            ["resnet8", "inception_resnet_v1"],
+            "digits",
+            "needs pictures of at least 75 x 75 pixels, received 32 x 32",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             finish_runs(plan_runs(given | {"runs_dir": str(tmp_path)}, models, [dataset], [0]))
@@ -294,7 +299,9 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
         ).to_csv(run.gradient_norms, index=False)
         runs.append(run)
     folder = comparative_study.degrade(given, [8, 8], [0], short=True)
-    found = [comparative_study._read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")]
+    found = [
+        comparative_study._read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")
+    ]
     table = pd.read_csv(folder / "degradation.csv").set_index("form")
     assert table["training error, last report"].to_dict() == {"plain": 40, "resnet": 20}
     assert table["test error, chosen on validation"]["plain"] == 46
@@ -545,6 +552,16 @@ def test_make_reproduce_goes_on_where_it_was_stopped(tmp_path, monkeypatch, caps
     assert reproduce.main(flags) == 0 and reproduce.main(flags) == 0
     assert (tmp_path / "log").read_text() == "a b b-publish c a c c-publish a a-publish "
     assert reproduce.main(["--only=x"]) == 2
+
+
+def test_two_make_reproduce_at_a_time_keep_both_entries(tmp_path, monkeypatch):
+    script = tmp_path / "other.py"
+    script.write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'reproduce.json')!r}).write_text('{{\"b\": {{}}}}')\n"
+    )
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", (reproduce.Experiment("a", "shows a", (str(script),), 1),))
+    assert reproduce.main([f"--runs_dir={tmp_path}"]) == 0
+    assert set(json.loads((tmp_path / "reproduce.json").read_text())) == {"a", "b"}
 
 
 def test_every_command_of_make_reproduce_is_understood():
