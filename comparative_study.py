@@ -84,39 +84,45 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
         seeds: ints.
 
     Raises:
-        UsageError: an unknown name, a value out of its range, or an empty list.
+        UsageError: an unknown name, a value out of its range, an option that a net does not have, several heads, or an empty
+            list.
     """
     common = {name: value for name, value in given.items() if name not in ("preset", "version")}
     configs = []
     for dataset in datasets:
         for entry in models:
             parts = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(\d+)-(\d+))?", entry)
-            if not parts:
+            if not parts or (parts[3] and int(parts[4]) < int(parts[3])):
                 raise UsageError(
                     f"--models must be names such as resnet20, resnet20:fast, resnet20@0-2; received '{entry}'"
                 )
             model, preset, first, last = parts.groups()
-            model_registry.find(model)
             preset = preset or given.get("preset") or default_preset(dataset, model)
             for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
     if not configs:
         raise UsageError("a study needs at least one net, one data set and one seed, received none")
+    for config in configs:
+        model_registry.find(config.model_name).check_options(config.net_options)
+        if len(config.tasks) > 1:
+            raise UsageError(f"a study compares nets with one head, received --heads={config.heads}; give one of them")
     return list(dict.fromkeys(configs))
 
 
 def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -> list[FinishedRun]:
-    """Trains, tests and draws what is not finished, in order.
+    """Trains, tests and draws what is not finished, in order; each run once.
 
     Args:
-        configs: see `plan_runs`.
+        configs: see `plan_runs`; several may mean one run.
         watch: makes a Keras callback with a method `finish()` from a `Train`; its file is `gradient_norms.csv`.
 
     Raises:
-        UsageError: before any work: a run folder that holds another run, or missing data. After all runs: some failed.
+        UsageError: before any work: a run folder that holds another run, missing data, or pictures too small for a net. After
+            all runs: some failed.
         Interrupted: as `Train.train`.
     """
-    configs = [_as_stored(config) for config in configs]
+    # Counted twice, a run would look like two seeds. Names of nets may differ: the depth may be told by the number of blocks.
+    configs = [_as_stored(config) for config in {config.run_name: config for config in configs}.values()]
     if watch:
         for config in configs:
             run = _folder(config)
@@ -125,6 +131,10 @@ def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -
                     f"expected {run.gradient_norms}, but the run was trained without; give another --runs_dir"
                 )
     data = {_data_key(config): cifar10_input.load_data(config) for config in configs}
+    for config in configs:
+        spec, shape = model_registry.find(config.model_name), data[_data_key(config)].train.images.shape[1:]
+        if min(shape[:2]) < spec.minimum_size:
+            spec.build(input_shape=shape)  # which refuses such pictures, and says so, before it builds anything
     tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each net
     failures = []
     for number, config in enumerate(configs, start=1):
@@ -185,7 +195,8 @@ def _as_stored(config):
 
 def _is_finished(config) -> bool:
     run = _folder(config)
-    if not (run.result.is_file() and run.best.is_file() and run.figures.is_dir()):
+    # The table of layers is drawn last: a kill may have come after the first figure.
+    if not (run.result.is_file() and run.best.is_file() and (run.figures / "layers.md").is_file()):
         return False
     return read_json(run.result, {"last_step": int})["last_step"] == config.train_steps
 
@@ -369,9 +380,10 @@ def accuracy_table(groups) -> pd.DataFrame:
     """Table 1 of Lu & Song: a row per group, single values per seed in lists, published numbers beside them (or NaN)."""
     rows = []
     for (dataset, model_name, preset), runs in groups.items():
-        published = training_report.LU_SONG_TABLE.get(
-            (training_report.find_family(model_name), dataset), (np.nan, np.nan)
-        )
+        config, family = runs[0].config, training_report.find_family(model_name)
+        # A net with options or other labels is another net.
+        is_theirs = not (config.heads or config.net_options) and (family, dataset) in training_report.LU_SONG_TABLE
+        published = training_report.LU_SONG_TABLE[family, dataset] if is_theirs else (np.nan, np.nan)
         rows.append(
             {
                 "dataset": dataset,
@@ -394,7 +406,10 @@ def difference_table(accuracies: pd.DataFrame) -> pd.DataFrame:
     for _, net in accuracies.iterrows():
         for _, other in accuracies[accuracies["dataset"] == net["dataset"]].iterrows():
             same = (net["model"], net["preset"]) == (other["model"], other["preset"])
-            if not same and training_report.find_family(other["model"]) in ("lenet", "alexnet"):
+            family = training_report.find_family(other["model"])
+            if not same and family in ("lenet", "alexnet"):
+                # Of two forms of one family, the paper has one number.
+                is_theirs = training_report.find_family(net["model"]) != family
                 rows.append(
                     {
                         "dataset": net["dataset"],
@@ -403,7 +418,7 @@ def difference_table(accuracies: pd.DataFrame) -> pd.DataFrame:
                         "over": other["model"],
                         "over_preset": other["preset"],
                         "points": statistics.mean(net["test"]) - statistics.mean(other["test"]),
-                        "published_points": net["published_test"] - other["published_test"],
+                        "published_points": net["published_test"] - other["published_test"] if is_theirs else np.nan,
                     }
                 )
     return pd.DataFrame(rows)
@@ -433,7 +448,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     Raises:
         UsageError, Interrupted: see `finish_runs`.
     """
-    folder = _study_folder(given, "compare")
+    folder = study_folder(given, "compare")
     groups = group_runs(finish_runs(plan_runs(given, models, datasets, seeds)))
     accuracies, classes = accuracy_table(groups), class_table(groups)
     differences, costs = difference_table(accuracies), cost_table(groups, folder)
@@ -481,7 +496,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
             if not pd.isna(row[name])
         ]
     report = _compare_report(accuracies, differences, costs, classes)
-    command = _command("compare", given, models=models, datasets=datasets, seeds=seeds)
+    command = study_command("compare", given, models=models, datasets=datasets, seeds=seeds)
     return training_report.write_study(folder, command, rows, report, drawn)
 
 
@@ -644,7 +659,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
     Raises:
         UsageError, Interrupted: see `finish_runs`.
     """
-    folder = _study_folder(given, "degradation")
+    folder = study_folder(given, "degradation")
     dataset = given.get("dataset", "cifar10")
     recipe = given.get("preset") or ("degradation" if short else "he2015")
     configs = []
@@ -658,7 +673,9 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         form, depth = re.fullmatch(r"(plain|resnet)(\d+)", model_name).groups()
         norms = [_read_norms(each.run) for each in runs]
         layers = [name for name in norms[0].columns if "conv" in name]
-        spec = model_registry.find(model_name)
+        # The preset "degradation" is the paper's recipe cut short, so that no published number stands beside its own.
+        is_he = preset.startswith("he2015")
+        known, error, source = (training_report.published_number(runs[0].config) if is_he else None) or (None,) * 3
         numbers = {
             "training error, last report": [float(each.history["train_error"].iloc[-1]) for each in runs],
             "validation error, last report": [float(each.history["validation_error"].iloc[-1]) for each in runs],
@@ -672,10 +689,9 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         }
         table.append({"form": form, "depth": int(depth), "preset": preset, "seeds": len(runs), **numbers})
         for metric, values in numbers.items():
-            is_he = metric.startswith("test") and dataset == "cifar10" and preset.startswith("he2015")
-            published = spec.cifar10_error if is_he else None
+            published = (error, source) if known == "test_error" and metric.startswith("test error") else (None, None)
             unit = "x" if metric.startswith("gradient") else "%"
-            rows.append(_result_row(runs, metric, values, published, spec.source, unit=unit))
+            rows.append(_result_row(runs, metric, values, *published, unit=unit))
     table = pd.DataFrame(table)
     means = table.map(lambda value: statistics.mean(value) if isinstance(value, list) else value)
     write_atomically(folder / "degradation.csv", means.to_csv(index=False))
@@ -688,7 +704,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
             "gradient_norms": study_figures.draw_gradient_norms(norms, dataset),
         }
         drawn = [training_report.save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
-    command = _command("degradation", given, depths=depths, seeds=seeds, short=short)
+    command = study_command("degradation", given, depths=depths, seeds=seeds, short=short)
     return training_report.write_study(folder, command, rows, _degradation_report(table), drawn)
 
 
@@ -735,7 +751,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
     Raises:
         UsageError, Interrupted: see `finish_runs`.
     """
-    folder = _study_folder(given, "robustness")
+    folder = study_folder(given, "robustness")
     groups = group_runs(finish_runs(plan_runs(given, models, datasets, seeds)))
     table = []
     for (dataset, model_name, preset), runs in groups.items():
@@ -772,7 +788,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
             runs = next(runs for key, runs in groups.items() if key[0] == dataset)
             figure = study_figures.draw_corruptions(cifar10_input.load_data(runs[0].config).test.images[:1], dataset)
             drawn.append(training_report.save_figure(figure, folder / f"corruptions-{dataset}.png"))
-    command = _command("robustness", given, models=models, datasets=datasets, seeds=seeds)
+    command = study_command("robustness", given, models=models, datasets=datasets, seeds=seeds)
     return training_report.write_study(folder, command, rows, _robustness_report(table), drawn)
 
 
@@ -814,7 +830,7 @@ def _robustness_report(table) -> str:
 # What every study writes
 
 
-def _study_folder(given: dict, name: str) -> Path:
+def study_folder(given: dict, name: str) -> Path:
     """The folder of a study. Raises UsageError if it holds a run."""
     # A throw-away object checks the two settings.
     config = HyperParameters(**{key: given[key] for key in ("version", "runs_dir") if key in given})
@@ -824,7 +840,7 @@ def _study_folder(given: dict, name: str) -> Path:
     return folder
 
 
-def _command(mode: str, given: dict, **options) -> str:
+def study_command(mode: str, given: dict, **options) -> str:
     """The command that repeats the study, with its name if it was given one, without where things lie."""
     parts = [f"python cifar10_main.py --mode={mode}"]
     for name, value in options.items():

@@ -4,6 +4,7 @@ explain(model, images, labels)   heat maps: which parts of a picture speak for a
 write_explanations(...)          each picture beside its heat map, as PNG files
 """
 
+import contextlib
 import functools
 import io
 from pathlib import Path
@@ -18,7 +19,7 @@ from run_folder import write_atomically
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
 
 
-def explain(model: keras.Model, images: np.ndarray, labels) -> np.ndarray:
+def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> np.ndarray:
     """Heat maps of pictures, one class for each.
 
     The paper takes the last convolutional maps A_k. A_k weighs as much as the mean, over the places, of the gradient of the
@@ -29,6 +30,7 @@ def explain(model: keras.Model, images: np.ndarray, labels) -> np.ndarray:
         model: net that ends in a dense layer, as `cifar10_test.load_model` returns.
         images: raw pixels [n, height, width, RGB], 0..255.
         labels: int [n], the class that each map explains.
+        head: of a net with several, the name of the one whose classes these are.
 
     Returns:
         float32 [n, height, width], 0..1 in each picture; all 0 where nothing speaks for the class.
@@ -36,10 +38,10 @@ def explain(model: keras.Model, images: np.ndarray, labels) -> np.ndarray:
     Raises:
         UsageError: the net has no such maps or does not end in a dense layer.
     """
-    last = model.layers[-1]
+    last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
     if not isinstance(last, keras.layers.Dense):
         raise UsageError(f"--explain needs a net that ends in a dense layer, received {model.name}")
-    to_maps, from_maps = _cut(model)
+    to_maps, from_maps = _cut(model, last)
     result = []
     for image, label in zip(images, labels, strict=True):
         maps = to_maps(image[None])
@@ -55,8 +57,8 @@ def explain(model: keras.Model, images: np.ndarray, labels) -> np.ndarray:
     return np.stack(result)
 
 
-def _cut(model):
-    """Two functions: pictures -> the last maps of enough cells; these -> what the last layer takes."""
+def _cut(model, last):
+    """Two functions: pictures -> the last maps of enough cells that all else follows from; these -> what `last` takes."""
 
     def is_fine(tensor):
         return len(tensor.shape) == 4 and min(tensor.shape[1:3]) >= _SMALLEST_MAP
@@ -65,12 +67,13 @@ def _cut(model):
         nets = [keras.Model(inputs, outputs) for inputs, outputs in pairs]
         return lambda values: functools.reduce(lambda values, net: net(values, training=False), nets, values)
 
-    last = model.layers[-1]
     for index in range(len(model.layers) - 2, 0, -1):
         layer = model.layers[index]
         if not isinstance(layer, keras.Model):
             if is_fine(layer.output):
-                return compute((model.input, layer.output)), compute((layer.output, last.input))
+                # A layer on a branch is passed over: what follows needs more than its output, and so is no function of it.
+                with contextlib.suppress(ValueError):
+                    return compute((model.input, layer.output)), compute((layer.output, last.input))
             continue
         output = model.layers[index + 1].input  # `output` of a nested net is a tensor within it
         if is_fine(output):
@@ -86,7 +89,7 @@ def _cut(model):
     )
 
 
-def write_explanations(model, files, images, probabilities, names, folder: Path) -> list[Path]:
+def write_explanations(model, files, images, probabilities, names, folder: Path, head: str = "") -> list[Path]:
     """Draws each picture beside what speaks for its most likely class, with that class and its probability as the title.
 
     Args:
@@ -96,6 +99,7 @@ def write_explanations(model, files, images, probabilities, names, folder: Path)
         probabilities: float [n, classes], what the model says of them.
         names: of the classes.
         folder: where the PNG files go.
+        head: see `explain`; `probabilities` and `names` are those of this head.
 
     Returns:
         Paths of the files, `<number>-<name of the picture>.png`.
@@ -105,7 +109,7 @@ def write_explanations(model, files, images, probabilities, names, folder: Path)
     labels = probabilities.argmax(axis=1)
     paths = []
     for number, (file, image, label, heat) in enumerate(
-        zip(files, images, labels, explain(model, images, labels), strict=True), start=1
+        zip(files, images, labels, explain(model, images, labels, head), strict=True), start=1
     ):
         buffer = io.BytesIO()
         draw_explanation(buffer, image, heat, f"{names[label]} {100 * probabilities[number - 1, label]:.1f} %")

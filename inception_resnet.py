@@ -29,23 +29,23 @@ MODULES = (5, 10, 5)
 SMALLEST = 75  # pixels; at 74 nothing is left for the last convolution of reduction B
 
 
-def stem(x, *, conv):
+def stem(x, *, conv, dtype):
     """Input module (Szegedy 2016, figure 14): seven steps to an eighth of the size."""
     x = conv(x, 32, 3, "stem_conv1", stride=2, padding="valid")  # 299 -> 149
     x = conv(x, 32, 3, "stem_conv2", padding="valid")  # 147
     x = conv(x, 64, 3, "stem_conv3")
-    x = layers.MaxPooling2D(3, 2, "valid", name="stem_pool")(x)  # 73
+    x = layers.MaxPooling2D(3, 2, "valid", dtype=dtype, name="stem_pool")(x)  # 73
     x = conv(x, 80, 1, "stem_conv4", padding="valid")
     x = conv(x, 192, 3, "stem_conv5", padding="valid")  # 71
     return conv(x, 256, 3, "stem_conv6", stride=2, padding="valid")  # 35
 
 
-def small_stem(x, *, conv):
+def small_stem(x, *, conv, dtype):
     """The same convolutions for small pictures: only the pool halves the map, and nothing is cut off."""
     x = conv(x, 32, 3, "stem_conv1")  # 32
     x = conv(x, 32, 3, "stem_conv2")
     x = conv(x, 64, 3, "stem_conv3")
-    x = layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)  # 16
+    x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="stem_pool")(x)  # 16
     x = conv(x, 80, 1, "stem_conv4")
     x = conv(x, 192, 3, "stem_conv5")
     return conv(x, 256, 3, "stem_conv6")
@@ -80,21 +80,21 @@ def module_c(x, name, *, conv, add):
     return add(x, [first, second], 0.20, name)
 
 
-def reduction_a(x, *, conv):
+def reduction_a(x, *, conv, dtype):
     """Reduction-A (figure 7, k, l, m, n = 192, 192, 256, 384): pool; 3x3; 1x1, 3x3, 3x3. Halves the map, 256 -> 896 channels."""
     name = "reduction_a"
-    pooled = layers.MaxPooling2D(3, 2, "valid", name=f"{name}_pool")(x)
+    pooled = layers.MaxPooling2D(3, 2, "valid", dtype=dtype, name=f"{name}_pool")(x)
     first = conv(x, 384, 3, f"{name}_branch1_conv1", stride=2, padding="valid")
     second = conv(x, 192, 1, f"{name}_branch2_conv1")
     second = conv(second, 192, 3, f"{name}_branch2_conv2")
     second = conv(second, 256, 3, f"{name}_branch2_conv3", stride=2, padding="valid")
-    return layers.Concatenate(name=f"{name}_concat")([first, second, pooled])
+    return layers.Concatenate(dtype=dtype, name=f"{name}_concat")([first, second, pooled])
 
 
-def reduction_b(x, *, conv):
+def reduction_b(x, *, conv, dtype):
     """Reduction-B (figure 12): pool; 1x1, 3x3; 1x1, 3x3; 1x1, 3x3, 3x3. Halves the map, 896 -> 1,792 channels."""
     name = "reduction_b"
-    pooled = layers.MaxPooling2D(3, 2, "valid", name=f"{name}_pool")(x)
+    pooled = layers.MaxPooling2D(3, 2, "valid", dtype=dtype, name=f"{name}_pool")(x)
     first = conv(x, 256, 1, f"{name}_branch1_conv1")
     first = conv(first, 384, 3, f"{name}_branch1_conv2", stride=2, padding="valid")
     second = conv(x, 256, 1, f"{name}_branch2_conv1")
@@ -102,7 +102,7 @@ def reduction_b(x, *, conv):
     third = conv(x, 256, 1, f"{name}_branch3_conv1")
     third = conv(third, 256, 3, f"{name}_branch3_conv2")
     third = conv(third, 256, 3, f"{name}_branch3_conv3", stride=2, padding="valid")
-    return layers.Concatenate(name=f"{name}_concat")([first, second, third, pooled])
+    return layers.Concatenate(dtype=dtype, name=f"{name}_concat")([first, second, third, pooled])
 
 
 def build_inception_resnet_v1(
@@ -137,7 +137,8 @@ def build_inception_resnet_v1(
         reduced_stem: True = `small_stem` in place of `stem`, for pictures such as 32 x 32: 16x16, 7x7 and 3x3 maps.
         dropout: share 0..<1 of the pooled features dropped before the dense layer (the paper keeps .8).
         preprocessing: layer put before the net, such as `resnet_layers.PixelNormalization`, or None.
-        dtype: dtype policy of all layers, e.g. "mixed_bfloat16"; None = Keras' global policy.
+        dtype: dtype policy, e.g. "mixed_bfloat16", of all layers up to global average pooling, which and what follows compute in
+            float32; None = Keras' global policy.
         name: name of the model; None = "inception_resnet_v1".
 
     Returns:
@@ -184,13 +185,13 @@ def build_inception_resnet_v1(
 
     inputs = layers.Input(input_shape, name="image")
     x = inputs if preprocessing is None else preprocessing(inputs)
-    x = (small_stem if reduced_stem else stem)(x, conv=conv)
+    x = (small_stem if reduced_stem else stem)(x, conv=conv, dtype=dtype)
     kinds = zip(modules, "abc", (module_a, module_b, module_c), (reduction_a, reduction_b, None), strict=True)
     for count, letter, module, reduction in kinds:
         for index in range(1, count + 1):
             x = module(x, f"module_{letter}{index}", conv=conv, add=add)
         if reduction:
-            x = reduction(x, conv=conv)
+            x = reduction(x, conv=conv, dtype=dtype)
     x = layers.GlobalAveragePooling2D(name="average_pool", dtype="float32")(x)
     if include_top:
         if dropout:

@@ -17,10 +17,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+import comparative_study
 import model_registry
 import training_report
 from hyper_parameters import HyperParameters, UsageError
-from run_folder import RunFolder
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
 BLOCKS = (
@@ -129,30 +129,41 @@ def draw_study(given: dict, models) -> Path:
     """Draws nets, and those of their blocks that they share, into a folder as a study has it.
 
     Args:
-        given: `version` and `runs_dir` name the folder, "diagrams" if not given.
+        given: settings by name; `version` and `runs_dir` name the folder, "diagrams" if not given, and those of the nets, such
+            as `shortcut`, hold for each of them.
         models: registry names.
 
     Returns:
         The folder: report.md, study.json and the figures.
+
+    Raises:
+        UsageError: an unknown net, a setting that a net does not have, or a folder that holds a run.
     """
-    config = HyperParameters(**{key: given[key] for key in ("version", "runs_dir") if key in given})
-    folder = Path(config.runs_dir) / (config.version or "diagrams")
-    if RunFolder(folder).holds_run():
-        raise UsageError(f"{folder} holds a run; give the study another --version")
-    nets = [model_registry.find(name).build() for name in models]
-    command = f"python cifar10_main.py --mode=diagram --models={','.join(models)}"
-    lines, rows = ["| net | trainable parameters |", "|---|---:|"], []
+    folder = comparative_study.study_folder(given, "diagrams")
+    nets = {}
+    for name in models:
+        config = HyperParameters(**given | {"model": name})
+        spec = model_registry.find(config.model_name)
+        spec.check_options(config.net_options)
+        nets[config.model_name] = spec.build(classes=10, **config.net_options), config.net_options
+    command = comparative_study.study_command("diagram", given, models=models)
+    lines, rows = ["| net | options | trainable parameters |", "|---|---|---:|"], []
     drawn = []
     with plt.rc_context(training_report.STYLE):
-        for name, net in zip(models, nets, strict=True):
+        for name, (net, options) in nets.items():
             drawn.append(training_report.save_figure(draw_network(net), folder / f"{name}.png"))
             parameters = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
-            lines.append(f"| {name} | {parameters:,} |")
+            lines.append(
+                f"| {name} | {', '.join(f'{key} {value}' for key, value in options.items())} | {parameters:,} |"
+            )
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
-            row |= {"dataset": "32 x 32 x 3, 10 classes", "model": name, "metric": "trainable parameters", "unit": ""}
-            rows.append(row | {"value": parameters, "runs": 1, "command": command, "images_seen": 0, "wall_seconds": 0})
+            row |= {"dataset": f"{_shape(net.input_shape)}, {net.output_shape[-1]} classes", "model": name}
+            row |= {"options": options, "metric": "trainable parameters", "unit": "", "value": parameters, "runs": 1}
+            rows.append(row | {"command": command, "images_seen": 0, "wall_seconds": 0})
         for block in BLOCKS:
-            with_block = [net for net in nets if any(layer.name.startswith(f"{block}_") for layer in net.layers)]
+            with_block = [
+                net for net, _ in nets.values() if any(layer.name.startswith(f"{block}_") for layer in net.layers)
+            ]
             if with_block:
                 figure = draw_blocks(with_block, block)
                 drawn.append(training_report.save_figure(figure, folder / f"block-{block}.png"))

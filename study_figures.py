@@ -1,6 +1,6 @@
 """How the studies look: lines of several nets in one figure. Everything here draws; `comparative_study` reads and saves.
 
-Colours are Okabe and Ito's; lines differ in dash too, for print without colour.
+Colours are Okabe and Ito's; lines differ in dash too, for print without colour, but where the dash tells something else.
 """
 
 import itertools
@@ -88,6 +88,8 @@ def draw_accuracy(groups: dict, dataset: str):
 def draw_error_against_step(histories: dict, dataset: str):
     """Figure 6 of He et al. 2015: left plain, right residual nets; dashed training, solid validation error.
 
+    So depths differ in colour alone; `draw_error_against_depth` tells them apart in print.
+
     Args:
         histories: net -> list of tables of `error.csv`, one per seed.
         dataset: for the title.
@@ -121,10 +123,10 @@ def draw_error_against_step(histories: dict, dataset: str):
 
 
 def draw_error_against_depth(table, dataset: str):
-    """Training, validation and test error at the end against depth.
+    """Training error (left) and test error (right) at the end against depth.
 
     Args:
-        table: columns form, depth and the three errors, means over seeds.
+        table: columns form, depth and the two errors, means over seeds.
         dataset: for the title.
     """
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)

@@ -153,7 +153,7 @@ def _reproduce(argv):
             f"--only must be part of a name, received '{flags.only}'; the names are {', '.join(each.name for each in EXPERIMENTS)}"
         )
     path = Path(flags.runs_dir) / "reproduce.json"
-    known = read_json(path, dict) if path.exists() else {}
+    known = _read_known(path)
     for each in chosen:
         print(f"{_state(known, each):<34}  {each.name:<16} {each.shows}")
     if flags.list:
@@ -164,6 +164,10 @@ def _reproduce(argv):
             failed.append(each.name)
     if failed:
         raise UsageError(f"failed: {', '.join(failed)}; see above, then repeat the command")
+
+
+def _read_known(path) -> dict:
+    return read_json(path, dict) if path.exists() else {}
 
 
 def _state(known, experiment) -> str:
@@ -196,6 +200,9 @@ def _make(experiment, flags, path, known) -> bool:
         return True
     finally:
         seconds = round(before + time.monotonic() - started, 1)
+        # Another process, with another --only, may have written its own meanwhile.
+        known.clear()
+        known.update(_read_known(path))
         known[experiment.name] = {"commands": list(experiment.commands), "seconds": seconds, "finished": finished}
         write_json(path, known)
 

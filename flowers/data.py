@@ -19,6 +19,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import threading
@@ -196,11 +197,18 @@ def load_pictures(config: FlowerParameters) -> PictureData:
     for part in ("training", "validation"):
         if not len(parts.get(part, ())):
             raise UsageError(f"{folder} must hold {part} pictures, received none that can be read; add some")
+    known = set(parts["training"].labels.tolist())
+    lost = [name for label, name in enumerate(classes) if label not in known]
+    if lost:
+        raise UsageError(
+            f"every class of {folder} needs training pictures that can be read, received none for {', '.join(lost[:5])}; mend or "
+            "add some, or remove the class"
+        )
     names = _display_names(folder, classes)
     leaks = _find_leaks(parts, config.find_leaks)
     return PictureData(
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), names, str(folder),
-        tuple(skipped), tuple(leaks or ())[:_LEAKS_LISTED], None if leaks is None else len(leaks),
+        tuple(skipped), *leaks,
     )  # fmt: skip
 
 
@@ -212,6 +220,10 @@ def _load_published(config: FlowerParameters) -> PictureData:
     settings = from_preset("fast", **{name: getattr(config, name) for name in names})
     data = cifar10_input.load_data(settings)
     training, validation = cifar10_input.split_data(data, settings)
+    if config.classes > len(data.class_names):
+        raise UsageError(
+            f"--classes must be at most the {len(data.class_names)} classes of {config.dataset}, received {config.classes}"
+        )
     class_names = data.class_names[: config.classes or None]
     shape = (config.image_size, config.image_size, 3)
 
@@ -373,13 +385,14 @@ def _display_names(folder: Path, classes: list[str]) -> tuple[str, ...]:
     return tuple(map(as_text, classes))
 
 
-def _find_leaks(parts: dict[str, Pictures], wanted: str) -> list[tuple[str, str]] | None:
-    """Pairs of files with equal content in two parts; None if that is not wanted, or would mean to read too many files.
+def _find_leaks(parts: dict[str, Pictures], wanted: str) -> tuple[tuple[tuple[str, str], ...], int | None]:
+    """Some pairs of files with equal content in two parts, and the number of all; that is None if it is not wanted, or would
+    mean to read too many files.
 
     Files are compared by size, those of equal size by their last bytes, and only what is still equal is read as a whole.
     """
     if wanted == "off":
-        return None
+        return (), None
     groups = [[(part, file) for part, pictures in parts.items() for file in pictures.files]]
     for key in (_size, _last_bytes, _digest):
         keyed = collections.defaultdict(list)
@@ -389,11 +402,15 @@ def _find_leaks(parts: dict[str, Pictures], wanted: str) -> list[tuple[str, str]
                     keyed[number, key(file)].append((part, file))
         groups = [group for group in keyed.values() if len({part for part, _ in group}) > 1]
         if wanted == "auto" and sum(map(len, groups)) > _MOST_COMPARED:
-            return None
-    leaks = []
-    for (part, file), *others in groups:
-        leaks += [(file, other) for other_part, other in others if other_part != part]
-    return sorted(leaks)
+            return (), None
+    leaks, count = [], 0
+    for group in groups:
+        # Many copies make far more pairs: these are counted without going through them.
+        sizes = collections.Counter(part for part, _ in group).values()
+        count += math.comb(len(group), 2) - sum(math.comb(size, 2) for size in sizes)
+        pairs = ((a, b) for (part, a), (other, b) in itertools.combinations(group, 2) if part != other)
+        leaks += itertools.islice(pairs, _LEAKS_LISTED)
+    return tuple(sorted(leaks)[:_LEAKS_LISTED]), count
 
 
 def _size(file):

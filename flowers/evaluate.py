@@ -16,6 +16,14 @@ from hyper_parameters import UsageError
 from run_folder import RunFolder, read_json, write_atomically, write_json
 
 _PARTS = ("training", "validation", "test")
+_NAMING = (
+    "version",
+    "runs_dir",
+    "model",
+    "dataset",
+    "data_dir",
+    "seed",
+)  # settings that the folder of a run follows from
 
 
 def confidence_interval(right: int, count: int) -> tuple[float, float]:
@@ -59,6 +67,12 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
         raise UsageError(
             f"{path} tells {model.output_shape[-1]} classes apart, but {data.found} has {len(data.class_names)}; give the pictures "
             "and the --classes it was trained with"
+        )
+    known = cifar10_test._class_names(path, len(data.class_names))
+    if known not in (list(data.class_names), cifar10_test._numbered_names(len(known))):
+        raise UsageError(
+            f"{path} tells {', '.join(known[:3])}, ... apart, but {data.found} has {', '.join(data.class_names[:3])}, ...; give the "
+            "pictures it was trained on"
         )
     facts = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
@@ -277,12 +291,14 @@ def stored_settings(flags: dict, *, goes_on: bool, may_begin: bool = False) -> F
     Raises:
         UsageError: the run is missing and may not be.
     """
-    config = FlowerParameters(**flags)
-    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    # What else is given is judged together with what the run has stored, not with the defaults.
+    named = FlowerParameters(**{name: flags[name] for name in _NAMING if name in flags})
+    run = RunFolder(f"{named.runs_dir}/{named.run_name}")
     if goes_on and (run.holds_run() or not may_begin):
         # The folder may have been moved since: where to write is never taken from its settings.
-        place = {"runs_dir": config.runs_dir, "version": run.path.name}
+        place = {"runs_dir": named.runs_dir, "version": run.path.name}
         return dataclasses.replace(run.read_config(FlowerParameters), **flags | place)
+    config = FlowerParameters(**flags)
     if goes_on:
         print(f"there is no run in {run} yet, so --resume begins one")
     return config

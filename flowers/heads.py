@@ -56,14 +56,10 @@ class Base:
 
     Attributes:
         application: name of the builder in `keras.applications`.
-        head: name of the head in the text.
-        trainable: whether the text trains the base.
         weights_file: name of the ImageNet weights in Keras' cache.
     """
 
     application: str
-    head: str
-    trainable: bool
     weights_file: str
 
     def make_preprocessing(self):
@@ -73,10 +69,8 @@ class Base:
 
 
 BASES = {
-    "resnet50": Base("ResNet50", "flatten", False, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
-    "resnet152v2": Base(
-        "ResNet152V2", "convolutional", True, "resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    ),
+    "resnet50": Base("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    "resnet152v2": Base("ResNet152V2", "resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5"),
 }
 HEADS = ("flatten", "pool", "convolutional")
 

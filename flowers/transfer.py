@@ -143,12 +143,12 @@ class TransferTrain(Train):
                 return np.asarray(run(images), np.float32)
 
             pairs = list(itertools.product(range(len(self.training)), range(self._variants)))
-            training = [
-                compute(np.stack([make_variant(self.training, *pair, self.config) for pair in batch]))
-                for batch in _in_batches(pairs, self.config.validation_batch_size)
-            ]
+            # Filled in place: pieces put together would for a time take twice the memory.
+            features = np.empty((len(pairs), *self._to_features.output_shape[1:]), np.float32)
+            size = self.config.validation_batch_size
+            for place, batch in zip(_in_batches(features, size), _in_batches(pairs, size), strict=True):
+                place[:] = compute(np.stack([make_variant(self.training, *pair, self.config) for pair in batch]))
             validation = [(compute(images), labels) for images, labels in self._plain_batches()]
-            features = np.concatenate(training)
             self._features = (
                 features.reshape(len(self.training), self._variants, *features.shape[1:]),
                 *(np.concatenate(values) for values in zip(*validation, strict=True)),
@@ -312,7 +312,7 @@ class TransferTrain(Train):
         if data.leak_count:
             first = " = ".join(data.leaks[0])
             print(
-                f"leak: {data.leak_count} picture(s) of one part are in another too, so errors there look too small: {first}, ...; "
+                f"leak: {data.leak_count} pair(s) of equal pictures are in two parts, so errors there look too small: {first}, ...; "
                 f"listed in {self.run.data}"
             )
         if not config.base_trainable and config.weights == "none":

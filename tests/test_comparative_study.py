@@ -79,6 +79,12 @@ def test_the_table_by_hand(tmp_path):
     differences = comparative_study.difference_table(table).to_dict("records")
     assert [(row["model"], row["over"], row["points"]) for row in differences] == [("resnet20", "lenet5", -5.5)]
     assert differences[0]["published_points"] == pytest.approx(23.13)
+    table.loc[0, ["model", "published_test"]] = "lenet5_1998", 63.47  # the paper has one LeNet
+    assert comparative_study.difference_table(table)["published_points"].isna().all()
+    for changes in ({"shortcut": "B"}, {"heads": "kind"}):
+        other = [dataclasses.replace(runs[0], config=dataclasses.replace(runs[0].config, **changes))]
+        table = comparative_study.accuracy_table(comparative_study.group_runs(other))
+        assert table[["published_training", "published_test"]].isna().all(axis=None)
 
 
 def test_which_net_is_held_against_which():
@@ -102,9 +108,26 @@ def test_the_plan():
     for models, datasets, message in (
         (["vgg"], ["digits"], "received 'vgg'"),
         (["resnet8"], ["stl"], "received 'stl'"),
+        (["resnet8@2-0"], ["digits"], "received 'resnet8@2-0'"),
     ):
         with pytest.raises(UsageError, match=message):
             plan_runs({}, models, datasets, [0])
+
+
+def test_settings_that_no_run_could_use_are_refused_before_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparative_study, "_finish", None)
+    for given, models, dataset, message in (
+        ({"shortcut": "B"}, ["resnet8", "lenet5"], "digits", "lenet5 has no option shortcut"),
+        ({"heads": "class,kind"}, ["resnet8"], "cifar10", "nets with one head, received --heads=class,kind"),
+        (
+            {},
+            ["resnet8", "inception_resnet_v1"],
+            "digits",
+            "needs pictures of at least 75 x 75 pixels, received 32 x 32",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            finish_runs(plan_runs(given | {"runs_dir": str(tmp_path)}, models, [dataset], [0]))
 
 
 def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
@@ -154,8 +177,14 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     comparative_study.compare(given, ["resnet8"], ["synthetic"], [0])
     # The depth may also be told by the number of blocks.
     configs = plan_runs(given | {"num_residual_blocks": 1}, ["resnet20"], ["synthetic"], [0])
-    assert finish_runs(configs)[0].run.path.name == "resnet8-synthetic-smoke-seed0"
+    configs += plan_runs(given, ["resnet8", "resnet8"], ["synthetic"], [0])
+    assert [each.run.path.name for each in finish_runs(configs)] == ["resnet8-synthetic-smoke-seed0"]  # once
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    layers = RunFolder(folder.parent / configs[0].run_name).figures / "layers.md"
+    content = layers.read_text()
+    layers.unlink()  # as after a kill between two figures
+    assert not comparative_study._is_finished(configs[0])
+    layers.write_text(content)
     with pytest.raises(
         UsageError, match=r"expected a run with --init_lr=0.3 in .*seed0, which holds one with --init_lr=0.1"
     ):
@@ -238,11 +267,11 @@ def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
     assert norms["predictions"][2] == pytest.approx(float(np.sqrt(np.sum(np.square(gradient)))), rel=1e-2)
 
 
-def test_degradation_reads_what_the_runs_hold(tmp_path):
+def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     """Two made-up nets of equal depth: the numbers of the table and the figures, without training."""
     given, runs = {"runs_dir": str(tmp_path), "dataset": "synthetic", "preset": "smoke"}, []
     for model, error in (("plain8", 40.0), ("resnet8", 20.0)):
-        config = plan_runs(given, [model], ["synthetic"], [0])[0]
+        (config,) = plan_runs(given, [model], ["synthetic"], [0])
         run = RunFolder(tmp_path / config.run_name)
         steps = [0, 20, 60]
         history = pd.DataFrame({name: np.linspace(1, 2, 3) for name in HISTORY})
@@ -264,11 +293,15 @@ def test_degradation_reads_what_the_runs_hold(tmp_path):
         )
         run.best.write_bytes(b"")
         run.figures.mkdir()
+        (run.figures / "layers.md").touch()
         pd.DataFrame(
             {"step": steps, "stem_conv": [8.0, 4, 2], "last_conv": [1.0, 1, 1], "predictions": [1, 1, 1]}
         ).to_csv(run.gradient_norms, index=False)
         runs.append(run)
-    folder = comparative_study.degrade(given, [8], [0], short=True)
+    folder = comparative_study.degrade(given, [8, 8], [0], short=True)
+    found = [
+        comparative_study._read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")
+    ]
     table = pd.read_csv(folder / "degradation.csv").set_index("form")
     assert table["training error, last report"].to_dict() == {"plain": 40, "resnet": 20}
     assert table["test error, chosen on validation"]["plain"] == 46
@@ -279,7 +312,24 @@ def test_degradation_reads_what_the_runs_hold(tmp_path):
         "error_against_depth",
         "gradient_norms",
     }
+    assert table["seeds"].to_dict() == {"plain": 1, "resnet": 1}
     assert "--depths=8" in json.loads((folder / "study.json").read_text())["command"]
+    # He's number stands beside his own recipe, on his data, and not beside a shorter one.
+    for changes, published in (
+        ({}, 8.75), ({"train_steps": 63000}, None), ({"dataset": "digits"}, None), ({"shortcut": "B"}, None),
+    ):  # fmt: skip
+        config = from_preset("he2015", **changes)
+        finished = [
+            dataclasses.replace(each, config=dataclasses.replace(config, model=model))
+            for each, model in zip(found, ("plain20", "resnet20"), strict=True)
+        ]
+        monkeypatch.setattr(comparative_study, "finish_runs", lambda _, finished=finished, **__: finished)
+        comparative_study.degrade(given, [8], [0], short=True)
+        rows = json.loads((folder / "study.json").read_text())["rows"]
+        assert {(row["model"], row["metric"]): row["published"] for row in rows if row["published"]} == (
+            {("resnet20", "test error, chosen on validation"): published} if published else {}
+        )
+    monkeypatch.undo()
     runs[0].gradient_norms.write_text("step\n1,2,3\nx")
     with pytest.raises(UsageError, match=r"gradient_norms\.csv is damaged"):
         comparative_study.degrade(given, [8], [0], short=True)
@@ -395,6 +445,26 @@ def test_diagram_mode(tmp_path, monkeypatch, capsys):
     assert "holds a run" in capsys.readouterr().err
 
 
+def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
+    thin = {"modules": (1, 1, 1), "width": 0.1}
+    spec = dataclasses.replace(model_registry.find("inception_resnet_v1"), options=thin)
+    monkeypatch.setitem(model_registry.MODELS, "inception_resnet_v1", spec)
+    folder = network_diagram.draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1"])
+    (row,) = json.loads((folder / "study.json").read_text())["rows"]
+    assert row["dataset"] == "299 x 299 x 3, 10 classes"  # the size that the builder itself takes
+    given = {"runs_dir": str(tmp_path), "version": "b", "shortcut": "B", "num_residual_blocks": 1}
+    folder = network_diagram.draw_study(given, ["resnet20"])
+    study = json.loads((folder / "study.json").read_text())
+    expected = resnet.build_resnet(1, shortcut="B")
+    assert study["rows"][0]["value"] == sum(int(np.prod(weight.shape)) for weight in expected.trainable_weights)
+    assert study["rows"][0]["model"] == "resnet8" and study["rows"][0]["options"] == {"shortcut": "B"}
+    assert study["command"] == (
+        "python cifar10_main.py --mode=diagram --models=resnet20 --version=b --shortcut=B --num_residual_blocks=1"
+    )
+    with pytest.raises(UsageError, match="plain8 has no option shortcut"):
+        network_diagram.draw_study({"runs_dir": str(tmp_path), "shortcut": "B"}, ["plain8"])
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -482,6 +552,16 @@ def test_make_reproduce_goes_on_where_it_was_stopped(tmp_path, monkeypatch, caps
     assert reproduce.main(flags) == 0 and reproduce.main(flags) == 0
     assert (tmp_path / "log").read_text() == "a b b-publish c a c c-publish a a-publish "
     assert reproduce.main(["--only=x"]) == 2
+
+
+def test_two_make_reproduce_at_a_time_keep_both_entries(tmp_path, monkeypatch):
+    script = tmp_path / "other.py"
+    script.write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'reproduce.json')!r}).write_text('{{\"b\": {{}}}}')\n"
+    )
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", (reproduce.Experiment("a", "shows a", (str(script),), 1),))
+    assert reproduce.main([f"--runs_dir={tmp_path}"]) == 0
+    assert set(json.loads((tmp_path / "reproduce.json").read_text())) == {"a", "b"}
 
 
 def test_every_command_of_make_reproduce_is_understood():

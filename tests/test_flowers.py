@@ -23,6 +23,7 @@ import flowers.evaluate
 import flowers.predict
 import flowers.train
 import grad_cam
+import model_registry
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
@@ -242,6 +243,30 @@ def test_grad_cam_finds_maps_within_the_base(small):
         grad_cam.explain(heads.find_base(small), np.zeros((1, 32, 32, 3)), [0])
 
 
+@pytest.mark.parametrize(("name", "size"), [("resnet8", 8), ("inception_resnet_v1_small", 32)])
+def test_grad_cam_passes_over_layers_on_branches(name, size):
+    """The last maps of 4 x 4 cells lie within a residual block or a reduction."""
+    model = model_registry.find(name).build(input_shape=(size, size, 3), classes=3)
+    heat = grad_cam.explain(model, np.random.default_rng(0).integers(0, 256, (1, size, size, 3)), [1])
+    assert heat.shape == (1, size, size) and np.isfinite(heat).all()
+
+
+def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
+    model = model_registry.find("resnet8").build(input_shape=(16, 16, 3), classes={"class": 10, "kind": 2})
+    images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    # Of the ten classes, all scores but one are 0 everywhere.
+    kernel, bias = model.get_layer("predictions_class").get_weights()
+    kernel[:, :9] = 0
+    model.get_layer("predictions_class").set_weights([kernel, bias])
+    assert not grad_cam.explain(model, images, [8], "class").any()
+    assert grad_cam.explain(model, images, [9], "class").any()
+    probabilities = np.eye(10)[[9]]
+    (path,) = grad_cam.write_explanations(
+        model, ["a.png"], images, probabilities, list("abcdefghij"), tmp_path, "class"
+    )
+    assert path.is_file()
+
+
 # The pictures
 
 
@@ -288,6 +313,15 @@ def test_broken_pictures_are_named(tmp_path):
     assert len(found.skipped) == 2 and len(found.training) + len(found.validation) + len(found.test) == 11
 
 
+def test_a_class_whose_training_pictures_are_all_broken_is_named(tmp_path):
+    for part in ("train", "valid"):
+        draw_pictures(tmp_path / "all" / part, {"a": 3, "b": 3, "c": 3})
+    for picture in (tmp_path / "all" / "train" / "b").iterdir():
+        picture.write_bytes(b"broken")
+    with pytest.raises(UsageError, match="that can be read, received none for b; mend"):
+        data.load_pictures(settings(tmp_path / "all", tmp_path, on_bad_image="skip"))
+
+
 def test_leaks_are_found_by_content(tmp_path):
     folder = tmp_path / "leaky"
     draw_pictures(folder / "train", {"a": 4, "b": 4})
@@ -299,6 +333,12 @@ def test_leaks_are_found_by_content(tmp_path):
         "picture_01.jpg",
         "another name.jpg",
     ]
+    shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "train" / "a" / "twice.jpg")
+    for copy in range(15):
+        shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "valid" / "b" / f"copy {copy}.jpg")
+    found = data.load_pictures(settings(folder, tmp_path))
+    assert found.leak_count == 2 * 16 and len(set(found.leaks)) == 20
+    assert all("/train/" in one and "/valid/" in other for one, other in found.leaks)
 
 
 def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path, monkeypatch):
@@ -439,6 +479,28 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys):
     paths = sorted((pictures / "valid" / "10").iterdir())
     images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
+
+
+def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_path, capsys):
+    for part in ("train", "valid"):
+        draw_pictures(tmp_path / "other" / part, {"cat": 2, "dog": 2, "mouse": 2})
+    before = finished.result.read_bytes()
+    flags = [f"--runs_dir={finished.path.parent}", "--version=done", f"--data_dir={tmp_path / 'other'}"]
+    assert flowers.evaluate.main(flags) == 2 and finished.result.read_bytes() == before
+    error = capsys.readouterr().err
+    assert "tells pink primrose, 2, globe thistle, ... apart" in error and "has cat, dog, mouse, ...;" in error
+
+
+def test_flags_are_judged_together_with_what_the_run_has_stored(tmp_path):
+    config = FlowerParameters(augment=False, epochs=40, runs_dir=str(tmp_path), version="x")
+    RunFolder(tmp_path / "x").begin(config, resume=False, overwrite=False)
+    place = {"runs_dir": str(tmp_path), "version": "x"}
+    given = {"cache_features": "on", "unfreeze_at_epoch": 30}  # each fits that run, and not the defaults
+    assert flowers.evaluate.stored_settings(place | given, goes_on=True) == dataclasses.replace(config, **given)
+    with pytest.raises(UsageError, match="needs a frozen base"):
+        flowers.evaluate.stored_settings(place | given | {"base": "trained"}, goes_on=True)
+    with pytest.raises(UsageError, match="needs pictures that do not change"):
+        flowers.evaluate.stored_settings(place | {"version": "y"} | given, goes_on=True, may_begin=True)
 
 
 def test_published_trials():
@@ -687,6 +749,8 @@ def test_cifar_is_read_and_split_as_by_the_other_command(cifar_folder, tmp_path)
     larger = data.load_pictures(dataclasses.replace(config, image_size=48, classes=2))
     assert larger.validation.read(0).shape == (48, 48, 3) and set(larger.training.labels) == {0, 1}
     assert config.dataset_name == "cifar10" and "--data_dir" not in config.command
+    with pytest.raises(UsageError, match="--classes must be at most the 10 classes of cifar10, received 11"):
+        data.load_pictures(dataclasses.replace(config, classes=11))
 
 
 def test_the_quirks_of_the_text(pictures, tmp_path):

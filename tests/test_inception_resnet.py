@@ -102,6 +102,14 @@ def test_the_small_net():
     assert build_inception_resnet_v1_small(include_top=False, input_shape=(28, 28, 1)).output_shape == (None, 448)
 
 
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_mixed_net_computes_in_float32_at_its_ends_only(is_small):
+    options = {"reduced_stem": is_small, "input_shape": (75, 75, 3), "modules": (1, 1, 1), "width": 0.1}
+    model = build_inception_resnet_v1(**options, dtype="mixed_bfloat16")
+    exact = [layer.name for layer in model.layers if layer.compute_dtype == "float32"]
+    assert exact == ["image", "average_pool", "dropout", "predictions"]
+
+
 def test_weights_folding_and_the_beta_only_norm(tmp_path):
     keras.utils.set_random_seed(1)
     small = {"scale_batch_norm": False, "modules": (1, 1, 1)}
