@@ -9,7 +9,6 @@ predict(config, paths)      the most likely classes of picture files
 import io
 import sys
 import warnings
-import zipfile
 from pathlib import Path
 
 import keras
@@ -23,13 +22,12 @@ import model_registry
 import resnet
 from hyper_parameters import HyperParameters, UsageError
 from resnet_layers import PixelNormalization
-from run_folder import RunFolder, read_checkpoint, write_atomically, write_json
+from run_folder import RunFolder, read_checkpoint, read_model, write_atomically, write_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _LARGEST_PICTURE = 256 << 20  # bytes of a file
-_LARGEST_MODEL = 2 << 30  # bytes unpacked
 
 
 def load_model(path: str) -> keras.Model:
@@ -60,11 +58,7 @@ def load_model(path: str) -> keras.Model:
     if place.suffix != ".keras":
         raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'")
     try:
-        with zipfile.ZipFile(place) as file:
-            unpacked = sum(member.file_size for member in file.infolist())
-        if unpacked > _LARGEST_MODEL:
-            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_LARGEST_MODEL:,}")
-        model = keras.saving.load_model(place, compile=False, safe_mode=True)
+        model = read_model(place)
         inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
         named = model.output.values() if isinstance(model.output, dict) else [model.output]
         flat = all(isinstance(output, keras.KerasTensor) for output in named)
@@ -265,7 +259,7 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
 
 
-def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataFrame, Path]:
+def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tuple[pd.DataFrame, Path]:
     """The three most likely classes of picture files, also written as `predictions.csv` to the folder of `find_net`.
 
     Of a net with several heads, those of each: the columns are then called `<head>_1`, `<head>_probability_1`, ...
@@ -275,6 +269,7 @@ def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataF
         paths: files, or folders whose pictures are taken in the order of their names; a picture of a folder that cannot be
             decoded is named and left out.
         explains: also draw a Grad-CAM picture of each, in the folder `explanations` beside the table; see `grad_cam`.
+        read: how a file becomes a picture of a shape, as in the training of the net; None = `read_picture`.
 
     Returns:
         (table with columns image, class_1, probability_1, ... class_3, probability_3; path of the CSV file).
@@ -284,7 +279,7 @@ def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataF
     """
     path, run = find_net(config)
     model = load_model(path)
-    files, images = _read_pictures(paths, model.input_shape[1:])
+    files, images = _read_pictures(paths, model.input_shape[1:], read or read_picture)
     answers = test(model, images, config.test_batch_size)
     answers = answers if isinstance(answers, dict) else {"": answers}
     rows = [{"image": str(file)} for file in files]
@@ -303,7 +298,10 @@ def predict(config: HyperParameters, paths, *, explains=False) -> tuple[pd.DataF
     if explains:
         from grad_cam import write_explanations
 
-        write_explanations(model, files, images, probabilities, names, run.path / "explanations")
+        for head, probabilities in answers.items():
+            names = _class_names(path, probabilities.shape[-1], head)
+            folder = run.path / "explanations" / head  # of a net with one head, whose name is "", the folder itself
+            write_explanations(model, files, images, probabilities, names, folder, head=head)
     return table, csv_path
 
 
@@ -378,7 +376,7 @@ def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else picture
 
 
-def _read_pictures(paths, shape) -> tuple[list[Path], np.ndarray]:
+def _read_pictures(paths, shape, read_one) -> tuple[list[Path], np.ndarray]:
     """The files of `predict`, and their pictures, uint8 [n, *shape]."""
     read, failures = [], []
     for path in map(Path, paths):
@@ -390,11 +388,11 @@ def _read_pictures(paths, shape) -> tuple[list[Path], np.ndarray]:
                 )
             for file in found:
                 try:
-                    read.append((file, read_picture(file, shape)))
+                    read.append((file, read_one(file, shape)))
                 except UsageError as error:
                     failures.append(error)
         elif path.exists():
-            read.append((path, read_picture(path, shape)))
+            read.append((path, read_one(path, shape)))
         else:
             raise UsageError(f"expected picture files or folders, received '{path}', which does not exist")
     if not read:

@@ -209,7 +209,7 @@ def _finish(config, data, watch):
     if watcher:
         watcher.finish()
     cifar10_test.evaluate(config)
-    training_report.draw(run)
+    training_report.draw(run, config.data_dir)
 
 
 def _read_finished(config) -> FinishedRun:
@@ -834,10 +834,10 @@ def study_folder(given: dict, name: str) -> Path:
     """The folder of a study. Raises UsageError if it holds a run."""
     # A throw-away object checks the two settings.
     config = HyperParameters(**{key: given[key] for key in ("version", "runs_dir") if key in given})
-    folder = Path(config.runs_dir) / (config.version or name)
-    if RunFolder(folder).holds_run():
+    folder = RunFolder(f"{config.runs_dir}/{config.version or name}")
+    if folder.holds_run():
         raise UsageError(f"{folder} holds a run; give the study another --version")
-    return folder
+    return folder.path
 
 
 def study_command(mode: str, given: dict, **options) -> str:

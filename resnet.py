@@ -25,6 +25,7 @@ import keras
 from keras import layers
 
 from resnet_layers import FusedBatchNormalization, PatchWhitening, PixelNormalization, ZeroPadChannels
+from run_folder import read_model
 
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
@@ -275,7 +276,7 @@ def load_weights(model, path):
             f"weights must be None, 'cifar10' or an existing .keras or .weights.h5 file, received '{path}'"
         )
     if path.suffix == ".keras":
-        copy_weights(keras.saving.load_model(path, compile=False), model)
+        copy_weights(read_model(path), model)
     else:
         model.load_weights(path)
 

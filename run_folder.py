@@ -38,6 +38,7 @@ _FACTS = {
     "seconds": float,
     "net": dict,
 }
+_LARGEST_MODEL = 2 << 30  # bytes unpacked
 _ASIDE = ".aside-"
 
 
@@ -84,6 +85,21 @@ def save_model(model, path: Path) -> None:
     """Saves a Keras model as `.keras`, see `write_atomically`."""
     with _written_aside(path) as aside:
         model.save(aside)
+
+
+def read_model(path: Path):
+    """A Keras model from a `.keras` file, without code of its own. Keras raises nearly anything for a file that is damaged.
+
+    Raises:
+        ValueError: it would unpack to more than 2 GiB.
+    """
+    import keras
+
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(member.file_size for member in file.infolist())
+    if unpacked > _LARGEST_MODEL:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_LARGEST_MODEL:,}")
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def write_json(path: Path, value) -> None:

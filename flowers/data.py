@@ -99,7 +99,7 @@ class Pictures:
             return None
         try:
             if self.images is None:
-                return _read(self.files[index], self.shape, self.squeezes)
+                return read_picture(self.files[index], self.shape, self.squeezes)
         except UsageError as error:
             if not self.skips:
                 raise
@@ -315,7 +315,7 @@ def _read_part(flat: list[tuple[str, int]], shape, config) -> tuple[Pictures, li
 
     def attempt(index):
         try:
-            images[index] = _read(files[index], shape, config.faithful)
+            images[index] = read_picture(files[index], shape, config.faithful)
             return None
         except UsageError as error:
             return str(error)
@@ -330,11 +330,12 @@ def _read_part(flat: list[tuple[str, int]], shape, config) -> tuple[Pictures, li
     return pictures, [reason for reason in reasons if reason]
 
 
-def _read(file: str, shape, squeezes: bool) -> np.ndarray:
-    from cifar10_test import read_picture
+def read_picture(file: str, shape, squeezes: bool) -> np.ndarray:
+    """As `cifar10_test.read_picture`, but refuses a JPEG that is cut off; `squeezes` as in `Pictures`."""
+    import cifar10_test
 
     _check_jpeg(file)
-    picture = read_picture(Path(file), shape)
+    picture = cifar10_test.read_picture(Path(file), shape)
     if not squeezes:
         return picture
     with PIL.Image.open(file) as opened:

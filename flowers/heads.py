@@ -28,7 +28,7 @@ import resnet
 from hyper_parameters import UsageError
 from image_data import keras_cache
 from resnet_layers import PixelNormalization
-from run_folder import RunFolder
+from run_folder import RunFolder, read_model
 
 IMAGENET_BGR_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, 0..255
 _WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -309,7 +309,7 @@ def load_base_weights(base: keras.Model, path: str) -> None:
         variable.assign(np.full(variable.shape, np.nan))
     try:
         if place.suffix == ".keras":
-            source = keras.saving.load_model(place, compile=False)
+            source = read_model(place)
             nested = [layer for layer in source.layers if layer.name == base.name]
             resnet.copy_weights(nested[0] if nested else source, base)
         elif place.name.endswith(".weights.h5"):

@@ -35,8 +35,12 @@ def _run(argv):
     device_placement.import_tensorflow()
     import flowers.heads  # noqa: F401 - registers its layer
     from cifar10_test import predict
+    from flowers.data import read_picture
 
-    table, path = predict(config, images, explains=explains)
+    def read(file, shape):
+        return read_picture(str(file), shape, config.faithful)
+
+    table, path = predict(config, images, explains=explains, read=read)
     print(table.to_string(index=False), f"written to {path}", sep="\n")
     if explains:
         print(f"explanations: {path.parent / 'explanations'}")

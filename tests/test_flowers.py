@@ -24,6 +24,7 @@ import flowers.predict
 import flowers.train
 import grad_cam
 import model_registry
+import run_folder
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
 from hyper_parameters import UsageError
@@ -180,7 +181,7 @@ def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
         np.testing.assert_array_equal(expected, received)
 
 
-def test_weights_that_do_not_fit_are_refused(small, tmp_path):
+def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
     base = heads.find_base(small)
     part = keras.Model(base.inputs, base.get_layer("conv4_block1_out").output)
     part.save(tmp_path / "part.h5")
@@ -191,6 +192,10 @@ def test_weights_that_do_not_fit_are_refused(small, tmp_path):
     for name in ("part.h5", "part.weights.h5", "part.keras", "broken.h5", "missing.h5"):
         with pytest.raises(UsageError, match=f"--weights.*{name}"):
             heads.load_base_weights(other, str(tmp_path / name))
+    monkeypatch.setattr(run_folder, "_LARGEST_MODEL", 1000)
+    base.save(tmp_path / "large.keras")
+    with pytest.raises(UsageError, match="more than 1,000"):
+        heads.load_base_weights(other, str(tmp_path / "large.keras"))
     with pytest.raises(UsageError, match=r"received none for .* of them \(conv4_block2"):
         heads.load_base_weights(other, str(tmp_path / "part.h5"))
 
@@ -458,7 +463,7 @@ def test_a_run_folder_holds_everything(finished):
     assert json.loads(finished.data.read_text())["class_folders"] == ["1", "2", "10"]
 
 
-def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys):
+def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monkeypatch):
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
     before = finished.result.read_bytes()
     results = ["--publish", f"--results_dir={tmp_path}"]
@@ -479,6 +484,11 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys):
     paths = sorted((pictures / "valid" / "10").iterdir())
     images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
+    # A net of the text's quirks is asked about pictures squeezed as in its training.
+    asked = []
+    monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
+    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--faithful"]) == 0
+    np.testing.assert_array_equal(asked[0], [data.read_picture(str(path), (32, 32, 3), True) for path in paths])
 
 
 def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_path, capsys):
@@ -772,7 +782,7 @@ def test_the_text_squeezes_pictures_by_their_nearest_pixels(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "wide.png"), picture[..., ::-1])
     expected = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "wide.png", target_size=(32, 48)))
-    np.testing.assert_array_equal(data._read(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
+    np.testing.assert_array_equal(data.read_picture(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
 
 
 @pytest.mark.slow

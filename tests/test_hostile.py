@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 import cifar10_test
 import flowers.train
+import run_folder
 import training_report
 from cifar10_input import load_data
 from cifar10_main import main
@@ -931,7 +932,7 @@ def test_a_lambda_is_refused(tmp_path):
 
 
 def test_archives_that_fill_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10_test, "_LARGEST_MODEL", 100 << 20)
+    monkeypatch.setattr(run_folder, "_LARGEST_MODEL", 100 << 20)
     for name in ("bomb.keras", "step-00000001.npz"):
         with (
             zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as file,

@@ -141,7 +141,9 @@ def test_predict_and_publish(finished, tmp_path, capsys):
 
     run, flags = finished
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    assert main(["--mode=predict", flags[-1], "--version=two", "--images", str(tmp_path / "a.png")]) == 0
+    assert main(["--mode=predict", flags[-1], "--version=two", "--images", str(tmp_path / "a.png"), "--explain"]) == 0
+    for head in ("class", "kind"):
+        assert (run.path / "explanations" / head / "001-a.png").is_file()
     table = pd.read_csv(run.path / "predictions.csv")
     assert table["kind_1"][0] in ("vehicle", "animal") and 0.5 <= table["kind_probability_1"][0] <= 1
     assert table["class_1"][0] in run.read_class_names()
