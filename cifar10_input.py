@@ -301,16 +301,18 @@ def crop_and_flip(images, offsets, flips, padding: int, mode: str):
     """
     import tensorflow as tf
 
-    height, width = images.shape[1:3]
-    if padding:
-        images = tf.pad(
-            images,
-            ((0, 0), (padding, padding), (padding, padding), (0, 0)),
-            "REFLECT" if mode == "reflect" else "CONSTANT",
-        )
-    columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width))
-    images = tf.gather(images, offsets[:, :1] + tf.range(height), axis=1, batch_dims=1)
-    return tf.gather(images, offsets[:, 1:] + columns, axis=2, batch_dims=1)
+    height, width, channels = images.shape[1:]
+    rows = offsets[:, :1] + tf.range(height)
+    columns = offsets[:, 1:] + tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width))
+    if mode == "reflect":
+        # No padded copy: a pixel outside of the image is looked up where its mirror image is.
+        rows = height - 1 - abs(height - 1 - abs(rows - padding))
+        columns = width - 1 - abs(width - 1 - abs(columns - padding))
+    else:
+        images = tf.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        height, width = height + 2 * padding, width + 2 * padding
+    pixels = tf.reshape(images, (-1, height * width, channels))
+    return tf.gather(pixels, rows[:, :, None] * width + columns[:, None, :], axis=1, batch_dims=1)
 
 
 def augment(images, offsets, flips, centers, config: HyperParameters):
