@@ -226,12 +226,14 @@ class BatchPlan:
         offsets: int32 [batch, 2], crop offsets (y, x).
         flips: bool [batch].
         centers: float32 [batch, 2], centre (y, x) of the square that is cut out, 0 <= share of height and width < 1.
+        angles: float32 [batch], degrees of the rotation, counter-clockwise.
     """
 
     indices: np.ndarray
     offsets: np.ndarray
     flips: np.ndarray
     centers: np.ndarray
+    angles: np.ndarray
 
 
 def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -256,13 +258,14 @@ def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan
     Args:
         step: 0-based index of the batch.
         num_images: size of the training part.
-        config: uses seed, train_batch_size, augment, padding_size, flip, cutout.
+        config: uses seed, train_batch_size, augment, padding_size, flip, cutout, rotation.
     """
     batch_size = config.train_batch_size
     indices, epochs = plan_indices(step, num_images, batch_size, config.seed)
     offsets = np.full((batch_size, 2), config.padding_size, np.int32)
     flips = np.zeros(batch_size, bool)
     centers = np.zeros((batch_size, 2), np.float32)
+    angles = np.zeros(batch_size, np.float32)
     if config.augment:
         rng = np.random.default_rng((config.seed, 1, step))
         # `integers` excludes its upper end: offsets are 0..2*padding, the last one included.
@@ -273,7 +276,9 @@ def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan
             flips = _flipped_first(config.seed, num_images)[indices] ^ (epochs % 2 == 1)
         if config.cutout:
             centers = rng.random((batch_size, 2), np.float32)
-    return BatchPlan(indices, offsets, flips, centers)
+        if config.rotation:
+            angles = rng.uniform(-config.rotation, config.rotation, batch_size).astype(np.float32)
+    return BatchPlan(indices, offsets, flips, centers, angles)
 
 
 @functools.lru_cache(maxsize=4)
@@ -315,19 +320,22 @@ def crop_and_flip(images, offsets, flips, padding: int, mode: str):
     return tf.gather(pixels, rows[:, :, None] * width + columns[:, None, :], axis=1, batch_dims=1)
 
 
-def augment(images, offsets, flips, centers, config: HyperParameters):
-    """`crop_and_flip`, then sets a square of each image to zero (DeVries & Taylor 2017, arXiv:1708.04552).
+def augment(images, offsets, flips, centers, angles, config: HyperParameters):
+    """Rotates, `crop_and_flip`, then sets a square of each image to zero (DeVries & Taylor 2017, arXiv:1708.04552).
 
     Args:
-        images: [batch, height, width, channels], any number type.
-        offsets, flips, centers: see `BatchPlan`. Any pixel may be the centre; what is outside of the image is cut off.
-        config: uses padding_size, padding_mode, cutout (side of the square in pixels).
+        images: [batch, height, width, channels], uint8 or floating point.
+        offsets, flips, centers, angles: see `BatchPlan`. An image is rotated about its middle, bilinearly; what comes in from outside
+            is as `padding_mode` says. Any pixel may be the centre of the square; what is outside of the image is cut off.
+        config: uses rotation, padding_size, padding_mode, cutout (side of the square in pixels).
 
     Returns:
         tf.Tensor of the shape and type of `images`.
     """
     import tensorflow as tf
 
+    if config.rotation:
+        images = _rotate(images, angles, "REFLECT" if config.padding_mode == "reflect" else "CONSTANT")
     images = crop_and_flip(images, offsets, flips, config.padding_size, config.padding_mode)
     if not config.cutout:
         return images
@@ -337,6 +345,24 @@ def augment(images, offsets, flips, centers, config: HyperParameters):
         sides.append((tf.range(length) >= first) & (tf.range(length) < first + config.cutout))
     square = sides[0][:, :, None, None] & sides[1][:, None, :, None]
     return tf.where(square, tf.zeros((), images.dtype), images)
+
+
+def _rotate(images, angles, fill_mode):
+    import tensorflow as tf
+
+    y, x = ((length - 1) / 2 for length in images.shape[1:3])
+    sine, cosine = tf.sin(angles * (np.pi / 180)), tf.cos(angles * (np.pi / 180))
+    # Where the pixel (column, row) of the result comes from: the two rows of an affine matrix, then of a projective one.
+    zero = tf.zeros_like(sine)
+    matrix = (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y, zero, zero)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack(matrix, axis=1),
+        output_shape=images.shape[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode=fill_mode,
+    )
 
 
 def piece_numbers(first_step: int, train_steps: int, replicas: int = 1, worker: int = 0, workers: int = 1):
@@ -368,7 +394,7 @@ def training_batches(
     worker: int = 0,
     workers: int = 1,
 ):
-    """The batches from `first_step` to `train_steps`, normalised, then padded with zeros or reflections, cropped, flipped,
+    """The batches from `first_step` to `train_steps`, normalised, then rotated, padded with zeros or reflections, cropped, flipped,
     and with a square cut out.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
@@ -393,14 +419,14 @@ def training_batches(
     def plan(piece):
         batch = plan_batch(int(piece) // replicas, len(split), config)
         part = slice(int(piece) % replicas * size, (int(piece) % replicas + 1) * size)
-        return batch.indices[part], batch.offsets[part], batch.flips[part], batch.centers[part]
+        return tuple(getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
 
     def make_piece(piece):
-        indices, *draws = tf.numpy_function(plan, [piece], [tf.int64, tf.int32, tf.bool, tf.float32])
+        indices, *draws = tf.numpy_function(plan, [piece], [tf.int64, tf.int32, tf.bool, tf.float32, tf.float32])
         indices = tf.ensure_shape(indices, [size])
         batch = normalization(tf.gather(images, indices))
         if config.augment:
-            shapes = ([size, 2], [size], [size, 2])
+            shapes = ([size, 2], [size], [size, 2], [size])
             batch = augment(batch, *map(tf.ensure_shape, draws, shapes), config)
         return batch, tf.gather(labels, indices)
 

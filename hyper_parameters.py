@@ -183,7 +183,7 @@ class HyperParameters(Settings):
         "channel / per pixel; whiten (Liang) = (x - mean) / std of each image",
         choices=("channel_standard", "channel_mean", "pixel_mean", "whiten"),
     )
-    augment: bool = setting(True, DATA, "crop and flip the training images")
+    augment: bool = setting(True, DATA, "crop, flip, rotate and cut the training images as the flags below say")
     padding_size: int = setting(4, DATA, "pixels added on each side before the random crop", minimum=0, maximum=16)
     padding_mode: str = setting("reflect", DATA, "what the added pixels show", choices=("zero", "reflect"))
     flip: str = setting(
@@ -194,6 +194,13 @@ class HyperParameters(Settings):
     )
     cutout: int = setting(
         0, DATA, "side in pixels of a square that is set to the mean colour in each training image; 0 = none", minimum=0
+    )
+    rotation: float = setting(
+        0.0,
+        DATA,
+        "largest angle in degrees by which a training image is rotated, either way; 0 = none",
+        minimum=0.0,
+        maximum=180.0,
     )
     train_random_label: bool = setting(False, DATA, "random training labels, to see a net memorise")
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")

@@ -338,7 +338,8 @@ def _draw_augmentation(training, config):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
         plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, len(training), config)
         draws = (
-            np.resize(values, (len(chosen), *values.shape[1:])) for values in (plan.offsets, plan.flips, plan.centers)
+            np.resize(values, (len(chosen), *values.shape[1:]))
+            for values in (plan.offsets, plan.flips, plan.centers, plan.angles)
         )
         images = training.images[chosen]
         if config.augment:
@@ -346,7 +347,8 @@ def _draw_augmentation(training, config):
         variants.append(images)
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
     kind = (
-        f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
+        (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
+        + f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
         + (f", {config.cutout} x {config.cutout} cut out" if config.cutout else "")
         if config.augment
         else "switched off"

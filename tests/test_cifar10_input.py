@@ -267,7 +267,7 @@ def test_cutout_sets_a_square_around_any_pixel_to_zero():
     images = np.random.default_rng(0).random((500, 6, 9, 3), np.float32) + 1
     config = from_preset("fast", padding_size=0, cutout=3, flip="none", train_batch_size=500)
     plan = plan_batch(0, 500, config)
-    result = cifar10_input.augment(images, plan.offsets, plan.flips, plan.centers, config).numpy()
+    result = cifar10_input.augment(images, plan.offsets, plan.flips, plan.centers, plan.angles, config).numpy()
     expected, centers = images.copy(), set()
     for image, center in zip(expected, plan.centers, strict=True):
         y, x = int(center[0] * 6), int(center[1] * 9)
@@ -280,12 +280,32 @@ def test_cutout_sets_a_square_around_any_pixel_to_zero():
     np.testing.assert_array_equal(plan.offsets, other.offsets)
 
 
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_rotation_turns_about_the_middle_by_up_to_the_angle_either_way(mode):
+    config = from_preset("fast", padding_size=0, padding_mode=mode, flip="none", rotation=180.0, train_batch_size=500)
+    plan = plan_batch(0, 500, config)
+    assert plan.angles.min() < -170 and plan.angles.max() > 170 and abs(plan.angles.mean()) < 20
+    images = np.random.default_rng(0).random((4, 6, 6, 3), np.float32)
+    nothing, angles = np.zeros((4, 2), np.int32), np.float32([0, 90, -90, 180])
+    result = cifar10_input.augment(images, nothing, np.zeros(4, bool), nothing, angles, config)
+    expected = [np.rot90(image, turns) for image, turns in zip(images, (0, 1, -1, 2), strict=True)]
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    # In between, a corner comes from outside: black (here zero), or what lies inside of the edge.
+    white = np.ones((1, 6, 6, 3), np.float32)
+    corner = cifar10_input.augment(white, nothing[:1], np.zeros(1, bool), nothing[:1], np.float32([45]), config)[
+        0, 0, 0, 0
+    ]
+    assert corner == (0 if mode == "zero" else 1)
+    # The crops and flips of a run are the same with and without.
+    np.testing.assert_array_equal(plan.offsets, plan_batch(0, 500, dataclasses.replace(config, rotation=0.0)).offsets)
+
+
 def test_a_batch_is_a_function_of_seed_and_step():
-    config = from_preset("fast", train_batch_size=7, cutout=3)
+    config = from_preset("fast", train_batch_size=7, cutout=3, rotation=10.0)
     for step in (0, 5, 1000):
         first, again = plan_batch(step, 30, config), plan_batch(step, 30, config)
         other = plan_batch(step, 30, from_preset("fast", train_batch_size=7, seed=1))
-        for name in ("indices", "offsets", "flips", "centers"):
+        for name in ("indices", "offsets", "flips", "centers", "angles"):
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert not np.array_equal(first.indices, other.indices)
 
