@@ -381,7 +381,8 @@ class Train:
     def _make_optimizer(self):
         config = self.config
         if config.optimizer == "adam":
-            self.optimizer = keras.optimizers.Adam(config.init_lr, beta_1=config.momentum)
+            adam = FusedAdam if self.replicas == 1 else keras.optimizers.Adam
+            self.optimizer = adam(config.init_lr, beta_1=config.momentum)
         else:
             nesterov = config.optimizer == "nesterov"
             self.optimizer = keras.optimizers.SGD(config.init_lr, momentum=config.momentum, nesterov=nesterov)
@@ -667,6 +668,30 @@ class MultiTaskTrain(Train):
         super()._describe()
         names = {head: data.class_names for head, data in self.heads.items()}
         write_json(self.run.data, read_json(self.run.data, dict) | {"heads": names})
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, each variable by one operation, for one device and dense gradients.
+
+    The plain optimizer takes a dozen operations, each a pass over the memory of all weights. With AlexNet's 20 million that is a
+    quarter of a step. Same variables, same results within float tolerance.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        count = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**count,
+            beta2_power=self.beta_2**count,
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
 
 def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:

@@ -468,3 +468,22 @@ for one, two in zip(*losses):
 def test_a_batch_must_fit_its_devices(tmp_path):
     with pytest.raises(UsageError, match="needs two devices or more, TensorFlow found 1"):
         Train(tiny(tmp_path, strategy="mirrored"))
+
+
+def test_fused_adam_steps_as_the_plain_one():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(6, 5, 3)).astype(np.float32)
+    values, states = [], []
+    for kind in (keras.optimizers.Adam, cifar10_train.FusedAdam):
+        variable = keras.Variable(start)
+        optimizer = kind(0.01, beta_1=0.8)
+        optimizer.build([variable])
+        for step, gradient in enumerate(gradients):
+            optimizer.learning_rate.assign(0.01 / (step + 1))
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        values.append(variable.numpy())
+        states.append([state.numpy() for state in optimizer.variables])
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-5)
+    assert np.abs(values[1] - start).min() > 1e-4
+    for plain, fused in zip(*states, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-7)
