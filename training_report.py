@@ -92,7 +92,14 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
             f"{len(names)} and {len(result['confusion_matrix'])}; repeat --mode=train --resume"
         )
     probabilities = run.read_predictions((len(data.test), len(names)))
+    # The net and the data set stand before the preset; another seed is the same recipe.
+    named = {
+        name: getattr(config, name)
+        for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.net_options)
+    }
+    changed = len(config.flags_beside(from_preset(config.preset, **named)))
     title = f"{_name_net(config.model_name, _net_choices(config))} on {config.dataset}, preset {config.preset}"
+    title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     published = published_number(config)
     more = {
         "augmentation": lambda: _draw_augmentation(training, config),
