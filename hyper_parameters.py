@@ -508,7 +508,7 @@ PRESETS = {
         ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
     ),
     "mnist": Preset(
-        "residual nets on MNIST: 14 epochs, linear schedule, shifts of up to 2 pixels, no flips",
+        "residual nets on MNIST: 14 epochs, linear schedule, shifts and rotations, no flips, label smoothing",
         _MNIST
         | {
             "train_steps": 6020,
@@ -517,6 +517,8 @@ PRESETS = {
             "warmup_lr": 0.02,
             "weight_decay": 5e-4,
             "weight_averaging": 0.998,
+            "rotation": 15.0,
+            "label_smoothing": 0.1,
         },
     ),
     "mnist_lenet": Preset(
@@ -534,18 +536,17 @@ PRESETS = {
         },
     ),
     "mnist_alexnet": Preset(
-        "AlexNet on MNIST: 10 epochs of Adam, linear schedule, shifts of up to 2 pixels",
+        "AlexNet on MNIST: 8 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
         _MNIST
         | {
-            "model": "alexnet",
-            "train_steps": 2150,
-            "report_freq": 215,
-            "train_batch_size": 256,
+            "model": "alexnet_b",
+            "train_steps": 3440,
             "optimizer": "adam",
-            "init_lr": 5e-4,
-            "warmup_steps": 215,
-            "warmup_lr": 5e-5,
+            "init_lr": 1e-3,
+            "warmup_steps": 430,
+            "warmup_lr": 1e-4,
             "weight_decay": 0.0,
+            "label_smoothing": 0.1,
         },
     ),
     "lenet": Preset(
@@ -561,15 +562,16 @@ PRESETS = {
         },
     ),
     "alexnet": Preset(
-        "AlexNet on CIFAR-10: 40 epochs of large batches, linear schedule, shifts of up to 4 pixels, alternating flips",
+        "AlexNet on CIFAR-10: 12 epochs of Adam, linear schedule, shifts of up to 4 pixels, alternating flips, label smoothing",
         {
-            "model": "alexnet",
-            "train_steps": 7031,
-            "train_batch_size": 256,
-            "init_lr": 0.01,
-            "warmup_steps": 704,
-            "warmup_lr": 0.001,
-            "weight_decay": 5e-4,
+            "model": "alexnet_b",
+            "train_steps": 4224,
+            "optimizer": "adam",
+            "init_lr": 1e-3,
+            "warmup_steps": 352,
+            "warmup_lr": 1e-4,
+            "weight_decay": 0.0,
+            "label_smoothing": 0.1,
         },
     ),
     "demo": Preset(
