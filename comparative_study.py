@@ -381,8 +381,7 @@ def accuracy_table(groups) -> pd.DataFrame:
     rows = []
     for (dataset, model_name, preset), runs in groups.items():
         config, family = runs[0].config, training_report.find_family(model_name)
-        # A net with options or other labels is another net.
-        is_theirs = not (config.heads or config.net_options) and (family, dataset) in training_report.LU_SONG_TABLE
+        is_theirs = not training_report.is_another_net(config) and (family, dataset) in training_report.LU_SONG_TABLE
         published = training_report.LU_SONG_TABLE[family, dataset] if is_theirs else (np.nan, np.nan)
         rows.append(
             {

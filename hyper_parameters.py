@@ -33,7 +33,7 @@ RUN, DATA, NETWORK, TRAINING, LOADING = (
 
 # Settings that are arguments of a net's builder; `model_registry` knows which net takes which.
 NET_OPTIONS = (
-    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout",
+    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout", "dropout",
 )  # fmt: skip
 # Labels that a data set has for its pictures, each a task of its own.
 HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
@@ -244,6 +244,10 @@ class HyperParameters(Settings):
     zero_last_gamma: bool = setting(False, NETWORK, "each block begins as the identity (v1 nets only)")
     maxout: int = setting(
         0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
+    )
+
+    dropout: float = setting(
+        0.5, NETWORK, "AlexNet: share of the values dropped before each hidden dense layer", minimum=0.0, maximum=0.9
     )
 
     # Training and learning rate

@@ -181,6 +181,7 @@ MODELS |= {
         summary=summary,
         trainable=trainable,
         minimum_size=minimum_size,
+        accepts=("dropout",) if builder == "alexnet" else (),
         source=source,
     )
     for name, builder, form, summary, trainable, minimum_size, source in _BASELINES

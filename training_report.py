@@ -156,9 +156,8 @@ def save_figure(figure, path: Path) -> Path:
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
-    # A net with options or several heads is another net, and a shortened recipe is no repetition of anybody's.
-    if config.heads or config.net_options or config.train_steps != from_preset(config.preset).train_steps:
-        return None
+    if is_another_net(config) or config.train_steps != from_preset(config.preset).train_steps:
+        return None  # a shortened recipe is no repetition of anybody's
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
             return preset.published
@@ -169,6 +168,11 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     if accuracies:
         return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
     return None
+
+
+def is_another_net(config: HyperParameters) -> bool:
+    """Whether heads, or options that its preset has not, make the net another one than that of the published number."""
+    return bool(config.heads) or config.net_options != from_preset(config.preset).net_options
 
 
 def find_family(model_name: str) -> str | None:

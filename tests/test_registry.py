@@ -109,13 +109,14 @@ def test_small_pictures_are_refused_by_nets_for_large_ones():
         ("plain20", {"stochastic_depth": 0.5}),
         ("resnet20_preact", {"zero_last_gamma": True}),
         ("inception_resnet_v1_small", {"maxout": 2}),
+        ("resnet20", {"dropout": 0.2}),
     ],
 )
 def test_options_that_a_net_does_not_have_are_refused(model, options):
     config = HyperParameters(model=model, **options)
     assert config.net_options == options
     (name,) = options
-    with pytest.raises(UsageError, match=f"--model={model} has no option {name}, .*such as resnet20"):
+    with pytest.raises(UsageError, match=f"--model={model} has no option {name}, .*such as (resnet20|alexnet)"):
         model_registry.find(model).check_options(config.net_options)
 
 
@@ -126,3 +127,5 @@ def test_every_net_builds_with_the_options_it_accepts():
         spec = model_registry.find(name)
         model = spec.build(**{option: values[option] for option in spec.accepts})
         assert count(model.trainable_variables) > spec.trainable
+    alexnet = model_registry.find("alexnet_b").build(dropout=0.2)
+    assert [layer.rate for layer in alexnet.layers if isinstance(layer, keras.layers.Dropout)] == [0.2, 0.2]
