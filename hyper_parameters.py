@@ -253,9 +253,22 @@ class HyperParameters(Settings):
     # Training and learning rate
     train_steps: int = setting(14062, TRAINING, "batches to train", minimum=1)
     train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
-    optimizer: str = setting("nesterov", TRAINING, "optimizer", choices=("momentum", "nesterov", "adam"))
+    optimizer: str = setting(
+        "nesterov",
+        TRAINING,
+        "momentum, nesterov = SGD; adam; muon = nesterov, but convolutions step along their orthogonalised momentum, by "
+        "kernel_lr, and do not decay",
+        choices=("momentum", "nesterov", "adam", "muon"),
+    )
     momentum: float = setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
     init_lr: float = setting(0.2, TRAINING, "highest learning rate", minimum=0.0)
+    kernel_lr: float = setting(
+        0.1,
+        TRAINING,
+        "muon: largest step of a convolution, as a share of the norm of its kernel; follows the course of the learning rate",
+        minimum=0.0,
+        maximum=1.0,
+    )
     lr_schedule: str = setting(
         "linear",
         TRAINING,
@@ -318,6 +331,10 @@ class HyperParameters(Settings):
             raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
         if self.maxout == 1:
             raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
+        if self.optimizer == "muon" and not self.init_lr:
+            raise UsageError(
+                "--optimizer=muon needs --init_lr above 0, whose course the steps of the convolutions follow, received 0"
+            )
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(
                 "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
