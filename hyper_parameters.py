@@ -171,7 +171,7 @@ class HyperParameters(Settings):
     validation_fraction: float = setting(
         0.1,
         DATA,
-        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST presets: 5k of 60k)",
+        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST: 5k of 60k)",
         minimum=0.001,
         maximum=0.9,
     )
@@ -397,7 +397,11 @@ class HyperParameters(Settings):
         """The command that repeats the run: what differs from the preset, its name if it was given one, not where things lie."""
         own_name = dataclasses.replace(self, version="").run_name
         name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
-        return " ".join([self.PROGRAM, f"--preset={self.preset}", *self.flags_beside(from_preset(self.preset)), *name])
+        own = from_preset(self.preset)
+        # What follows from net and data set needs no flag of its own.
+        implied = from_preset(self.preset, model=self.model, dataset=self.dataset)
+        changes = self.flags_beside(dataclasses.replace(implied, model=own.model, dataset=own.dataset))
+        return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *name])
 
 
 def shared_setting(name: str, default=None, **facts):
@@ -466,15 +470,8 @@ _HE2015 = {
     "weight_decay_on": "all",
 }
 
-# Digits are never mirrored, and their margin is black: reflected, it stays so, while zeros would be the mean grey.
-_MNIST = {
-    "dataset": "mnist",
-    "validation_fraction": 1 / 12,
-    "padding_size": 2,
-    "padding_mode": "reflect",
-    "flip": "none",
-    "report_freq": 430,
-}
+# The margin of digits is black: reflected, it stays so, while zeros would be the mean grey.
+_MNIST = {"dataset": "mnist", "padding_size": 2, "padding_mode": "reflect", "report_freq": 430}
 
 PRESETS = {
     "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
@@ -608,7 +605,6 @@ PRESETS = {
             "warmup_steps": 80,
             "warmup_lr": 0.01,
             "init_lr": 0.1,
-            "flip": "none",
             "padding_mode": "zero",
         },
     ),
@@ -628,6 +624,9 @@ PRESETS = {
     ),
 }
 
+# What a data set asks of every recipe: digits are never mirrored, and MNIST is split 55,000 / 5,000.
+_OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
+
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
@@ -635,9 +634,13 @@ DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 _PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
 
 
+def _recipe_of_net(model: str) -> str | None:
+    return next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+
+
 def default_preset(dataset: str, model: str) -> str:
     """The preset of a net on a data set, for whoever names none."""
-    own = next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+    own = _recipe_of_net(model)
     if dataset not in DEFAULT_PRESET:
         return own or "fast"
     return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]
@@ -645,6 +648,9 @@ def default_preset(dataset: str, model: str) -> str:
 
 def from_preset(name: str, **settings) -> HyperParameters:
     """The settings of a preset, with single ones replaced.
+
+    What the data set asks of every recipe comes with it, and options of the preset's own net (`NET_OPTIONS`) hold only for nets of
+    its kind.
 
     Args:
         name: key of `PRESETS`.
@@ -655,7 +661,12 @@ def from_preset(name: str, **settings) -> HyperParameters:
     """
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
-    return HyperParameters(**{**PRESETS[name].settings, **settings, "preset": name})
+    recipe = PRESETS[name].settings
+    own = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe
+    asked = own | settings
+    if _recipe_of_net(asked["model"]) != _recipe_of_net(own["model"]):
+        recipe = {setting: value for setting, value in recipe.items() if setting not in NET_OPTIONS}
+    return HyperParameters(**{**recipe, **_OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
 
 
 def learning_rate_at(step: int, config: Settings, train_steps: int | None = None) -> float:

@@ -172,7 +172,8 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
 
 def is_another_net(config: HyperParameters) -> bool:
     """Whether heads, or options that its preset has not, make the net another one than that of the published number."""
-    return bool(config.heads) or config.net_options != from_preset(config.preset).net_options
+    own = from_preset(config.preset, model=config.model_name).net_options
+    return bool(config.heads) or config.net_options != own
 
 
 def find_family(model_name: str) -> str | None:

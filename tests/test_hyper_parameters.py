@@ -121,6 +121,24 @@ def test_nets_without_batch_norm_have_recipes_of_their_own(dataset, model, prese
     assert config.preset == preset and given.items() <= dataclasses.asdict(config).items()
 
 
+@pytest.mark.parametrize(
+    ("preset", "settings", "expected", "flags"),
+    [
+        ("fast", {"dataset": "mnist"}, {"validation_fraction": 1 / 12, "flip": "none"}, "--dataset=mnist"),
+        ("mnist", {"dataset": "cifar10"}, {"validation_fraction": 0.1, "flip": "alternate"}, "--dataset=cifar10"),
+        ("he2015", {"dataset": "mnist", "flip": "random"}, {"flip": "random"}, "--dataset=mnist --flip=random"),
+        ("alexnet", {"model": "resnet20"}, {"dropout": 0.5, "net_options": {}}, "--model=resnet20"),
+        ("alexnet", {"model": "alexnet_c"}, {"net_options": {"dropout": 0.2}}, "--model=alexnet_c"),
+        ("alexnet", {"dropout": 0.5}, {"net_options": {}}, "--dropout=0.5"),
+    ],
+)
+def test_a_recipe_keeps_what_data_set_and_net_ask_for(preset, settings, expected, flags):
+    """Digits are never mirrored, MNIST is split 55,000 / 5,000, and no net gets another's options, whatever the preset."""
+    config = from_preset(preset, **settings)
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert set(config.command.split()) == {*config.PROGRAM.split(), f"--preset={preset}", *flags.split()}
+
+
 def test_booleans_are_parsed_in_all_their_spellings():
     parser = argparse.ArgumentParser()
     hyper_parameters.add_flags(parser)
