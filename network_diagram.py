@@ -93,7 +93,8 @@ def draw_network(model: keras.Model):
     figure, axes = plt.subplots(figsize=(1.75 * per_row, 1.6 * rows + 0.4))
     places = [(1.9 * (index % per_row), -1.8 * (index // per_row)) for index in range(len(boxes))]
     for (x, y), (lines, count, has_shortcut, kind) in zip(places, boxes, strict=True):
-        _box(axes, x, y, "\n".join(lines), 1.6, 1.0, kind=kind, fontsize=8 if max(map(len, lines)) < 24 else 7)
+        # What a box is wide holds 22 characters of 8 points.
+        _box(axes, x, y, "\n".join(lines), 1.6, 1.0, kind=kind, fontsize=min(8, 175 / max(map(len, lines))))
         if count > 1:
             axes.text(x, y - 0.64, f"{count} times", ha="center", va="center", fontsize=8)
         if has_shortcut:
@@ -261,7 +262,12 @@ def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
         joins = any(_kind(layer) == "add" for layer in members)
         texts = [_label(layer) for layer in members]
         if is_block:
-            convolutions = [text for layer, text in zip(members, texts, strict=True) if _kind(layer) == "conv"]
+            convolutions = [
+                # That of a shortcut stands beside the others, and not among them.
+                text.replace("conv", "shortcut") if "shortcut" in layer.name else text
+                for layer, text in zip(members, texts, strict=True)
+                if _kind(layer) == "conv"
+            ]
             counts = collections.Counter(convolutions)
             lines = [f"{count} x {text}" if count > 1 else text for text, count in counts.items()]
         else:

@@ -56,7 +56,8 @@ EXPERIMENTS = (
     _study(
         "diagrams",
         "Liang figures 1 to 4, Lu & Song figures 1 and 2: nets and blocks",
-        "diagram --models=resnet20,plain20,resnet20_preact,resnet164_v2,lenet5,alexnet,alexnet_b,inception_resnet_v1",
+        "diagram --models=resnet20,plain20,resnet20_preact,resnet164_v2,resnet9,lenet5,lenet5_1998,alexnet,alexnet_b,alexnet_c,"
+        "plain_cnn,inception_resnet_v1",
         1,
     ),
     _run(
@@ -89,7 +90,7 @@ EXPERIMENTS = (
         "robustness",
         "the resistance to noise that Liang, section 7, claims",
         "robustness --models=resnet9,alexnet_b,lenet5 --datasets=mnist,cifar10 --seeds=0",
-        5,
+        25,
     ),
     _run(
         "inception",
