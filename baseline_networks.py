@@ -6,7 +6,7 @@
     alexnet      A             torchvision's widths, 3x3 kernels, 2x2 pools                 23,272,266  20,125,386
     alexnet_b    B             Krizhevsky's widths, 5x5 kernels, overlapping 3x3 pools      29,983,114  24,735,434
     alexnet_c    C             11x11 stride 4, one dense layer                               2,472,266   2,456,778
-                 original      Krizhevsky 2012 in one tower; 224x224x3, 1000 classes: 62,378,344
+    alexnet_original original  Krizhevsky 2012 in one tower; 224x224x3, 1000 classes: 62,378,344
     plain_cnn                  two convolutions, pool, dropout, twice; dense                 1,250,858     889,834
 
 The counts are of parameters, all trainable, with 10 classes. Lu & Song compare LeNet and AlexNet with a residual net on MNIST and

@@ -20,7 +20,8 @@ class ModelSpec:
         builder: "module:function"; the function has the signature habits of `keras.applications`.
         options: keyword arguments the name stands for.
         summary: one line.
-        trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32, where that matters).
+        trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32 or, where `options` has one, its
+            input_shape, where that matters).
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
         source: where the net and the error are published.
@@ -64,11 +65,11 @@ class ModelSpec:
         module, function = self.builder.split(":")
         builder: Callable = getattr(importlib.import_module(module), function)
         if not isinstance(arguments.get("classes"), dict):
-            return builder(**self.options, **arguments)
+            return builder(**self.options | arguments)
         import keras
 
         classes, activation = arguments.pop("classes"), arguments.pop("classifier_activation", "softmax")
-        trunk = builder(**self.options, **arguments, include_top=False)
+        trunk = builder(**self.options | arguments, include_top=False)
         heads = {
             name: keras.layers.Dense(
                 count, activation, kernel_initializer="he_normal", dtype="float32", name=f"predictions_{name}"
@@ -171,13 +172,22 @@ _BASELINES = (  # name, builder, form, summary, trainable, minimum_size, source
     ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 16, _KRIZHEVSKY),
     ("alexnet_b", "alexnet", "B", "AlexNet of Krizhevsky's widths", 29_983_114, 16, _KRIZHEVSKY),
     ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 16, _KRIZHEVSKY),
+    (
+        "alexnet_original",
+        "alexnet",
+        "original",
+        "AlexNet as published, in one tower, for 224x224",
+        58_322_314,
+        64,
+        _KRIZHEVSKY,
+    ),
     ("plain_cnn", "plain_cnn", None, "the CNN of the textbooks", 1_250_858, 10, "Keras' example cifar10_cnn.py"),
 )
 MODELS |= {
     name: ModelSpec(
         name=name,
         builder=f"baseline_networks:build_{builder}",
-        options={"form": form} if form else {},
+        options=({"form": form} if form else {}) | ({"input_shape": (224, 224, 3)} if form == "original" else {}),
         summary=summary,
         trainable=trainable,
         minimum_size=minimum_size,

@@ -37,7 +37,11 @@ def test_every_registered_net(name, policy, tmp_path, request):
     keras.utils.set_random_seed(0)
     spec = model_registry.find(name)
     # Nets that end in global pooling have the stated count at any size, and the smallest costs least.
-    size = spec.minimum_size if re.match(r"resnet\d|plain\d|inception", name) else 32
+    size = (
+        spec.minimum_size
+        if re.match(r"resnet\d|plain\d|inception", name)
+        else spec.options.get("input_shape", (32,))[0]
+    )
     model = spec.build(input_shape=(size, size, 3), classes=10, classifier_activation=None, dtype=policy)
     assert model.name == name
     assert count(model.trainable_variables) == spec.trainable
