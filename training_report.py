@@ -541,11 +541,11 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     starts = read_json(run.environment, [kind])
     if not starts:
         raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
-    last = run.read_history().iloc[-1]
+    last, cores = run.read_history().iloc[-1], starts[-1]["cores"]
     return {
         "images_seen": int(last["step"]) * config.train_batch_size,
         "wall_seconds": round(float(last["seconds"])),
-        "hardware": f"{starts[-1]['processor']}, {starts[-1]['cores']} cores, {starts[-1]['dtype_policy']}",
+        "hardware": f"{starts[-1]['processor']}, {cores} core{'s' * (cores > 1)}, {starts[-1]['dtype_policy']}",
         "commit": starts[0]["commit"],
     }
 
@@ -605,7 +605,8 @@ def write_table(results: Path) -> Path:
         "",
         "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
         "validation images and tested once. `±` is the sample standard deviation over seeds; a range in brackets goes from the",
-        "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run.",
+        "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run; studies",
+        "(compare, degradation, robustness) add up the time of the runs of a row.",
     ]
     for path in sorted(results.glob("*.json")):
         rows = read_json(path, [_ROW])
