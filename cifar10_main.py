@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--models",
         type=_list_of(str),
         metavar="NAME,...",
-        help="nets, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0-2 [--model]",
+        help="nets, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0, NAME@0-2 [--model]",
     )
     studies.add_argument("--datasets", type=_list_of(str), metavar="NAME,...", help="data sets [--dataset]")
     studies.add_argument("--seeds", type=_parse_seeds, metavar="INT,...", help="seeds, such as 0,1,2 or 0-2 [--seed]")
@@ -131,6 +131,12 @@ def _run(argv):
 def _study(flags, actions):
     if actions["overwrite"]:
         raise UsageError("--overwrite is for single runs; a study keeps what is finished, delete run folders by hand")
+    idle = {"degradation": ("models", "datasets"), "diagram": ("datasets", "seeds")}.get(actions["mode"], ())
+    if unused := [name for name in idle if actions[name]]:
+        raise UsageError(
+            f"--mode={actions['mode']} has no --{unused[0]}, received one; leave it out"
+            + (", nets are told by --depths, data by --dataset" if actions["mode"] == "degradation" else "")
+        )
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
     defaults = hyper_parameters.from_flags(flags)
     seeds = actions["seeds"] or [defaults.seed]

@@ -8,7 +8,7 @@ Each call can be repeated: a run that is finished is reused, one that was stoppe
 owns no run: the runs lie in `runs/<run name>/` as if trained by themselves, its tables and figures in `runs/<study>/`.
 
 What is wrong with settings, data or folders is found before the first run begins, and ends the study. A run that fails later,
-such as one that diverges, is reported at the end; the others are trained all the same.
+such as one that diverges, is reported at the end; the others are trained all the same, and make the tables and figures.
 
 Source: Lu & Song, Research on image classification based on ResNet.
 """
@@ -91,12 +91,13 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     configs = []
     for dataset in datasets:
         for entry in models:
-            parts = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(\d+)-(\d+))?", entry)
-            if not parts or (parts[3] and int(parts[4]) < int(parts[3])):
+            parts = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(\d+)(?:-(\d+))?)?", entry)
+            model, preset, first, last = parts.groups() if parts else (None,) * 4
+            last = last or first
+            if not parts or (first and int(last) < int(first)):
                 raise UsageError(
-                    f"--models must be names such as resnet20, resnet20:fast, resnet20@0-2; received '{entry}'"
+                    f"--models must be names such as resnet20, resnet20:fast, resnet20@0, resnet20@0-2; received '{entry}'"
                 )
-            model, preset, first, last = parts.groups()
             preset = preset or given.get("preset") or default_preset(dataset, model)
             for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
@@ -109,16 +110,19 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     return list(dict.fromkeys(configs))
 
 
-def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -> list[FinishedRun]:
+def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -> tuple[list[FinishedRun], list[str]]:
     """Trains, tests and draws what is not finished, in order; each run once.
 
     Args:
         configs: see `plan_runs`; several may mean one run.
         watch: makes a Keras callback with a method `finish()` from a `Train`; its file is `gradient_norms.csv`.
 
+    Returns:
+        (the finished runs, what is to be said of the others).
+
     Raises:
         UsageError: before any work: a run folder that holds another run, missing data, or pictures too small for a net. After
-            all runs: some failed.
+            all runs: all failed.
         Interrupted: as `Train.train`.
     """
     # Counted twice, a run would look like two seeds. Names of nets may differ: the depth may be told by the number of blocks.
@@ -136,13 +140,13 @@ def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -
         if min(shape[:2]) < spec.minimum_size:
             spec.build(input_shape=shape)  # which refuses such pictures, and says so, before it builds anything
     tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each net
-    failures = []
+    failures = {}
     for number, config in enumerate(configs, start=1):
         if _is_finished(config):
             continue
         print(
             f"run {number} of {len(configs)}: {config.model_name} on {config.dataset}, preset {config.preset}, "
-            f"seed {config.seed}{_time_left(configs[number - 1 :], configs)}",
+            f"seed {config.seed}{_time_left(configs[number - 1 :], configs, data)}",
             flush=True,
         )
         try:
@@ -154,13 +158,13 @@ def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -
             ) from stop
         except UsageError as error:
             print(f"failed: {error}", flush=True)
-            failures.append(f"{_folder(config)}: {error}")
+            failures[config] = f"{_folder(config)}: {error}"
         # Keras and TensorFlow keep what belongs to a net alive until they are told otherwise.
         keras.backend.clear_session()
         gc.collect()
-    if failures:
-        raise UsageError(f"{len(failures)} of {len(configs)} runs failed, the others are kept: {' | '.join(failures)}")
-    return [_read_finished(config) for config in configs]
+    if len(failures) == len(configs):
+        raise UsageError(f"all {len(configs)} runs failed: {' | '.join(failures.values())}")
+    return [_read_finished(config) for config in configs if config not in failures], list(failures.values())
 
 
 def _folder(config) -> RunFolder:
@@ -218,24 +222,36 @@ def _read_finished(config) -> FinishedRun:
     return FinishedRun(config, run, run.read_history(), read_json(run.result, kind))
 
 
-def _time_left(waiting, configs) -> str:
-    """How long the waiting runs will take, judged by those that are finished: of the same net, else by images."""
-    seconds, pace = {}, []
+def _time_left(waiting, configs, data) -> str:
+    """How long the waiting runs will take, judged by those that are finished: of the same net, else by multiply-adds."""
+    seconds = {}
     for config in configs:
         if _is_finished(config):
-            last = _folder(config).read_history().iloc[-1]
-            seconds.setdefault(_group_key(config), []).append(float(last["seconds"]))
-            pace.append(float(last["seconds"]) / (config.train_steps * config.train_batch_size))
-    if not pace:
+            seconds.setdefault(_group_key(config), []).append(float(_folder(config).read_history().iloc[-1]["seconds"]))
+    if not seconds:
         return ""
-    total = sum(
-        statistics.mean(seconds[_group_key(config)])
-        if _group_key(config) in seconds
-        else statistics.mean(pace) * config.train_steps * config.train_batch_size
-        for config in waiting
-        if not _is_finished(config)
-    )
+    known = {_group_key(config): config for config in configs if _group_key(config) in seconds}
+    total = 0.0
+    for config in waiting:
+        if _is_finished(config):
+            continue
+        key = _group_key(config)
+        if key not in seconds:
+            pace = statistics.mean(
+                statistics.mean(seconds[other]) / _training_work(known[other], data) for other in known
+            )
+            seconds[key] = [pace * _training_work(config, data)]
+        total += statistics.mean(seconds[key])
     return f", about {datetime.timedelta(seconds=round(total))} left"
+
+
+def _training_work(config, data) -> int:
+    """Multiply-adds of the way forward of a whole training."""
+    images = data[_data_key(config)].train.images
+    net = model_registry.find(config.model_name).build(
+        input_shape=images.shape[1:], classes=len(data[_data_key(config)].class_names), **config.net_options
+    )
+    return multiply_adds(net) * config.train_steps * config.train_batch_size
 
 
 def _group_key(config):
@@ -448,7 +464,8 @@ def compare(given: dict, models, datasets, seeds) -> Path:
         UsageError, Interrupted: see `finish_runs`.
     """
     folder = study_folder(given, "compare")
-    groups = group_runs(finish_runs(plan_runs(given, models, datasets, seeds)))
+    runs, failures = finish_runs(plan_runs(given, models, datasets, seeds))
+    groups = group_runs(runs)
     accuracies, classes = accuracy_table(groups), class_table(groups)
     differences, costs = difference_table(accuracies), cost_table(groups, folder)
     flat = accuracies.assign(
@@ -496,7 +513,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
         ]
     report = _compare_report(accuracies, differences, costs, classes)
     command = study_command("compare", given, models=models, datasets=datasets, seeds=seeds)
-    return training_report.write_study(folder, command, rows, report, drawn)
+    return _write(folder, command, rows, report, drawn, failures)
 
 
 _ACCURACIES = ("training", "validation", "test")
@@ -666,7 +683,8 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         preset = "he2015_110" if depth >= 110 and recipe == "he2015" else recipe
         models = [f"plain{depth}", f"resnet{depth}"]
         configs += plan_runs(given | {"preset": preset}, models, [dataset], seeds)
-    groups = group_runs(finish_runs(configs, watch=GradientNorms))
+    finished, failures = finish_runs(configs, watch=GradientNorms)
+    groups = group_runs(finished)
     rows, table = [], []
     for (_, model_name, preset), runs in groups.items():
         form, depth = re.fullmatch(r"(plain|resnet)(\d+)", model_name).groups()
@@ -704,7 +722,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         }
         drawn = [training_report.save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     command = study_command("degradation", given, depths=depths, seeds=seeds, short=short)
-    return training_report.write_study(folder, command, rows, _degradation_report(table), drawn)
+    return _write(folder, command, rows, _degradation_report(table), drawn, failures)
 
 
 def _read_norms(run: RunFolder) -> pd.DataFrame:
@@ -751,7 +769,8 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
         UsageError, Interrupted: see `finish_runs`.
     """
     folder = study_folder(given, "robustness")
-    groups = group_runs(finish_runs(plan_runs(given, models, datasets, seeds)))
+    runs, failures = finish_runs(plan_runs(given, models, datasets, seeds))
+    groups = group_runs(runs)
     table = []
     for (dataset, model_name, preset), runs in groups.items():
         for each in runs:
@@ -788,7 +807,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
             figure = study_figures.draw_corruptions(cifar10_input.load_data(runs[0].config).test.images[:1], dataset)
             drawn.append(training_report.save_figure(figure, folder / f"corruptions-{dataset}.png"))
     command = study_command("robustness", given, models=models, datasets=datasets, seeds=seeds)
-    return training_report.write_study(folder, command, rows, _robustness_report(table), drawn)
+    return _write(folder, command, rows, _robustness_report(table), drawn, failures)
 
 
 def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
@@ -837,6 +856,18 @@ def study_folder(given: dict, name: str) -> Path:
     if folder.holds_run():
         raise UsageError(f"{folder} holds a run; give the study another --version")
     return folder.path
+
+
+def _write(folder, command, rows, report, drawn, failures) -> Path:
+    """`training_report.write_study`. Raises UsageError at the end if runs failed, which the report names too."""
+    if failures:
+        report += "\n\n**Missing**, because the run failed:\n\n" + "\n".join(f"- {failure}" for failure in failures)
+    training_report.write_study(folder, command, rows, report, drawn)
+    if failures:
+        raise UsageError(
+            f"{len(failures)} runs failed, {folder} shows the others: {' | '.join(failures)}; the same command tries them again"
+        )
+    return folder
 
 
 def study_command(mode: str, given: dict, **options) -> str:

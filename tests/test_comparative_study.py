@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -103,7 +104,13 @@ def test_the_plan():
     ]  # fmt: skip
     assert all(each.train_steps == 7 and each.model == "resnet8" for each in plan)
     assert make_parser().parse_args(["--mode=compare", "--seeds=0,3-5"]).seeds == [0, 3, 4, 5]
-    assert [each.seed for each in plan_runs({}, ["resnet8", "plain8@2-4"], ["digits"], [0])] == [0, 2, 3, 4]
+    assert [each.seed for each in plan_runs({}, ["resnet8", "plain8@2-4", "plain14@7"], ["digits"], [0])] == [
+        0,
+        2,
+        3,
+        4,
+        7,
+    ]
     assert plan_runs({"preset": "liang"}, ["resnet8"], ["digits"], [0])[0].preset == "liang"
     for models, datasets, message in (
         (["vgg"], ["digits"], "received 'vgg'"),
@@ -178,7 +185,7 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     # The depth may also be told by the number of blocks.
     configs = plan_runs(given | {"num_residual_blocks": 1}, ["resnet20"], ["synthetic"], [0])
     configs += plan_runs(given, ["resnet8", "resnet8"], ["synthetic"], [0])
-    assert [each.run.path.name for each in finish_runs(configs)] == ["resnet8-synthetic-smoke-seed0"]  # once
+    assert [each.run.path.name for each in finish_runs(configs)[0]] == ["resnet8-synthetic-smoke-seed0"]  # once
     assert before == {path: path.stat().st_mtime_ns for path in before}
     layers = RunFolder(folder.parent / configs[0].run_name).figures / "layers.md"
     content = layers.read_text()
@@ -218,10 +225,15 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
             raise UsageError("the loss must be finite")
 
     monkeypatch.setattr(comparative_study, "_finish", finish)
+    monkeypatch.setattr(comparative_study, "_read_finished", lambda config: config.seed)
     configs = plan_runs(SMALL | {"runs_dir": str(tmp_path)}, ["resnet8"], ["synthetic"], [0, 1, 2])
-    with pytest.raises(UsageError, match=r"1 of 3 runs failed.*seed1: the loss must be finite"):
-        finish_runs(configs)
-    assert trained == [0, 1, 2]
+    finished, (failure,) = finish_runs(configs)
+    assert trained == [0, 1, 2] and finished == [0, 2] and re.search("seed1: the loss must be finite", failure)
+    with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
+        comparative_study._write(tmp_path, "command", [], "tables", [], [failure])
+    assert failure in (tmp_path / "report.md").read_text()
+    with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
+        finish_runs(configs[1:2])
     trained.clear()
     with pytest.raises(UsageError, match="data_dir must hold"):  # missing data is found before any training
         finish_runs(configs + plan_runs({"data_dir": str(tmp_path)}, ["resnet8"], ["cifar10"], [0]))
@@ -323,7 +335,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
             dataclasses.replace(each, config=dataclasses.replace(config, model=model))
             for each, model in zip(found, ("plain20", "resnet20"), strict=True)
         ]
-        monkeypatch.setattr(comparative_study, "finish_runs", lambda _, finished=finished, **__: finished)
+        monkeypatch.setattr(comparative_study, "finish_runs", lambda _, finished=finished, **__: (finished, []))
         comparative_study.degrade(given, [8], [0], short=True)
         rows = json.loads((folder / "study.json").read_text())["rows"]
         assert {(row["model"], row["metric"]): row["published"] for row in rows if row["published"]} == (
@@ -473,6 +485,8 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
         (["--mode=compare", "--seeds=a"], "invalid comma-separated int value: 'a'"),
         (["--mode=degradation", "--depths=21"], "--model must be one of"),
         (["--mode=compare", "--overwrite"], "delete run folders by hand"),
+        (["--mode=degradation", "--datasets=mnist"], "--mode=degradation has no --datasets"),
+        (["--mode=diagram", "--seeds=0"], "--mode=diagram has no --seeds"),
     ],
 )
 def test_mistakes_give_one_line(tmp_path, monkeypatch, capsys, flags, expected):
