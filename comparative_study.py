@@ -34,6 +34,7 @@ from matplotlib import pyplot as plt
 
 import cifar10_input
 import cifar10_test
+import device_placement
 import image_corruption
 import model_registry
 import study_figures
@@ -303,8 +304,9 @@ def measure_cost(config: HyperParameters) -> dict:
 
     Returns:
         training_seconds and inference_seconds per 1,000 images: of the run's own settings, median of the reports of a short
-        training without the first; float32, batches of 125, median of 5. And training_memory, the peak resident memory in MB
-        (2**20 bytes) of this process, data included, after that training; None where the system does not tell.
+        training without the first; float32, batches of 125, median of 5. training_memory, the peak resident memory in MB
+        (2**20 bytes) of this process, data included, after that training; None where the system does not tell. And the hardware on
+        which this was measured, which need not be that of the run.
     """
     data = cifar10_input.load_data(config)
     model = cifar10_test.load_model(str(_folder(config).best))
@@ -332,6 +334,7 @@ def measure_cost(config: HyperParameters) -> dict:
         "training_seconds": 1000 / speed,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
         "training_memory": int(peak[1]) / 1024 if peak else None,
+        "hardware": training_report.name_hardware(device_placement.describe_environment(trainer.policy)),
     }
 
 
@@ -365,7 +368,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
     for (dataset, model_name, preset), runs in groups.items():
         first = runs[0]
         measured = _remembered(
-            folder / "cost.json", _fingerprint(first), lambda config=first.config: _measure_cost_apart(config)
+            folder / "measured_costs.json", _fingerprint(first), lambda config=first.config: _measure_cost_apart(config)
         )
         model = cifar10_test.load_model(str(first.run.best))
         macs = multiply_adds(model)
@@ -382,6 +385,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
                 "training_seconds": measured["training_seconds"],
                 "inference_seconds": measured["inference_seconds"],
                 "training_memory": measured["training_memory"],
+                "hardware": measured["hardware"],
                 "model_mb": model.count_params() * 4 / 2**20,
                 "wall_minutes": statistics.mean(float(each.history["seconds"].iloc[-1]) for each in runs) / 60,
             }
@@ -507,7 +511,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     for _, row in costs.iterrows():
         runs = groups[row["dataset"], row["model"], row["preset"]]
         rows += [
-            _result_row(runs, metric, [row[name]], unit=unit)
+            _result_row(runs, metric, [row[name]], unit=unit) | {"hardware": row["hardware"]}
             for name, (metric, unit) in _COSTS.items()
             if not pd.isna(row[name])
         ]
@@ -569,15 +573,15 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         "inference in float32 and batches of 125. The last column is the time of the whole run, other work of the machine included.",
         "",
         "| data set | net | preset | trainable parameters | million multiply-adds per image | training, TFLOP | training, s per 1,000 images "
-        "| inference, s per 1,000 images | peak memory, MB | weights, MB | training, min |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| inference, s per 1,000 images | peak memory, MB | weights, MB | measured on | training, min |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
     for _, row in costs.iterrows():
         memory = "not measured" if pd.isna(row["training_memory"]) else f"{row['training_memory']:,.0f}"
         cells = [row["dataset"], row["model"], row["preset"], f"{row['parameters']:,}"]
         cells += [f"{row['multiply_adds'] / 1e6:,.2f}", f"{row['training_tflop']:,.1f}"]
         cells += [f"{row['training_seconds']:.3f}", f"{row['inference_seconds']:.3f}", memory]
-        lines.append(_line([*cells, f"{row['model_mb']:.2f}", f"{row['wall_minutes']:.1f}"]))
+        lines.append(_line([*cells, f"{row['model_mb']:.2f}", row["hardware"], f"{row['wall_minutes']:.1f}"]))
     lines += ["", "**F1 of each class**, mean over seeds; precision and recall stand in `per_class.csv`."]
     for dataset, part in classes.groupby("dataset", sort=False):
         if part["class"].nunique() > 20:

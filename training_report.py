@@ -541,13 +541,19 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     starts = read_json(run.environment, [kind])
     if not starts:
         raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
-    last, cores = run.read_history().iloc[-1], starts[-1]["cores"]
+    last = run.read_history().iloc[-1]
     return {
         "images_seen": int(last["step"]) * config.train_batch_size,
         "wall_seconds": round(float(last["seconds"])),
-        "hardware": f"{starts[-1]['processor']}, {cores} core{'s' * (cores > 1)}, {starts[-1]['dtype_policy']}",
+        "hardware": name_hardware(starts[-1]),
         "commit": starts[0]["commit"],
     }
+
+
+def name_hardware(environment: dict) -> str:
+    """Processor, cores and number format of `device_placement.describe_environment`, as in a row of results."""
+    cores = environment["cores"]
+    return f"{environment['processor']}, {cores} core{'s' * (cores > 1)}, {environment['dtype_policy']}"
 
 
 def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path]) -> Path:

@@ -40,7 +40,7 @@ def study(tmp_path_factory):
     """A finished comparison of one net with itself, and the settings of its runs."""
     place = tmp_path_factory.mktemp("study") / "runs"
     given = SMALL | {"runs_dir": str(place)}
-    costs = {"training_seconds": 0.5, "inference_seconds": 0.25, "training_memory": None}
+    costs = {"training_seconds": 0.5, "inference_seconds": 0.25, "training_memory": None, "hardware": "a machine"}
     with pytest.MonkeyPatch.context() as patch:  # a process that starts TensorFlow and trains: the slow test has it
         patch.setattr(comparative_study, "_measure_cost_apart", lambda _: costs)
         return comparative_study.compare(given, ["resnet8"], ["synthetic"], [0]), given
@@ -159,6 +159,7 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     assert costs["parameters"]["resnet8"] == sum(np.prod(weight.shape) for weight in model.trainable_weights)
     macs = costs["multiply_adds"]["resnet8"]
     assert costs["training_tflop"]["resnet8"] == pytest.approx(6 * macs * 4 * 32 / 1e12)
+    assert rows["resnet8", "weights"]["hardware"] == "a machine" != highest["hardware"]
     assert costs["inference_seconds"]["resnet8"] == 0.25 and "| not measured |" in report
     assert ("resnet8", "peak memory of training") not in rows
     classes = pd.read_csv(folder / "per_class.csv")
