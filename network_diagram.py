@@ -263,12 +263,12 @@ def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
         texts = [_label(layer) for layer in members]
         if is_block:
             convolutions = [
-                # That of a shortcut stands beside the others, and not among them.
                 text.replace("conv", "shortcut") if "shortcut" in layer.name else text
                 for layer, text in zip(members, texts, strict=True)
                 if _kind(layer) == "conv"
             ]
-            counts = collections.Counter(convolutions)
+            # That of a shortcut stands beside the others, and not among them.
+            counts = collections.Counter(sorted(convolutions, key=lambda text: text.startswith("shortcut")))
             lines = [f"{count} x {text}" if count > 1 else text for text, count in counts.items()]
         else:
             lines = list(dict.fromkeys(text.replace("\n", " ") for text in texts))
