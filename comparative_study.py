@@ -819,7 +819,7 @@ def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
     """corruption -> accuracy in % at strengths 0 .. 5 on all test images."""
     print(f"corrupted pictures: {finished.run.path.name}", flush=True)
     test = cifar10_input.load_data(finished.config).test
-    # In the number format of the run: a test in float32 takes about three times as long, twenty-one times over.
+    # In the number format of the run, which is faster than float32: each net is tested twenty-one times.
     policy = device_placement.choose_policy(finished.config.precision)
     model = fast_inference.fold_batch_norm(cifar10_test.load_model(str(finished.run.best)), policy)
 

@@ -664,7 +664,7 @@ def from_preset(name: str, **settings) -> HyperParameters:
     recipe = PRESETS[name].settings
     own = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe
     asked = own | settings
-    if _recipe_of_net(asked["model"]) != _recipe_of_net(own["model"]):
+    if _recipe_of_net(str(asked["model"])) != _recipe_of_net(own["model"]):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NET_OPTIONS}
     return HyperParameters(**{**recipe, **_OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
 
