@@ -144,6 +144,7 @@ class Train:
         model_registry.find(self.config.model_name).check_options(self._options)
         self.data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(self.data, self.config)
+        self.watched = self.data.test
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
         self.classes = len(self.data.class_names)
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
@@ -182,13 +183,12 @@ class Train:
         return learning_rate_at(step, self.config, self.train_steps)
 
     def _validation_batches(self):
-        """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it."""
+        """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it, as the settings say."""
         part, size = self.validation, self.config.validation_batch_size
         if not self.config.is_full_validation:
             rng = np.random.default_rng((self.config.seed, 4, self.step))
             part = part.take(rng.choice(len(part), min(size, len(part)), replace=False))
-        for start in range(0, len(part), size):
-            yield part.images[start : start + size], part.labels[start : start + size]
+        return part.batches(size)
 
     def _has_ended(self) -> bool:
         return self.step >= self.train_steps
@@ -450,25 +450,31 @@ class Train:
                 f"{self.run.latest_checkpoint() or 'none'}"
             )
 
-    def _validate(self) -> dict:
-        """Loss and top-1 error in % over the validation part, or one random batch of it, as the settings say."""
+    def _validate(self, part="validation") -> dict:
+        """Loss and top-1 error in % of the net as it is, on the part "validation" or "test"."""
+        batches = (
+            self._validation_batches()
+            if part == "validation"
+            else self.watched.batches(self.config.validation_batch_size)
+        )
         sums, count = collections.Counter(), 0
-        for images, labels in self._validation_batches():
+        for images, labels in batches:
             sums.update({name: float(value) for name, value in self._validation_step(images, labels).items()})
             count += len(labels)
-        columns = _name_columns("validation", sums, count)
+        columns = _name_columns(part, sums, count)
         # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
         return dict(zip(columns, device_placement.from_chief(self.strategy, list(columns.values())), strict=True))
 
-    def _validate_averaged(self) -> dict:
-        """As `_validate`, with the averaged weights."""
-        current = [variable.numpy() for variable in self.net.weights]
-        for variable, average in zip(self.net.weights, self.averages, strict=True):
+    @contextlib.contextmanager
+    def _averaged_weights(self):
+        """Puts the averaged weights into the net for a while, where there are any."""
+        weights = self.net.weights if self.averages else []
+        current = [variable.numpy() for variable in weights]
+        for variable, average in zip(weights, self.averages, strict=True):
             variable.assign(average)
-        result = self._validate()
-        for variable, value in zip(self.net.weights, current, strict=True):
+        yield
+        for variable, value in zip(weights, current, strict=True):
             variable.assign(value)
-        return result
 
     def _measure(self, logits, labels):
         """What training lowers and reports tell.
@@ -516,8 +522,11 @@ class Train:
         validated = self._validate()
         self._check_loss(validated["validation_loss"])  # before a checkpoint of weights that are not numbers is written
         row |= validated
-        if self.averages:
-            row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate_averaged()
+        with self._averaged_weights():
+            if self.averages:
+                row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate()
+            if config.watch_test:
+                row |= self._validate("test")
         row["learning_rate"] = self._learning_rate(max(0, self.step - 1))
         row["examples_per_sec"] = round(interval["images"] / interval["seconds"], 1) if interval["seconds"] else 0.0
         row["seconds"] = round(self._seconds(), 1)
@@ -659,6 +668,8 @@ class MultiTaskTrain(Train):
             cifar10_input.Split(first.train.images[part.images], labels[part.images])
             for part in cifar10_input.split_data(dataclasses.replace(first, train=numbers), self.config)
         )
+        tested = np.stack([data.test.labels for data in self.heads.values()], axis=1)
+        self.watched = cifar10_input.Split(first.test.images, tested)
 
     def _measure(self, logits, labels):
         objective, sums = 0.0, {}

@@ -314,6 +314,12 @@ class HyperParameters(Settings):
         True, LOADING, "validate on all held-out images; false = on one random batch of them, as the original stack"
     )
     validation_batch_size: int = setting(250, LOADING, "images per validation batch", minimum=1)
+    watch_test: bool = setting(
+        False,
+        LOADING,
+        "measure the error on the test images at each report too, for a curve; nothing is chosen by it",
+        operational=True,
+    )
     test_batch_size: int = setting(125, LOADING, "images per test batch", minimum=1, operational=True)
     is_use_ckpt: bool = setting(False, LOADING, "start from the weights in ckpt_path, at step 0")
     ckpt_path: str = setting("", LOADING, "checkpoint, .keras file or run folder to start from, with --is_use_ckpt")

@@ -31,6 +31,11 @@ class Split:
     def take(self, indices: np.ndarray) -> "Split":
         return Split(self.images[indices], self.labels[indices])
 
+    def batches(self, size: int):
+        """Yields (images, labels) of all pictures in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:

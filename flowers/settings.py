@@ -29,6 +29,7 @@ class FlowerParameters(Settings):
     # The loop of the CIFAR side asks for these. Dropout keeps a state of whole numbers, of which there is no average.
     weight_averaging: ClassVar[float] = 0.0
     is_full_validation: ClassVar[bool] = True
+    watch_test: ClassVar[bool] = False
     heads: ClassVar[str] = ""  # of several tasks, which is another thing than the head of a net
     tasks: ClassVar[dict] = {}
 
