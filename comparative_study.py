@@ -423,6 +423,8 @@ def accuracy_table(groups) -> pd.DataFrame:
                 "training": [each.training_accuracy for each in runs],
                 "validation": [each.validation_accuracy for each in runs],
                 "published_test": published[1],
+                # One run that did not look leaves the group without: a maximum of fewer runs is another number.
+                "watched": watched if None not in (watched := [each.watched_accuracy for each in runs]) else [],
                 "test": [each.test_accuracy for each in runs],
             }
         )
@@ -518,6 +520,9 @@ def compare(given: dict, models, datasets, seeds) -> Path:
                 runs, "test accuracy, chosen on validation", row["test"], row["published_test"], training_report.LU_SONG
             ),
         ]
+        if row["watched"]:
+            metric = "highest test accuracy, chosen on the test images"
+            rows.append(_result_row(runs, metric, row["watched"], row["published_test"], training_report.LU_SONG))
     for _, row in costs.iterrows():
         runs = groups[row["dataset"], row["model"], row["preset"]]
         rows += [
@@ -530,7 +535,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     return _write(folder, command, rows, report, drawn, failures)
 
 
-_ACCURACIES = ("training", "validation", "test")
+_ACCURACIES = ("training", "validation", "watched", "test")
 _COSTS = {
     "multiply_adds": ("multiply-adds per image", ""),
     "training_tflop": ("training work", "TFLOP"),
@@ -544,19 +549,23 @@ _COSTS = {
 def _compare_report(accuracies, differences, costs, classes) -> str:
     lines = [
         "**Accuracy in %**, mean ± sample standard deviation over the seeds. Lu & Song print the highest accuracy that any epoch",
-        "reached, also on the test images. We do not look at the test images during training: the column beside theirs is the one",
-        "test of the weights that did best on the validation images. The highest accuracies of a report, which choose after the fact",
-        "as theirs do, are on the training images (augmented, as trained on) and on the validation images.",
+        "reached, also on the test images, which chooses by the very images it is told of. Ours of that kind stands beside theirs. The",
+        "last column is what a user gets: the one test of the weights that did best on the validation images. Accuracies on the",
+        "training images are those of the augmented batches of a report interval.",
         "",
         "| data set | net | preset | seeds | highest training, Lu & Song | highest training | highest validation | highest test, Lu & Song "
-        "| test, chosen on validation |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| highest test | test, chosen on validation |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for _, row in accuracies.iterrows():
         digits = 2 if row["dataset"] != "mnist" else 3
         cells = [row["dataset"], row["model"], row["preset"], row["seeds"], _published(row["published_training"])]
         cells += [format_spread(row["training"], digits), format_spread(row["validation"], digits)]
-        cells += [_published(row["published_test"]), f"**{format_spread(row['test'], digits)}**"]
+        cells += [
+            _published(row["published_test"]),
+            format_spread(row["watched"], digits) if row["watched"] else "not watched",
+        ]
+        cells += [f"**{format_spread(row['test'], digits)}**"]
         lines.append(_line(cells))
     if len(differences):
         lines += [
@@ -728,9 +737,9 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
     write_atomically(folder / "degradation.csv", means.to_csv(index=False))
     with plt.rc_context(training_report.STYLE):
         norms = {key[1]: _read_norms(runs[0].run) for key, runs in groups.items()}
-        histories = {key[1]: [each.history for each in runs] for key, runs in groups.items()}
+        by_net = {key[1]: runs for key, runs in groups.items()}
         figures = {
-            "error_against_step": study_figures.draw_error_against_step(histories, dataset),
+            "error_against_step": study_figures.draw_error_against_step(by_net, dataset),
             "error_against_depth": study_figures.draw_error_against_depth(means, dataset),
             "gradient_norms": study_figures.draw_gradient_norms(norms, dataset),
         }

@@ -42,8 +42,16 @@ def _draw_mean(axes, tables, x, column, transform, **options):
     return values
 
 
+def _part_shown(groups: dict) -> str:
+    """ "test" if every run looked at the test images at its reports, else "validation"."""
+    looked = all(each.watched_accuracy is not None for runs in groups.values() for each in runs)
+    return "test" if looked else "validation"
+
+
 def draw_accuracy(groups: dict, dataset: str):
-    """Figures 4 and 6 of Lu & Song: left training, right validation accuracy against epochs; a diamond is the one test.
+    """Figures 4 and 6 of Lu & Song: left training, right test accuracy against epochs; a diamond is the test of the chosen weights.
+
+    Where not every run looked at the test images, the right panel shows the validation accuracy, and says so.
 
     Args:
         groups: (net, preset) -> list of `comparative_study.FinishedRun`, one per seed.
@@ -51,10 +59,11 @@ def draw_accuracy(groups: dict, dataset: str):
     """
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
     names, lowest = _short_names(list(groups)), []
+    shown = _part_shown(groups)
     for key, style in _styles(groups).items():
         runs = groups[key]
         tables = [each.history for each in runs]
-        for axes, column in zip(panels, ("train_error", "validation_error"), strict=True):
+        for axes, column in zip(panels, ("train_error", f"{shown}_error"), strict=True):
             values = _draw_mean(
                 axes, tables, "epoch", column, lambda error: 100 - error, label=names[key], linewidth=1.5, **style
             )
@@ -74,7 +83,7 @@ def draw_accuracy(groups: dict, dataset: str):
         )
         lowest.append(test)
     panels[0].set(title="training (augmented)", xlabel="epoch", ylabel="accuracy (%)")
-    panels[1].set(title="validation, and the one test", xlabel="epoch")
+    panels[1].set(title="test" if shown == "test" else "validation, and the one test", xlabel="epoch")
     span = 100 - min(lowest)
     panels[0].set_ylim(max(0, min(lowest) - 0.08 * span), 100 + 0.02 * span)
     handles, _ = panels[1].get_legend_handles_labels()
@@ -85,37 +94,30 @@ def draw_accuracy(groups: dict, dataset: str):
     return figure
 
 
-def draw_error_against_step(histories: dict, dataset: str):
-    """Figure 6 of He et al. 2015: left plain, right residual nets; dashed training, solid validation error.
+def draw_error_against_step(groups: dict, dataset: str):
+    """Figure 6 of He et al. 2015: left plain, right residual nets; dashed training, solid test error.
 
-    So depths differ in colour alone; `draw_error_against_depth` tells them apart in print.
+    Where not every run looked at the test images, the solid lines are the validation error. Depths differ in colour alone;
+    `draw_error_against_depth` tells them apart in print.
 
     Args:
-        histories: net -> list of tables of `error.csv`, one per seed.
+        groups: net -> list of `comparative_study.FinishedRun`, one per seed.
         dataset: for the title.
     """
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
-    depths = _depths(histories)
+    depths, shown = _depths(groups), _part_shown(groups)
     colours = {depth: style["color"] for depth, style in _styles(depths).items()}
     for axes, form in zip(panels, ("plain", "resnet"), strict=True):
         for depth in depths:
-            tables = histories[f"{form}{depth}"]
+            tables = [each.history for each in groups[f"{form}{depth}"]]
             colour = colours[depth]
             _draw_mean(axes, tables, "step", "train_error", np.asarray, color=colour, linestyle="--", linewidth=1)
-            _draw_mean(
-                axes,
-                tables,
-                "step",
-                "validation_error",
-                np.asarray,
-                color=colour,
-                linewidth=1.7,
-                label=f"{form}{depth}",
-            )
+            label = f"{form}{depth}"
+            _draw_mean(axes, tables, "step", f"{shown}_error", np.asarray, color=colour, linewidth=1.7, label=label)
         axes.set(title={"plain": "plain", "resnet": "residual"}[form], xlabel="step", xlim=(0, None))
         handles, labels = axes.get_legend_handles_labels()
         handles += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
-        axes.legend(handles, [*labels, "validation", "training"], ncols=2)
+        axes.legend(handles, [*labels, shown, "training"], ncols=2)
     panels[0].set_ylabel("top-1 error (%)")
     panels[0].set_ylim(bottom=0)
     figure.suptitle(f"plain and residual nets on {dataset}")

@@ -150,6 +150,11 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     assert rows["resnet8", "test accuracy, chosen on validation"]["value"] == pytest.approx(100 - result["test_error"])
     highest = rows["resnet8", "highest validation accuracy"]
     assert highest["value"] == pytest.approx(100 - history["validation_error"][1:].min(), abs=1e-4)
+    looked = rows["resnet8", "highest test accuracy, chosen on the test images"]
+    assert (
+        looked["value"] == pytest.approx(100 - history["test_error"][1:].min(), abs=1e-4)
+        and "not watched" not in report
+    )
     assert highest["command"] == (
         "python cifar10_main.py --mode=compare --models=resnet8 --datasets=synthetic --seeds=0 --train_steps=4 "
         "--report_freq=2 --synthetic_images=200"

@@ -49,7 +49,7 @@ def finished(tmp_path_factory, cifar_folder):
     folder = tmp_path_factory.mktemp("heads")
     flags = ["--preset=smoke", "--dataset=cifar10", "--heads=class,kind", "--head_weights=1,0.5", "--train_steps=4"]
     flags += ["--report_freq=2", "--tensorboard=false", f"--data_dir={cifar_folder}", f"--runs_dir={folder}"]
-    assert main(["--mode=train", *flags, "--version=two"]) == 0
+    assert main(["--mode=train", *flags, "--version=two", "--watch_test"]) == 0
     return RunFolder(folder / "two"), flags
 
 
@@ -107,9 +107,17 @@ def test_the_loss_is_the_weighted_sum(cifar_folder, tmp_path):
 def test_metrics_of_each_head_are_in_the_run_folder(finished):
     run, _ = finished
     history = run.read_history()
-    for column in ("train_error_kind", "train_loss_kind", "validation_error_kind", "validation_loss_kind"):
+    for column in (
+        "train_error_kind",
+        "train_loss_kind",
+        "validation_error_kind",
+        "validation_loss_kind",
+        "test_loss_kind",
+    ):
         assert np.isfinite(history[column]).all()
     result = json.loads(run.result.read_text())
+    best_test = history.loc[history["validation_error"].idxmin(), "test_error_kind"]
+    assert best_test == pytest.approx(result["heads"]["kind"]["test_error"], abs=4)  # 60 images, another number format
     best = history.loc[history["validation_error"].idxmin()]
     assert result["best_step"] == best["step"] and result["head"] == "class"
     assert result["heads"]["kind"]["validation_error"] == best["validation_error_kind"]

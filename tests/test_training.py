@@ -342,6 +342,24 @@ def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares(tmp_path):
             )
 
 
+def test_watching_the_test_error_changes_nothing_else(tmp_path):
+    tables = []
+    for watches in (True, False):
+        config = tiny(tmp_path / str(watches), watch_test=watches, weight_averaging=0.9, deterministic=True)
+        run = train(config)
+        tables.append(run.read_history().drop(columns=["seconds", "examples_per_sec"]))
+    watched = tables[0][["test_loss", "test_error"]]
+    pd.testing.assert_frame_equal(tables[0].drop(columns=watched.columns), tables[1])
+    first, second = (RunFolder(tmp_path / name / config.run_name) for name in ("True", "False"))
+    assert_same_state(last_arrays(first), last_arrays(second))
+    # Of the averaged weights, which are those that are kept.
+    data = Train(config).data
+    probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)
+    expected = measure(probabilities, data.test.labels, data.class_names)
+    assert watched["test_error"].iloc[-1] == pytest.approx(expected["test_error"], abs=1)  # of another number format
+    assert watched["test_loss"].iloc[-1] == pytest.approx(expected["test_loss"], rel=1e-2)
+
+
 def test_averaged_weights_watch_and_are_kept(tmp_path):
     plain = Train(tiny(tmp_path, version="plain", deterministic=True))
     plain.train()
