@@ -404,6 +404,11 @@ class Train:
                 # The optimizer adds up the gradients of all replicas, so each contributes its share of the batch.
                 objective = tf.reduce_sum(objective) / config.train_batch_size
             gradients = tape.gradient(objective, net.trainable_variables)
+            if config.beta_lr_factor != 1:
+                gradients = [
+                    config.beta_lr_factor * gradient if variable.name == "beta" else gradient
+                    for gradient, variable in zip(gradients, net.trainable_variables, strict=True)
+                ]
             gradients = [
                 gradient + config.weight_decay / self.replicas * variable if id(variable) in decayed else gradient
                 for gradient, variable in zip(gradients, net.trainable_variables, strict=True)

@@ -138,6 +138,30 @@ class ZeroPadChannels(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("resnet")
+class PartialIdentity(keras.initializers.Initializer):
+    """Kernels [height, width, channels, filters] whose first filters copy a channel each, so that a deep net begins near a shallow one.
+
+    Jordan 2024 (arXiv:2404.00498, section 3.3). The other filters are drawn three times smaller than by He's rule: batch norm undoes
+    the scale, and a small kernel turns faster.
+    """
+
+    def __init__(self, seed=None):
+        self.seed = seed
+        self._random = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
+
+    def __call__(self, shape, dtype=None):
+        height, width, channels, filters = shape
+        kernel = np.array(self._random(shape, dtype))
+        copied = np.arange(min(channels, filters))
+        kernel[..., copied] = 0
+        kernel[height // 2, width // 2, copied, copied] = 1
+        return keras.ops.convert_to_tensor(kernel, dtype)
+
+    def get_config(self):
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("resnet")
 class PatchWhitening(keras.layers.Conv2D):
     """A convolution whose filters are fixed: they make the pixels of a patch uncorrelated and of equal variance.
 

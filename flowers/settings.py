@@ -30,6 +30,7 @@ class FlowerParameters(Settings):
     weight_averaging: ClassVar[float] = 0.0
     is_full_validation: ClassVar[bool] = True
     watch_test: ClassVar[bool] = False
+    beta_lr_factor: ClassVar[float] = 1.0
     heads: ClassVar[str] = ""  # of several tasks, which is another thing than the head of a net
     tasks: ClassVar[dict] = {}
 

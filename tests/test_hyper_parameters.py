@@ -109,7 +109,7 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
         (None, "plain20", "fast"),
         (None, "resnet9", "resnet9"),
         (None, "resnet98", "fast"),
-        ("mnist", "resnet9", "mnist"),
+        ("mnist", "resnet9", "mnist_resnet9"),
         ("cifar10", "alexnet", "alexnet"),
         ("cifar100", "alexnet", "alexnet"),
         ("digits", "lenet5", "demo"),

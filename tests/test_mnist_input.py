@@ -120,7 +120,7 @@ def test_the_split_of_the_presets_is_55000_and_5000():
     labels = np.repeat(np.arange(10, dtype=np.int32), counts)
     train = image_data.Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
     data = image_data.ImageData(train, train, tuple("0123456789"), "")
-    for preset in ("mnist", "mnist_lenet", "mnist_alexnet"):
+    for preset in ("mnist", "mnist_resnet9", "mnist_lenet", "mnist_alexnet"):
         training, validation = split_data(data, from_preset(preset))
         assert (len(training), len(validation)) == (55_000, 5_000)
         assert abs(np.bincount(validation.labels) - np.array(counts) / 12).max() < 1
@@ -134,7 +134,7 @@ def test_the_presets_neither_mirror_digits_nor_brighten_their_margin(mnist_folde
     dark = image_data.Split(np.zeros_like(data.train.images), data.train.labels)
     dark.images[:, 8:20, 8:20] = 255
     dark.images[:, 8:20, 8:14] = 100  # left and right can be told apart
-    for preset in ("mnist", "mnist_lenet", "mnist_alexnet"):
+    for preset in ("mnist", "mnist_resnet9", "mnist_lenet", "mnist_alexnet"):
         config = from_preset(preset, train_steps=20, train_batch_size=32, rotation=0.0)
         normalization = cifar10_input.make_normalization(config.normalization, dark.images)
         black, grey, white = normalization(np.uint8([0, 100, 255]).reshape(3, 1, 1, 1)).numpy().ravel()

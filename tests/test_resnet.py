@@ -201,10 +201,22 @@ class TestResnet9:
     def test_has_the_documented_parameters_and_map_sizes(self):
         model = resnet.build_resnet9()
         trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-        assert trainable == model_registry.find("resnet9").trainable == 3116194
+        assert trainable == model_registry.find("resnet9").trainable == 2008290
         shapes = [model.get_layer(name).output.shape[1:] for name in ("stem_relu", "stage1_relu", "stage2_relu")]
         assert shapes == [(31, 31, 24), (15, 15, 64), (7, 7, 256)]
-        assert model.get_layer("stage3_block1_2_relu").output.shape[1:] == (3, 3, 256)
+        assert model.get_layer("stage3_relu").output.shape[1:] == (3, 3, 256)
+
+    def test_kernels_begin_as_copies_of_their_channels(self):
+        rng = np.random.default_rng(0)
+        images = np.abs(rng.normal(size=(2, 8, 8, 5))).astype("float32")
+        for filters in (3, 9):
+            layer = keras.layers.Conv2D(
+                filters, 3, padding="same", kernel_initializer=resnet_layers.PartialIdentity(seed=1)
+            )
+            outputs = np.asarray(layer(images))
+            copied = min(filters, 5)
+            np.testing.assert_array_equal(outputs[..., :copied], images[..., :copied])
+            assert filters == 3 or np.abs(layer.kernel[..., 5:]).max() == pytest.approx(1 / np.sqrt(9 * 5), rel=0.05)
 
     def test_says_which_inputs_are_too_small(self):
         with pytest.raises(ValueError, match="height >= 16"):

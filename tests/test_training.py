@@ -1,5 +1,6 @@
 """Training, killing, resuming, testing: real runs on drawn pictures."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -340,6 +341,26 @@ def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares(tmp_path):
             np.testing.assert_allclose(
                 decayed.numpy() - plain.numpy(), expected + 0 * start_value, atol=2e-6, err_msg=plain.path
             )
+
+
+def test_the_offsets_of_batch_norm_learn_faster_but_do_not_decay_faster(tmp_path):
+    changes = []
+    for factor, decay in ((1.0, 0.0), (5.0, 0.0), (5.0, 0.1)):
+        config = tiny(tmp_path, momentum=0.0, beta_lr_factor=factor, weight_decay=decay, weight_decay_on="all")
+        trainer = Train(dataclasses.replace(config, precision="float32", warmup_steps=0))
+        # At 0, where batch norm puts them, decay would not be seen.
+        for variable in trainer.net.trainable_variables:
+            variable.assign(variable + (variable.name == "beta"))
+        before = [variable.numpy() for variable in trainer.net.trainable_variables]
+        images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
+        trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
+        after = trainer.net.trainable_variables
+        changes.append([new.numpy() - old for new, old in zip(after, before, strict=True)])
+    for variable, plain, fast, decayed in zip(after, *changes, strict=True):
+        is_offset = variable.name == "beta"
+        np.testing.assert_allclose(fast, plain * (5 if is_offset else 1), rtol=1e-3, atol=1e-6, err_msg=variable.path)
+        if is_offset:
+            np.testing.assert_allclose(decayed - fast, -0.1 * config.init_lr, rtol=1e-3)
 
 
 def test_watching_the_test_error_changes_nothing_else(tmp_path):
