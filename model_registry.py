@@ -158,7 +158,7 @@ MODELS: dict[str, ModelSpec] = {
             builder="resnet:build_resnet9",
             options={},
             summary="wide residual net with a whitening stem, trained in minutes",
-            trainable=2_008_290,
+            trainable=3_188_450,
             minimum_size=16,
             source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
         ),

@@ -201,10 +201,10 @@ class TestResnet9:
     def test_has_the_documented_parameters_and_map_sizes(self):
         model = resnet.build_resnet9()
         trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-        assert trainable == model_registry.find("resnet9").trainable == 2008290
+        assert trainable == model_registry.find("resnet9").trainable == 3188450
         shapes = [model.get_layer(name).output.shape[1:] for name in ("stem_relu", "stage1_relu", "stage2_relu")]
         assert shapes == [(31, 31, 24), (15, 15, 64), (7, 7, 256)]
-        assert model.get_layer("stage3_relu").output.shape[1:] == (3, 3, 256)
+        assert model.get_layer("stage3_block1_2_relu").output.shape[1:] == (3, 3, 256)
 
     def test_kernels_begin_as_copies_of_their_channels(self):
         rng = np.random.default_rng(0)
