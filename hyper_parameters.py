@@ -555,15 +555,14 @@ PRESETS = {
         },
     ),
     "mnist_resnet9": Preset(
-        "ResNet-9 on MNIST: 7 epochs, linear schedule, fast offsets, shifts and rotations, label smoothing",
+        "ResNet-9 on MNIST: 6 epochs, linear schedule, shifts and rotations, label smoothing",
         _MNIST
         | {
             "model": "resnet9",
-            "train_steps": 1505,
+            "train_steps": 1290,
             "report_freq": 215,
             "train_batch_size": 256,
             "init_lr": 0.25,
-            "beta_lr_factor": 64.0,
             "warmup_steps": 215,
             "warmup_lr": 0.05,
             "weight_decay": 1e-3,
