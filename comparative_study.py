@@ -532,7 +532,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
         ]
     report = _compare_report(accuracies, differences, costs, classes)
     command = study_command("compare", given, models=models, datasets=datasets, seeds=seeds)
-    return _write(folder, command, rows, report, drawn, failures)
+    return _write(folder, command, rows, report, drawn, groups, failures)
 
 
 _ACCURACIES = ("training", "validation", "watched", "test")
@@ -745,7 +745,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         }
         drawn = [training_report.save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
     command = study_command("degradation", given, depths=depths, seeds=seeds, short=short)
-    return _write(folder, command, rows, _degradation_report(table), drawn, failures)
+    return _write(folder, command, rows, _degradation_report(table), drawn, groups, failures)
 
 
 def _read_norms(run: RunFolder) -> pd.DataFrame:
@@ -830,7 +830,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
             figure = study_figures.draw_corruptions(cifar10_input.load_data(runs[0].config).test.images[:1], dataset)
             drawn.append(training_report.save_figure(figure, folder / f"corruptions-{dataset}.png"))
     command = study_command("robustness", given, models=models, datasets=datasets, seeds=seeds)
-    return _write(folder, command, rows, _robustness_report(table), drawn, failures)
+    return _write(folder, command, rows, _robustness_report(table), drawn, groups, failures)
 
 
 def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
@@ -884,11 +884,12 @@ def study_folder(given: dict, name: str) -> Path:
     return folder.path
 
 
-def _write(folder, command, rows, report, drawn, failures) -> Path:
+def _write(folder, command, rows, report, drawn, groups, failures) -> Path:
     """`training_report.write_study`. Raises UsageError at the end if runs failed, which the report names too."""
     if failures:
         report += "\n\n**Missing**, because the run failed:\n\n" + "\n".join(f"- {failure}" for failure in failures)
-    training_report.write_study(folder, command, rows, report, drawn)
+    names = [each.run.path.name for runs in groups.values() for each in runs]
+    training_report.write_study(folder, command, rows, report, drawn, names)
     if failures:
         raise UsageError(
             f"{len(failures)} runs failed, {folder} shows the others: {' | '.join(failures)}; the same command tries them again"

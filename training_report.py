@@ -10,6 +10,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ
 import dataclasses
 import io
 import re
+import shutil
 import statistics
 import textwrap
 from pathlib import Path
@@ -556,7 +557,7 @@ def name_hardware(environment: dict) -> str:
     return f"{environment['processor']}, {cores} core{'s' * (cores > 1)}, {environment['dtype_policy']}"
 
 
-def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path]) -> Path:
+def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:
     """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
 
     Args:
@@ -565,6 +566,7 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
         rows: as in `results/<experiment>.json`, without experiment, command and run.
         report: Markdown.
         figures: what was drawn.
+        runs: names of the run folders beside `folder` that all this was read from.
 
     Returns:
         `folder`.
@@ -573,12 +575,13 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
         old.unlink()
     write_atomically(folder / "report.md", report + "\n")
     rows = [row | {"command": command, "run": folder.name} for row in rows]
-    write_json(folder / "study.json", {"command": command, "rows": rows})
+    write_json(folder / "study.json", {"command": command, "rows": rows, "runs": list(runs)})
     return folder
 
 
 def publish_study(folder: Path, experiment: str, results: Path) -> Path:
-    """Puts a study among the project's results: its figures and tables, its rows, and the table of all.
+    """Puts a study among the project's results: its figures and tables, its rows, the curves and test results of its runs, and
+    the table of all.
 
     Args:
         folder: see `write_study`.
@@ -591,16 +594,23 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
     Raises:
         UsageError: the folder among the results is that of a run.
     """
-    rows = read_json(folder / "study.json", {"rows": [_ROW]})["rows"]
+    study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
     if (results / experiment / "error.csv").exists():
         raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")]
-    for file in files:
-        write_atomically(results / experiment / file.name, file.read_bytes())
+    files = {file.name: file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")}
+    for name in study["runs"]:
+        run = RunFolder(folder.parent / Path(name).name)
+        of_run = [file for file in (run.error_csv, run.result, run.gradient_norms) if file.is_file()]
+        files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
+    if (results / experiment / "runs").is_dir():
+        shutil.rmtree(results / experiment / "runs")
+    for name, file in files.items():
+        write_atomically(results / experiment / name, file.read_bytes())
     for old in (results / experiment).glob("*.png"):
         if not (folder / old.name).exists():
             old.unlink()
-    write_json(results / f"{experiment}.json", [row | {"experiment": experiment, "run": experiment} for row in rows])
+    rows = [row | {"experiment": experiment, "run": experiment} for row in study["rows"]]
+    write_json(results / f"{experiment}.json", rows)
     return write_table(results)
 
 

@@ -177,6 +177,8 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
         and "![accuracy-synthetic](compare/accuracy-synthetic.png)" in first
         and report[:40] in first
     )
+    kept = tmp_path / "compare" / "runs" / run.path.name
+    assert (kept / "error.csv").read_text() == run.error_csv.read_text() and (kept / "result.json").is_file()
     assert main(flags) == 0 and (tmp_path / "README.md").read_text() == first
 
 
