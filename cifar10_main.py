@@ -131,6 +131,8 @@ def _run(argv):
 def _study(flags, actions):
     if actions["overwrite"]:
         raise UsageError("--overwrite is for single runs; a study keeps what is finished, delete run folders by hand")
+    if flags.get("test_ckpt_path"):
+        raise UsageError("--test_ckpt_path is for --mode=test and predict; a study tests the runs that it names")
     idle = {"degradation": ("models", "datasets"), "diagram": ("datasets", "seeds")}.get(actions["mode"], ())
     if unused := [name for name in idle if actions[name]]:
         raise UsageError(

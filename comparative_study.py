@@ -69,7 +69,7 @@ class FinishedRun:
     @property
     def watched_accuracy(self) -> float | None:
         """Highest on the test images over the reports, in %; None where not every report looked at them."""
-        if "test_error" not in self.history or self.history["test_error"].isna().any():
+        if "test_error" not in self.history or self.history["test_error"][1:].isna().any():
             return None
         return 100 - float(self.history["test_error"][1:].min())
 
@@ -332,6 +332,7 @@ def measure_cost(config: HyperParameters) -> dict:
             train_steps=_COST_STEPS * _COST_REPORTS,
             report_freq=_COST_STEPS,
             tensorboard=False,
+            watch_test=False,
             runs_dir=folder,
         )
         trainer = Train(short, data=data)

@@ -348,6 +348,10 @@ class HyperParameters(Settings):
             raise UsageError(
                 "--optimizer=muon needs --init_lr above 0, whose course the steps of the convolutions follow, received 0"
             )
+        if self.optimizer == "adam" and self.beta_lr_factor != 1:
+            raise UsageError(
+                f"--optimizer=adam takes no --beta_lr_factor, since its steps do not depend on the size of gradients, received {self.beta_lr_factor:g}"
+            )
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(
                 "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"

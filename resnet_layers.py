@@ -141,7 +141,7 @@ class ZeroPadChannels(keras.layers.Layer):
 class PartialIdentity(keras.initializers.Initializer):
     """Kernels [height, width, channels, filters] whose first filters copy a channel each, so that a deep net begins near a shallow one.
 
-    Jordan 2024 (arXiv:2404.00498, section 3.3). The other filters are drawn three times smaller than by He's rule: batch norm undoes
+    Jordan 2024 (arXiv:2404.00498, section 3.3). The other filters are drawn with a sixth of the variance of He's rule: batch norm undoes
     the scale, and a small kernel turns faster.
     """
 

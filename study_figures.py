@@ -109,10 +109,12 @@ def draw_error_against_step(groups: dict, dataset: str):
     colours = {depth: style["color"] for depth, style in _styles(depths).items()}
     for axes, form in zip(panels, ("plain", "resnet"), strict=True):
         for depth in depths:
-            tables = [each.history for each in groups[f"{form}{depth}"]]
+            label = f"{form}{depth}"
+            if label not in groups:  # its runs failed
+                continue
+            tables = [each.history for each in groups[label]]
             colour = colours[depth]
             _draw_mean(axes, tables, "step", "train_error", np.asarray, color=colour, linestyle="--", linewidth=1)
-            label = f"{form}{depth}"
             _draw_mean(axes, tables, "step", f"{shown}_error", np.asarray, color=colour, linewidth=1.7, label=label)
         axes.set(title={"plain": "plain", "resnet": "residual"}[form], xlabel="step", xlim=(0, None))
         handles, labels = axes.get_legend_handles_labels()
@@ -159,6 +161,8 @@ def draw_gradient_norms(norms: dict, dataset: str):
     figure, panels = plt.subplots(2, 3, figsize=(9.6, 6), sharey=True, sharex=True)
     for row, (form, word) in zip(panels, (("plain", "plain"), ("resnet", "residual")), strict=True):
         for depth, style in _styles(depths).items():
+            if f"{form}{depth}" not in norms:  # its runs failed
+                continue
             table = norms[f"{form}{depth}"]
             layers = [name for name in table.columns if "conv" in name]
             for axes, index in zip(row, (0, (len(table) - 1) // 2, len(table) - 1), strict=True):

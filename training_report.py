@@ -620,7 +620,7 @@ def write_table(results: Path) -> Path:
         "# Results",
         "",
         "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
-        "validation images and tested once. `±` is the sample standard deviation over seeds; a range in brackets goes from the",
+        "validation images and tested once, but for rows that say that they were chosen on test images. `±` is the sample standard deviation over seeds; a range in brackets goes from the",
         "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run; studies",
         "(compare, degradation, robustness) add up the time of the runs of a row.",
     ]

@@ -158,7 +158,7 @@ class FlowerParameters(Settings):
         minimum=1,
     )
     train_batch_size: int = shared_setting("train_batch_size", 32)
-    optimizer: str = shared_setting("optimizer", "adam")
+    optimizer: str = shared_setting("optimizer", "adam", choices=("momentum", "nesterov", "adam"))
     momentum: float = shared_setting("momentum")
     init_lr: float = shared_setting("init_lr", 1e-5)
     fine_tune_lr: float = setting(

@@ -238,7 +238,7 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
     finished, (failure,) = finish_runs(configs)
     assert trained == [0, 1, 2] and finished == [0, 2] and re.search("seed1: the loss must be finite", failure)
     with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
-        comparative_study._write(tmp_path, "command", [], "tables", [], [failure])
+        comparative_study._write(tmp_path, "command", [], "tables", [], {}, [failure])
     assert failure in (tmp_path / "report.md").read_text()
     with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
         finish_runs(configs[1:2])
