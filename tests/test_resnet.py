@@ -235,6 +235,9 @@ class TestResnet9:
         covariance = np.cov(outputs[..., :12].reshape(-1, 12), rowvar=False)
         np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
         assert [weight.name for weight in layer.trainable_weights] == ["bias"]
+        grey = resnet_layers.PatchWhitening(1)
+        grey(images[:1, ..., :1])
+        assert grey.trainable_weights == []
 
     def test_training_sets_the_whitening_filters_and_a_saved_net_keeps_them(self, tmp_path):
         config = from_preset(
