@@ -166,7 +166,8 @@ class PatchWhitening(keras.layers.Conv2D):
     """A convolution whose filters are fixed: they make the pixels of a patch uncorrelated and of equal variance.
 
     Each direction of the patches comes with its negative, so that a ReLU behind the layer loses nothing. Only the bias is
-    trained, and with one channel not even that. After Page 2019 ("How to train your ResNet 8: bag of tricks") and Jordan 2024 (arXiv:2404.00498, section 3.2).
+    trained, and with one channel not even that. After Page 2019 ("How to train your ResNet 8: bag of tricks") and Jordan 2024
+    (arXiv:2404.00498, section 3.2).
 
     Input: [batch, height, width, channels]. Output: [batch, height - size + 1, width - size + 1, 2 * size * size * channels].
 
