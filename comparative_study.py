@@ -412,6 +412,7 @@ def accuracy_table(groups) -> pd.DataFrame:
     rows = []
     for (dataset, model_name, preset), runs in groups.items():
         config, family = runs[0].config, training_report.find_family(model_name)
+        watched = [each.watched_accuracy for each in runs]
         is_theirs = not training_report.is_another_net(config) and (family, dataset) in training_report.LU_SONG_TABLE
         published = training_report.LU_SONG_TABLE[family, dataset] if is_theirs else (np.nan, np.nan)
         rows.append(
@@ -424,8 +425,8 @@ def accuracy_table(groups) -> pd.DataFrame:
                 "training": [each.training_accuracy for each in runs],
                 "validation": [each.validation_accuracy for each in runs],
                 "published_test": published[1],
-                # One run that did not look leaves the group without: a maximum of fewer runs is another number.
-                "watched": watched if None not in (watched := [each.watched_accuracy for each in runs]) else [],
+                # One run that did not look leaves the group without: a mean of fewer runs is another number.
+                "watched": [] if None in watched else watched,
                 "test": [each.test_accuracy for each in runs],
             }
         )

@@ -350,7 +350,7 @@ class HyperParameters(Settings):
             )
         if self.optimizer == "adam" and self.beta_lr_factor != 1:
             raise UsageError(
-                f"--optimizer=adam takes no --beta_lr_factor, since its steps do not depend on the size of gradients, received {self.beta_lr_factor:g}"
+                f"--optimizer=adam takes no --beta_lr_factor, received {self.beta_lr_factor:g}, which would change nothing; give 1"
             )
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(

@@ -592,7 +592,7 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
         Path of the table, `<results>/README.md`.
 
     Raises:
-        UsageError: the folder among the results is that of a run.
+        UsageError: the folder among the results is that of a run, or a run of the study is gone.
     """
     study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
     if (results / experiment / "error.csv").exists():
@@ -600,6 +600,8 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
     files = {file.name: file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")}
     for name in study["runs"]:
         run = RunFolder(folder.parent / Path(name).name)
+        if not run.error_csv.is_file():
+            raise UsageError(f"expected {run}, of which the study tells, found no such run; repeat the study")
         of_run = [file for file in (run.error_csv, run.result, run.gradient_norms) if file.is_file()]
         files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
     if (results / experiment / "runs").is_dir():
@@ -620,7 +622,8 @@ def write_table(results: Path) -> Path:
         "# Results",
         "",
         "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
-        "validation images and tested once, but for rows that say that they were chosen on test images. `±` is the sample standard deviation over seeds; a range in brackets goes from the",
+        "validation images and tested once, but for rows that say that they were chosen on test images.",
+        "`±` is the sample standard deviation over seeds; a range in brackets goes from the",
         "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run; studies",
         "(compare, degradation, robustness) add up the time of the runs of a row.",
     ]

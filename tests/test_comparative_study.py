@@ -180,6 +180,10 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     kept = tmp_path / "compare" / "runs" / run.path.name
     assert (kept / "error.csv").read_text() == run.error_csv.read_text() and (kept / "result.json").is_file()
     assert main(flags) == 0 and (tmp_path / "README.md").read_text() == first
+    told = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(told | {"runs": ["gone"]}))
+    assert main(flags) == 2 and (kept / "error.csv").is_file()  # what is published stays
+    (folder / "study.json").write_text(json.dumps(told))
 
 
 def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, capsys):
