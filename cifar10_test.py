@@ -19,7 +19,6 @@ import sklearn.metrics
 
 import cifar10_input
 import model_registry
-import resnet
 from hyper_parameters import HyperParameters, UsageError
 from resnet_layers import PixelNormalization
 from run_folder import RunFolder, read_checkpoint, read_model, write_atomically, write_json
@@ -30,22 +29,25 @@ _EXIF_ORIENTATION = 0x0112
 _LARGEST_PICTURE = 256 << 20  # bytes of a file
 
 
-def load_model(path: str) -> keras.Model:
+def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
     """Loads a trained net that takes raw pixels 0..255 and returns probabilities.
 
     Args:
-        path: "cifar10" = the shipped ResNet-20; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
+        path: "cifar10" = the shipped weights of `shipped_net`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
             `step-*.npz` in the folder of its run.
+        shipped_net: registry name, used with "cifar10" alone.
 
     Raises:
         UsageError: not found, damaged, or not a classifier of pictures.
     """
     if path == "cifar10":
         try:
-            return resnet.build_resnet20(weights="cifar10")
-        except Exception as error:  # missing or damaged
+            return model_registry.find(shipped_net).build(weights="cifar10")
+        except Exception as error:  # none of this net, missing or damaged
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"'cifar10', the shipped weights, cannot be loaded ({reason})") from error
+            raise UsageError(
+                f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
+            ) from error
     place = Path(path).expanduser()
     if place.is_dir():
         place = RunFolder(place).best
@@ -191,7 +193,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         UsageError: no such run or file, or the net does not fit the data set.
     """
     path, run = find_net(config)
-    model = load_model(path)
+    model = load_model(path, config.model_name)
     found = find_heads(model)
     names = list(config.tasks) if len(config.tasks) > 1 else [""]
     if set(found) != set(names):
@@ -255,7 +257,7 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
         folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
         name = f"{folder.name}-{place.stem}"
     else:
-        name = place.name  # of a run folder, or "cifar10"
+        name = f"{config.model_name}-cifar10" if path == "cifar10" else place.name  # of a run folder
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
 
 
@@ -278,7 +280,7 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
         UsageError: no pictures, or one that was named itself cannot be decoded.
     """
     path, run = find_net(config)
-    model = load_model(path)
+    model = load_model(path, config.model_name)
     files, images = _read_pictures(paths, model.input_shape[1:], read or read_picture)
     answers = test(model, images, config.test_batch_size)
     answers = answers if isinstance(answers, dict) else {"": answers}

@@ -333,7 +333,7 @@ class HyperParameters(Settings):
     test_ckpt_path: str = setting(
         "",
         LOADING,
-        "what to test or predict with: .keras file, checkpoint, run folder, or 'cifar10' = shipped weights; "
+        "what to test or predict with: .keras file, checkpoint, run folder, or 'cifar10' = the shipped weights of --model; "
         "'' = best.keras of --version",
         operational=True,
     )

@@ -104,8 +104,14 @@ def test_shipped_weights_tell_their_classes(tmp_path):
     import cv2
 
     cv2.imwrite(str(tmp_path / "sky.png"), np.full((64, 64, 3), (230, 180, 120), np.uint8))
-    done = run_main("--mode=predict", "--test_ckpt_path=cifar10", "--images", "sky.png", cwd=tmp_path)
+    command = ["--mode=predict", "--test_ckpt_path=cifar10", "--images", "sky.png"]
+    done = run_main(*command, cwd=tmp_path)
     assert "class_1" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "runs" / "test-resnet20-cifar10-cifar10" / "predictions.csv").is_file()
+    done = run_main(*command, "--model=resnet9", cwd=tmp_path)
+    assert "airplane" in done.stdout and (tmp_path / "runs" / "test-resnet9-cifar10-cifar10").is_dir()
+    done = run_main(*command, "--model=plain20", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "cannot be loaded for plain20" in done.stderr
 
 
 def test_publish_writes_rows_and_a_table(tmp_path):
