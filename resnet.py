@@ -1,4 +1,4 @@
-"""Residual networks for small pictures: ResNet-20/32/44/56/110/164/1001 in five forms.
+"""Residual networks for small pictures: ResNet-20/32/44/56/110/164/1001 in five forms, and a wide ResNet-9.
 
     form           block                                       shortcut where a stage begins        source
     v1             conv-BN-ReLU-conv-BN, add, ReLU             every second pixel + zero channels   He 2015, section 4.2
@@ -328,10 +328,7 @@ def _check_arguments(num_residual_blocks, form, weights, include_top, input_shap
     possible = {"v1": ("A", "B"), "v2": ("A", "B"), "bottleneck_v2": ("B",)}.get(form, ("A",))
     if shortcut not in possible:
         raise ValueError(f"shortcut must be {' or '.join(possible)} with form {form!r}, received {shortcut!r}")
-    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < 8 or input_shape[2] < 1:
-        raise ValueError(f"input_shape must be (height >= 8, width >= 8, channels >= 1), received {tuple(input_shape)}")
-    if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"classes must be an int >= 1, received {classes!r}")
+    _check_sizes(input_shape, classes, least=8)
     if weights == "cifar10":
         if (num_residual_blocks, form) not in _SHIPPED or shortcut != "A":
             known = ", ".join(f"n={blocks} {kind}" for blocks, kind in _SHIPPED)
@@ -340,6 +337,15 @@ def _check_arguments(num_residual_blocks, form, weights, include_top, input_shap
                 f"'{shortcut}'; train your own"
             )
         _check_for_shipped(input_shape, include_top, classes, preprocessing)
+
+
+def _check_sizes(input_shape, classes, least):
+    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < least or input_shape[2] < 1:
+        raise ValueError(
+            f"input_shape must be (height >= {least}, width >= {least}, channels >= 1), received {tuple(input_shape)}"
+        )
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes must be an int >= 1, received {classes!r}")
 
 
 def build_resnet9(
@@ -371,7 +377,7 @@ def build_resnet9(
     Args:
         weights: None = random; "cifar10" = the shipped weights (10 classes, 32x32x3), in half precision; or the path of a
             `.keras` or `.weights.h5` file of the same net.
-        include_top: False = end after global max pooling, output [batch, 256].
+        include_top: False = end before the dense layer, output [batch, 256].
         input_shape: (height, width, channels), height and width >= 16.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
@@ -384,12 +390,9 @@ def build_resnet9(
         weights, otherwise normalised pixels. Output float32 [batch, classes].
 
     Raises:
-        ValueError: an input that is too small, or weights of another net.
+        ValueError: an argument out of its range, or weights of another net.
     """
-    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < 16:
-        raise ValueError(
-            f"input_shape must be (height >= 16, width >= 16, channels >= 1), received {tuple(input_shape)}"
-        )
+    _check_sizes(input_shape, classes, least=16)
     if weights == "cifar10":
         _check_for_shipped(input_shape, include_top, classes, preprocessing)
         shipped = _shipped_model("resnet9_cifar10.keras")
@@ -421,8 +424,8 @@ def build_resnet9(
         residual = convolve(residual, filters, f"stage{stage}_block1_2")
         x = relu(layers.Add(name=f"stage{stage}_block1_add", dtype=dtype)([x, residual]), f"stage{stage}_block1_2")
     x = layers.GlobalMaxPooling2D(name="max_pool", dtype="float32")(x)
+    x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
     if include_top:
-        x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
         x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name)
     if weights == "cifar10":

@@ -35,11 +35,9 @@ def test_shipped_weights_know_a_cat(build):
     assert CIFAR10_CLASSES[int(model(picture[None])[0].numpy().argmax())] == "cat"
 
 
-def test_features_of_the_shipped_net():
-    whole, features = (
-        resnet.build_resnet20(weights="cifar10"),
-        resnet.build_resnet20(weights="cifar10", include_top=False),
-    )
+@pytest.mark.parametrize("build", [resnet.build_resnet20, resnet.build_resnet9])
+def test_features_of_the_shipped_net(build):
+    whole, features = build(weights="cifar10"), build(weights="cifar10", include_top=False)
     picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     kernel, bias = whole.get_layer("predictions").get_weights()
     logits = features(picture).numpy() @ kernel + bias

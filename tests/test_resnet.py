@@ -221,6 +221,8 @@ class TestResnet9:
     def test_says_which_inputs_are_too_small(self):
         with pytest.raises(ValueError, match="height >= 16"):
             resnet.build_resnet9(input_shape=(15, 32, 3))
+        with pytest.raises(ValueError, match="classes must be an int >= 1, received 0"):
+            resnet.build_resnet9(classes=0)
 
     def test_whitening_makes_the_pixels_of_a_patch_uncorrelated(self):
         rng = np.random.default_rng(0)
