@@ -18,7 +18,17 @@ from hyper_parameters import UsageError
 from run_folder import RunFolder
 
 STUDIES = ("compare", "degradation", "robustness", "diagram")
-MODES = ("train", "test", "predict", "publish", *STUDIES)
+# Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
+_TAKES = {
+    "train": ("resume", "overwrite"),
+    "test": (),
+    "predict": ("images", "explain"),
+    "publish": ("results_dir", "experiment"),
+    "compare": ("models", "datasets", "seeds", "resume"),
+    "degradation": ("depths", "short", "seeds", "resume"),
+    "robustness": ("models", "datasets", "seeds", "resume"),
+    "diagram": ("models", "resume"),
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=MODES,
+        choices=tuple(_TAKES),
         required=True,
         help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
         "publish = put a tested run or a study among the project's results; "
@@ -114,9 +124,11 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    flags = vars(make_parser().parse_args(argv))
+    parser = make_parser()
+    flags = vars(parser.parse_args(argv))
     fields = hyper_parameters.HyperParameters.__dataclass_fields__
     actions = {name: flags.pop(name) for name in list(flags) if name not in fields}
+    _check_actions(actions, parser)
     if actions["mode"] in STUDIES:
         return _study(flags, actions)
     if actions["resume"] and actions["overwrite"]:
@@ -128,16 +140,23 @@ def _run(argv):
     {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
 
 
-def _study(flags, actions):
-    if actions["overwrite"]:
+def _check_actions(actions, parser):
+    """Raises UsageError for a flag that the mode would ignore."""
+    mode = actions["mode"]
+    if mode in STUDIES and actions["overwrite"]:
         raise UsageError("--overwrite is for single runs; a study keeps what is finished, delete run folders by hand")
+    for name, value in actions.items():
+        if name != "mode" and value != parser.get_default(name) and name not in _TAKES[mode]:
+            takers = " and ".join(other for other, taken in _TAKES.items() if name in taken)
+            raise UsageError(f"--mode={mode} has no --{name}, received one; leave it out, it is for {takers}")
+
+
+def _study(flags, actions):
     if flags.get("test_ckpt_path"):
         raise UsageError("--test_ckpt_path is for --mode=test and predict; a study tests the runs that it names")
-    idle = {"degradation": ("models", "datasets"), "diagram": ("datasets", "seeds")}.get(actions["mode"], ())
-    if unused := [name for name in idle if actions[name]]:
+    if actions["mode"] == "degradation" and (named := {"model", "num_residual_blocks"} & flags.keys()):
         raise UsageError(
-            f"--mode={actions['mode']} has no --{unused[0]}, received one; leave it out"
-            + (", nets are told by --depths, data by --dataset" if actions["mode"] == "degradation" else "")
+            f"--mode=degradation has no --{min(named)}, received one; leave it out, nets are told by --depths"
         )
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
     defaults = hyper_parameters.from_flags(flags)
