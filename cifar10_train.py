@@ -144,7 +144,7 @@ class Train:
         model_registry.find(self.config.model_name).check_options(self._options)
         self.data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(self.data, self.config)
-        self.watched = self.data.test
+        self.tested = self.data.test
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
         self.classes = len(self.data.class_names)
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
@@ -215,7 +215,7 @@ class Train:
     def _start_from(self, path):
         """Takes the weights of a trained model; step and optimizer stay at their start."""
         try:
-            resnet.copy_weights(cifar10_test.load_model(path), self.net)
+            resnet.copy_weights(cifar10_test.load_model(path, self.config.model_name), self.net)
         except ValueError as error:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
         print(f"starting from the weights of {path}")
@@ -304,6 +304,8 @@ class Train:
         )
         if self.config.strategy == "multi_worker":
             options.append("--strategy=multi_worker")
+        if self.config.watch_test:  # which may have been asked for by a later start than the first
+            options.append("--watch_test=true")
         return " ".join([self.config.PROGRAM, *options, f"--version={self.run.path.name}", "--resume"])
 
     def _agree_on_checkpoint(self):
@@ -460,7 +462,7 @@ class Train:
         batches = (
             self._validation_batches()
             if part == "validation"
-            else self.watched.batches(self.config.validation_batch_size)
+            else self.tested.batches(self.config.validation_batch_size)
         )
         sums, count = collections.Counter(), 0
         for images, labels in batches:
@@ -606,7 +608,7 @@ class Train:
 
     def _open_tensorboard(self):
         writer = tf.summary.create_file_writer(str(self.run.tensorboard))
-        self._watched = keras.Model(
+        self._activations = keras.Model(
             self.net.inputs,
             {
                 layer.name: layer.output
@@ -623,9 +625,9 @@ class Train:
                 tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
         return writer
 
-    def _watch_activations(self) -> dict:
+    def _measure_activations(self) -> dict:
         """The outputs of every activation layer for the first validation images, by the name of the layer."""
-        return self._watched(self.normalization(self.validation.images[:64]), training=False)
+        return self._activations(self.normalization(self.validation.images[:64]), training=False)
 
     def _write_tensorboard(self, writer, row):
         """Scalars under the names of the original stack; histogram and share of zeros of every activation."""
@@ -640,10 +642,12 @@ class Train:
             scalars[f"{name}_avg"] = self._smooth(self._column(column)) / unit
         if self.config.is_full_validation:
             scalars["full_validation_error"] = scalars["val_top1_error"]
+        if "test_error" in row:
+            scalars["test_top1_error"] = row["test_error"] / 100
         with writer.as_default(step=self.step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
-            for name, values in self._watch_activations().items():
+            for name, values in self._measure_activations().items():
                 values = tf.cast(values, tf.float32)
                 tf.summary.histogram(f"{name}/activations", values)
                 tf.summary.scalar(f"{name}/sparsity", tf.math.zero_fraction(values))
@@ -674,7 +678,7 @@ class MultiTaskTrain(Train):
             for part in cifar10_input.split_data(dataclasses.replace(first, train=numbers), self.config)
         )
         tested = np.stack([data.test.labels for data in self.heads.values()], axis=1)
-        self.watched = cifar10_input.Split(first.test.images, tested)
+        self.tested = cifar10_input.Split(first.test.images, tested)
 
     def _measure(self, logits, labels):
         objective, sums = 0.0, {}
@@ -834,5 +838,7 @@ def _print_row(bar, row, train_steps, seconds_left):
     bar.write(
         f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  step {row['step']:>6,}/{train_steps:,}  loss {row['train_loss']:.4f}  "
         f"{row['examples_per_sec']:>7,.0f} images/s  train error {row['train_error']:5.2f} %  "
-        f"validation error {row['validation_error']:5.2f} %{left}"
+        f"validation error {row['validation_error']:5.2f} %"
+        + (f"  test error {row['test_error']:5.2f} %" if "test_error" in row else "")
+        + left
     )

@@ -121,12 +121,14 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     return list(dict.fromkeys(configs))
 
 
-def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -> tuple[list[FinishedRun], list[str]]:
+def finish_runs(
+    configs: list[HyperParameters], make_callback: Callable | None = None
+) -> tuple[list[FinishedRun], list[str]]:
     """Trains, tests and draws what is not finished, in order; each run once.
 
     Args:
         configs: see `plan_runs`; several may mean one run.
-        watch: makes a Keras callback with a method `finish()` from a `Train`; its file is `gradient_norms.csv`.
+        make_callback: makes a Keras callback with a method `finish()` from a `Train`; its file is `gradient_norms.csv`.
 
     Returns:
         (the finished runs, what is to be said of the others).
@@ -138,7 +140,7 @@ def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -
     """
     # Counted twice, a run would look like two seeds. Names of nets may differ: the depth may be told by the number of blocks.
     configs = [_as_stored(config) for config in {config.run_name: config for config in configs}.values()]
-    if watch:
+    if make_callback:
         for config in configs:
             run = _folder(config)
             if run.holds_run() and not run.gradient_norms.is_file() and run.error_csv.is_file():
@@ -161,7 +163,7 @@ def finish_runs(configs: list[HyperParameters], watch: Callable | None = None) -
             flush=True,
         )
         try:
-            _finish(config, data[_data_key(config)], watch)
+            _finish(config, data[_data_key(config)], make_callback)
         except Interrupted as stop:
             reason = str(stop).split(";")[0]
             raise Interrupted(
@@ -216,13 +218,13 @@ def _is_finished(config) -> bool:
     return read_json(run.result, {"last_step": int})["last_step"] == config.train_steps
 
 
-def _finish(config, data, watch):
+def _finish(config, data, make_callback):
     run = _folder(config)
     trainer = Train(config, run, data)
-    watcher = watch(trainer) if watch else None
-    trainer.train(resume=True, callbacks=[watcher] if watcher else [])
-    if watcher:
-        watcher.finish()
+    callback = make_callback(trainer) if make_callback else None
+    trainer.train(resume=True, callbacks=[callback] if callback else [])
+    if callback:
+        callback.finish()
     cifar10_test.evaluate(config)
     training_report.draw(run, config.data_dir)
 
@@ -578,13 +580,9 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
             "|---|---|---|---:|---:|",
         ]
         for _, row in differences.iterrows():
-            # The presets tell apart what has one name.
-            names = [
-                name
-                if (accuracies[accuracies["dataset"] == row["dataset"]]["model"] == name).sum() == 1
-                else f"{name} ({p})"
-                for name, p in ((row["model"], row["preset"]), (row["over"], row["over_preset"]))
-            ]
+            of_dataset = accuracies[accuracies["dataset"] == row["dataset"]]
+            shown = study_figures.short_names(zip(of_dataset["model"], of_dataset["preset"], strict=True))
+            names = shown[row["model"], row["preset"]], shown[row["over"], row["over_preset"]]
             published = "" if pd.isna(row["published_points"]) else f"{row['published_points']:+.3f}"
             lines.append(_line([row["dataset"], *names, published, f"{row['points']:+.3f}"]))
     lines += [
@@ -608,8 +606,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         if part["class"].nunique() > 20:
             continue
         table = part.pivot_table("f1", "class", ["model", "preset"], "mean", sort=False)
-        nets = [model if table.columns.get_level_values(0).tolist().count(model) == 1 else f"{model} ({preset})"
-                for model, preset in table.columns]  # fmt: skip
+        nets = study_figures.short_names(table.columns).values()
         lines += ["", _line([dataset, *nets]), _line(["---", *["---:"] * len(nets)])]
         lines += [
             _line([name, *(f"{value:.3f}" for value in values)])
@@ -708,7 +705,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         preset = "he2015_110" if depth >= 110 and recipe == "he2015" else recipe
         models = [f"plain{depth}", f"resnet{depth}"]
         configs += plan_runs(given | {"preset": preset}, models, [dataset], seeds)
-    finished, failures = finish_runs(configs, watch=GradientNorms)
+    finished, failures = finish_runs(configs, make_callback=GradientNorms)
     groups = group_runs(finished)
     rows, table = [], []
     for (_, model_name, preset), runs in groups.items():

@@ -23,8 +23,9 @@ def _styles(names) -> dict:
     return {name: {"color": colour, "linestyle": dash} for name, (colour, dash) in zip(names, pairs, strict=False)}
 
 
-def _short_names(keys) -> dict:
+def short_names(keys) -> dict:
     """(net, preset) -> the net, with its preset where two have the same net."""
+    keys = list(keys)
     nets = [net for net, _ in keys]
     return {key: key[0] if nets.count(key[0]) == 1 else f"{key[0]} ({key[1]})" for key in keys}
 
@@ -58,7 +59,7 @@ def draw_accuracy(groups: dict, dataset: str):
         dataset: for the title.
     """
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
-    names, lowest = _short_names(list(groups)), []
+    names, lowest = short_names(groups), []
     shown = _part_shown(groups)
     for key, style in _styles(groups).items():
         runs = groups[key]
@@ -173,7 +174,8 @@ def draw_gradient_norms(norms: dict, dataset: str):
         # The powers of ten would need math in texts, which is off.
         row[0].yaxis.set_major_formatter("{x:g}")
         row[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-        row[-1].legend(fontsize=8)
+        if row[-1].lines:
+            row[-1].legend(fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel("convolution, from the input")
     figure.suptitle(f"loss gradient by each kernel, one fixed batch of {dataset}")
@@ -194,7 +196,7 @@ def draw_robustness(table, dataset: str):
     kinds = list(image_corruption.CORRUPTIONS)
     keys = list(table[["model", "preset"]].drop_duplicates().itertuples(index=False, name=None))
     figure, panels = plt.subplots(1, len(kinds), figsize=(9.6, 3.6), sharey=True)
-    names = _short_names(keys)
+    names = short_names(keys)
     for axes, kind in zip(panels, kinds, strict=True):
         for key, style in _styles(keys).items():
             part = table[(table["model"] == key[0]) & (table["preset"] == key[1]) & (table["corruption"] == kind)]

@@ -231,6 +231,10 @@ def _draw_percent(history, title, label, result, sign, published, part):
     if averaged:
         last = percent("validation_error_unaveraged")
         curves.append(("validation, last weights", last, {"color": GREEN, "linestyle": "-.", "linewidth": 1}))
+    if "test_error" in history:
+        curves.append(
+            ("test, only watched", percent("test_error"), {"color": BLACK, "linestyle": "-.", "linewidth": 1})
+        )
     figure = _draw_curves(history, title, label, curves)
     axes = figure.axes[0]
     value = result["test_error"] if sign == 1 else 100 - result["test_error"]
@@ -592,11 +596,14 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
         Path of the table, `<results>/README.md`.
 
     Raises:
-        UsageError: the folder among the results is that of a run, or a run of the study is gone.
+        UsageError: the folder or the list among the results is of other runs, or a run of the study is gone.
     """
     study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
     if (results / experiment / "error.csv").exists():
         raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
+    path = results / f"{experiment}.json"
+    if path.exists() and {row["run"] for row in read_json(path, [_ROW])} != {experiment}:
+        raise UsageError(f"{path} holds what was measured of other runs; give the study another --experiment")
     files = {file.name: file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")}
     for name in study["runs"]:
         run = RunFolder(folder.parent / Path(name).name)
@@ -612,7 +619,7 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
         if not (folder / old.name).exists():
             old.unlink()
     rows = [row | {"experiment": experiment, "run": experiment} for row in study["rows"]]
-    write_json(results / f"{experiment}.json", rows)
+    write_json(path, rows)
     return write_table(results)
 
 

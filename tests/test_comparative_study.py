@@ -180,6 +180,9 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     kept = tmp_path / "compare" / "runs" / run.path.name
     assert (kept / "error.csv").read_text() == run.error_csv.read_text() and (kept / "result.json").is_file()
     assert main(flags) == 0 and (tmp_path / "README.md").read_text() == first
+    (tmp_path / "runs.json").write_text(json.dumps([row | {"run": "one"} for row in rows.values()]))
+    assert main([*flags, "--experiment=runs"]) == 2 and not (tmp_path / "runs").exists()  # a list of single runs
+    (tmp_path / "runs.json").unlink()
     told = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps(told | {"runs": ["gone"]}))
     assert main(flags) == 2 and (kept / "error.csv").is_file()  # what is published stays
@@ -209,7 +212,7 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     ):
         finish_runs(plan_runs(given | {"init_lr": 0.3}, ["resnet8"], ["synthetic"], [0]))
     with pytest.raises(UsageError, match="was trained without"):
-        finish_runs(plan_runs(given, ["resnet8"], ["synthetic"], [0]), watch=GradientNorms)
+        finish_runs(plan_runs(given, ["resnet8"], ["synthetic"], [0]), make_callback=GradientNorms)
     with pytest.raises(UsageError, match="holds a run"):
         comparative_study.compare(given | {"version": "resnet8-synthetic-smoke-seed0"}, ["resnet8"], ["synthetic"], [0])
 
@@ -231,7 +234,7 @@ def test_robustness_begins_at_the_clean_test_accuracy(study):
 def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys):
     trained = []
 
-    def finish(config, _data, _watch):
+    def finish(config, _data, _make_callback):
         trained.append(config.seed)
         if config.seed == 1:
             raise UsageError("the loss must be finite")
@@ -271,9 +274,9 @@ def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
         with pytest.raises(RuntimeError, match="killed"):
             trainer.train(resume=True, callbacks=[Killed(step), GradientNorms(trainer)])
     trainer = Train(config)
-    watcher = GradientNorms(trainer)
-    trainer.train(resume=True, callbacks=[watcher])
-    watcher.finish()
+    callback = GradientNorms(trainer)
+    trainer.train(resume=True, callbacks=[callback])
+    callback.finish()
     norms = pd.read_csv(trainer.run.gradient_norms)
     assert norms["step"].tolist() == [0, 2, 4]
     assert [name for name in norms.columns if "conv" in name][:2] == ["stem_conv", "stage1_block1_conv1"]
@@ -281,7 +284,7 @@ def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
     # The last row is the gradient of the trained net, by hand; measuring it leaves every variable as it was.
     before = [variable.numpy() for variable in (*trainer.net.variables, *trainer.optimizer.variables)]
     images, labels = trainer.normalization(trainer.training.images[:128]), trainer.training.labels[:128]
-    assert watcher._measure() == pytest.approx(norms.iloc[2, 1:].to_dict(), rel=1e-2)
+    assert callback._measure() == pytest.approx(norms.iloc[2, 1:].to_dict(), rel=1e-2)
     for left, right in zip(before, (*trainer.net.variables, *trainer.optimizer.variables), strict=True):
         np.testing.assert_array_equal(left, right)
     with tf.GradientTape() as tape:
@@ -331,6 +334,11 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     assert table["test error, chosen on validation"]["plain"] == 46
     assert table["gradient norm, first / last convolution, untrained"]["plain"] == 8
     assert table["gradient norm, first / last convolution, trained"]["plain"] == 2
+    with monkeypatch.context() as patch:  # the other net has failed
+        patch.setattr(comparative_study, "finish_runs", lambda _, **__: (found[1:], ["plain8: it diverged"]))
+        with pytest.raises(UsageError, match="shows the others: plain8: it diverged"):
+            comparative_study.degrade(given, [8], [0], short=True)
+    assert pd.read_csv(folder / "degradation.csv")["form"].tolist() == ["resnet"]
     assert {path.stem for path in folder.glob("*.png")} == {
         "error_against_step",
         "error_against_depth",
@@ -499,6 +507,12 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
         (["--mode=compare", "--overwrite"], "delete run folders by hand"),
         (["--mode=degradation", "--datasets=mnist"], "--mode=degradation has no --datasets"),
         (["--mode=diagram", "--seeds=0"], "--mode=diagram has no --seeds"),
+        (
+            ["--mode=compare", "--short"],
+            "--mode=compare has no --short, received one; leave it out, it is for degradation",
+        ),
+        (["--mode=degradation", "--num_residual_blocks=2"], "nets are told by --depths"),
+        (["--mode=train", "--models=resnet20"], "it is for compare and robustness and diagram"),
     ],
 )
 def test_mistakes_give_one_line(tmp_path, monkeypatch, capsys, flags, expected):

@@ -151,7 +151,7 @@ def test_what_is_said_of_other_nets_lies_apart(finished):
         (finished.path, finished.path.name),
         (finished.best, f"{finished.path.name}-best"),
         (finished.checkpoints / "step-00000006.npz", f"{finished.path.name}-step-00000006"),
-        ("cifar10", "cifar10"),
+        ("cifar10", "resnet8-cifar10"),
     ):
         config = from_preset("smoke", test_ckpt_path=str(path), runs_dir="~/runs")
         folder = cifar10_test.find_net(config)[1].path
@@ -373,6 +373,7 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
     pd.testing.assert_frame_equal(tables[0].drop(columns=watched.columns), tables[1])
     first, second = (RunFolder(tmp_path / name / config.run_name) for name in ("True", "False"))
     assert_same_state(last_arrays(first), last_arrays(second))
+    assert "--watch_test=true" in Train(tiny(tmp_path, watch_test=True))._resume_command
     # Of the averaged weights, which are those that are kept.
     data = Train(config).data
     probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)
