@@ -668,7 +668,7 @@ _OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
-# Nor does a recipe for nets with batch norm for nets without: beginning of the net's name -> end of the preset's.
+# Nor does a recipe for the deep narrow nets for these: beginning of the net's name -> end of the preset's.
 _PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
 
 

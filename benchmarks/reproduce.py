@@ -78,7 +78,7 @@ EXPERIMENTS = (
         "compare-cifar10",
         "Lu & Song table 1 and figures 5 and 6: CIFAR-10, three seeds of LeNet",
         "compare --models=resnet9,alexnet_b,lenet5@0-2 --datasets=cifar10 --seeds=0",
-        100,
+        125,
     ),
     _study(
         "degradation",
