@@ -323,7 +323,7 @@ class TransferTrain(Train):
     def _open_tensorboard(self):
         return tf.summary.create_file_writer(str(self.run.tensorboard))
 
-    def _watch_activations(self) -> dict:
+    def _measure_activations(self) -> dict:
         return {}  # a base of 50 or 152 layers would fill the disk
 
 
