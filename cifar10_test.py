@@ -222,14 +222,17 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
         history = run.read_history()
-        best = history.loc[history["validation_error"].idxmin()]
-        facts |= {"best_step": int(best["step"]), "validation_error": float(best["validation_error"])}
-        facts |= {
-            "last_step": int(history["step"].iloc[-1]),
-            "last_validation_error": float(history["validation_error"].iloc[-1]),
-        }
-        for name, head in measured.items():
-            head["validation_error"] = float(best[f"validation_error_{name}"])
+        last = history.iloc[-1]
+        validated = "validation_error" in history
+        best = history.loc[history["validation_error"].idxmin()] if validated else last
+        facts |= {"best_step": int(best["step"]), "last_step": int(last["step"])}
+        if validated:
+            facts |= {
+                "validation_error": float(best["validation_error"]),
+                "last_validation_error": float(last["validation_error"]),
+            }
+            for name, head in measured.items():
+                head["validation_error"] = float(best[f"validation_error_{name}"])
     if measured:
         facts |= {"head": names[0], "heads": measured}
     write_json(run.result, facts | result)
@@ -244,7 +247,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
 def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
     """What to load, and the folder for what comes out of it.
 
-    Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images. What `test_ckpt_path` names gets
+    Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images where it held some out. What `test_ckpt_path` names gets
     the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone; the name is that of the run
     folder, with that of the file if it is one.
     """

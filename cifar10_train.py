@@ -53,7 +53,8 @@ class Train:
         history: list of the rows of `error.csv`.
     """
 
-    chosen_by = "validation_error"  # the column of `error.csv` whose lowest value decides which weights are kept
+    # The column of `error.csv` whose lowest value decides which weights are kept; without validation images the newest are.
+    chosen_by = "validation_error"
 
     def __init__(self, config: HyperParameters | None = None, run: RunFolder | None = None, data=None):
         """Builds the net and the optimizer; reads the data set if it is not given.
@@ -366,7 +367,7 @@ class Train:
             variable.assign(arrays[name])
         self.step, self.history, self._interval = facts["step"], facts["history"], facts["interval"]
         self.best_step, self.best_error = min(
-            ((row["step"], row[self.chosen_by]) for row in self.history),
+            ((row["step"], self._rank(row)) for row in self.history),
             key=lambda best: best[1],  # of equal ones the first
             default=(None, math.inf),
         )
@@ -458,7 +459,7 @@ class Train:
             )
 
     def _validate(self, part="validation") -> dict:
-        """Loss and top-1 error in % of the net as it is, on the part "validation" or "test"."""
+        """Loss and top-1 error in % of the net as it is, on the part "validation" or "test"; nothing of a part without images."""
         batches = (
             self._validation_batches()
             if part == "validation"
@@ -468,6 +469,8 @@ class Train:
         for images, labels in batches:
             sums.update({name: float(value) for name, value in self._validation_step(images, labels).items()})
             count += len(labels)
+        if not count:
+            return {}
         columns = _name_columns(part, sums, count)
         # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
         return dict(zip(columns, device_placement.from_chief(self.strategy, list(columns.values())), strict=True))
@@ -527,7 +530,8 @@ class Train:
             "train_loss": trained["train_loss"],
         }
         validated = self._validate()
-        self._check_loss(validated["validation_loss"])  # before a checkpoint of weights that are not numbers is written
+        # Before a checkpoint of weights that are not numbers is written.
+        self._check_loss(validated.get("validation_loss", row["train_loss"]))
         row |= validated
         with self._averaged_weights():
             if self.averages:
@@ -540,8 +544,8 @@ class Train:
         row |= trained  # further heads
         self.history.append(row)
         self._interval = dict.fromkeys(interval, 0.0) | {"images": 0}
-        if row[self.chosen_by] < self.best_error:
-            self.best_step, self.best_error = self.step, row[self.chosen_by]
+        if self._rank(row) < self.best_error:
+            self.best_step, self.best_error = self.step, self._rank(row)
         if not self.is_chief:
             return row
         if writer:
@@ -553,6 +557,10 @@ class Train:
         self._write_error_csv()
         _print_row(bar, row, self.train_steps, self._seconds_left())
         return row
+
+    def _rank(self, row: dict) -> float:
+        """What the weights of a report are chosen by, the lowest first."""
+        return row[self.chosen_by] if len(self.validation) else -row["step"]
 
     def _column(self, name) -> list[float]:
         return [row[name] for row in self.history]
@@ -626,8 +634,9 @@ class Train:
         return writer
 
     def _measure_activations(self) -> dict:
-        """The outputs of every activation layer for the first validation images, by the name of the layer."""
-        return self._activations(self.normalization(self.validation.images[:64]), training=False)
+        """The outputs of every activation layer for the first validation images, else training images, by the name of the layer."""
+        part = self.validation if len(self.validation) else self.training
+        return self._activations(self.normalization(part.images[:64]), training=False)
 
     def _write_tensorboard(self, writer, row):
         """Scalars under the names of the original stack; histogram and share of zeros of every activation."""
@@ -638,9 +647,10 @@ class Train:
             ("val_loss", "validation_loss", 1),
             ("val_top1_error", "validation_error", 100),
         ):
-            scalars[name] = row[column] / unit
-            scalars[f"{name}_avg"] = self._smooth(self._column(column)) / unit
-        if self.config.is_full_validation:
+            if column in row:
+                scalars[name] = row[column] / unit
+                scalars[f"{name}_avg"] = self._smooth(self._column(column)) / unit
+        if self.config.is_full_validation and len(self.validation):
             scalars["full_validation_error"] = scalars["val_top1_error"]
         if "test_error" in row:
             scalars["test_top1_error"] = row["test_error"] / 100
@@ -824,21 +834,21 @@ def _catch_signals():
 
 def _callback_logs(row: dict) -> dict:
     """The row under the names that stock callbacks monitor; accuracies are shares of 1."""
-    return {
-        "loss": row["train_loss"],
-        "accuracy": 1 - row["train_error"] / 100,
-        "val_loss": row["validation_loss"],
-        "val_accuracy": 1 - row["validation_error"] / 100,
-        "learning_rate": row["learning_rate"],
-    }
+    logs = {"loss": row["train_loss"], "accuracy": 1 - row["train_error"] / 100, "learning_rate": row["learning_rate"]}
+    if "validation_error" in row:
+        logs |= {"val_loss": row["validation_loss"], "val_accuracy": 1 - row["validation_error"] / 100}
+    return logs
 
 
 def _print_row(bar, row, train_steps, seconds_left):
     left = "" if seconds_left is None else f"  left {datetime.timedelta(seconds=round(seconds_left))}"
     bar.write(
         f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  step {row['step']:>6,}/{train_steps:,}  loss {row['train_loss']:.4f}  "
-        f"{row['examples_per_sec']:>7,.0f} images/s  train error {row['train_error']:5.2f} %  "
-        f"validation error {row['validation_error']:5.2f} %"
-        + (f"  test error {row['test_error']:5.2f} %" if "test_error" in row else "")
+        f"{row['examples_per_sec']:>7,.0f} images/s"
+        + "".join(
+            f"  {part} error {row[f'{part}_error']:5.2f} %"
+            for part in ("train", "validation", "test")
+            if f"{part}_error" in row
+        )
         + left
     )

@@ -116,6 +116,10 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
         raise UsageError("a study needs at least one net, one data set and one seed, received none")
     for config in configs:
         model_registry.find(config.model_name).check_options(config.net_options)
+        if not config.validation_fraction:
+            raise UsageError(
+                "a study chooses weights on validation images, received --validation_fraction=0; leave it out"
+            )
         if len(config.tasks) > 1:
             raise UsageError(f"a study compares nets with one head, received --heads={config.heads}; give one of them")
     return list(dict.fromkeys(configs))

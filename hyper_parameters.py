@@ -171,8 +171,9 @@ class HyperParameters(Settings):
     validation_fraction: float = setting(
         0.1,
         DATA,
-        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST: 5k of 60k)",
-        minimum=0.001,
+        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST: 5k of 60k); 0 = train "
+        "on all of them and keep the weights of the last step, for a recipe that was chosen before",
+        minimum=0.0,
         maximum=0.9,
     )
     split_seed: int = setting(0, DATA, "seed of the training/validation split", minimum=0)
@@ -340,6 +341,11 @@ class HyperParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.validation_fraction and (self.vali_random_label or not self.is_full_validation):
+            raise UsageError(
+                "--validation_fraction=0 holds no images out, received --vali_random_label or --is_full_validation=false, which are "
+                "about them; leave one out"
+            )
         if self.tasks and (self.train_random_label or self.vali_random_label):
             raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
         if self.maxout == 1:
@@ -407,7 +413,8 @@ class HyperParameters(Settings):
     @property
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
-        return self.version or f"{self.model_name}-{self.dataset}-{self.preset}-seed{self.seed}"
+        recipe = self.preset if self.validation_fraction else f"{self.preset}-all"
+        return self.version or f"{self.model_name}-{self.dataset}-{recipe}-seed{self.seed}"
 
     @property
     def command(self) -> str:

@@ -3,7 +3,7 @@
 runs/<version>/
     config.json        settings            data.json          class names, image counts, where the data was found
     environment.json   versions, devices   error.csv          one row per report
-    checkpoints/       step-*.npz          best.keras         by validation error; final.keras: at the last step
+    checkpoints/       step-*.npz          best.keras         by validation error (without validation: the newest); final.keras: at the last step
     result.json        test metrics        predictions.npy    test probabilities, float32 [images, classes]
     figures/*.png                          tensorboard/
 
@@ -28,12 +28,12 @@ from hyper_parameters import HyperParameters, Settings, UsageError, as_text
 
 CHECKPOINTS_KEPT = 2
 HISTORY = (
-    "step", "epoch", "train_error", "train_error_smoothed", "train_loss", "validation_loss", "validation_error",
-    "learning_rate", "examples_per_sec", "seconds",
+    "step", "epoch", "train_error", "train_error_smoothed", "train_loss", "learning_rate", "examples_per_sec", "seconds",
 )  # fmt: skip
+_REPORT = dict.fromkeys(HISTORY, numbers.Real)
 _FACTS = {
     "step": int,
-    "history": [dict.fromkeys(HISTORY, numbers.Real) | {"validation_error": float}],
+    "history": ([_REPORT | {"validation_loss": float, "validation_error": float}], [_REPORT]),
     "interval": {"images": int, "wrong": float, "loss": float, "seconds": float},
     "seconds": float,
     "net": dict,
@@ -278,11 +278,12 @@ class RunFolder:
         text = _read_text(self.error_csv)
         try:
             history = pd.read_csv(io.StringIO(text))
-            values = history[list(HISTORY)].to_numpy(float)
+            validated = [name for name in ("validation_loss", "validation_error") if name in history]
+            values = history[[*HISTORY, *validated]].to_numpy(float)
         except (ValueError, KeyError) as error:
             raise UsageError(f"{self.error_csv} is damaged ({error}); go on with --mode=train --resume") from error
-        steps, errors = values[:, HISTORY.index("step")], values[:, HISTORY.index("validation_error")]
-        if not len(steps) or not np.isfinite(steps + errors).all() or steps[0] < 0 or (np.diff(steps) <= 0).any():
+        steps = values[:, HISTORY.index("step")]
+        if not len(steps) or not np.isfinite(values).all() or steps[0] < 0 or (np.diff(steps) <= 0).any():
             raise UsageError(
                 f"{self.error_csv} must hold errors at rising steps, received others; go on with --mode=train --resume"
             )

@@ -53,7 +53,6 @@ _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexn
 TESTED = {
     "test_error": float,
     "test_top5_error": float,
-    "validation_error": float,
     "best_step": int,
     "confusion_matrix": [[int]],
 }
@@ -106,7 +105,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
         "augmentation": lambda: _draw_augmentation(training, config),
         "samples": lambda: draw_samples(training, names, config.dataset),
     }
-    if len(config.tasks) > 1:
+    if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
     return draw_figures(run, title, history, result, names, data.test, probabilities, more, published=published)
 
@@ -222,12 +221,10 @@ def _draw_percent(history, title, label, result, sign, published, part):
     curves = [
         ("training (augmented)", percent("train_error"), {"color": ORANGE, "linewidth": 1, "alpha": 0.6}),
         ("training, smoothed", percent("train_error_smoothed"), {"color": ORANGE, "linestyle": "--"}),
-        (
-            "validation, averaged weights" if averaged else "validation",
-            percent("validation_error"),
-            {"color": BLUE, "marker": "o", "markersize": 3},
-        ),
     ]
+    if "validation_error" in history:
+        name = "validation, averaged weights" if averaged else "validation"
+        curves.append((name, percent("validation_error"), {"color": BLUE, "marker": "o", "markersize": 3}))
     if averaged:
         last = percent("validation_error_unaveraged")
         curves.append(("validation, last weights", last, {"color": GREEN, "linestyle": "-.", "linewidth": 1}))
@@ -246,7 +243,7 @@ def _draw_percent(history, title, label, result, sign, published, part):
         )
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
-    lowest = history["validation_error"].min()
+    lowest = history["validation_error"].min() if "validation_error" in history else result["test_error"]
     # Beside the error of the untrained net, those of MNIST would lie on the axis.
     shown = max(1.0, 5 * lowest) if lowest < 2 else None
     axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
@@ -318,10 +315,9 @@ def draw_explanation(file, picture, heat, title):
 
 def _draw_loss(history, title, classes):
     """Cross-entropy against step, with the loss of guessing."""
-    curves = [
-        ("training (augmented)", history["train_loss"], {"color": ORANGE, "linestyle": "--"}),
-        ("validation", history["validation_loss"], {"color": BLUE, "marker": "o", "markersize": 3}),
-    ]
+    curves = [("training (augmented)", history["train_loss"], {"color": ORANGE, "linestyle": "--"})]
+    if "validation_loss" in history:
+        curves.append(("validation", history["validation_loss"], {"color": BLUE, "marker": "o", "markersize": 3}))
     figure = _draw_curves(history, title, "cross-entropy (nat)", curves)
     figure.axes[0].axhline(np.log(classes), color=BLACK, linewidth=1, linestyle=":", label=f"guessing, ln {classes}")
     figure.axes[0].set_ylim(bottom=0)
@@ -454,22 +450,21 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
     numbers = {
         "test_error": result["test_error"],
         "test_top5_error": result["test_top5_error"],
-        "validation_error": last["validation_error"],
-        "validation_error_of_chosen": result["validation_error"],
     }
     for head, measured in read_json(run.result, dict).get("heads", {}).items():
-        numbers |= {
-            f"test_error_{head}": measured["test_error"],
-            f"validation_error_{head}": last[f"validation_error_{head}"],
-        }
-    if "validation_error_unaveraged" in last:
-        numbers["validation_error_unaveraged"] = last["validation_error_unaveraged"]
+        numbers[f"test_error_{head}"] = measured["test_error"]
+    numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
+    preset = config.preset
+    if "validation_error" in numbers:
+        numbers["validation_error_of_chosen"] = read_json(run.result, {"validation_error": float})["validation_error"]
+    else:
+        preset += ", all training images"
     metric_published, *published = published_number(config) or (None, None, None)
     measured = {
         metric: (value, *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)), "")
         for metric, value in numbers.items()
     }
-    return add_results(run, experiment, results, config, config.preset, measured)
+    return add_results(run, experiment, results, config, preset, measured)
 
 
 def add_results(run, experiment, results: Path, config, preset, measured) -> Path:
@@ -629,7 +624,8 @@ def write_table(results: Path) -> Path:
         "# Results",
         "",
         "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
-        "validation images and tested once, but for rows that say that they were chosen on test images.",
+        "validation images and tested once, but for rows that say that they were chosen on test images, and those of all training",
+        "images: with none held out, the weights are those of the last step, of a recipe that was chosen before.",
         "`±` is the sample standard deviation over seeds; a range in brackets goes from the",
         "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run; studies",
         "(compare, degradation, robustness) add up the time of the runs of a row.",

@@ -62,7 +62,7 @@ class FlowerParameters(Settings):
     image_size: int = setting(
         224, DATA, "height and width that pictures are brought to, pixels", minimum=32, maximum=4096
     )
-    validation_fraction: float = shared_setting("validation_fraction")
+    validation_fraction: float = shared_setting("validation_fraction", minimum=0.001)
     test_fraction: float = setting(
         0.1, DATA, "share of each class held out for testing, where one folder is split", minimum=0.0, maximum=0.9
     )

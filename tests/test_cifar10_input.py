@@ -201,6 +201,9 @@ def test_split_is_by_class_disjoint_and_fixed(cifar_folder):
     other = split_data(data, from_preset("fast", validation_fraction=0.2, split_seed=9))[1]
     np.testing.assert_array_equal(validation.images, again.images)
     assert not np.array_equal(validation.images, other.images)
+    training, validation = split_data(data, from_preset("fast", validation_fraction=0.0))
+    np.testing.assert_array_equal(training.images, data.train.images)
+    assert len(validation) == 0
 
 
 def test_split_refuses_classes_that_are_too_small():

@@ -504,6 +504,7 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
         (["--mode=compare", "--datasets=cifar10", "--data_dir=/no/such/folder"], "--data_dir must hold"),
         (["--mode=compare", "--seeds=a"], "invalid comma-separated int value: 'a'"),
         (["--mode=degradation", "--depths=21"], "--model must be one of"),
+        (["--mode=compare", "--validation_fraction=0"], "a study chooses weights on validation images"),
         (["--mode=compare", "--overwrite"], "delete run folders by hand"),
         (["--mode=degradation", "--datasets=mnist"], "--mode=degradation has no --datasets"),
         (["--mode=diagram", "--seeds=0"], "--mode=diagram has no --seeds"),

@@ -180,6 +180,7 @@ def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, undisturbed, cap
         (["--train_batch_size=2000000000"], ["--train_batch_size must be at most"]),
         (["--train_steps=99999999999999"], ["--train_steps must be below"]),
         (["--validation_fraction=0.95"], ["--validation_fraction must be at most 0.9"]),
+        (["--validation_fraction=0", "--vali_random_label"], ["holds no images out"]),
         (["--validation_fraction=nan"], ["--validation_fraction must be a finite number"]),
         (["--init_lr=inf"], ["--init_lr must be a finite number"]),
         (["--report_freq=0"], ["--report_freq must be at least 1"]),

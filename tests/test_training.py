@@ -382,6 +382,34 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
     assert watched["test_loss"].iloc[-1] == pytest.approx(expected["test_loss"], rel=1e-2)
 
 
+def test_all_images_can_be_trained_on(tmp_path):
+    """The last weights are kept, also of a run that was killed; nothing is told of a validation that does not take place."""
+    settings = {"validation_fraction": 0.0, "train_steps": 9, "weight_averaging": 0.9, "tensorboard": True}
+    trainer = Train(tiny(tmp_path, **settings))
+    assert len(trainer.training) == 160 and trainer.run.path.name.endswith("-smoke-all-seed0")
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(trainer.net, "stop_training", epoch == 1)
+    )
+    trainer.train(callbacks=[stop])
+    assert trainer.step == 6 and trainer.best_step == 6
+
+    common = ("--validation_fraction=0", "--preset=smoke", f"--runs_dir={tmp_path}")
+    run_main("--mode=train", "--resume", *common, cwd=tmp_path)
+    run = trainer.run
+    history = run.read_history()
+    assert history["step"].tolist() == [0, 3, 6, 9] and not [name for name in history if name.startswith("validation")]
+    result = json.loads(run.result.read_text())
+    assert result["best_step"] == 9 and "validation_error" not in result
+    best, final = load_model(run.best), load_model(run.final)
+    for one, other in zip(best.weights, final.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    run_main("--mode=publish", *common, f"--results_dir={tmp_path / 'results'}", cwd=tmp_path)
+    rows = json.loads((tmp_path / "results" / "synthetic.json").read_text())
+    assert [row["metric"] for row in rows] == ["test_error", "test_top5_error"]
+    assert {row["preset"] for row in rows} == {"smoke, all training images"}
+
+
 def test_averaged_weights_watch_and_are_kept(tmp_path):
     plain = Train(tiny(tmp_path, version="plain", deterministic=True))
     plain.train()
