@@ -386,8 +386,6 @@ class Train:
         if config.optimizer == "adam":
             adam = FusedAdam if self.replicas == 1 else keras.optimizers.Adam
             self.optimizer = adam(config.init_lr, beta_1=config.momentum)
-        elif config.optimizer == "muon":
-            self.optimizer = Muon(config.kernel_lr / config.init_lr, config.init_lr, momentum=config.momentum)
         else:
             nesterov = config.optimizer == "nesterov"
             self.optimizer = keras.optimizers.SGD(config.init_lr, momentum=config.momentum, nesterov=nesterov)
@@ -398,8 +396,6 @@ class Train:
         config, net = self.config, self.net
         decays = config.weight_decay > 0
         decayed = {id(v) for v in net.trainable_variables if decays and _decays(v, config.weight_decay_on)}
-        if isinstance(self.optimizer, Muon):
-            decayed -= {id(v) for v in net.trainable_variables if Muon.is_convolution(v)}
 
         def replica_step(images, labels):
             with tf.GradientTape() as tape:
@@ -726,58 +722,6 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
-
-
-class Muon(keras.optimizers.SGD):
-    """SGD with Nesterov momentum, but for convolutions, which step along their orthogonalised momentum.
-
-    Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", in the form of the program airbench94_muon. The
-    momentum of a kernel, as a matrix [height * width * input channels, filters], is brought near the matrix of the same singular
-    vectors whose singular values are all 1, by a Newton-Schulz iteration: so rare directions are learnt as fast as frequent
-    ones. A kernel keeps the norm of its start, for nets whose convolutions are followed by batch norm, where the norm means nothing.
-    `keras.optimizers.Muon` takes Adam for convolutions.
-
-    Differs from the program: the step is a share of the kernel's norm and not of the square root of its filters.
-
-    Args:
-        kernel_ratio: step of a convolution, as a share of the norm of its kernel, at a learning rate of 1.
-        learning_rate, momentum: those of SGD; the momentum is that of the convolutions too.
-    """
-
-    def __init__(self, kernel_ratio, learning_rate, momentum):
-        super().__init__(learning_rate, momentum=momentum, nesterov=True)
-        self.kernel_ratio = kernel_ratio
-
-    @staticmethod
-    def is_convolution(variable) -> bool:
-        return len(variable.shape) == 4
-
-    def update_step(self, gradient, variable, learning_rate):
-        if not self.is_convolution(variable):
-            super().update_step(gradient, variable, learning_rate)
-            return
-        momentum = self.momentums[self._get_variable_index(variable)]
-        momentum.assign(self.momentum * momentum + gradient)
-        ahead = gradient + self.momentum * momentum
-        direction = tf.reshape(_orthogonalize(tf.reshape(ahead, (-1, variable.shape[-1]))), variable.shape)
-        kernel = tf.convert_to_tensor(variable)
-        norm = tf.norm(kernel)
-        kernel -= learning_rate * self.kernel_ratio * norm / tf.norm(direction) * direction
-        variable.assign(kernel * (norm / tf.norm(kernel)))
-
-
-def _orthogonalize(matrix, iterations=3):
-    """About the nearest matrix with orthonormal rows, or columns if there are fewer of them; its singular values end up between about .5 and 1.2.
-
-    The quintic iteration of Jordan et al. 2024; its factors let small singular values grow fastest.
-    """
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = tf.transpose(matrix) if is_tall else matrix
-    x /= tf.norm(x) + 1e-7
-    for _ in range(iterations):
-        square = tf.matmul(x, x, transpose_b=True)
-        x = 3.4445 * x + tf.matmul(-4.7750 * square + 2.0315 * tf.matmul(square, square), x)
-    return tf.transpose(x) if is_tall else x
 
 
 def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:

@@ -257,9 +257,8 @@ class HyperParameters(Settings):
     optimizer: str = setting(
         "nesterov",
         TRAINING,
-        "momentum, nesterov = SGD; adam; muon = nesterov, but convolutions step along their orthogonalised momentum, by "
-        "kernel_lr, and do not decay",
-        choices=("momentum", "nesterov", "adam", "muon"),
+        "momentum, nesterov = SGD; adam",
+        choices=("momentum", "nesterov", "adam"),
     )
     momentum: float = setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
     init_lr: float = setting(0.2, TRAINING, "highest learning rate", minimum=0.0)
@@ -269,13 +268,6 @@ class HyperParameters(Settings):
         "SGD: factor of the learning rate of the offsets (beta) of batch norm; their decay stays as it is",
         minimum=0.0,
         maximum=1000.0,
-    )
-    kernel_lr: float = setting(
-        0.1,
-        TRAINING,
-        "muon: largest step of a convolution, as a share of the norm of its kernel; follows the course of the learning rate",
-        minimum=0.0,
-        maximum=1.0,
     )
     lr_schedule: str = setting(
         "linear",
@@ -350,10 +342,6 @@ class HyperParameters(Settings):
             raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
         if self.maxout == 1:
             raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
-        if self.optimizer == "muon" and not self.init_lr:
-            raise UsageError(
-                "--optimizer=muon needs --init_lr above 0, whose course the steps of the convolutions follow, received 0"
-            )
         if self.optimizer == "adam" and self.beta_lr_factor != 1:
             raise UsageError(
                 f"--optimizer=adam takes no --beta_lr_factor, received {self.beta_lr_factor:g}, which would change nothing; give 1"

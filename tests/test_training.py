@@ -14,7 +14,6 @@ import pandas as pd
 import PIL.Image
 import PIL.ImageOps
 import pytest
-import tensorflow as tf
 from conftest import ROOT, TINY, run_main, user_environment
 
 import cifar10_test
@@ -432,7 +431,6 @@ def test_averaged_weights_watch_and_are_kept(tmp_path):
     "settings",
     [
         {"optimizer": "adam", "init_lr": 0.001},
-        {"optimizer": "muon"},
         {"model": "alexnet_c", "dropout": 0.1, "init_lr": 0.001},
         {"label_smoothing": 0.1},
         {"is_full_validation": False, "validation_batch_size": 5},
@@ -558,34 +556,3 @@ def test_fused_adam_steps_as_the_plain_one():
     assert np.abs(values[1] - start).min() > 1e-4
     for plain, fused in zip(*states, strict=True):
         np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-7)
-
-
-def test_muon_turns_convolutions_and_leaves_the_rest_to_sgd():
-    rng = np.random.default_rng(0)
-    start = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 3, 4, 8), (5, 3))]
-    left, _, right = np.linalg.svd(rng.normal(size=(36, 8)), full_matrices=False)
-    uneven = (left * np.geomspace(100, 1, 8) @ right).reshape(start[0].shape)
-    gradients = [keras.ops.convert_to_tensor(each, "float32") for each in (uneven, rng.normal(size=(5, 3)))]
-    stepped = []
-    for optimizer in (cifar10_train.Muon(0.2, 0.5, momentum=0.9), keras.optimizers.SGD(0.5, 0.9, nesterov=True)):
-        variables = [keras.Variable(value) for value in start]
-        optimizer.build(variables)
-        optimizer.apply(gradients, variables)
-        stepped.append([variable.numpy() for variable in variables])
-    np.testing.assert_array_equal(stepped[0][1], stepped[1][1])
-    step, norm = start[0] - stepped[0][0], np.linalg.norm(start[0])
-    assert np.linalg.norm(stepped[0][0]) == pytest.approx(norm, rel=1e-5)
-    assert np.linalg.norm(step) == pytest.approx(0.2 * 0.5 * norm, rel=0.02)
-    along = np.diag(left.T @ step.reshape(36, 8) @ right.T)  # the step along the directions of the gradient
-    assert along.min() > 0 and along.max() / along.min() < 20
-
-
-@pytest.mark.parametrize("shape", [(144, 16), (16, 144), (30, 30)])
-def test_orthogonalization_keeps_directions_and_evens_their_lengths(shape):
-    rng = np.random.default_rng(0)
-    left, _, right = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
-    matrix = (left * np.geomspace(1, 0.1, len(right)) @ right).astype(np.float32)
-    found = left.T @ cifar10_train._orthogonalize(tf.constant(matrix), iterations=6).numpy() @ right.T
-    values = np.diag(found)
-    assert values.min() > 0.6 and values.max() < 1.3
-    np.testing.assert_allclose(found, np.diag(values), atol=1e-4)
