@@ -217,6 +217,7 @@ def _test(config, _actions):
     print(
         f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
         + (f"top-5 error {result['test_top5_error']:.2f} %, " if len(result["per_class"]) > 5 else "")
+        + (f"with mirror images {result['test_error_flip']:.2f} %, " if config.test_flip else "")
         + f"loss {result['test_loss']:.4f}; {run.result}"
     )
     for name, head in result.get("heads", {}).items():

@@ -187,7 +187,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     metrics are those of the first; "heads" has those of the others by name, and `predictions-<head>.npy` what they answered.
 
     Returns:
-        (metrics as in `measure`, the folder that holds them).
+        (metrics as in `measure`, with `test_flip` also test_error_flip in %; the folder that holds them).
 
     Raises:
         UsageError: no such run or file, or the net does not fit the data set.
@@ -213,11 +213,21 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
                 f"{path} tells {', '.join(known[:3])}, ... apart, but --dataset={config.dataset} has "
                 f"{', '.join(labelled.class_names[:3])}, ...; give the data set it was trained on"
             )
-    answers = test(model, data[names[0]].test.images, config.test_batch_size)
-    answers = answers if isinstance(answers, dict) else {"": answers}
+
+    def answer(images):
+        answers = test(model, images, config.test_batch_size)
+        return answers if isinstance(answers, dict) else {"": answers}
+
+    images = data[names[0]].test.images
+    answers = answer(images)
     measured = {
         name: measure(answers[name], labelled.test.labels, labelled.class_names) for name, labelled in data.items()
     }
+    if config.test_flip:
+        mirrored = answer(images[:, :, ::-1])
+        for name, metrics in measured.items():
+            of_both = measure(answers[name] + mirrored[name], data[name].test.labels, data[name].class_names)
+            metrics["test_error_flip"] = of_both["test_error"]
     result = measured.pop(names[0])
     facts = {"model": model.name, "dataset": config.dataset, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:

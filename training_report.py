@@ -451,6 +451,8 @@ def publish(run: RunFolder, experiment: str, results: Path) -> Path:
         "test_error": result["test_error"],
         "test_top5_error": result["test_top5_error"],
     }
+    if "test_error_flip" in result:
+        numbers["test_error_flip"] = result["test_error_flip"]
     for head, measured in read_json(run.result, dict).get("heads", {}).items():
         numbers[f"test_error_{head}"] = measured["test_error"]
     numbers |= {column: last[column] for column in history if column.startswith("validation_error")}

@@ -86,7 +86,7 @@ def test_values_out_of_range_are_refused(settings, message):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, resnet9, he2015"):
+    with pytest.raises(UsageError, match="fast, resnet9, resnet9_hour, he2015"):
         from_preset("best")
 
 

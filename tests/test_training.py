@@ -16,6 +16,7 @@ import PIL.ImageOps
 import pytest
 from conftest import ROOT, TINY, run_main, user_environment
 
+import cifar10_input
 import cifar10_test
 import cifar10_train
 from cifar10_main import main
@@ -112,6 +113,17 @@ def test_mode_test_and_predict(finished, tmp_path):
     assert (table["probability_1"] >= table["probability_2"]).all() and table["class_1"].isin(
         json.loads(finished.data.read_text())["class_names"]
     ).all()
+
+
+def test_mirror_images_are_told_apart(finished):
+    config = dataclasses.replace(finished.read_config(), runs_dir=str(finished.path.parent))
+    plain, _ = cifar10_test.evaluate(config)
+    both, _ = cifar10_test.evaluate(dataclasses.replace(config, test_flip=True))
+    tested, net = cifar10_input.load_data(config).test, load_model(finished.best)
+    answers = cifar10_test.test(net, tested.images) + cifar10_test.test(net, np.flip(tested.images, axis=2))
+    assert both.pop("test_error_flip") == pytest.approx(100 * np.mean(answers.argmax(axis=1) != tested.labels))
+    assert both == plain
+    cifar10_test.evaluate(config)
 
 
 def test_checkpoint_keras_file_and_folder_are_the_same_net(finished):
