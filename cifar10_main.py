@@ -130,7 +130,10 @@ def _run(argv):
     actions = {name: flags.pop(name) for name in list(flags) if name not in fields}
     _check_actions(actions, parser)
     if actions["mode"] in STUDIES:
-        return _study(flags, actions)
+        try:
+            return _study(flags, actions)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(str(stop) or "stopped; the same command again goes on with the study") from stop
     if actions["resume"] and actions["overwrite"]:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if actions["mode"] == "train" and flags.get("test_ckpt_path"):

@@ -30,7 +30,7 @@ import cifar10_test
 import device_placement
 import model_registry
 import resnet
-from hyper_parameters import HyperParameters, UsageError, from_preset, learning_rate_at
+from hyper_parameters import HyperParameters, UsageError, default_preset, from_preset, is_made_for, learning_rate_at
 from resnet_layers import PatchWhitening
 from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
 
@@ -234,13 +234,15 @@ class Train:
         counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
         write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
         config = self.config
+        usual = default_preset(config.dataset, config.model)
+        fits = config.preset == usual or is_made_for(config.preset, config.model)
         print(
             f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
             f"{device_placement.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
-            f"preset {config.preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
+            f"preset {config.preset}{'' if fits else f' (made for other nets, that of this one is {usual})'}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
             + (f"\ngoing on after step {self.step:,}" if self.step else "")
         )

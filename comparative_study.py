@@ -206,7 +206,7 @@ def _as_stored(config):
     if flags := wanted.flags_beside(held):
         raise UsageError(
             f"expected a run with {' '.join(flags)} in {run}, which holds one with {' '.join(held.flags_beside(wanted))}; give "
-            "another --runs_dir"
+            "these settings to use it, or another --runs_dir"
         )
     operational = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.metadata["operational"]
@@ -929,9 +929,9 @@ def _result_row(runs, metric, values, published=None, source=None, *, unit="%") 
         "preset": config.preset,
         "metric": metric,
         "unit": unit,
-        "values": [round(value, 4) for value in values],
-        "value": round(spread["value"], 4),
-        "std": None if spread["std"] is None else round(spread["std"], 4),
+        "values": [round(value, 6) for value in values],
+        "value": round(spread["value"], 6),
+        "std": None if spread["std"] is None else round(spread["std"], 6),
         "runs": len(values),
         "published": float(published) if known else None,
         "published_source": source if known else None,

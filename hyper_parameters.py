@@ -682,6 +682,12 @@ def _recipe_of_net(model: str) -> str | None:
     return next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
 
 
+def is_made_for(preset: str, model: str) -> bool:
+    """Whether the preset's own net is of the kind of `model`: LeNet, AlexNet, ResNet-9, or the deep narrow nets."""
+    own = PRESETS[preset].settings.get("model", HyperParameters.__dataclass_fields__["model"].default)
+    return _recipe_of_net(model) == _recipe_of_net(own)
+
+
 def default_preset(dataset: str, model: str) -> str:
     """The preset of a net on a data set, for whoever names none."""
     own = _recipe_of_net(model)
@@ -706,9 +712,8 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     recipe = PRESETS[name].settings
-    own = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe
-    asked = own | settings
-    if _recipe_of_net(str(asked["model"])) != _recipe_of_net(own["model"]):
+    asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
+    if not is_made_for(name, str(asked["model"])):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NET_OPTIONS}
     return HyperParameters(**{**recipe, **_OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
 

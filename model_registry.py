@@ -4,6 +4,7 @@ Builders are named by module and function and imported when a net is built, so t
 """
 
 import dataclasses
+import difflib
 import importlib
 import re
 from collections.abc import Callable
@@ -209,6 +210,9 @@ def find(name: str) -> ModelSpec:
     match = re.fullmatch(r"(resnet|plain)(\d{1,4})(_preact|_v2)?", name)
     if match and int(match[2]) >= 8 and int(match[2]) % 6 == 2 and match[1] + (match[3] or "") in _FORM:
         return _cifar_resnet(match[1], int(match[2]), match[3] or "")
+    near = difflib.get_close_matches(name, MODELS)
     raise UsageError(
-        f"--model must be one of {', '.join(MODELS)}, or a residual or plain net with another depth 6n+2; received '{name}'"
+        f"expected the name of a net, received '{name}'; "
+        + (f"did you mean {' or '.join(near)}? All names: " if near else "give one of ")
+        + f"{', '.join(MODELS)}, or a residual or plain net with another depth 6n+2"
     )

@@ -500,12 +500,12 @@ def add_results(run, experiment, results: Path, config, preset, measured) -> Pat
         if row is None:
             row = key | {"unit": "%", "values": {}}
             rows.append(row)
-        row["values"][str(config.seed)] = round(float(value), 4)
+        row["values"][str(config.seed)] = round(float(value), 6)
         values = list(row["values"].values())
         seeds = sorted(row["values"], key=int)
         row |= {
-            "value": round(statistics.mean(values), 4),
-            "std": round(statistics.stdev(values), 4) if len(values) > 1 else None,
+            "value": round(statistics.mean(values), 6),
+            "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
             "runs": len(values),
             "published": published,
             "published_source": published_source,

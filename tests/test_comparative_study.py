@@ -503,7 +503,10 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
         (["--mode=compare", "--models=vgg", "--dataset=synthetic"], "received 'vgg'"),
         (["--mode=compare", "--datasets=cifar10", "--data_dir=/no/such/folder"], "--data_dir must hold"),
         (["--mode=compare", "--seeds=a"], "invalid comma-separated int value: 'a'"),
-        (["--mode=degradation", "--depths=21"], "--model must be one of"),
+        (
+            ["--mode=degradation", "--depths=21"],
+            "expected the name of a net, received 'plain21'; did you mean plain",
+        ),
         (["--mode=compare", "--validation_fraction=0"], "a study chooses weights on validation images"),
         (["--mode=compare", "--overwrite"], "delete run folders by hand"),
         (["--mode=degradation", "--datasets=mnist"], "--mode=degradation has no --datasets"),

@@ -34,7 +34,7 @@ def test_help_needs_neither_tensorflow_nor_keras():
         (["--mode=train", "--learning_rate=1"], "unrecognized arguments"),
         (["--mode=fly"], "invalid choice: 'fly'"),
         (["--mode=train", "--preset=best"], "invalid choice: 'best'"),
-        (["--mode=train", "--dataset=digits", "--model=vgg"], "--model must be one of resnet20"),
+        (["--mode=train", "--dataset=digits", "--model=vgg"], "received 'vgg'; give one of resnet20"),
         (["--mode=train", "--train_steps=many"], "invalid int value: 'many'"),
         (["--mode=train", "--init_lr=-1"], "--init_lr must be at least 0"),
         (["--mode=train", "--augment=maybe"], "expected true or false"),
@@ -172,3 +172,10 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
         "| missing | not measured: no torch |",
     ):
         assert cells in table
+
+
+def test_a_preset_of_another_kind_of_net_is_named(tmp_path):
+    flags = ("--mode=train", "--dataset=synthetic", "--train_steps=1", "--tensorboard=false")
+    done = run_main(*flags, "--model=lenet5", "--preset=resnet9", cwd=tmp_path)
+    assert "preset resnet9 (made for other nets, that of this one is smoke)" in done.stdout
+    assert "made for" not in run_main(*flags, "--model=lenet5", cwd=tmp_path).stdout
