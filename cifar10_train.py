@@ -389,8 +389,8 @@ class Train:
             adam = FusedAdam if self.replicas == 1 else keras.optimizers.Adam
             self.optimizer = adam(config.init_lr, beta_1=config.momentum)
         else:
-            nesterov = config.optimizer == "nesterov"
-            self.optimizer = keras.optimizers.SGD(config.init_lr, momentum=config.momentum, nesterov=nesterov)
+            sgd = FusedSGD if self.replicas == 1 and config.momentum else keras.optimizers.SGD
+            self.optimizer = sgd(config.init_lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
         self.optimizer.build(self.net.trainable_variables)
         self.net.optimizer = self.optimizer  # where callbacks look for it
 
@@ -723,6 +723,24 @@ class FusedAdam(keras.optimizers.Adam):
             beta2=self.beta_2,
             epsilon=self.epsilon,
             grad=gradient,
+        )
+
+
+class FusedSGD(keras.optimizers.SGD):
+    """`keras.optimizers.SGD` with momentum, each variable by one operation, for one device and dense gradients.
+
+    The plain optimizer takes eight small operations a variable; in ResNet-110, with 330 of them, their graph alone takes 50 MB. Same
+    variables, same results.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            lr=learning_rate,
+            grad=gradient,
+            momentum=self.momentum,
+            use_nesterov=self.nesterov,
         )
 
 

@@ -1,11 +1,11 @@
 """How fast this library trains and infers, measured beside stock Keras and PyTorch on the same machine in the same run.
 
-python benchmarks/throughput.py                                     # about 12 minutes on two cores
+python benchmarks/throughput.py                                     # about a quarter of an hour on two cores
 python benchmarks/throughput.py --torch_python PYTHON               # PyTorch lives in another environment
 python benchmarks/throughput.py --rounds 1 --steps 3 --models resnet20      # does it work?
 
 Contenders are measured in turn, A B C A B C ..., so that a machine that slows down slows all of them. Each measurement
-is a process of its own: one contender with one net, inference first, then training. Ratios are formed within a round.
+is a process of its own: one contender with one net, inference or training. Ratios are formed within a round.
 What is equal between the contenders and what is not stands in `benchmarks/README.md`.
 """
 
@@ -28,6 +28,7 @@ import model_registry
 from hyper_parameters import UsageError, from_preset
 
 CONTENDERS = ("stock", "ours", "torch-float32", "torch-bfloat16")
+PARTS = ("inference", "training")
 RATIOS = (("ours", "stock"), ("ours", "torch-float32"), ("ours", "torch-bfloat16"))
 BATCH = 128  # images per training step
 INFERENCE_BATCHES = (128, 512)  # each contender is measured with both, and the faster counts
@@ -67,12 +68,13 @@ def measure(job: dict) -> dict:
     """Measures one contender, or the machine, in this process.
 
     Args:
-        job: contender (one of `CONTENDERS`, or "machine"), and for a contender model (registry name) and steps.
+        job: contender (one of `CONTENDERS`, or "machine"), and for a contender model (registry name), steps and part (one of
+            `PARTS`).
 
     Returns:
-        For a contender: training_rate and inference_rate (images/s), inference_batch, training_memory and
-        inference_memory (peak resident MB of the process up to the end of that part), number_format, software; or
-        only missing (why it cannot run). For the machine: see `_measure_machine`.
+        For a contender, number_format and software, and of the part training_rate (images/s) and training_memory (peak resident
+        MB of the process), or inference_rate, inference_memory and inference_batch; or only missing (why it cannot run). For
+        the machine: see `_measure_machine`.
     """
     if job["contender"] == "machine":
         return _measure_machine(job)
@@ -87,8 +89,10 @@ def _measure_stock(job):
     images = (images / 255 - 0.5).astype("float32")
     model = build_stock(_blocks(job["model"]))
     _check_parameters(model.trainable_variables, job)
+    facts = {"number_format": "float32", "software": _software("keras")}
+    if job["part"] == "inference":
+        return facts | _time_inference(lambda part, size: model.predict(part, batch_size=size, verbose=0), images)
 
-    result = _time_inference(lambda part, size: model.predict(part, batch_size=size, verbose=0), images)
     model.compile(
         keras.optimizers.SGD(0.04, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -96,7 +100,7 @@ def _measure_stock(job):
     )
     timer = _make_timer()
     model.fit(images, labels, batch_size=BATCH, verbose=0, callbacks=[timer])
-    return result | _training_result(timer.ends, job) | {"number_format": "float32", "software": _software("keras")}
+    return facts | _training_result(timer.ends, job)
 
 
 def _measure_ours(job):
@@ -113,18 +117,19 @@ def _measure_ours(job):
     config = _our_config(job)
     policy = device_placement.choose_policy(config.precision)
     everything = cifar10_input.Split(images, labels)
-    data = cifar10_input.ImageData(everything, everything.take(range(10)), tuple("0123456789"), "drawn")
-    normalization = cifar10_input.make_normalization(config.normalization, images)
-    model = fold_batch_norm(model_registry.find(job["model"]).build(preprocessing=normalization), policy)
-    result = _time_inference(lambda part, size: model.predict(part, batch_size=size, verbose=0), images)
+    facts = {"number_format": policy.removeprefix("mixed_"), "software": _software("keras")}
+    if job["part"] == "inference":
+        normalization = cifar10_input.make_normalization(config.normalization, images)
+        model = fold_batch_norm(model_registry.find(job["model"]).build(preprocessing=normalization), policy)
+        return facts | _time_inference(lambda part, size: model.predict(part, batch_size=size, verbose=0), images)
 
+    data = cifar10_input.ImageData(everything, everything.take(range(10)), tuple("0123456789"), "drawn")
     timer = _make_timer()
     with tempfile.TemporaryDirectory() as folder:
         training = Train(config, RunFolder(Path(folder) / "run"), data)
         _check_parameters(training.net.trainable_variables, job)
         training.train(callbacks=[timer])
-    number_format = policy.removeprefix("mixed_")
-    return result | _training_result(timer.ends, job) | {"number_format": number_format, "software": _software("keras")}
+    return facts | _training_result(timer.ends, job)
 
 
 def _measure_torch(job):
@@ -147,9 +152,11 @@ def _measure_torch(job):
         with torch.inference_mode(), autocast():
             return torch.cat([net(batch).float() for batch in part.split(size)]).numpy()
 
-    net.eval()
-    result = _time_inference(infer, pictures)
-    net.train()
+    facts = {"number_format": number_format, "software": _software("torch")}
+    if job["part"] == "inference":
+        net.eval()
+        return facts | _time_inference(infer, pictures)
+
     optimizer = torch.optim.SGD(net.parameters(), lr=0.04, momentum=0.9, nesterov=True)
     batches = list(zip(pictures.split(BATCH), targets.split(BATCH), strict=True))
     ends = []
@@ -161,7 +168,7 @@ def _measure_torch(job):
         optimizer.step()
         loss.item()  # the others know their loss after every step too
         ends.append(time.perf_counter())
-    return result | _training_result(ends, job) | {"number_format": number_format, "software": _software("torch")}
+    return facts | _training_result(ends, job)
 
 
 def _measure_machine(job):
@@ -393,16 +400,16 @@ def run_all(models, rounds: int, steps: int, torch_python: str) -> list[dict]:
         for job in jobs:
             if "model" in job and not is_measured(_blocks(job["model"]), number):
                 continue
-            is_torch = job["contender"].startswith("torch")
+            interpreter = torch_python if job["contender"].startswith("torch") else sys.executable
             key = {"round": number, "contender": job["contender"], "model": job.get("model"), "steps": job.get("steps")}
             before = [record for record in records if record["contender"] == key["contender"] and "missing" in record]
-            result = (
-                {"missing": before[0]["missing"]}
-                if before
-                else _start(job, torch_python if is_torch else sys.executable)
-            )
-            records.append(key | result)
-            if not before:
+            if before:
+                records.append(key | {"missing": before[0]["missing"]})
+            else:
+                result = {}
+                for part in PARTS if "model" in job else (None,):
+                    result |= _start(job | {"part": part}, interpreter)
+                records.append(key | result)
                 print(f"round {number + 1}/{rounds}  {_describe(records[-1])}", flush=True)
     return records
 

@@ -551,13 +551,21 @@ def test_a_batch_must_fit_its_devices(tmp_path):
         Train(tiny(tmp_path, strategy="mirrored"))
 
 
-def test_fused_adam_steps_as_the_plain_one():
+@pytest.mark.parametrize(
+    ("kind", "fused", "options"),
+    [
+        (keras.optimizers.Adam, cifar10_train.FusedAdam, {"beta_1": 0.8}),
+        (keras.optimizers.SGD, cifar10_train.FusedSGD, {"momentum": 0.8}),
+        (keras.optimizers.SGD, cifar10_train.FusedSGD, {"momentum": 0.8, "nesterov": True}),
+    ],
+)
+def test_fused_optimizers_step_as_the_plain_ones(kind, fused, options):
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(6, 5, 3)).astype(np.float32)
     values, states = [], []
-    for kind in (keras.optimizers.Adam, cifar10_train.FusedAdam):
+    for each in (kind, fused):
         variable = keras.Variable(start)
-        optimizer = kind(0.01, beta_1=0.8)
+        optimizer = each(0.01, **options)
         optimizer.build([variable])
         for step, gradient in enumerate(gradients):
             optimizer.learning_rate.assign(0.01 / (step + 1))
@@ -566,5 +574,5 @@ def test_fused_adam_steps_as_the_plain_one():
         states.append([state.numpy() for state in optimizer.variables])
     np.testing.assert_allclose(values[1], values[0], rtol=1e-5)
     assert np.abs(values[1] - start).min() > 1e-4
-    for plain, fused in zip(*states, strict=True):
-        np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-7)
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-7)
