@@ -68,6 +68,23 @@ EXPERIMENTS = (
         27,
     ),
     _run("fast", "ResNet-20 of He et al. 2015, table 6, in less time", "", "resnet20-cifar10-fast-seed0", 40),
+    *(
+        _run(
+            f"fast-all-{seed}",
+            "the same on all training images, as in the paper, three seeds",
+            f"--preset=fast --validation_fraction=0 --seed={seed}",
+            f"resnet20-cifar10-fast-all-seed{seed}",
+            30,
+        )
+        for seed in range(3)
+    ),
+    _run(
+        "resnet9-hour",
+        "the number of ResNet-110, He et al. 2015, table 6, in an hour",
+        "--preset=resnet9_hour --test_flip",
+        "resnet9-cifar10-resnet9_hour-all-seed0",
+        59,
+    ),
     _study(
         "compare-mnist",
         "Lu & Song table 1 and figures 3 and 4: MNIST, three seeds",
