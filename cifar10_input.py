@@ -150,8 +150,8 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
     """Splits the training images into a training and a validation part, class by class.
 
     The parts depend on `split_seed` and `validation_fraction` only; on CIFAR-10 the default gives 45,000 and 5,000
-    (He 2015, section 4.2), on MNIST 1/12 gives 55,000 and 5,000; 0 leaves the validation part empty. With `train_random_label` / `vali_random_label` the labels of a
-    part are random.
+    (He 2015, section 4.2), on MNIST 1/12 gives 55,000 and 5,000; 0 leaves the validation part empty. With `train_random_label` /
+    `vali_random_label` the labels of a part are random.
 
     Returns:
         (training, validation).
@@ -184,7 +184,7 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
 
 
 def _apportion(sizes: np.ndarray, fraction: float) -> list[int]:
-    """`fraction` of each size, at least 1 unless it is 0, rounded so that the sum is right too: largest remainders are rounded up."""
+    """`fraction` of each size, rounded so that the sum is right too: largest remainders are rounded up. At least 1, unless it is 0."""
     shares = sizes * fraction
     counts = np.floor(shares).astype(int)
     up = np.argsort(counts - shares, kind="stable")[: max(0, round(shares.sum()) - counts.sum())]

@@ -234,15 +234,16 @@ class Train:
         counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
         write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
         config = self.config
-        usual = default_preset(config.dataset, config.model)
-        fits = config.preset == usual or is_made_for(config.preset, config.model)
+        preset, usual = config.preset, default_preset(config.dataset, config.model)
+        if preset != usual and not is_made_for(preset, config.model):
+            preset += f" (made for other nets, that of this one is {usual})"
         print(
             f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
             f"{device_placement.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
-            f"preset {config.preset}{'' if fits else f' (made for other nets, that of this one is {usual})'}: {config.train_steps:,} steps of {config.train_batch_size} images "
+            f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
             + (f"\ngoing on after step {self.step:,}" if self.step else "")
         )
@@ -529,7 +530,7 @@ class Train:
         }
         validated = self._validate()
         # Before a checkpoint of weights that are not numbers is written.
-        self._check_loss(validated.get("validation_loss", row["train_loss"]))
+        self._check_loss(validated["validation_loss"] if validated else self._loss_of_some_images())
         row |= validated
         with self._averaged_weights():
             if self.averages:
@@ -555,6 +556,10 @@ class Train:
         self._write_error_csv()
         _print_row(bar, row, self.train_steps, self._seconds_left())
         return row
+
+    def _loss_of_some_images(self) -> float:
+        """Summed loss of the first training images, to see whether the weights are numbers."""
+        return float(self._validation_step(self.training.images[:64], self.training.labels[:64])["loss"])
 
     def _rank(self, row: dict) -> float:
         """What the weights of a report are chosen by, the lowest first."""

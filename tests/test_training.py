@@ -293,8 +293,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 
-def test_weights_that_are_no_numbers_are_not_written(tmp_path):
-    config = tiny(tmp_path, version="wild", init_lr=1e30, warmup_steps=0, report_freq=1, precision="float32")
+@pytest.mark.parametrize("held_out", [0.1, 0.0])
+def test_weights_that_are_no_numbers_are_not_written(tmp_path, held_out):
+    settings = {"init_lr": 1e30, "warmup_steps": 0, "report_freq": 1, "precision": "float32"}
+    config = tiny(tmp_path, version="wild", validation_fraction=held_out, **settings)
     with pytest.raises(UsageError, match=r"loss must be finite, received nan at step 1 .*step-00000000\.npz"):
         train(config)
     assert RunFolder(tmp_path / "wild").latest_checkpoint().name == "step-00000000.npz"
