@@ -470,7 +470,7 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     assert flowers.evaluate.main([*flags, *results]) == 0 and finished.result.read_bytes() == before
     (row,) = json.loads((tmp_path / "flowers.json").read_text())
     assert row["metric"] == "validation_accuracy" and row["published"] is None and "95 % interval" in row["note"]
-    assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 4)
+    assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 6)
     table = (tmp_path / "README.md").read_text()
     assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
     assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
