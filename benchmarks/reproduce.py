@@ -71,7 +71,7 @@ EXPERIMENTS = (
     *(
         _run(
             f"fast-all-{seed}",
-            "the same on all training images, as in the paper, three seeds",
+            "the same on all training images, three seeds",
             f"--preset=fast --validation_fraction=0 --seed={seed}",
             f"resnet20-cifar10-fast-all-seed{seed}",
             30,
