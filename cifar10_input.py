@@ -210,7 +210,10 @@ def make_normalization(kind: str, images: np.ndarray):
         return PixelNormalization(np.round(images.mean(axis=0), 3).tolist(), 255.0, name="normalization")
     # Counting the 256 grey values gives exact moments without a float copy of all pixels.
     values = np.arange(256)
-    counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])])
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 1000):  # bincount takes eight bytes a value
+        for channel, pixels in enumerate(np.moveaxis(images[start : start + 1000], -1, 0)):
+            counts[channel] += np.bincount(pixels.ravel(), minlength=256)
     mean = counts @ values / counts.sum(axis=1)
     std = np.sqrt(counts @ values**2 / counts.sum(axis=1) - mean**2)
     scale = np.maximum(std, 1.0).round(3).tolist() if kind == "channel_standard" else 255.0
@@ -413,22 +416,24 @@ def training_batches(
     """
     import tensorflow as tf
 
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
     size = config.train_batch_size // replicas
+    kinds = (split.images.dtype, split.labels.dtype, np.int32, np.bool_, np.float32, np.float32)
+    shapes = (split.images.shape[1:], split.labels.shape[1:], [2], [], [2], [])
 
-    def plan(piece):
+    def take(piece):
         batch = plan_batch(int(piece) // replicas, len(split), config)
         part = slice(int(piece) % replicas * size, (int(piece) % replicas + 1) * size)
-        return tuple(getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
+        indices, *draws = (getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
+        return split.images[indices], split.labels[indices], *draws
 
     def make_piece(piece):
-        indices, *draws = tf.numpy_function(plan, [piece], [tf.int64, tf.int32, tf.bool, tf.float32, tf.float32])
-        indices = tf.ensure_shape(indices, [size])
-        batch = normalization(tf.gather(images, indices))
-        if config.augment:
-            shapes = ([size, 2], [size], [size, 2], [size])
-            batch = augment(batch, *map(tf.ensure_shape, draws, shapes), config)
-        return batch, tf.gather(labels, indices)
+        # From NumPy: tensors to gather from would be a second copy of all images.
+        images, labels, *draws = (
+            tf.ensure_shape(values, [size, *shape])
+            for values, shape in zip(tf.numpy_function(take, [piece], kinds), shapes, strict=True)
+        )
+        images = normalization(images)
+        return (augment(images, *draws, config) if config.augment else images), labels
 
     pieces = piece_numbers(first_step, config.train_steps, replicas, worker, workers)
     return pieces.map(make_piece).prefetch(4 * replicas)
@@ -471,7 +476,7 @@ def _read(published: _Published, place: Path) -> ImageData:
     parse = (_parse_pickle, _parse_binary)[version]
 
     def read_split(names):
-        parts = [parse(files[name], published, f"{place}/{name}") for name in names]
+        parts = [parse(files.pop(name), published, f"{place}/{name}") for name in names]
         return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
     return ImageData(

@@ -388,11 +388,20 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
     assert_same_state(last_arrays(first), last_arrays(second))
     assert "--watch_test=true" in Train(tiny(tmp_path, watch_test=True))._resume_command
     # Of the averaged weights, which are those that are kept.
-    data = Train(config).data
-    probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)
-    expected = measure(probabilities, data.test.labels, data.class_names)
+    trainer = Train(config)
+    probabilities = cifar10_test.test(load_model(str(first.final)), trainer.tested.images)
+    expected = measure(probabilities, trainer.tested.labels, trainer.class_names)
     assert watched["test_error"].iloc[-1] == pytest.approx(expected["test_error"], abs=1)  # of another number format
     assert watched["test_loss"].iloc[-1] == pytest.approx(expected["test_loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
+def test_measuring_the_untrained_net_changes_nothing(tmp_path, optimizer):
+    config = tiny(tmp_path, train_steps=1, optimizer=optimizer, weight_averaging=0.9, block_dropout=0.1)
+    untrained = read_checkpoint(train(config).checkpoint_of(0))[0]
+    expected = {name: np.asarray(variable) for name, variable in Train(config)._variables().items()}
+    assert any(name.startswith("state/") for name in expected)  # of the dropout
+    assert_same_state(untrained, expected)
 
 
 def test_all_images_can_be_trained_on(tmp_path):
