@@ -195,9 +195,13 @@ class PatchWhitening(keras.layers.Conv2D):
         Args:
             images: [n, height, width, channels], normalised as the input of the layer will be.
         """
-        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(images), (self.size, self.size), axis=(1, 2))
-        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.size * self.size * self.channels)
-        variances, directions = np.linalg.eigh(np.cov(patches, rowvar=False))
+        count, sums, products = 0, 0.0, 0.0
+        for start in range(0, len(images), 500):  # all patches at once would take more memory than the training
+            part = np.asarray(images[start : start + 500], np.float64)
+            windows = np.lib.stride_tricks.sliding_window_view(part, (self.size, self.size), axis=(1, 2))
+            patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.size * self.size * self.channels)
+            count, sums, products = count + len(patches), sums + patches.sum(axis=0), products + patches.T @ patches
+        variances, directions = np.linalg.eigh(products / count - np.outer(sums / count, sums / count))
         filters = directions / np.sqrt(variances + self.epsilon)
         self.kernel.assign(np.concatenate([filters, -filters], axis=1).reshape(self.kernel.shape))
 
