@@ -47,6 +47,7 @@ class Train:
 
     Attributes:
         net: keras.Model from normalised images to logits, in the precision of the run.
+        data: the data set without its training images (`data.train` is None), which are in `training` and `validation`.
         train_steps: batches to train.
         report_freq: batches between reports.
         step: batches trained so far.
@@ -138,16 +139,16 @@ class Train:
     # What is trained, and on what
 
     def _prepare(self, data):
-        """Sets the parts of the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
         if len(self.config.tasks) > 1 and not isinstance(self, MultiTaskTrain):
             raise UsageError(f"Train has one head, received --heads={self.config.heads}; use MultiTaskTrain")
         self._options = self.config.net_options
         model_registry.find(self.config.model_name).check_options(self._options)
         data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(data, self.config)
-        self.tested, self.class_names, self.found = data.test, data.class_names, data.found
+        self.data, self.tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(self.config.normalization, self.training.images)
-        self.classes = len(self.class_names)
+        self.classes = len(self.data.class_names)
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
 
     def _build_net(self) -> keras.Model:
@@ -231,8 +232,8 @@ class Train:
     def _describe(self):
         """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
         environment = self._note_start()
-        counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.tested)}
-        write_json(self.run.data, {"class_names": self.class_names, "found": self.found, "images": counts})
+        counts = {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
+        write_json(self.run.data, {"class_names": self.data.class_names, "found": self.data.found, "images": counts})
         config = self.config
         preset, usual = config.preset, default_preset(config.dataset, config.model)
         if preset != usual and not is_made_for(preset, config.model):
@@ -241,7 +242,7 @@ class Train:
             f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
             f"{device_placement.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
-            f"{config.dataset} from {self.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
+            f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
@@ -509,11 +510,12 @@ class Train:
 
     def _report_start(self, writer, bar):
         """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
-        # By a training step that is undone: a graph of its own would take as long to build and 30 MB with ResNet-110.
-        kept = {name: variable.numpy() for name, variable in self._variables().items()}
+        # By a training step that is undone: a graph of its own would take 20 MB more with ResNet-110.
+        kept = [(variable, variable.numpy()) for variable in self._variables().values()]
         self._take_step(*next(self._shared_batches()))
-        for name, variable in self._variables().items():
-            variable.assign(kept[name])
+        while kept:  # not held until the report is written
+            variable, value = kept.pop()
+            variable.assign(value)
         self.step, self._interval["seconds"] = 0, 0.0
         self._report(writer, bar)
 

@@ -72,7 +72,7 @@ EXPERIMENTS = (
         _run(
             f"fast-all-{seed}",
             "the same on all training images, three seeds",
-            f"--preset=fast --validation_fraction=0 --seed={seed}",
+            f"--preset=fast --validation_fraction=0 --test_flip --seed={seed}",
             f"resnet20-cifar10-fast-all-seed{seed}",
             30,
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from cifar10_test import load_model, measure, read_picture
 from cifar10_train import Train, train
 from hyper_parameters import UsageError, from_preset
 from run_folder import RunFolder, read_checkpoint
+
+README = (ROOT / "README.md").read_text()
 
 
 def tiny(tmp_path, **settings):
@@ -388,11 +391,20 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
     assert_same_state(last_arrays(first), last_arrays(second))
     assert "--watch_test=true" in Train(tiny(tmp_path, watch_test=True))._resume_command
     # Of the averaged weights, which are those that are kept.
-    trainer = Train(config)
-    probabilities = cifar10_test.test(load_model(str(first.final)), trainer.tested.images)
-    expected = measure(probabilities, trainer.tested.labels, trainer.class_names)
+    data = Train(config).data
+    probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)
+    expected = measure(probabilities, data.test.labels, data.class_names)
     assert watched["test_error"].iloc[-1] == pytest.approx(expected["test_error"], abs=1)  # of another number format
     assert watched["test_loss"].iloc[-1] == pytest.approx(expected["test_loss"], rel=1e-2)
+
+
+def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Train(" in block)
+    assert '"demo"' in code
+    variables = {}
+    exec(code.replace('"demo"', '"smoke", train_steps=2, synthetic_images=200, tensorboard=False'), variables)
+    assert variables["probabilities"].shape == (len(variables["trainer"].data.test), 10)
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
