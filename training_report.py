@@ -391,7 +391,7 @@ def _draw_predictions(test, probabilities, names, title, part):
         _show(axis, image)
         predicted = int(probability.argmax())
         right = predicted == label
-        text = _wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f} %")
+        text = _wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%")
         text += "" if right else "\n" + _wrap(f"not {names[label]}")
         axis.set_title(text, fontsize=8, color=BLACK if right else VERMILION)
     return figure
