@@ -28,6 +28,7 @@ class FlowerParameters(Settings):
     PROGRAM: ClassVar[str] = "python -m flowers.train"
     # The loop of the CIFAR side asks for these. Dropout keeps a state of whole numbers, of which there is no average.
     weight_averaging: ClassVar[float] = 0.0
+    lookahead_steps: ClassVar[int] = 0
     is_full_validation: ClassVar[bool] = True
     watch_test: ClassVar[bool] = False
     beta_lr_factor: ClassVar[float] = 1.0

@@ -462,12 +462,32 @@ def test_averaged_weights_watch_and_are_kept(tmp_path):
     np.testing.assert_array_equal(reloaded, kernel)
 
 
+def test_lookahead_sets_the_weights_to_their_average(tmp_path):
+    """Also the moving statistics of batch norm; in between, the steps are those of SGD."""
+    settings = {"train_steps": 4, "deterministic": True, "precision": "float32"}
+    plain = Train(tiny(tmp_path, **settings))
+    ahead = Train(tiny(tmp_path, weight_averaging=0.8, lookahead_steps=2, **settings))
+    start = [variable.numpy() for variable in ahead.net.weights]
+    images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
+    for step in range(2):
+        for trainer in (plain, ahead):
+            trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
+        for old, free, average, variable in zip(
+            start, plain.net.weights, ahead.averages, ahead.net.weights, strict=True
+        ):
+            decay = 0.8 * 0.5**3  # half of the steps are done
+            expected = old if step == 0 else decay * old + (1 - decay) * free.numpy()
+            np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7, err_msg=variable.path)
+            np.testing.assert_array_equal(variable, free if step == 0 else average, err_msg=variable.path)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"optimizer": "adam", "init_lr": 0.001},
         {"model": "alexnet_c", "dropout": 0.1, "init_lr": 0.001},
         {"label_smoothing": 0.1},
+        {"weight_averaging": 0.8, "lookahead_steps": 2},
         {"is_full_validation": False, "validation_batch_size": 5},
         {"model": "resnet8", "shortcut": "B"},
         {"normalization": "pixel_mean", "padding_mode": "zero", "flip": "random"},
