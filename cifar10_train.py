@@ -419,7 +419,7 @@ class Train:
             self.optimizer.apply(gradients, net.trainable_variables)
             return sums
 
-        def average(decay):
+        def move_averages(decay):
             for average, variable in zip(self.averages, net.weights, strict=True):
                 average.assign(average + (1 - decay) * (variable.value - average))
 
@@ -429,13 +429,13 @@ class Train:
             count = self.optimizer.iterations.value
             if config.lookahead_steps:
                 if count % config.lookahead_steps == 0:
-                    average(config.weight_averaging * (tf.cast(count, tf.float32) / self.train_steps) ** 3)
+                    move_averages(config.weight_averaging * (tf.cast(count, tf.float32) / self.train_steps) ** 3)
                     for variable, value in zip(net.weights, self.averages, strict=True):
                         variable.assign(value)
             elif self.averages:
                 steps = tf.cast(count, tf.float32)
                 # The first steps weigh more, so that the average does not remember the random start.
-                average(tf.minimum(config.weight_averaging, (1 + steps) / (10 + steps)))
+                move_averages(tf.minimum(config.weight_averaging, (1 + steps) / (10 + steps)))
             return {name: self.strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
 
         @tf.function(reduce_retracing=True)
