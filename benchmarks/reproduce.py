@@ -81,12 +81,12 @@ EXPERIMENTS = (
     *(
         _run(
             f"resnet9-hour-{seed}",
-            "the number of ResNet-110, He et al. 2015, table 6, in an hour, two seeds",
+            "the number of ResNet-110, He et al. 2015, table 6, in an hour, three seeds",
             f"--preset=resnet9_hour --test_flip --seed={seed}",
             f"resnet9-cifar10-resnet9_hour-all-seed{seed}",
             59,
         )
-        for seed in range(2)
+        for seed in range(3)
     ),
     _study(
         "compare-mnist",
