@@ -428,7 +428,7 @@ class Train:
             sums = self.strategy.run(replica_step, (images, labels))
             count = self.optimizer.iterations.value
             if config.lookahead_steps:
-                if count % config.lookahead_steps == 0:
+                if count % config.lookahead_steps == 0 or count == self.train_steps:
                     move_averages(config.weight_averaging * (tf.cast(count, tf.float32) / self.train_steps) ** 3)
                     for variable, value in zip(net.weights, self.averages, strict=True):
                         variable.assign(value)
@@ -524,7 +524,7 @@ class Train:
         while kept:  # not held until the report is written
             variable, value = kept.pop()
             variable.assign(value)
-        self.step, self._interval["seconds"] = 0, 0.0
+        self.step = 0
         self._report(writer, bar)
 
     def _report(self, writer, bar) -> dict:
@@ -538,12 +538,14 @@ class Train:
             "train_error_smoothed": self._smooth([*self._column("train_error"), trained["train_error"]]),
             "train_loss": trained["train_loss"],
         }
-        validated = self._validate()
+        # Between two averages the weights of Lookahead are no result of theirs.
+        with self._averaged_weights() if config.lookahead_steps else contextlib.nullcontext():
+            validated = self._validate()
         # Before a checkpoint of weights that are not numbers is written.
         self._check_loss(validated["validation_loss"] if validated else self._loss_of_some_images())
         row |= validated
         with self._averaged_weights():
-            if self.averages:
+            if self.averages and not config.lookahead_steps:
                 row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate()
             if config.watch_test:
                 row |= self._validate("test")
@@ -685,7 +687,8 @@ class MultiTaskTrain(Train):
     of the first head have the usual names, those of the others end in the name of the head. Weights are chosen by the first.
 
     Attributes:
-        heads: head name -> `cifar10_input.ImageData`, the same pictures with the labels of the head.
+        heads: head name -> `cifar10_input.ImageData`, the same pictures with the labels of the head; without training images, as
+            `data`.
     """
 
     def _prepare(self, data):
@@ -703,6 +706,7 @@ class MultiTaskTrain(Train):
         )
         tested = np.stack([data.test.labels for data in self.heads.values()], axis=1)
         self.tested = cifar10_input.Split(first.test.images, tested)
+        self.heads = {head: dataclasses.replace(data, train=None) for head, data in self.heads.items()}
 
     def _measure(self, logits, labels):
         objective, sums = 0.0, {}

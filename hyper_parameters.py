@@ -304,7 +304,8 @@ class HyperParameters(Settings):
     weight_averaging: float = setting(
         0.0,
         TRAINING,
-        "decay per step of an exponential moving average of the weights, which is then validated and kept; 0 = off",
+        "decay per step of an exponential moving average of the weights, which is then validated and kept; see also lookahead_steps; "
+        "0 = off",
         minimum=0.0,
         maximum=0.99999,
     )
@@ -312,8 +313,9 @@ class HyperParameters(Settings):
     lookahead_steps: int = setting(
         0,
         TRAINING,
-        "Lookahead (Zhang et al. 2019, arXiv:1907.08610): every that many steps, and not after each, the weights are averaged and set "
-        "to their average; the decay, weight_averaging, grows from 0 with the cube of the steps as in Jordan 2024; 0 = off",
+        "Lookahead (Zhang et al. 2019, arXiv:1907.08610): every that many steps, and after the last, weights and moving statistics are "
+        "averaged and training goes on from the average; the decay is weight_averaging * (step / train_steps)**3 (Jordan 2024, "
+        "arXiv:2404.00498); 0 = off",
         minimum=0,
     )
 
@@ -364,6 +366,11 @@ class HyperParameters(Settings):
             raise UsageError(
                 f"--lookahead_steps needs a --weight_averaging above 0, received --lookahead_steps={self.lookahead_steps} and 0, which "
                 "would change nothing; give such as 0.774"
+            )
+        if self.lookahead_steps > self.report_freq:
+            raise UsageError(
+                f"--lookahead_steps must be at most --report_freq={self.report_freq}, received {self.lookahead_steps}, or reports would "
+                "tell of no new weights; give fewer steps"
             )
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError(

@@ -76,6 +76,7 @@ def test_constant_schedule_and_decay_factor():
         ({"train_batch_size": 1.5}, "--train_batch_size must be int"),
         ({"optimizer": "adam", "beta_lr_factor": 64.0}, "--optimizer=adam takes no --beta_lr_factor"),
         ({"lookahead_steps": 5}, "--lookahead_steps needs a --weight_averaging above 0"),
+        ({"lookahead_steps": 400, "weight_averaging": 0.8}, "--lookahead_steps must be at most --report_freq"),
         ({"maxout": 1}, "--maxout must be 0 or at least 2"),
         ({"is_use_ckpt": True}, "needs --ckpt_path"),
         ({"version": "../elsewhere"}, "plain folder name"),

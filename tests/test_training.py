@@ -217,10 +217,11 @@ def test_ctrl_c_between_reports_loses_no_step(tmp_path):
     assert 0 < facts["step"] < 400 and facts["step"] % 200 and facts["interval"]["images"] == 32 * facts["step"]
 
 
-def test_resuming_in_the_middle_of_an_interval_changes_nothing(tmp_path):
-    config = tiny(tmp_path, deterministic=True, train_steps=8, report_freq=4, version="whole")
-    train(config)
-    first = Train(tiny(tmp_path, deterministic=True, train_steps=8, report_freq=4, version="parts"))
+@pytest.mark.parametrize("averaging", [{}, {"weight_averaging": 0.8, "lookahead_steps": 4}])
+def test_resuming_in_the_middle_of_an_interval_changes_nothing(tmp_path, averaging):
+    settings = {"deterministic": True, "train_steps": 8, "report_freq": 4, **averaging}
+    train(tiny(tmp_path, version="whole", **settings))
+    first = Train(tiny(tmp_path, version="parts", **settings))
 
     class StopAfter(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -229,7 +230,7 @@ def test_resuming_in_the_middle_of_an_interval_changes_nothing(tmp_path):
 
     with pytest.raises(cifar10_train.Interrupted, match="SIGTERM after step 6 of 8"):
         first.train(callbacks=[StopAfter()])
-    second = train(tiny(tmp_path, deterministic=True, train_steps=8, report_freq=4, version="parts"), resume=True)
+    second = train(tiny(tmp_path, version="parts", **settings), resume=True)
     whole = RunFolder(tmp_path / "whole")
     assert_same_state(last_arrays(whole), last_arrays(second))
     rows = [pd.read_csv(run.error_csv).drop(columns=["seconds", "examples_per_sec"]) for run in (whole, second)]
@@ -460,6 +461,14 @@ def test_averaged_weights_watch_and_are_kept(tmp_path):
     assert not np.array_equal(kernel, averaged.net.variables[0])
     reloaded = load_model(str(averaged.run.latest_checkpoint())).get_layer("stem_conv").get_weights()[0]
     np.testing.assert_array_equal(reloaded, kernel)
+
+
+def test_a_report_of_lookahead_tells_of_the_average_which_the_last_step_enters(tmp_path):
+    trainer = Train(tiny(tmp_path, train_steps=5, report_freq=5, weight_averaging=0.8, lookahead_steps=2))
+    trainer.train()
+    assert not [name for name in pd.read_csv(trainer.run.error_csv) if "unaveraged" in name]
+    for average, variable in zip(trainer.averages, trainer.net.weights, strict=True):
+        np.testing.assert_array_equal(average, variable, err_msg=variable.path)
 
 
 def test_lookahead_sets_the_weights_to_their_average(tmp_path):
