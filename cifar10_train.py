@@ -538,7 +538,7 @@ class Train:
             "train_error_smoothed": self._smooth([*self._column("train_error"), trained["train_error"]]),
             "train_loss": trained["train_loss"],
         }
-        # Between two averages the weights of Lookahead are no result of theirs.
+        # Lookahead's result is the average alone: the weights between two averages are neither kept nor told.
         with self._averaged_weights() if config.lookahead_steps else contextlib.nullcontext():
             validated = self._validate()
         # Before a checkpoint of weights that are not numbers is written.

@@ -309,7 +309,6 @@ class HyperParameters(Settings):
         minimum=0.0,
         maximum=0.99999,
     )
-
     lookahead_steps: int = setting(
         0,
         TRAINING,
