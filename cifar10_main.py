@@ -12,10 +12,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import device_placement
 import hyper_parameters
-from hyper_parameters import UsageError
-from run_folder import RunFolder
+from resnet_study import devices
+from resnet_study.errors import UsageError, run_command
+from resnet_study.presets import PRESETS
+from resnet_study.run_folder import RunFolder
+from resnet_study.settings import Parser, add_flags
 
 STUDIES = ("compare", "degradation", "robustness", "diagram")
 # Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
@@ -32,8 +34,8 @@ _TAKES = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in hyper_parameters.PRESETS.items())
-    parser = hyper_parameters.Parser(
+    presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in PRESETS.items())
+    parser = Parser(
         prog="cifar10_main.py",
         description="Trains, tests and runs residual networks for small pictures.",
         epilog=f"presets:\n{presets}",
@@ -90,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     studies.add_argument(
         "--short", action="store_true", help="--mode=degradation in about an hour on two cores: preset degradation"
     )
-    hyper_parameters.add_flags(parser)
+    add_flags(parser, hyper_parameters.HyperParameters)
     return parser
 
 
@@ -120,7 +122,7 @@ _parse_seeds.__name__ = "comma-separated int"  # how argparse calls it in its me
 
 def main(argv=None) -> int:
     """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
-    return hyper_parameters.run_command(lambda: _run(argv))
+    return run_command(lambda: _run(argv))
 
 
 def _run(argv):
@@ -139,7 +141,7 @@ def _run(argv):
     if actions["mode"] == "train" and flags.get("test_ckpt_path"):
         raise UsageError("--test_ckpt_path is for --mode=test and predict; give --ckpt_path to start from weights")
     config = _settings(flags, actions)
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
 
 
@@ -165,19 +167,21 @@ def _study(flags, actions):
     defaults = hyper_parameters.from_flags(flags)
     seeds = actions["seeds"] or [defaults.seed]
     models = actions["models"] or [defaults.model]
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     if actions["mode"] == "diagram":
-        import network_diagram
+        from resnet_study.studies.diagrams import draw_study
 
-        folder = network_diagram.draw_study(given, models)
+        folder = draw_study(given, models)
     else:
-        import comparative_study
+        from resnet_study.studies.compare import compare
+        from resnet_study.studies.degradation import degrade
+        from resnet_study.studies.robustness import measure_robustness
 
         if actions["mode"] == "degradation":
-            folder = comparative_study.degrade(given, actions["depths"], seeds, actions["short"])
+            folder = degrade(given, actions["depths"], seeds, actions["short"])
         else:
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
-            study = {"compare": comparative_study.compare, "robustness": comparative_study.measure_robustness}
+            study = {"compare": compare, "robustness": measure_robustness}
             folder = study[actions["mode"]](given, models, datasets, seeds)
     print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}", sep="\n")
 
@@ -192,7 +196,7 @@ def _settings(flags, actions):
     if goes_on and (run.holds_run() or actions["mode"] != "train"):
         # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
         place = {"runs_dir": config.runs_dir, "version": run.path.name, "test_ckpt_path": ""}
-        stored = run.read_config()
+        stored = run.read_config(hyper_parameters.HyperParameters)
         config = dataclasses.replace(stored, **flags | place)
         # In training, the run folder itself says what may differ.
         if actions["mode"] != "train" and (changed := config.flags_beside(stored)):
@@ -209,7 +213,7 @@ def _train(config, actions):
     from cifar10_train import train
 
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
-    if device_placement.is_chief(config.strategy):
+    if devices.is_chief(config.strategy):
         _test(config, actions)
 
 
@@ -226,7 +230,7 @@ def _test(config, _actions):
     for name, head in result.get("heads", {}).items():
         print(f"head {name}: top-1 error {head['test_error']:.2f} %, loss {head['test_loss']:.4f}")
     if run.holds_run():
-        from training_report import draw
+        from resnet_study.reports.figures import draw
 
         print(f"figures: {', '.join(str(path) for path in draw(run, config.data_dir))}")
 
@@ -241,7 +245,7 @@ def _predict(config, actions):
 
 
 def _publish(config, actions):
-    from training_report import publish, publish_study
+    from resnet_study.reports.results import publish, publish_study
 
     run, results = RunFolder(f"{config.runs_dir}/{config.run_name}"), Path(actions["results_dir"])
     if (run.path / "study.json").is_file():

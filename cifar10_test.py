@@ -7,107 +7,21 @@ predict(config, paths)      the most likely classes of picture files
 """
 
 import io
-import sys
-import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
-import PIL.Image
 import sklearn.metrics
 
 import cifar10_input
-import model_registry
-from hyper_parameters import HyperParameters, UsageError
-from resnet_layers import PixelNormalization
-from run_folder import RunFolder, read_checkpoint, read_model, write_atomically, write_json
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-_EXIF_ORIENTATION = 0x0112
-_LARGEST_PICTURE = 256 << 20  # bytes of a file
-
-
-def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
-    """Loads a trained net that takes raw pixels 0..255 and returns probabilities.
-
-    Args:
-        path: "cifar10" = the shipped weights of `shipped_net`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
-            `step-*.npz` in the folder of its run.
-        shipped_net: registry name, used with "cifar10" alone.
-
-    Raises:
-        UsageError: not found, damaged, or not a classifier of pictures.
-    """
-    if path == "cifar10":
-        try:
-            return model_registry.find(shipped_net).build(weights="cifar10")
-        except Exception as error:  # none of this net, missing or damaged
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
-            ) from error
-    place = Path(path).expanduser()
-    if place.is_dir():
-        place = RunFolder(place).best
-    if not place.is_file():
-        raise UsageError(
-            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}', which has no file {place}"
-        )
-    if place.suffix == ".npz":
-        return _load_checkpoint(place)
-    if place.suffix != ".keras":
-        raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'")
-    try:
-        model = read_model(place)
-        inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
-        named = model.output.values() if isinstance(model.output, dict) else [model.output]
-        flat = all(isinstance(output, keras.KerasTensor) for output in named)
-    # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{place} is damaged or no Keras model of this library ({reason}); give another file"
-        ) from error
-    sizes = [*inputs[1:], *(size for output in outputs for size in output[1:])]
-    shaped = len(inputs) == 4 and all(len(output) == 2 for output in outputs)
-    if not (flat and shaped and all(isinstance(size, int) for size in sizes)):
-        raise UsageError(
-            f"{place} must map [batch, height, width, channels] to [batch, classes], received {inputs} to {outputs}; give "
-            "another file"
-        )
-    if inputs[3] not in (1, 3) or max(inputs[1:]) > 4096:
-        raise UsageError(
-            f"{place} must take grey or RGB pictures of up to 4096 x 4096 pixels, received {inputs}; give another file"
-        )
-    return model
-
-
-def _load_checkpoint(path: Path) -> keras.Model:
-    arrays, facts = read_checkpoint(path)
-    try:
-        net = facts["net"]
-        model = model_registry.find(net["model"]).build(
-            input_shape=tuple(net["input_shape"]),
-            classes=net["classes"],
-            preprocessing=PixelNormalization.from_config(net["normalization"]),
-            **net["options"],
-        )
-        averaged = any(name.startswith("average/") for name in arrays)
-        for index, variable in enumerate(model.weights):
-            variable.assign(arrays[f"average/{index:04d}" if averaged else f"net/{variable.path}"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no checkpoint of a training run ({error}); give another file") from error
-    return model
-
-
-def find_heads(model: keras.Model) -> dict[str, int]:
-    """Name -> number of classes of each head of a net of `load_model`; a net with one head has it under the name ""."""
-    output = model.output
-    if isinstance(output, dict):
-        return {name: tensor.shape[-1] for name, tensor in output.items()}
-    return {"": output.shape[-1]}
+from hyper_parameters import HyperParameters
+from resnet_study.data.cifar_files import CIFAR10_CLASSES
+from resnet_study.data.image_files import read_images, read_picture
+from resnet_study.errors import UsageError
+from resnet_study.files import write_atomically, write_json
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import find_heads, load_model
 
 
 def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.ndarray | dict[str, np.ndarray]:
@@ -294,7 +208,7 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
     """
     path, run = find_net(config)
     model = load_model(path, config.model_name)
-    files, images = _read_pictures(paths, model.input_shape[1:], read or read_picture)
+    files, images = read_images(paths, model.input_shape[1:], read or read_picture)
     answers = test(model, images, config.test_batch_size)
     answers = answers if isinstance(answers, dict) else {"": answers}
     rows = [{"image": str(file)} for file in files]
@@ -311,7 +225,7 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
     csv_path = run.path / "predictions.csv"
     write_atomically(csv_path, table.to_csv(index=False))
     if explains:
-        from grad_cam import write_explanations
+        from resnet_study.reports.grad_cam import write_explanations
 
         for head, probabilities in answers.items():
             names = _class_names(path, probabilities.shape[-1], head)
@@ -320,108 +234,10 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
     return table, csv_path
 
 
-def read_picture(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads a picture of any size, grey, RGB or RGBA, 8 or 16 bits, and brings it to the input shape of a net.
-
-    The largest centred part with the aspect of the net is cut out and shrunk by area, or enlarged. What is transparent
-    becomes white.
-
-    Args:
-        file: picture file.
-        shape: (height, width, channels), channels 1 or 3.
-
-    Returns:
-        uint8 of that shape, RGB or grey.
-
-    Raises:
-        UsageError: the file cannot be read or decoded.
-    """
-    import cv2
-
-    file = Path(file)
-    if not file.is_file():  # a pipe would be waited for
-        raise UsageError(f"{file} must be a picture file, received a folder, a pipe or nothing; leave it out")
-    try:
-        if file.stat().st_size > _LARGEST_PICTURE:
-            raise ValueError(f"it has more than {_LARGEST_PICTURE:,} bytes")
-        content = file.read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
-            # OpenCV would show that in grey.
-            with PIL.Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS) as opened:
-                opened.load()
-                # How the camera was held. Of TIFF, OpenCV heeds it itself.
-                orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if picture is None:
-            raise ValueError("OpenCV cannot decode it")
-        if orientation in (5, 6, 7, 8):
-            picture = picture.swapaxes(0, 1)
-        if orientation in (2, 3, 6, 7):
-            picture = picture[:, ::-1]
-        if orientation in (3, 4, 7, 8):
-            picture = picture[::-1]
-        picture = np.ascontiguousarray(picture)
-    # A damaged picture can raise nearly anything; whatever it is, the file cannot be used.
-    except Exception as error:
-        unknown = isinstance(error, PIL.UnidentifiedImageError)
-        reason = "its kind is not known" if unknown else " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{file} is damaged, too large or no picture ({reason}); give PNG, JPEG, WebP, BMP or TIFF"
-        ) from error
-    if picture.dtype != np.uint8:
-        picture = (
-            cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-            if picture.dtype != np.uint16
-            else np.uint8(picture >> 8)
-        )
-    picture = picture[..., None] if picture.ndim == 2 else picture
-    if picture.shape[-1] in (2, 4):
-        alpha = picture[..., -1:] / 255.0
-        picture = np.uint8(np.rint(picture[..., :-1] * alpha + 255 * (1 - alpha)))
-    picture = np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., ::-1]
-    height, width, channels = shape
-    scale = min(picture.shape[0] / height, picture.shape[1] / width)
-    cut = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = ((have - want) // 2 for have, want in zip(picture.shape, cut, strict=False))
-    picture = np.ascontiguousarray(picture[top : top + cut[0], left : left + cut[1]])
-    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC)
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else picture
-
-
-def _read_pictures(paths, shape, read_one) -> tuple[list[Path], np.ndarray]:
-    """The files of `predict`, and their pictures, uint8 [n, *shape]."""
-    read, failures = [], []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-            if not found:
-                raise UsageError(
-                    f"{path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), received a folder without any"
-                )
-            for file in found:
-                try:
-                    read.append((file, read_one(file, shape)))
-                except UsageError as error:
-                    failures.append(error)
-        elif path.exists():
-            read.append((path, read_one(path, shape)))
-        else:
-            raise UsageError(f"expected picture files or folders, received '{path}', which does not exist")
-    if not read:
-        raise failures[0] if failures else UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none")
-    for error in failures:
-        print(f"left out: {error}", file=sys.stderr)
-    files, images = zip(*read, strict=True)
-    return list(files), np.stack(images)
-
-
 def _class_names(path: str, classes: int, head: str = "") -> list[str]:
     """Class names from the `data.json` of the run that a net lies in; shipped weights know CIFAR-10's."""
     if path == "cifar10":
-        return list(cifar10_input.CIFAR10_CLASSES)
+        return list(CIFAR10_CLASSES)
     place = Path(path).expanduser()
     for folder in (place, place.parent, place.parent.parent):
         run = RunFolder(folder)

@@ -27,12 +27,16 @@ from tqdm import tqdm
 
 import cifar10_input
 import cifar10_test
-import device_placement
-import model_registry
-import resnet
-from hyper_parameters import HyperParameters, UsageError, default_preset, from_preset, is_made_for, learning_rate_at
-from resnet_layers import PatchWhitening
-from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_atomically, write_json
+from hyper_parameters import HyperParameters, from_preset, is_made_for, learning_rate_at
+from resnet_study import devices
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.networks import registry
+from resnet_study.networks.layers import PatchWhitening
+from resnet_study.presets import default_preset
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import copy_weights, load_model, save_model
 
 
 class Interrupted(KeyboardInterrupt):
@@ -67,11 +71,11 @@ class Train:
         """
         self.config = config or from_preset("liang")
         self.run = run or RunFolder(f"{self.config.runs_dir}/{self.config.run_name}")
-        self.policy = device_placement.choose_policy(self.config.precision)
-        device_placement.set_up(self.config.seed, self.config.deterministic)
+        self.policy = devices.choose_policy(self.config.precision)
+        devices.set_up(self.config.seed, self.config.deterministic)
 
-        self.is_chief = device_placement.is_chief(self.config.strategy)
-        self.strategy = device_placement.choose_strategy(self.config.strategy)
+        self.is_chief = devices.is_chief(self.config.strategy)
+        self.strategy = devices.choose_strategy(self.config.strategy)
         self.replicas = self.strategy.num_replicas_in_sync
         if self.config.train_batch_size % self.replicas:
             raise UsageError(
@@ -134,7 +138,7 @@ class Train:
                 save_model(self._export(), self.run.final)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
-                atexit.register(device_placement.wait_for_all, self.strategy)
+                atexit.register(devices.wait_for_all, self.strategy)
 
     # What is trained, and on what
 
@@ -143,7 +147,7 @@ class Train:
         if len(self.config.tasks) > 1 and not isinstance(self, MultiTaskTrain):
             raise UsageError(f"Train has one head, received --heads={self.config.heads}; use MultiTaskTrain")
         self._options = self.config.net_options
-        model_registry.find(self.config.model_name).check_options(self._options)
+        registry.find(self.config.model_name).check_options(self._options)
         data = data or cifar10_input.load_data(self.config)
         self.training, self.validation = cifar10_input.split_data(data, self.config)
         self.data, self.tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
@@ -156,7 +160,7 @@ class Train:
         return self._build(dtype=self.policy, classifier_activation=None)
 
     def _build(self, **options):
-        return model_registry.find(self.config.model_name).build(
+        return registry.find(self.config.model_name).build(
             input_shape=self.training.images.shape[1:], classes=self.classes, **self._options, **options
         )
 
@@ -217,14 +221,14 @@ class Train:
     def _start_from(self, path):
         """Takes the weights of a trained model; step and optimizer stay at their start."""
         try:
-            resnet.copy_weights(cifar10_test.load_model(path, self.config.model_name), self.net)
+            copy_weights(load_model(path, self.config.model_name), self.net)
         except ValueError as error:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
         print(f"starting from the weights of {path}")
 
     def _note_start(self) -> dict:
         """Adds this start to `environment.json`; returns what is noted there."""
-        environment = device_placement.describe_environment(self.policy)
+        environment = devices.describe_environment(self.policy)
         starts = read_json(self.run.environment, [dict]) if self.run.environment.exists() else []
         write_json(self.run.environment, [*starts, {"step": self.step, **environment}])
         return environment
@@ -240,7 +244,7 @@ class Train:
             preset += f" (made for other nets, that of this one is {usual})"
         print(
             f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
-            f"{device_placement.describe_strategy(self.strategy)}, on "
+            f"{devices.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
@@ -288,10 +292,10 @@ class Train:
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(writer, bar)
                     callback_list.on_epoch_end((self.step - 1) // self.report_freq, _callback_logs(row))
-                    if device_placement.is_any(self.strategy, self.net.stop_training) or self._has_ended():
+                    if devices.is_any(self.strategy, self.net.stop_training) or self._has_ended():
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
-                if device_placement.is_any(self.strategy, bool(caught)):
+                if devices.is_any(self.strategy, bool(caught)):
                     if self.is_chief:
                         self._write_checkpoint()
                     raise Interrupted(
@@ -317,7 +321,7 @@ class Train:
         """The checkpoint that all machines go on from, which the chief chooses; None for a new run."""
         checkpoint = self.run.latest_checkpoint() if self.is_chief else None
         chosen = -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
-        chosen = int(device_placement.from_chief(self.strategy, [chosen])[0])
+        chosen = int(devices.from_chief(self.strategy, [chosen])[0])
         if self.is_chief or chosen < 0:
             return checkpoint
         return self.run.checkpoint_of(chosen)
@@ -481,7 +485,7 @@ class Train:
             return {}
         columns = _name_columns(part, sums, count)
         # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
-        return dict(zip(columns, device_placement.from_chief(self.strategy, list(columns.values())), strict=True))
+        return dict(zip(columns, devices.from_chief(self.strategy, list(columns.values())), strict=True))
 
     @contextlib.contextmanager
     def _averaged_weights(self):
@@ -771,7 +775,7 @@ def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=(
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
     """
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    if device_placement.is_chief(config.strategy):
+    if devices.is_chief(config.strategy):
         run.check(config, resume=resume, overwrite=overwrite)
     trainer = (MultiTaskTrain if len(config.tasks) > 1 else Train)(config, run)
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)

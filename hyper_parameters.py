@@ -10,26 +10,14 @@ is the TensorFlow 1 code wenxinxu/resnet-in-tensorflow ("the original stack" bel
 Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
 """
 
-import argparse
 import dataclasses
-import io
-import json
 import math
-import os
 import re
-import shlex
-import sys
-from pathlib import Path
 from typing import ClassVar
 
-RUN, DATA, NETWORK, TRAINING, LOADING = (
-    "run and report",
-    "data and augmentation",
-    "network",
-    "training and learning rate",
-    "validating, testing and loading",
-)
-
+from resnet_study.errors import UsageError
+from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
+from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
 
 # Settings that are arguments of a net's builder; `model_registry` knows which net takes which.
 NET_OPTIONS = (
@@ -37,77 +25,6 @@ NET_OPTIONS = (
 )  # fmt: skip
 # Labels that a data set has for its pictures, each a task of its own.
 HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
-_PATHS = (
-    "data_dir",
-    "runs_dir",
-    "ckpt_path",
-    "test_ckpt_path",
-    "weights",
-)  # settings that are paths, of all classes of settings
-
-
-class UsageError(ValueError):
-    """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
-
-
-def setting(default, group, text, *, choices=None, minimum=None, maximum=None, operational=False):
-    """A dataclass field with what the command line needs to know about it.
-
-    `operational` settings may differ when a run is resumed: they change where and how it runs, not what it computes.
-    """
-    metadata = {
-        "group": group,
-        "help": text,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "operational": operational,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-class Settings:
-    """What the frozen dataclasses of settings have in common; every field is a `setting`."""
-
-    PROGRAM: ClassVar[str]  # the command that trains with these settings
-
-    def __post_init__(self):
-        """Raises UsageError unless every value fits the declared type, choices and range of its field."""
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-            if field.name in _PATHS:
-                try:
-                    Path(getattr(self, field.name)).expanduser()
-                except RuntimeError as error:
-                    raise UsageError(
-                        f"--{field.name} must be a path, received '{getattr(self, field.name)}' ({error})"
-                    ) from error
-        if re.search(r"[\\/]|^\.", self.version):
-            raise UsageError(
-                f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
-            )
-
-    def flags_beside(self, other: "Settings") -> list[str]:
-        """The flags of what differs from `other`, and not only in where things lie."""
-        return [
-            f"--{field.name}={shlex.quote(str(getattr(self, field.name)))}"
-            for field in dataclasses.fields(self)
-            if not field.metadata["operational"] and getattr(self, field.name) != getattr(other, field.name)
-        ]
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str, source: str):
-        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run."""
-        try:
-            values = json.loads(text)
-            return cls(**values)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(
-                f"expected the settings of a run in {source}, received {error}; start a new run"
-            ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +34,7 @@ class HyperParameters(Settings):
     PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
 
     # Run and report
-    preset: str = setting("fast", RUN, "named recipe that sets the defaults of all other flags")
+    preset: str = setting("fast", RUN, "named recipe that sets the defaults of all other flags", choices=tuple(PRESETS))
     version: str = setting(
         "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
     )
@@ -455,272 +372,10 @@ def shared_setting(name: str, default=None, **facts):
     )
 
 
-def _check(field, value):
-    """Raises UsageError unless `value` fits the declared type, choices and range of the field."""
-    flag, facts = f"--{field.name}", field.metadata
-    if type(value) is not field.type and not (field.type is float and type(value) is int):
-        raise UsageError(f"{flag} must be {field.type.__name__}, received {value!r}")
-    if field.type is str and "\0" in value:
-        raise UsageError(f"{flag} must be text without NUL characters, received {value!r}")
-    if facts["choices"] and value not in facts["choices"]:
-        raise UsageError(f"{flag} must be one of {', '.join(facts['choices'])}; received '{value}'")
-    if field.type in (int, float):
-        if type(value) is int and abs(value) >= 2**31:
-            raise UsageError(f"{flag} must be below {2**31}, received a larger number")
-        if not math.isfinite(value):
-            raise UsageError(f"{flag} must be a finite number, received {value}")
-        if facts["minimum"] is not None and value < facts["minimum"]:
-            raise UsageError(f"{flag} must be at least {facts['minimum']}, received {value}")
-        if facts["maximum"] is not None and value > facts["maximum"]:
-            raise UsageError(f"{flag} must be at most {facts['maximum']}, received {value}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """A named recipe.
-
-    Attributes:
-        summary: one line for `--help` and the README.
-        settings: what differs from the defaults of `HyperParameters`.
-        published: (metric, value in %, source) of the number on CIFAR-10 that the recipe with its own net is held against;
-            None = the test error that the model registry states.
-    """
-
-    summary: str
-    settings: dict
-    published: tuple[str, float, str] | None = None
-
-
-_HE2015 = {
-    "normalization": "pixel_mean",
-    "padding_mode": "zero",
-    "flip": "random",
-    "optimizer": "momentum",
-    "init_lr": 0.1,
-    "lr_schedule": "step",
-    "decay_step0": 32000,
-    "decay_step1": 48000,
-    "train_steps": 64000,
-    "report_freq": 500,
-    "warmup_steps": 0,
-    "weight_decay": 1e-4,
-    "weight_decay_on": "all",
-}
-
-# The margin of digits is black: reflected, it stays so, while zeros would be the mean grey.
-_MNIST = {"dataset": "mnist", "padding_size": 2, "padding_mode": "reflect", "report_freq": 430}
-
-_RESNET9 = {
-    "model": "resnet9",
-    "train_batch_size": 512,
-    "init_lr": 0.5,
-    "beta_lr_factor": 64.0,
-    "warmup_lr": 0.1,
-    "weight_decay": 1e-3,
-    "weight_decay_on": "all",
-    "label_smoothing": 0.2,
-    "padding_size": 4,
-    "cutout": 8,
-}
-_RESNET110 = ("test_error", 6.43, "He et al. 2015, table 6, ResNet-110, best of five runs")
-
-PRESETS = {
-    "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
-    "resnet9": Preset(
-        "a wide ResNet-9 in 20 epochs: whitening stem, large batches, fast offsets, label smoothing, cutout",
-        _RESNET9 | {"train_steps": 1760, "report_freq": 176, "warmup_steps": 264},
-        _RESNET110,
-    ),
-    "resnet9_hour": Preset(
-        "resnet9 in an hour on two cores: 24 epochs of all 50,000 training images, none held out, with Lookahead",
-        _RESNET9
-        | {
-            "train_steps": 2350,
-            "report_freq": 235,
-            "warmup_steps": 352,
-            "validation_fraction": 0.0,
-            "weight_averaging": 0.774,
-            "lookahead_steps": 5,
-        },
-        _RESNET110,
-    ),
-    "he2015": Preset(
-        "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
-        _HE2015,
-    ),
-    "he2015_110": Preset(
-        "he2015 for ResNet-110: rate .01 for the first 400 steps",
-        _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
-    ),
-    "degradation": Preset(
-        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
-        _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
-    ),
-    "liang": Preset(
-        "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
-        {
-            "model": "resnet20_preact",
-            "normalization": "whiten",
-            "padding_size": 2,
-            "padding_mode": "zero",
-            "flip": "random",
-            "optimizer": "momentum",
-            "init_lr": 0.1,
-            "lr_schedule": "step",
-            "train_steps": 9775,
-            "report_freq": 391,
-            "warmup_steps": 0,
-            "weight_decay": 2e-4,
-            "weight_decay_on": "weights",
-            # Liang has no averaging. It only watches: the net trains exactly as without it, and error.csv has both errors.
-            "weight_averaging": 0.999,
-        },
-        ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
-    ),
-    "mnist": Preset(
-        "residual nets on MNIST: 14 epochs, linear schedule, shifts and rotations, no flips, label smoothing",
-        _MNIST
-        | {
-            "train_steps": 6020,
-            "init_lr": 0.2,
-            "warmup_steps": 430,
-            "warmup_lr": 0.02,
-            "weight_decay": 5e-4,
-            "weight_averaging": 0.998,
-            "rotation": 15.0,
-            "label_smoothing": 0.1,
-        },
-    ),
-    "mnist_resnet9": Preset(
-        "ResNet-9 on MNIST: 6 epochs, linear schedule, shifts and rotations, label smoothing",
-        _MNIST
-        | {
-            "model": "resnet9",
-            "train_steps": 1290,
-            "report_freq": 215,
-            "train_batch_size": 256,
-            "init_lr": 0.25,
-            "warmup_steps": 215,
-            "warmup_lr": 0.05,
-            "weight_decay": 1e-3,
-            "weight_decay_on": "all",
-            "weight_averaging": 0.995,
-            "rotation": 15.0,
-            "label_smoothing": 0.1,
-        },
-    ),
-    "mnist_lenet": Preset(
-        "LeNet-5 on MNIST: 30 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
-        _MNIST
-        | {
-            "model": "lenet5",
-            "train_steps": 12900,
-            "optimizer": "adam",
-            "init_lr": 0.003,
-            "warmup_steps": 0,
-            "weight_decay": 0.0,
-            "label_smoothing": 0.1,
-            "weight_averaging": 0.998,
-        },
-    ),
-    "mnist_alexnet": Preset(
-        "AlexNet on MNIST: 4 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
-        _MNIST
-        | {
-            "model": "alexnet_b",
-            "train_steps": 1720,
-            "report_freq": 215,
-            "optimizer": "adam",
-            "init_lr": 1e-3,
-            "warmup_steps": 215,
-            "warmup_lr": 1e-4,
-            "weight_decay": 0.0,
-            "label_smoothing": 0.1,
-        },
-    ),
-    "lenet": Preset(
-        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips",
-        {
-            "model": "lenet5",
-            "padding_size": 2,
-            "train_steps": 14062,
-            "optimizer": "adam",
-            "init_lr": 0.002,
-            "warmup_steps": 0,
-            "weight_decay": 0.0,
-        },
-    ),
-    "alexnet": Preset(
-        "AlexNet on CIFAR-10: 14 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips, label smoothing",
-        {
-            "model": "alexnet_b",
-            "dropout": 0.2,
-            "padding_size": 2,
-            "train_batch_size": 64,
-            "train_steps": 9844,
-            "report_freq": 704,
-            "optimizer": "adam",
-            "init_lr": 7e-4,
-            "warmup_steps": 704,
-            "warmup_lr": 7e-5,
-            "weight_decay": 0.0,
-            "label_smoothing": 0.1,
-        },
-    ),
-    "demo": Preset(
-        "the 1,797 real digits of scikit-learn, no download, about a minute",
-        {
-            "dataset": "digits",
-            "train_steps": 400,
-            "report_freq": 40,
-            "warmup_steps": 80,
-            "warmup_lr": 0.01,
-            "init_lr": 0.1,
-            "padding_mode": "zero",
-        },
-    ),
-    "smoke": Preset(
-        "a few steps on drawn pictures, to see that everything works, under a minute",
-        {
-            "dataset": "synthetic",
-            "synthetic_images": 600,
-            "model": "resnet8",
-            "train_steps": 60,
-            "report_freq": 20,
-            "warmup_steps": 10,
-            "warmup_lr": 0.01,
-            "init_lr": 0.1,
-            "train_batch_size": 32,
-        },
-    ),
-}
-
-# What a data set asks of every recipe: digits are never mirrored, and MNIST is split 55,000 / 5,000.
-_OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
-
-# A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
-DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
-
-# Nor does a recipe for the deep narrow nets for these: beginning of the net's name -> end of the preset's.
-_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
-
-
-def _recipe_of_net(model: str) -> str | None:
-    return next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
-
-
 def is_made_for(preset: str, model: str) -> bool:
     """Whether the preset's own net is of the kind of `model`: LeNet, AlexNet, ResNet-9, or the deep narrow nets."""
     own = PRESETS[preset].settings.get("model", HyperParameters.__dataclass_fields__["model"].default)
-    return _recipe_of_net(model) == _recipe_of_net(own)
-
-
-def default_preset(dataset: str, model: str) -> str:
-    """The preset of a net on a data set, for whoever names none."""
-    own = _recipe_of_net(model)
-    if dataset not in DEFAULT_PRESET:
-        return own or "fast"
-    return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]
+    return recipe_of_model(model) == recipe_of_model(own)
 
 
 def from_preset(name: str, **settings) -> HyperParameters:
@@ -742,7 +397,7 @@ def from_preset(name: str, **settings) -> HyperParameters:
     asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
     if not is_made_for(name, str(asked["model"])):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NET_OPTIONS}
-    return HyperParameters(**{**recipe, **_OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
+    return HyperParameters(**{**recipe, **OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
 
 
 def learning_rate_at(step: int, config: Settings, train_steps: int | None = None) -> float:
@@ -768,68 +423,6 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     if config.lr_schedule == "linear":
         return config.init_lr * (1 - progress)
     return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def as_text(name: str) -> str:
-    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
-    return name.encode(errors="backslashreplace").decode()
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are `UsageError`s."""
-
-    def error(self, message):
-        raise UsageError(f"{message}; see --help")
-
-
-def run_command(command) -> int:
-    """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
-    for Ctrl-C.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
-    try:
-        command()
-    except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
-        place = " ".join(str(getattr(error, "filename", None) or "memory").split())
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _boolean(text: str) -> bool:
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"expected true or false, received '{text}'")
-    return values[text.lower()]
-
-
-def add_flags(parser: argparse.ArgumentParser, settings: type[Settings] = HyperParameters) -> None:
-    """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace."""
-    groups = {name: parser.add_argument_group(name) for name in (RUN, DATA, NETWORK, TRAINING, LOADING)}
-    for field in dataclasses.fields(settings):
-        facts = field.metadata
-        options = {"default": argparse.SUPPRESS, "help": f"{facts['help']} [{field.default}]".replace("%", "%%")}
-        if field.type is bool:
-            options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
-        elif field.name == "preset":
-            options |= {"choices": tuple(PRESETS)}
-        elif facts["choices"]:
-            options |= {"choices": facts["choices"]}
-        else:
-            options |= {"type": field.type, "metavar": field.type.__name__.upper()}
-        groups[facts["group"]].add_argument(f"--{field.name}", **options)
 
 
 def from_flags(given: dict) -> HyperParameters:

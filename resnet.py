@@ -19,13 +19,18 @@ The nets of this file are plain functional `keras.Model`s. Importing it register
 """
 
 import functools
-from pathlib import Path
 
 import keras
 from keras import layers
 
-from resnet_layers import FusedBatchNormalization, PartialIdentity, PatchWhitening, PixelNormalization, ZeroPadChannels
-from run_folder import read_model
+from resnet_study.networks.layers import (
+    FusedBatchNormalization,
+    PartialIdentity,
+    PatchWhitening,
+    PixelNormalization,
+    ZeroPadChannels,
+)
+from resnet_study.saved_models import copy_weights, load_weights, shipped_model
 
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
@@ -185,7 +190,7 @@ def build_resnet(
     _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout)
     preact = form == "preact"
     if weights == "cifar10":
-        shipped = _shipped_model(_SHIPPED[num_residual_blocks, form])
+        shipped = shipped_model(_SHIPPED[num_residual_blocks, form])
         preprocessing = PixelNormalization.from_config(shipped.layers[1].get_config())
     regular = "glorot_uniform" if preact else "he_normal"
 
@@ -262,50 +267,6 @@ def build_resnet(
     elif weights is not None:
         load_weights(model, weights)
     return model
-
-
-def load_weights(model, path):
-    """Fills `model` from a `.keras` or `.weights.h5` file of the same net.
-
-    Raises:
-        ValueError: the file is missing, is no such file, or holds another net. The model may be partly filled then.
-    """
-    path = Path(path)
-    if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
-        raise ValueError(
-            f"weights must be None, 'cifar10' or an existing .keras or .weights.h5 file, received '{path}'"
-        )
-    if path.suffix == ".keras":
-        copy_weights(read_model(path), model)
-    else:
-        model.load_weights(path)
-
-
-def copy_weights(source, target):
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
-
-    Raises:
-        ValueError: a layer is missing in `source`, or its weights have other shapes; `target` is then unchanged.
-    """
-    given = {layer.name: layer.get_weights() for layer in source.layers}
-    wanted = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in target.layers if layer.weights}
-    for name, shapes in wanted.items():
-        received = [weight.shape for weight in given.get(name, [])]
-        if received != shapes:
-            raise ValueError(
-                f"weights of '{source.name}' do not fit '{target.name}': layer {name} expects {shapes}, received {received}"
-            )
-    for name in wanted:
-        target.get_layer(name).set_weights(given[name])
-
-
-def _shipped_model(file_name):
-    """A trained model of `pretrained/` (beside this file in a clone, `resnet_pretrained` where installed)."""
-    here = Path(__file__).parent
-    for folder in (here / "pretrained", here / "resnet_pretrained"):
-        if (folder / file_name).is_file():
-            return keras.saving.load_model(folder / file_name, compile=False)
-    raise ValueError(f"expected the shipped weights {file_name} in {here / 'pretrained'}; install the library again")
 
 
 def _check_for_shipped(input_shape, include_top, classes, preprocessing):
@@ -395,7 +356,7 @@ def build_resnet9(
     _check_sizes(input_shape, classes, least=16)
     if weights == "cifar10":
         _check_for_shipped(input_shape, include_top, classes, preprocessing)
-        shipped = _shipped_model("resnet9_cifar10.keras")
+        shipped = shipped_model("resnet9_cifar10.keras")
         preprocessing = PixelNormalization.from_config(shipped.layers[1].get_config())
 
     def convolve(x, filters, layer_name, pool=False):

@@ -31,7 +31,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from run_folder import RunFolder, read_checkpoint, read_json, write_json  # noqa: E402
+from hyper_parameters import HyperParameters  # noqa: E402
+from resnet_study import devices  # noqa: E402
+from resnet_study.checkpoints import read_checkpoint  # noqa: E402
+from resnet_study.files import read_json, write_json  # noqa: E402
+from resnet_study.run_folder import RunFolder  # noqa: E402
 
 CALLS = ("half a write", "before sync", "after sync", "before move", "after move", "before delete")
 INSTANTS = ("random time", "beside a file", *CALLS)
@@ -104,11 +108,9 @@ def _kill_at(instant: str, count: int) -> None:
 def _child() -> int:
     """Loads everything, waits for its orders (a line of JSON) and runs the command line."""
     import cifar10_main
-    import device_placement
 
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     import cifar10_train  # noqa: F401
-    import training_report  # noqa: F401
 
     print(_STOP, end="", flush=True)
     orders = json.loads(sys.stdin.readline())
@@ -165,14 +167,13 @@ class Child:
 
 def compare(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
     """What differs between two finished runs of the same settings, one line each; nothing but times may."""
-    import device_placement
 
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     import keras
     import numpy as np
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from cifar10_test import load_model
+    from resnet_study.saved_models import load_model
 
     differences = []
 
@@ -199,7 +200,7 @@ def compare(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
     results = [read_json(run.result, dict) | {"weights": ""} for run in runs]
     check("result.json", results[0] == results[1])
     check("predictions.npy", same_arrays(*(np.load(run.predictions) for run in runs)))
-    check("settings", [run.read_config().train_steps for run in runs] == [facts["step"]] * 2)
+    check("settings", [run.read_config(HyperParameters).train_steps for run in runs] == [facts["step"]] * 2)
     events = []
     for run in runs:
         accumulator = EventAccumulator(str(run.tensorboard), size_guidance={"tensors": 0})
@@ -270,12 +271,12 @@ def main(argv=None) -> int:
     options = parser.parse_args(argv)
     if options.child:
         return _child()
-    import device_placement
+    from resnet_study import devices
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         done = crash(Path(folder), options.kills, steps=options.steps, seed=options.seed)
-    environment = device_placement.describe_environment("float32")
+    environment = devices.describe_environment("float32")
     common = {
         "experiment": "reliability",
         "dataset": "synthetic",
@@ -301,7 +302,9 @@ def main(argv=None) -> int:
         common | {"metric": "differences from undisturbed runs", "unit": "files", "value": len(done["mismatches"])}
     )
     write_json(options.results_dir / "reliability.json", rows)
-    from training_report import write_table  # with TensorFlow, which the killing process does not need before
+    from resnet_study.reports.results import (
+        write_table,  # with TensorFlow, which the killing process does not need before
+    )
 
     write_table(options.results_dir)
     print(*done["mismatches"], *(f"{row['metric']}: {row['value']} {row['unit']}" for row in rows), sep="\n")

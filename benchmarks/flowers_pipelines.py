@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from throughput import summarise
 
-import device_placement
-import hyper_parameters
-from hyper_parameters import UsageError
+from resnet_study import devices
+from resnet_study.errors import UsageError, run_command
+from resnet_study.settings import Parser
 
 CONTENDERS = ("tfdata", "generator", "flow_from_directory")
 BATCH = 32
@@ -82,8 +82,8 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
 def _measure_and_write(flags):
     from flowers.data import load_pictures
     from flowers.settings import FlowerParameters
-    from run_folder import write_json
-    from training_report import write_table
+    from resnet_study.files import write_json
+    from resnet_study.reports.results import write_table
 
     if not (flags.data_dir / "train").is_dir():
         raise UsageError(f"--data_dir must hold train/<class>/, received {flags.data_dir}; give another folder")
@@ -101,7 +101,7 @@ def _measure_and_write(flags):
             settings = dataclasses.replace(config, **pipeline)
             rates[size][name].append(measure(make_batches(name, settings, data), flags.batches))
             print(f"{size} pixels, round {number + 1}, {name}: {rates[size][name][-1]:,.0f} images/s")
-    environment = device_placement.describe_environment("uint8")
+    environment = devices.describe_environment("uint8")
     sizes = " ".join(map(str, flags.image_size))
     facts = {
         "dataset": flags.data_dir.resolve().name,
@@ -118,7 +118,7 @@ def _measure_and_write(flags):
 
 def main(arguments=None) -> int:
     """Measures, prints and writes. Returns the exit code: 0, or 2 for what the user can mend (one line on stderr)."""
-    parser = hyper_parameters.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with train/<class>/ and valid/<class>/")
     parser.add_argument("--image_size", type=int, nargs="+", default=[64, 224], help="pixels [64 224]")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender [3]")
@@ -129,10 +129,10 @@ def main(arguments=None) -> int:
         flags = parser.parse_args(arguments)
         if min(flags.rounds, flags.batches, *flags.image_size) < 1:
             raise UsageError("--rounds, --batches and --image_size must be at least 1; received less")
-        device_placement.import_tensorflow()
+        devices.import_tensorflow()
         _measure_and_write(flags)
 
-    return hyper_parameters.run_command(run)
+    return run_command(run)
 
 
 if __name__ == "__main__":

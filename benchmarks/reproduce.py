@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the library, also where it is not installed
 
-from hyper_parameters import UsageError, run_command
-from run_folder import read_json, write_json
+from resnet_study.errors import UsageError, run_command
+from resnet_study.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the library, 
 
 # Nothing here may import TensorFlow: a PyTorch process runs this file too, possibly without TensorFlow, and the peak
 # memory that Linux reports of a process begins at that of the one that started it.
-import model_registry
-from hyper_parameters import UsageError, from_preset
+from hyper_parameters import from_preset
+from resnet_study import devices
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
 
 CONTENDERS = ("stock", "ours", "torch-float32", "torch-bfloat16")
 PARTS = ("inference", "training")
@@ -105,22 +107,22 @@ def _measure_stock(job):
 
 def _measure_ours(job):
     """This library: its training loop with normalisation and augmentation, and its folded net for inference."""
-    import cifar10_input
-    import device_placement
 
-    device_placement.import_tensorflow()
+    import cifar10_input
+
+    devices.import_tensorflow()
     from cifar10_train import Train
-    from fast_inference import fold_batch_norm
-    from run_folder import RunFolder
+    from resnet_study.networks.fold_batch_norm import fold_batch_norm
+    from resnet_study.run_folder import RunFolder
 
     images, labels = _draw_images(job)
     config = _our_config(job)
-    policy = device_placement.choose_policy(config.precision)
+    policy = devices.choose_policy(config.precision)
     everything = cifar10_input.Split(images, labels)
     facts = {"number_format": policy.removeprefix("mixed_"), "software": _software("keras")}
     if job["part"] == "inference":
         normalization = cifar10_input.make_normalization(config.normalization, images)
-        model = fold_batch_norm(model_registry.find(job["model"]).build(preprocessing=normalization), policy)
+        model = fold_batch_norm(registry.find(job["model"]).build(preprocessing=normalization), policy)
         return facts | _time_inference(lambda part, size: model.predict(part, batch_size=size, verbose=0), images)
 
     data = cifar10_input.ImageData(everything, everything.take(range(10)), tuple("0123456789"), "drawn")
@@ -179,9 +181,8 @@ def _measure_machine(job):
         augmented batches while nothing is trained), import_seconds (of `import resnet` after `import keras`), build_seconds (of
         ResNet-110), processor, cores, commit.
     """
-    import device_placement
 
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     import keras  # noqa: F401 - so that its time is not in that of resnet
     import tensorflow as tf
 
@@ -194,7 +195,7 @@ def _measure_machine(job):
 
     import cifar10_input
 
-    environment = device_placement.describe_environment("")
+    environment = devices.describe_environment("")
     result = {name: environment[name] for name in ("processor", "cores", "commit")}
     result |= {"import_seconds": imported - start, "build_seconds": built - imported}
     for number_format in ("float32", "bfloat16"):
@@ -273,7 +274,7 @@ def build_torch(blocks: int):
 
 
 def _blocks(model):
-    return model_registry.find(model).options["num_residual_blocks"]
+    return registry.find(model).options["num_residual_blocks"]
 
 
 def _all_steps(job):
@@ -312,7 +313,7 @@ def _check_parameters(variables, job):
         for size in variable.shape:
             count *= size
         received += count
-    expected = model_registry.find(job["model"]).trainable
+    expected = registry.find(job["model"]).trainable
     if received != expected:
         raise AssertionError(f"{job['contender']} {job['model']} must have {expected} parameters, received {received}")
 
@@ -620,7 +621,7 @@ def main(arguments=None) -> int:
         return 0
     try:
         for model in flags.models:
-            if model_registry.find(model).options.get("form") != "v1":
+            if registry.find(model).options.get("form") != "v1":
                 raise UsageError(f"--models must be v1 nets (resnet20, resnet110, ...), received '{model}'")
         _measure_and_write(flags)
     except UsageError as error:
@@ -638,8 +639,8 @@ def _measure_and_write(flags):
     rows = make_rows(records, facts | {"command": _command(flags), "wall_seconds": time.monotonic() - start})
     print(f"\nmedians over {flags.rounds} round(s) [minimum .. maximum]\n{format_rows(rows)}")
 
-    from run_folder import write_json
-    from training_report import write_table
+    from resnet_study.files import write_json
+    from resnet_study.reports.results import write_table
 
     path = Path(flags.results_dir) / "throughput.json"
     write_json(path, rows)

@@ -30,7 +30,8 @@ import PIL.Image
 
 from cifar10_input import piece_numbers, plan_indices
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError, as_text, from_preset
+from hyper_parameters import from_preset
+from resnet_study.errors import UsageError, as_text
 
 _PART_NAMES = {
     "training": ("train", "training"),
@@ -259,7 +260,7 @@ def _list_classes(folder: Path) -> dict[str, list[str]]:
 
 
 def _scan_classes(folder: Path) -> dict[str, list[str]]:
-    from cifar10_test import PICTURE_SUFFIXES
+    from resnet_study.data.image_files import PICTURE_SUFFIXES
 
     classes = {}
     with os.scandir(folder) as entries:
@@ -332,10 +333,10 @@ def _read_part(flat: list[tuple[str, int]], shape, config) -> tuple[Pictures, li
 
 def read_picture(file: str, shape, squeezes: bool) -> np.ndarray:
     """As `cifar10_test.read_picture`, but refuses a JPEG that is cut off; `squeezes` as in `Pictures`."""
-    import cifar10_test
+    from resnet_study.data.image_files import read_picture
 
     _check_jpeg(file)
-    picture = cifar10_test.read_picture(Path(file), shape)
+    picture = read_picture(Path(file), shape)
     if not squeezes:
         return picture
     with PIL.Image.open(file) as opened:

@@ -10,10 +10,11 @@ import math
 import sys
 from pathlib import Path
 
-import hyper_parameters
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError
-from run_folder import RunFolder, read_json, write_atomically, write_json
+from resnet_study.errors import UsageError, run_command
+from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.run_folder import RunFolder
+from resnet_study.settings import Parser, add_flags
 
 _PARTS = ("training", "validation", "test")
 _NAMING = (
@@ -58,10 +59,11 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
     import cifar10_test
     import flowers.heads  # noqa: F401 - registers its layer
     from flowers.data import load_pictures
-    from image_data import Split
+    from resnet_study.data.image_data import Split
+    from resnet_study.saved_models import load_model
 
     path, run = cifar10_test.find_net(config)
-    model = cifar10_test.load_model(path)
+    model = load_model(path)
     data = load_pictures(dataclasses.replace(config, image_size=model.input_shape[1]))
     if model.output_shape[-1] != len(data.class_names):
         raise UsageError(
@@ -182,7 +184,7 @@ def publish(config: FlowerParameters, experiment: str, results: Path) -> Path:
     Returns:
         Path of the table of all results.
     """
-    from training_report import add_results
+    from resnet_study.reports.results import add_results
 
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
     classes = len(run.read_class_names())
@@ -213,7 +215,7 @@ def _draw(config, run, data, facts, history, shown, probabilities):
     import numpy as np
 
     from flowers.data import make_variant
-    from training_report import draw_epochs, draw_figures, draw_grid
+    from resnet_study.reports.figures import draw_epochs, draw_figures, draw_grid
 
     part = facts["predictions"]
     first = [np.flatnonzero(data.training.labels == label)[:10] for label in range(min(20, len(data.class_names)))]
@@ -308,7 +310,7 @@ def main(argv=None) -> int:
     """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
 
     def run():
-        parser = hyper_parameters.Parser(
+        parser = Parser(
             prog="python -m flowers.evaluate",
             description="Tests a transfer net on validation and test pictures: accuracy, precision, recall, F1, confusion matrix.",
             allow_abbrev=False,
@@ -320,21 +322,21 @@ def main(argv=None) -> int:
         parser.add_argument(
             "--experiment", default="flowers", metavar="NAME", help="list of results to add to [flowers]"
         )
-        hyper_parameters.add_flags(parser, FlowerParameters)
+        add_flags(parser, FlowerParameters)
         flags = vars(parser.parse_args(argv))
         publishes, results, experiment = (flags.pop(name) for name in ("publish", "results_dir", "experiment"))
         if publishes and flags.get("test_ckpt_path"):
             raise UsageError("--publish needs a run, received --test_ckpt_path; give --version=NAME")
         config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
 
-        import device_placement
+        from resnet_study import devices
 
-        device_placement.import_tensorflow()
+        devices.import_tensorflow()
         report(config)
         if publishes:
             print(f"written: {publish(config, experiment, Path(results))}")
 
-    return hyper_parameters.run_command(run)
+    return run_command(run)
 
 
 if __name__ == "__main__":

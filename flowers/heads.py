@@ -24,11 +24,11 @@ import keras
 import numpy as np
 from keras import layers
 
-import resnet
-from hyper_parameters import UsageError
-from image_data import keras_cache
-from resnet_layers import PixelNormalization
-from run_folder import RunFolder, read_model
+from resnet_study.data.download import keras_cache
+from resnet_study.errors import UsageError
+from resnet_study.networks.layers import PixelNormalization
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import copy_weights, read_model
 
 IMAGENET_BGR_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, 0..255
 _WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -311,7 +311,7 @@ def load_base_weights(base: keras.Model, path: str) -> None:
         if place.suffix == ".keras":
             source = read_model(place)
             nested = [layer for layer in source.layers if layer.name == base.name]
-            resnet.copy_weights(nested[0] if nested else source, base)
+            copy_weights(nested[0] if nested else source, base)
         elif place.name.endswith(".weights.h5"):
             base.load_weights(place)
         else:

@@ -2,19 +2,20 @@
 
 import sys
 
-import hyper_parameters
 from flowers.settings import FlowerParameters
+from resnet_study.errors import run_command
+from resnet_study.settings import Parser, add_flags
 
 
 def main(argv=None) -> int:
     """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
-    return hyper_parameters.run_command(lambda: _run(argv))
+    return run_command(lambda: _run(argv))
 
 
 def _run(argv):
     from flowers.evaluate import stored_settings
 
-    parser = hyper_parameters.Parser(
+    parser = Parser(
         prog="python -m flowers.predict",
         description="Prints the three most likely classes of pictures, and writes them to predictions.csv of the run.",
         allow_abbrev=False,
@@ -25,14 +26,14 @@ def _run(argv):
         action="store_true",
         help="draw what speaks for each answer (Grad-CAM), in explanations/ of the run",
     )
-    hyper_parameters.add_flags(parser, FlowerParameters)
+    add_flags(parser, FlowerParameters)
     flags = vars(parser.parse_args(argv))
     images, explains = flags.pop("images"), flags.pop("explain")
     config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
 
-    import device_placement
+    from resnet_study import devices
 
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     import flowers.heads  # noqa: F401 - registers its layer
     from cifar10_test import predict
     from flowers.data import read_picture

@@ -7,18 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from hyper_parameters import (
-    DATA,
-    LOADING,
-    NETWORK,
-    RUN,
-    TRAINING,
-    HyperParameters,
-    Settings,
-    UsageError,
-    setting,
-    shared_setting,
-)
+from hyper_parameters import HyperParameters, shared_setting
+from resnet_study.errors import UsageError
+from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

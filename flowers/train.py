@@ -7,26 +7,26 @@ python -m flowers.train --version=NAME --resume                 # goes on where 
 
 import sys
 
-import hyper_parameters
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError
+from resnet_study.errors import UsageError, run_command
+from resnet_study.settings import Parser, add_flags
 
 
-def make_parser() -> hyper_parameters.Parser:
-    parser = hyper_parameters.Parser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="python -m flowers.train",
         description="Trains a ResNet with a new head on a folder of pictures, one folder per class, then tests it and draws figures.",
         allow_abbrev=False,
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
-    hyper_parameters.add_flags(parser, FlowerParameters)
+    add_flags(parser, FlowerParameters)
     return parser
 
 
 def main(argv=None) -> int:
     """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
-    return hyper_parameters.run_command(lambda: _run(argv))
+    return run_command(lambda: _run(argv))
 
 
 def _run(argv):
@@ -38,13 +38,13 @@ def _run(argv):
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     config = stored_settings(flags, goes_on=resume, may_begin=True)
 
-    import device_placement
+    from resnet_study import devices
 
-    device_placement.import_tensorflow()
+    devices.import_tensorflow()
     from flowers.transfer import train
 
     train(config, resume=resume, overwrite=overwrite)
-    if device_placement.is_chief(config.strategy):
+    if devices.is_chief(config.strategy):
         report(config)
 
 

@@ -15,14 +15,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import device_placement
 from cifar10_train import Train
 from flowers.data import PictureData, load_pictures, make_variant, training_batches
 from flowers.heads import build_transfer, find_base, load_base_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError, learning_rate_at
-from resnet_layers import PixelNormalization
-from run_folder import RunFolder, read_checkpoint, read_json, save_model, write_json
+from hyper_parameters import learning_rate_at
+from resnet_study import devices
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_json
+from resnet_study.networks.layers import PixelNormalization
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import save_model
 
 _LARGEST_FEATURES = 2 << 30  # bytes of cached features, of training and validation pictures together
 
@@ -291,7 +295,7 @@ class TransferTrain(Train):
         print(
             f"{config.model}, head {config.head_name}: {parameters:,} parameters, {trainable:,} of them trainable; base "
             f"{'trained' if config.base_trainable else 'frozen'}, its weights: {config.weights}; {self.policy}, "
-            f"{device_placement.describe_strategy(self.strategy)}, on "
+            f"{devices.describe_strategy(self.strategy)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test pictures at {config.image_size} x {config.image_size}\n"
@@ -344,7 +348,7 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
     """
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    if device_placement.is_chief(config.strategy):
+    if devices.is_chief(config.strategy):
         run.check(config, resume=resume, overwrite=overwrite)
     goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
     trainer = TransferTrain(config, run, load_weights=not goes_on)

@@ -10,16 +10,17 @@ import pytest
 import tensorflow as tf
 
 import cifar10_test
-import model_registry
-from baseline_networks import build_alexnet, build_lenet5, build_plain_cnn
 from cifar10_main import main
-from cifar10_test import load_model
 from cifar10_train import Train, train
-from fast_inference import fold_batch_norm
-from hyper_parameters import UsageError, from_flags, from_preset
-from resnet_layers import PixelNormalization
-from run_folder import read_checkpoint
-from training_report import published_number
+from hyper_parameters import from_flags, from_preset
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.layers import PixelNormalization
+from resnet_study.reports.published import published_number
+from resnet_study.saved_models import load_model
 
 NAMES = ("lenet5", "lenet5_1998", "alexnet", "alexnet_b", "alexnet_c", "plain_cnn")
 # architectures: layer by layer, by hand; the plain CNN as Keras' example prints it
@@ -55,11 +56,11 @@ def count(variables):
 
 @pytest.mark.parametrize(("name", "shape"), SIZES)
 def test_exact_sizes(name, shape):
-    model = model_registry.find(name).build(input_shape=shape)
+    model = registry.find(name).build(input_shape=shape)
     assert [layer.count_params() for layer in model.layers if layer.weights] == SIZES[name, shape]
     assert model.name == name and count(model.trainable_variables) == TOTALS.get((name, shape), sum(SIZES[name, shape]))
     if shape == (32, 32, 3):
-        assert model.count_params() == model_registry.find(name).trainable
+        assert model.count_params() == registry.find(name).trainable
 
 
 def maps(model, *names):
@@ -101,7 +102,7 @@ def test_local_response_normalization_is_the_papers(tmp_path):
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_1998", "alexnet_c", "plain_cnn"])
 def test_save_load_and_fast_inference(name, tmp_path):
-    build = model_registry.find(name).build
+    build = registry.find(name).build
     model = build(preprocessing=PixelNormalization([120.0, 121.0, 122.0], 60.0))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     model.save(tmp_path / "net.keras")
@@ -117,13 +118,13 @@ def test_save_load_and_fast_inference(name, tmp_path):
 
 
 def test_residual_nets_halve_28_twice():
-    model = model_registry.find("resnet8").build(input_shape=(28, 28, 1))
+    model = registry.find("resnet8").build(input_shape=(28, 28, 1))
     assert maps(model, *(f"stage{stage}_block1_relu2" for stage in (1, 2, 3))) == [28, 14, 7]
 
 
 @pytest.mark.parametrize(("name", "features"), [("lenet5", 84), ("alexnet", 4096), ("alexnet_c", 256), ("plain_cnn", 512)])  # fmt: skip
 def test_without_top(name, features):
-    assert model_registry.find(name).build(include_top=False).output_shape == (None, features)
+    assert registry.find(name).build(include_top=False).output_shape == (None, features)
 
 
 @pytest.mark.parametrize(

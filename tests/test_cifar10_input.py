@@ -9,9 +9,11 @@ import pytest
 import tensorflow as tf
 
 import cifar10_input
-import image_data
 from cifar10_input import Split, crop_and_flip, load_data, make_normalization, plan_batch, split_data, training_batches
-from hyper_parameters import UsageError, from_preset
+from hyper_parameters import from_preset
+from resnet_study.data import image_data as image_data
+from resnet_study.data.cifar_files import CIFAR10_CLASSES
+from resnet_study.errors import UsageError
 
 
 def load_from(path, dataset="cifar10"):
@@ -27,7 +29,7 @@ def test_planes_become_height_width_rgb(cifar_folder, cifar_rows):
         plane = rows[7, 1024 * channel : 1024 * (channel + 1)].reshape(32, 32)
         np.testing.assert_array_equal(image[..., channel], plane)
     assert data.train.labels[60:120].tolist() == labels and len(data.test) == 60
-    assert data.class_names == cifar10_input.CIFAR10_CLASSES
+    assert data.class_names == CIFAR10_CLASSES
 
 
 def test_folder_its_parent_and_the_archive_give_the_same(cifar_folder, cifar_archive):

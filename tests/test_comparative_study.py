@@ -16,18 +16,36 @@ import tensorflow as tf
 from conftest import ROOT, TINY, run_main, user_environment
 
 import cifar10_input
-import cifar10_test
-import comparative_study
-import image_corruption
-import model_registry
-import network_diagram
 import resnet
-import training_report
 from cifar10_main import main, make_parser
 from cifar10_train import Train
-from comparative_study import FinishedRun, GradientNorms, finish_runs, plan_runs
-from hyper_parameters import HyperParameters, UsageError, from_flags, from_preset
-from run_folder import HISTORY, RunFolder, write_json
+from hyper_parameters import HyperParameters, from_flags, from_preset
+from resnet_study.checkpoints import HISTORY
+from resnet_study.data import corruptions
+from resnet_study.errors import UsageError
+from resnet_study.files import write_json
+from resnet_study.networks import registry
+from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks
+from resnet_study.reports.published import find_family
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
+from resnet_study.studies import runs as comparative_study
+from resnet_study.studies.compare import accuracy_table, compare, difference_table
+from resnet_study.studies.cost import multiply_adds
+from resnet_study.studies.degradation import GradientNorms, degrade
+from resnet_study.studies.diagrams import draw_study
+from resnet_study.studies.robustness import measure_robustness
+from resnet_study.studies.runs import (
+    FinishedRun,
+    _is_finished,
+    _read_finished,
+    _write,
+    describe,
+    finish_runs,
+    format_spread,
+    group_runs,
+    plan_runs,
+)
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import reproduce
@@ -43,7 +61,7 @@ def study(tmp_path_factory):
     costs = {"training_seconds": 0.5, "inference_seconds": 0.25, "training_memory": None, "hardware": "a machine"}
     with pytest.MonkeyPatch.context() as patch:  # a process that starts TensorFlow and trains: the slow test has it
         patch.setattr(comparative_study, "_measure_cost_apart", lambda _: costs)
-        return comparative_study.compare(given, ["resnet8"], ["synthetic"], [0]), given
+        return compare(given, ["resnet8"], ["synthetic"], [0]), given
 
 
 def made_up(tmp_path, model, dataset, seed, train_errors, validation_errors, test_error):
@@ -65,33 +83,32 @@ def test_the_table_by_hand(tmp_path):
         made_up(tmp_path, "resnet20", "cifar10", 1, [0, 20, 18, 14], [0, 30, 20, 18], 18.0),
         made_up(tmp_path, "resnet32", "cifar10", 0, [0, 5, 6, 7], [0, 9, 8, 7], 11.5),
     ]
-    table = comparative_study.accuracy_table(comparative_study.group_runs(runs))
+    table = accuracy_table(group_runs(runs))
     first, second = table.to_dict("records")
     assert (
         first["seeds"] == 2 and first["training"] == [90, 86] and first["validation"] == [86, 82]
     )  # step 0 does not count
     assert first["test"] == [84, 82] and second["test"] == [88.5]
     assert first["published_training"] == 92.89 and first["published_test"] == 86.6
-    assert comparative_study.describe(first["test"]) == {"value": 83, "std": pytest.approx(2**0.5)}
-    assert comparative_study.format_spread(first["test"]) == "83.00 ± 1.41"
-    assert comparative_study.format_spread(second["test"]) == "88.50"
-    assert comparative_study.difference_table(table).empty  # no LeNet, no AlexNet
+    assert describe(first["test"]) == {"value": 83, "std": pytest.approx(2**0.5)}
+    assert format_spread(first["test"]) == "83.00 ± 1.41"
+    assert format_spread(second["test"]) == "88.50"
+    assert difference_table(table).empty  # no LeNet, no AlexNet
     table.loc[1, "model"], table.loc[1, "published_test"] = "lenet5", 63.47
-    differences = comparative_study.difference_table(table).to_dict("records")
+    differences = difference_table(table).to_dict("records")
     assert [(row["model"], row["over"], row["points"]) for row in differences] == [("resnet20", "lenet5", -5.5)]
     assert differences[0]["published_points"] == pytest.approx(23.13)
     table.loc[0, ["model", "published_test"]] = "lenet5_1998", 63.47  # the paper has one LeNet
-    assert comparative_study.difference_table(table)["published_points"].isna().all()
+    assert difference_table(table)["published_points"].isna().all()
     for changes in ({"shortcut": "B"}, {"heads": "kind"}):
         other = [dataclasses.replace(runs[0], config=dataclasses.replace(runs[0].config, **changes))]
-        table = comparative_study.accuracy_table(comparative_study.group_runs(other))
+        table = accuracy_table(group_runs(other))
         assert table[["published_training", "published_test"]].isna().all(axis=None)
 
 
 def test_which_net_is_held_against_which():
     found = [
-        training_report.find_family(name)
-        for name in ("resnet20", "resnet9", "lenet5", "lenet5_1998", "alexnet_b", "resnet20_preact")
+        find_family(name) for name in ("resnet20", "resnet9", "lenet5", "lenet5_1998", "alexnet_b", "resnet20_preact")
     ]
     assert found == ["resnet", "resnet", "lenet", "lenet", "alexnet", None]
 
@@ -160,7 +177,7 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
         "--report_freq=2 --synthetic_images=200"
     )
     costs = pd.read_csv(folder / "cost.csv").set_index("model")
-    model = cifar10_test.load_model(str(run.best))
+    model = load_model(str(run.best))
     assert costs["parameters"]["resnet8"] == sum(np.prod(weight.shape) for weight in model.trainable_weights)
     macs = costs["multiply_adds"]["resnet8"]
     assert costs["training_tflop"]["resnet8"] == pytest.approx(6 * macs * 4 * 32 / 1e12)
@@ -196,7 +213,7 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     }
     monkeypatch.setattr(comparative_study, "Train", None)  # nothing is trained
     monkeypatch.setattr(comparative_study, "_measure_cost_apart", None)
-    comparative_study.compare(given, ["resnet8"], ["synthetic"], [0])
+    compare(given, ["resnet8"], ["synthetic"], [0])
     # The depth may also be told by the number of blocks.
     configs = plan_runs(given | {"num_residual_blocks": 1}, ["resnet20"], ["synthetic"], [0])
     configs += plan_runs(given, ["resnet8", "resnet8"], ["synthetic"], [0])
@@ -205,7 +222,7 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     layers = RunFolder(folder.parent / configs[0].run_name).figures / "layers.md"
     content = layers.read_text()
     layers.unlink()  # as after a kill between two figures
-    assert not comparative_study._is_finished(configs[0])
+    assert not _is_finished(configs[0])
     layers.write_text(content)
     with pytest.raises(
         UsageError, match=r"expected a run with --init_lr=0.3 in .*seed0, which holds one with --init_lr=0.1"
@@ -214,12 +231,12 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     with pytest.raises(UsageError, match="was trained without"):
         finish_runs(plan_runs(given, ["resnet8"], ["synthetic"], [0]), make_callback=GradientNorms)
     with pytest.raises(UsageError, match="holds a run"):
-        comparative_study.compare(given | {"version": "resnet8-synthetic-smoke-seed0"}, ["resnet8"], ["synthetic"], [0])
+        compare(given | {"version": "resnet8-synthetic-smoke-seed0"}, ["resnet8"], ["synthetic"], [0])
 
 
 def test_robustness_begins_at_the_clean_test_accuracy(study):
     _, given = study
-    folder = comparative_study.measure_robustness(given, ["resnet8"], ["synthetic"], [0])
+    folder = measure_robustness(given, ["resnet8"], ["synthetic"], [0])
     table = pd.read_csv(folder / "robustness.csv")
     run = RunFolder(f"{given['runs_dir']}/resnet8-synthetic-smoke-seed0")
     clean = 100 - json.loads(run.result.read_text())["test_error"]
@@ -245,7 +262,7 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
     finished, (failure,) = finish_runs(configs)
     assert trained == [0, 1, 2] and finished == [0, 2] and re.search("seed1: the loss must be finite", failure)
     with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
-        comparative_study._write(tmp_path, "command", [], "tables", [], {}, [failure])
+        _write(tmp_path, "command", [], "tables", [], {}, [failure])
     assert failure in (tmp_path / "report.md").read_text()
     with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
         finish_runs(configs[1:2])
@@ -325,10 +342,8 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
             {"step": steps, "stem_conv": [8.0, 4, 2], "last_conv": [1.0, 1, 1], "predictions": [1, 1, 1]}
         ).to_csv(run.gradient_norms, index=False)
         runs.append(run)
-    folder = comparative_study.degrade(given, [8, 8], [0], short=True)
-    found = [
-        comparative_study._read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")
-    ]
+    folder = degrade(given, [8, 8], [0], short=True)
+    found = [_read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")]
     table = pd.read_csv(folder / "degradation.csv").set_index("form")
     assert table["training error, last report"].to_dict() == {"plain": 40, "resnet": 20}
     assert table["test error, chosen on validation"]["plain"] == 46
@@ -337,7 +352,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:  # the other net has failed
         patch.setattr(comparative_study, "finish_runs", lambda _, **__: (found[1:], ["plain8: it diverged"]))
         with pytest.raises(UsageError, match="shows the others: plain8: it diverged"):
-            comparative_study.degrade(given, [8], [0], short=True)
+            degrade(given, [8], [0], short=True)
     assert pd.read_csv(folder / "degradation.csv")["form"].tolist() == ["resnet"]
     assert {path.stem for path in folder.glob("*.png")} == {
         "error_against_step",
@@ -356,7 +371,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
             for each, model in zip(found, ("plain20", "resnet20"), strict=True)
         ]
         monkeypatch.setattr(comparative_study, "finish_runs", lambda _, finished=finished, **__: (finished, []))
-        comparative_study.degrade(given, [8], [0], short=True)
+        degrade(given, [8], [0], short=True)
         rows = json.loads((folder / "study.json").read_text())["rows"]
         assert {(row["model"], row["metric"]): row["published"] for row in rows if row["published"]} == (
             {("resnet20", "test error, chosen on validation"): published} if published else {}
@@ -364,7 +379,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     monkeypatch.undo()
     runs[0].gradient_norms.write_text("step\n1,2,3\nx")
     with pytest.raises(UsageError, match=r"gradient_norms\.csv is damaged"):
-        comparative_study.degrade(given, [8], [0], short=True)
+        degrade(given, [8], [0], short=True)
 
 
 @pytest.mark.parametrize("form", ["v1", "preact"])
@@ -387,9 +402,9 @@ def test_a_block_without_weights_is_the_identity(form):
 
 
 def test_multiply_adds_are_counted_exactly():
-    assert comparative_study.multiply_adds(resnet.build_resnet20()) == 40_551_040
+    assert multiply_adds(resnet.build_resnet20()) == 40_551_040
     grey = resnet.build_resnet20(input_shape=(28, 28, 1))
-    assert comparative_study.multiply_adds(grey) == pytest.approx(30.8e6, abs=0.05e6)
+    assert multiply_adds(grey) == pytest.approx(30.8e6, abs=0.05e6)
     layers = keras.layers
     mixed = keras.Sequential(
         [
@@ -400,65 +415,65 @@ def test_multiply_adds_are_counted_exactly():
             layers.Dense(4),
         ]
     )
-    assert comparative_study.multiply_adds(mixed) == 7 * 7 * 3 * (9 + 8) + 5 * 5 * 8 * 9 + 5 * 5 * 8 * 4
-    lenet = model_registry.find("lenet5").build(input_shape=(28, 28, 1))
-    assert comparative_study.multiply_adds(lenet) == 117_600 + 240_000 + 48_000 + 10_080 + 840
-    alexnet = model_registry.find("alexnet").build()
+    assert multiply_adds(mixed) == 7 * 7 * 3 * (9 + 8) + 5 * 5 * 8 * 9 + 5 * 5 * 8 * 4
+    lenet = registry.find("lenet5").build(input_shape=(28, 28, 1))
+    assert multiply_adds(lenet) == 117_600 + 240_000 + 48_000 + 10_080 + 840
+    alexnet = registry.find("alexnet").build()
     maps = 256 * 64 * 27 + 64 * 192 * 576 + 16 * (384 * 1728 + 256 * 3456 + 256 * 2304)
-    assert comparative_study.multiply_adds(alexnet) == maps + 1024 * 4096 + 4096 * 4096 + 4096 * 10 == 62_742_528
+    assert multiply_adds(alexnet) == maps + 1024 * 4096 + 4096 * 4096 + 4096 * 10 == 62_742_528
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_corruption(channels):
     images = cifar10_input.load_data(from_preset("smoke", synthetic_images=40)).test.images[:8, ..., :channels]
-    for corruption in image_corruption.CORRUPTIONS:
+    for corruption in corruptions.CORRUPTIONS:
         distances = [
-            np.abs(np.int32(image_corruption.corrupt(images, corruption, strength)) - images).mean()
-            for strength in image_corruption.STRENGTHS
+            np.abs(np.int32(corruptions.corrupt(images, corruption, strength)) - images).mean()
+            for strength in corruptions.STRENGTHS
         ]
         assert distances[0] == 0 and distances[1] > 0, (corruption, distances)
         # What JPEG does to a few flat pictures need not grow from one quality to the next.
         assert (np.diff(distances[1:]) > (-0.5 if corruption == "jpeg" else 0)).all(), (corruption, distances)
-        again = image_corruption.corrupt(images, corruption, 3)
-        np.testing.assert_array_equal(again, image_corruption.corrupt(images, corruption, 3))
+        again = corruptions.corrupt(images, corruption, 3)
+        np.testing.assert_array_equal(again, corruptions.corrupt(images, corruption, 3))
         assert again.shape == images.shape and again.dtype == np.uint8
-    noise = np.int32(image_corruption.corrupt(np.full((100, 32, 32, channels), 128, np.uint8), "noise", 5)) - 128
+    noise = np.int32(corruptions.corrupt(np.full((100, 32, 32, channels), 128, np.uint8), "noise", 5)) - 128
     assert noise.std() == pytest.approx(25.5, rel=0.02) and abs(noise.mean()) < 0.5
-    assert (image_corruption.corrupt(images, "noise", 3, seed=1) != image_corruption.corrupt(images, "noise", 3)).any()
+    assert (corruptions.corrupt(images, "noise", 3, seed=1) != corruptions.corrupt(images, "noise", 3)).any()
     for arguments in ((images, "fog", 1), (images, "noise", 6), (images / 255, "noise", 1), (images[0], "blur", 1)):
         with pytest.raises(UsageError, match="expected"):
-            image_corruption.corrupt(*arguments)
+            corruptions.corrupt(*arguments)
 
 
 def test_colours_keep_their_hue():
     red = np.zeros((1, 8, 8, 3), np.uint8)
     red[..., 0] = 100
-    brighter = image_corruption.corrupt(red, "brightness", 4)
+    brighter = corruptions.corrupt(red, "brightness", 4)
     assert (brighter[..., 0] == 151).all() and not brighter[..., 1:].any()
-    red_ = image_corruption.corrupt(red, "jpeg", 1)[0, 4, 4].astype(int)
+    red_ = corruptions.corrupt(red, "jpeg", 1)[0, 4, 4].astype(int)
     assert red_[0] > 90 and red_[1:].max() < 15  # not taken for blue
 
 
 def test_diagrams_show_what_is_in_the_net():
-    labels, edges, _ = network_diagram._cut_block(resnet.build_resnet20(), "stage1_block2")
+    labels, edges, _ = _cut_block(resnet.build_resnet20(), "stage1_block2")
     assert ("x", "stage1_block2_add") in edges and ("x", "stage1_block2_conv1") in edges
     assert labels["stage1_block2_conv1"] == "conv 3 x 3, 16"
     plain = resnet.build_resnet(3, "plain")
-    assert not [edge for edge in network_diagram._cut_block(plain, "stage1_block2")[1] if edge[0] == "x"][1:]
-    boxes = network_diagram._network_boxes(resnet.build_resnet20())
+    assert not [edge for edge in _cut_block(plain, "stage1_block2")[1] if edge[0] == "x"][1:]
+    boxes = _network_boxes(resnet.build_resnet20())
     assert sum(count for _, count, has_shortcut, _ in boxes if has_shortcut) == 9
     assert boxes[2][0] == ["2 x conv 3 x 3, 16", "32 x 32 x 16"] and boxes[2][1] == 3
-    assert not any(has_shortcut for _, _, has_shortcut, _ in network_diagram._network_boxes(plain))
+    assert not any(has_shortcut for _, _, has_shortcut, _ in _network_boxes(plain))
     # Branches that meet again are one box, also without a name.
     image = keras.Input((8, 8, 3))
     branches = [keras.layers.Conv2D(4, size, padding="same")(image) for size in (1, 3)]
     joined = keras.layers.ReLU()(keras.layers.Concatenate()(branches))
     branched = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(joined)))
-    assert [box[0] for box in network_diagram._network_boxes(branched)] == [
+    assert [box[0] for box in _network_boxes(branched)] == [
         ["image", "8 x 8 x 3"], ["conv 1 x 1, 4", "conv 3 x 3, 4", "512"], ["dense 2"],
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no layers named stage9_block1"):
-        network_diagram.draw_blocks([plain], "stage9_block1")
+        draw_blocks([plain], "stage9_block1")
 
 
 def test_diagram_mode(tmp_path, monkeypatch, capsys):
@@ -479,13 +494,13 @@ def test_diagram_mode(tmp_path, monkeypatch, capsys):
 
 def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
     thin = {"modules": (1, 1, 1), "width": 0.1}
-    spec = dataclasses.replace(model_registry.find("inception_resnet_v1"), options=thin)
-    monkeypatch.setitem(model_registry.MODELS, "inception_resnet_v1", spec)
-    folder = network_diagram.draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1"])
+    spec = dataclasses.replace(registry.find("inception_resnet_v1"), options=thin)
+    monkeypatch.setitem(registry.MODELS, "inception_resnet_v1", spec)
+    folder = draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1"])
     (row,) = json.loads((folder / "study.json").read_text())["rows"]
     assert row["dataset"] == "299 x 299 x 3, 10 classes"  # the size that the builder itself takes
     given = {"runs_dir": str(tmp_path), "version": "b", "shortcut": "B", "num_residual_blocks": 1}
-    folder = network_diagram.draw_study(given, ["resnet20"])
+    folder = draw_study(given, ["resnet20"])
     study = json.loads((folder / "study.json").read_text())
     expected = resnet.build_resnet(1, shortcut="B")
     assert study["rows"][0]["value"] == sum(int(np.prod(weight.shape)) for weight in expected.trainable_weights)
@@ -494,7 +509,7 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
         "python cifar10_main.py --mode=diagram --models=resnet20 --version=b --shortcut=B --num_residual_blocks=1"
     )
     with pytest.raises(UsageError, match="plain8 has no option shortcut"):
-        network_diagram.draw_study({"runs_dir": str(tmp_path), "shortcut": "B"}, ["plain8"])
+        draw_study({"runs_dir": str(tmp_path), "shortcut": "B"}, ["plain8"])
 
 
 @pytest.mark.parametrize(

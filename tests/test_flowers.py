@@ -22,13 +22,16 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
-import grad_cam
-import model_registry
-import run_folder
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError
-from run_folder import RunFolder, read_checkpoint
+from resnet_study import run_folder as run_folder
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.data.image_files import read_picture
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.reports import grad_cam
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
 
 
 def draw_pictures(folder, counts, size=40):
@@ -161,7 +164,7 @@ def test_a_frozen_base_keeps_its_statistics_and_one_picture_equals_its_row(small
 def test_saved_nets_come_back(small, tmp_path):
     small.save(tmp_path / "net.keras")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))
-    again = cifar10_test.load_model(str(tmp_path / "net.keras"))
+    again = load_model(str(tmp_path / "net.keras"))
     np.testing.assert_allclose(cifar10_test.test(again, images), cifar10_test.test(small, images), atol=1e-6)
 
 
@@ -251,13 +254,13 @@ def test_grad_cam_finds_maps_within_the_base(small):
 @pytest.mark.parametrize(("name", "size"), [("resnet8", 8), ("inception_resnet_v1_small", 32)])
 def test_grad_cam_passes_over_layers_on_branches(name, size):
     """The last maps of 4 x 4 cells lie within a residual block or a reduction."""
-    model = model_registry.find(name).build(input_shape=(size, size, 3), classes=3)
+    model = registry.find(name).build(input_shape=(size, size, 3), classes=3)
     heat = grad_cam.explain(model, np.random.default_rng(0).integers(0, 256, (1, size, size, 3)), [1])
     assert heat.shape == (1, size, size) and np.isfinite(heat).all()
 
 
 def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
-    model = model_registry.find("resnet8").build(input_shape=(16, 16, 3), classes={"class": 10, "kind": 2})
+    model = registry.find("resnet8").build(input_shape=(16, 16, 3), classes={"class": 10, "kind": 2})
     images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
     # Of the ten classes, all scores but one are 0 everywhere.
     kernel, bias = model.get_layer("predictions_class").get_weights()
@@ -480,9 +483,9 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     assert len(table) == 2 and set(table["class_1"]) <= {"pink primrose", "2", "globe thistle"}
     assert "95 % interval" in capsys.readouterr().out
     probabilities = np.load(finished.predictions)
-    model = cifar10_test.load_model(str(finished.best))
+    model = load_model(str(finished.best))
     paths = sorted((pictures / "valid" / "10").iterdir())
-    images = np.stack([cifar10_test.read_picture(path, (32, 32, 3)) for path in paths])
+    images = np.stack([read_picture(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
     # A net of the text's quirks is asked about pictures squeezed as in its training.
     asked = []
@@ -527,7 +530,7 @@ def test_published_trials():
 @pytest.mark.slow
 def test_a_run_gives_its_base_to_another(finished, pictures, tmp_path):
     trainer = transfer.TransferTrain(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
-    source = heads.find_base(cifar10_test.load_model(str(finished.best)))
+    source = heads.find_base(load_model(str(finished.best)))
     for expected, received in zip(source.get_weights(), trainer.base.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
     other = settings(pictures, tmp_path, weights=str(finished.path), model="resnet152v2")

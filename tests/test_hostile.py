@@ -27,15 +27,20 @@ from hypothesis import strategies as st
 
 import cifar10_test
 import flowers.train
-import run_folder
-import training_report
 from cifar10_input import load_data
 from cifar10_main import main
-from cifar10_test import load_model, read_picture
 from flowers.data import load_pictures
 from flowers.settings import FlowerParameters
-from hyper_parameters import UsageError, from_preset
-from run_folder import RunFolder, read_checkpoint, read_json, write_atomically, write_checkpoint, write_json
+from hyper_parameters import from_preset
+from resnet_study import run_folder as run_folder
+from resnet_study.checkpoints import read_checkpoint, write_checkpoint
+from resnet_study.data.image_files import read_picture
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.reports.figures import draw_grid
+from resnet_study.reports.results import TESTED
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
 
 ROWS = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -786,7 +791,7 @@ def test_odd_names_of_classes(tmp_path, name):
     run = RunFolder(tmp_path / "run")
     write_json(run.data, {"class_names": names})
     assert tuple(run.read_class_names()) == names
-    figure = training_report.draw_grid([[np.zeros((8, 8, 3), np.uint8)]] * 2, names, "title")
+    figure = draw_grid([[np.zeros((8, 8, 3), np.uint8)]] * 2, names, "title")
     figure.savefig(io.BytesIO(), format="png")
     write_atomically(run.path / "table.csv", f"{names}\n" + "".join(names))
 
@@ -981,7 +986,7 @@ def test_damaged_files_of_a_run(finished, damage, kind):
         "config": finished.read_config,
         "data": finished.read_class_names,
         "environment": lambda: read_json(path, [dict]),
-        "result": lambda: read_json(path, training_report.TESTED),
+        "result": lambda: read_json(path, TESTED),
         "error_csv": finished.read_history,
         "predictions": lambda: finished.read_predictions((40, 10)),
     }

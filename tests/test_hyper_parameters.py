@@ -4,8 +4,10 @@ import math
 
 import pytest
 
-import hyper_parameters
-from hyper_parameters import PRESETS, HyperParameters, UsageError, from_flags, from_preset, learning_rate_at
+from hyper_parameters import HyperParameters, from_flags, from_preset, learning_rate_at
+from resnet_study.errors import UsageError, run_command
+from resnet_study.presets import PRESETS
+from resnet_study.settings import add_flags
 
 ORIGINAL_FLAGS = [
     "version",
@@ -143,7 +145,7 @@ def test_a_recipe_keeps_what_data_set_and_net_ask_for(preset, settings, expected
 
 def test_booleans_are_parsed_in_all_their_spellings():
     parser = argparse.ArgumentParser()
-    hyper_parameters.add_flags(parser)
+    add_flags(parser, HyperParameters)
     assert vars(parser.parse_args([])) == {}
     for text, value in ((["--augment"], True), (["--augment=False"], False), (["--augment", "0"], False)):
         assert parser.parse_args(text).augment is value
@@ -184,7 +186,7 @@ def test_ctrl_c_says_that_it_stopped(capsys):
     def stop():
         raise KeyboardInterrupt
 
-    assert hyper_parameters.run_command(stop) == 130 and capsys.readouterr().err == "stopped\n"
+    assert run_command(stop) == 130 and capsys.readouterr().err == "stopped\n"
 
 
 def test_the_command_repeats_the_run_wherever_it_lies():

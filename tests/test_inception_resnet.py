@@ -2,10 +2,10 @@ import keras
 import numpy as np
 import pytest
 
-import network_diagram
-from fast_inference import fold_batch_norm
-from inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
-from resnet_layers import FusedBatchNormalization
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
+from resnet_study.networks.layers import FusedBatchNormalization
+from resnet_study.studies.diagrams import draw_study
 
 # architecture: Szegedy et al. 2016 with ten classes, worked out by hand: output size and channels after each part
 SIZES = {
@@ -149,6 +149,6 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 def test_the_modules_are_drawn_from_the_model(tmp_path):
     """Figures 2 and 3 of Liang 2020: the study of diagrams has a picture of each module."""
-    folder = network_diagram.draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1_small"])
+    folder = draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1_small"])
     drawn = {path.stem for path in folder.glob("block-*.png")}
     assert drawn == {f"block-{name}" for name in ("module_a1", "module_b1", "module_c1", "reduction_a", "reduction_b")}

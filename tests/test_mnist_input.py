@@ -9,10 +9,12 @@ import pytest
 from conftest import MNIST_FILES, idx_bytes
 
 import cifar10_input
-import image_data
-import mnist_input
 from cifar10_input import load_data, split_data
-from hyper_parameters import UsageError, from_preset
+from hyper_parameters import from_preset
+from resnet_study.data import image_data as image_data
+from resnet_study.data import mnist
+from resnet_study.data.image_data import ImageData, Split
+from resnet_study.errors import UsageError
 
 
 def load(place):
@@ -86,8 +88,8 @@ def test_downloads_are_checked_and_kept(tmp_path, monkeypatch, mnist_arrays):
     site = tmp_path / "site" / "mnist.npz"
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(image_data, "_WAITS", (0, 0))
-    monkeypatch.setattr(mnist_input, "_URL", site.as_uri())
-    monkeypatch.setattr(mnist_input, "_SHA256", hashlib.sha256(good).hexdigest())
+    monkeypatch.setattr(mnist, "_URL", site.as_uri())
+    monkeypatch.setattr(mnist, "_SHA256", hashlib.sha256(good).hexdigest())
     for content in (None, b"", good[:1000], good[:-1] + b"x"):
         if content is not None:
             site.write_bytes(content)
@@ -101,8 +103,8 @@ def test_downloads_are_checked_and_kept(tmp_path, monkeypatch, mnist_arrays):
 
 
 def test_the_published_file_is_kerass():
-    assert mnist_input._URL == "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-    assert mnist_input._SHA256 == "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+    assert mnist._URL == "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+    assert mnist._SHA256 == "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 
 def test_missing_data_names_the_ways_out(tmp_path, mnist_folder):
@@ -118,20 +120,20 @@ def test_the_split_of_the_presets_is_55000_and_5000():
     """The class counts of the published training part, without its pictures."""
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     labels = np.repeat(np.arange(10, dtype=np.int32), counts)
-    train = image_data.Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
-    data = image_data.ImageData(train, train, tuple("0123456789"), "")
+    train = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
+    data = ImageData(train, train, tuple("0123456789"), "")
     for preset in ("mnist", "mnist_resnet9", "mnist_lenet", "mnist_alexnet"):
         training, validation = split_data(data, from_preset(preset))
         assert (len(training), len(validation)) == (55_000, 5_000)
         assert abs(np.bincount(validation.labels) - np.array(counts) / 12).max() < 1
-    even = image_data.Split(train.images[:500], np.repeat(np.arange(10, dtype=np.int32), 50))
-    validation = split_data(image_data.ImageData(even, even, data.class_names, ""), from_preset("fast"))[1]
+    even = Split(train.images[:500], np.repeat(np.arange(10, dtype=np.int32), 50))
+    validation = split_data(ImageData(even, even, data.class_names, ""), from_preset("fast"))[1]
     assert np.bincount(validation.labels).tolist() == [5] * 10
 
 
 def test_the_presets_neither_mirror_digits_nor_brighten_their_margin(mnist_folder):
     data = load(mnist_folder)
-    dark = image_data.Split(np.zeros_like(data.train.images), data.train.labels)
+    dark = Split(np.zeros_like(data.train.images), data.train.labels)
     dark.images[:, 8:20, 8:20] = 255
     dark.images[:, 8:20, 8:14] = 100  # left and right can be told apart
     for preset in ("mnist", "mnist_resnet9", "mnist_lenet", "mnist_alexnet"):

@@ -14,11 +14,13 @@ import cifar10_test
 import cifar10_train
 from cifar10_input import load_data, load_heads, split_data
 from cifar10_main import main
-from cifar10_test import load_model
 from cifar10_train import MultiTaskTrain, Train, train
-from fast_inference import fold_batch_norm
-from hyper_parameters import HyperParameters, UsageError, from_preset
-from run_folder import RunFolder, read_checkpoint
+from hyper_parameters import HyperParameters, from_preset
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
 
 
 def tiny(folder, data_dir, **settings):

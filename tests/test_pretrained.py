@@ -10,13 +10,16 @@ import pytest
 from conftest import ROOT
 
 import cifar10_test
-import fast_inference
 import resnet
-from cifar10_input import CIFAR10_CLASSES, load_data
-from cifar10_test import load_model, measure, read_picture
+from cifar10_input import load_data
+from cifar10_test import measure
 from hyper_parameters import from_preset
+from resnet_study.data.cifar_files import CIFAR10_CLASSES
+from resnet_study.data.image_files import read_picture
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.saved_models import load_model
 
-FOLDER = ROOT / "pretrained"
+FOLDER = ROOT / "resnet_study" / "pretrained"
 ROWS = re.findall(r"\| `(\S+\.keras)` \|.*\| ([\d.]+) % \|.*`([0-9a-f]{64})`", (FOLDER / "README.md").read_text())
 
 
@@ -72,6 +75,6 @@ def test_shipped_weights_have_the_error_they_state(cifar10, name, error):
 @pytest.mark.parametrize("name", [name for name, _, _ in ROWS])
 def test_folded_bfloat16_names_the_same_classes(cifar10, name):
     model = load_model(str(FOLDER / name))
-    folded = fast_inference.fold_batch_norm(model, "mixed_bfloat16")
+    folded = fold_batch_norm(model, "mixed_bfloat16")
     expected, received = (cifar10_test.test(net, cifar10.test.images).argmax(axis=1) for net in (model, folded))
     assert np.mean(received == expected) >= 0.998

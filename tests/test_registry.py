@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import model_registry
-from hyper_parameters import HyperParameters, UsageError
-from model_registry import MODELS
+from hyper_parameters import HyperParameters
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.networks.registry import MODELS
 
 # Nets for which a step in bfloat16 does not lower the loss of twenty pictures, while one in float32 does.
 DEEPER_THAN_BFLOAT16 = ("plain110", "resnet1001_v2")
@@ -35,7 +36,7 @@ def count(variables):
 def test_every_registered_net(name, policy, tmp_path, request):
     """Shape, finite numbers, size, a gradient for every weight, a step that lowers the loss, save and load."""
     keras.utils.set_random_seed(0)
-    spec = model_registry.find(name)
+    spec = registry.find(name)
     # Nets that end in global pooling have the stated count at any size, and the smallest costs least.
     size = (
         spec.minimum_size
@@ -87,7 +88,7 @@ def test_every_registered_net(name, policy, tmp_path, request):
 
 @pytest.mark.parametrize("name", ["resnet8_v2", "plain26", "resnet14_preact"])
 def test_other_depths_are_found(name):
-    spec = model_registry.find(name)
+    spec = registry.find(name)
     model = spec.build()
     assert model.name == name
     assert count(model.trainable_variables) == spec.trainable
@@ -96,14 +97,14 @@ def test_other_depths_are_found(name):
 @pytest.mark.parametrize("name", ["resnet21", "plain20_preact", "resnet2", "vgg"])
 def test_unknown_names_get_the_known_ones(name):
     with pytest.raises(UsageError, match=f"received '{name}'.*resnet20, resnet32"):
-        model_registry.find(name)
+        registry.find(name)
 
 
 def test_small_pictures_are_refused_by_nets_for_large_ones():
     with pytest.raises(
         UsageError, match="inception_resnet_v1 needs pictures of at least 75 x 75 pixels, received 75 x 74"
     ):
-        model_registry.find("inception_resnet_v1").build(input_shape=(75, 74, 3))
+        registry.find("inception_resnet_v1").build(input_shape=(75, 74, 3))
 
 
 @pytest.mark.parametrize(
@@ -121,15 +122,15 @@ def test_options_that_a_net_does_not_have_are_refused(model, options):
     assert config.net_options == options
     (name,) = options
     with pytest.raises(UsageError, match=f"--model={model} has no option {name}, .*such as (resnet20|alexnet)"):
-        model_registry.find(model).check_options(config.net_options)
+        registry.find(model).check_options(config.net_options)
 
 
 def test_every_net_builds_with_the_options_it_accepts():
     values = {"shortcut": "B", "squeeze_excitation": 4, "block_dropout": 0.1, "stochastic_depth": 0.2,
               "zero_last_gamma": True, "maxout": 2}  # fmt: skip
     for name in ("resnet8", "resnet8_preact", "plain8", "resnet8_v2"):
-        spec = model_registry.find(name)
+        spec = registry.find(name)
         model = spec.build(**{option: values[option] for option in spec.accepts})
         assert count(model.trainable_variables) > spec.trainable
-    alexnet = model_registry.find("alexnet_b").build(dropout=0.2)
+    alexnet = registry.find("alexnet_b").build(dropout=0.2)
     assert [layer.rate for layer in alexnet.layers if isinstance(layer, keras.layers.Dropout)] == [0.2, 0.2]

@@ -15,13 +15,15 @@ import pytest
 from conftest import ROOT, TINY
 
 import cifar10_input
-import image_data
-import run_folder
 from cifar10_input import ImageData, Split, load_data
 from cifar10_main import main
 from cifar10_train import Train, train
-from hyper_parameters import UsageError, from_preset
-from run_folder import RunFolder, read_checkpoint
+from hyper_parameters import from_preset
+from resnet_study.checkpoints import HISTORY, read_checkpoint
+from resnet_study.data import image_data as image_data
+from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED, _SITE
+from resnet_study.errors import UsageError
+from resnet_study.run_folder import RunFolder, shutil
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import crash_test
@@ -76,7 +78,7 @@ def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, 
             path.rmdir()
 
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt), run.locked():
-            patch.setattr(run_folder.shutil, "rmtree", delete)
+            patch.setattr(shutil, "rmtree", delete)
             run.begin(config, resume=False, overwrite=True)
         assert run.holds_run() and run.checkpoints.exists() == (survived == 0)
         with run.locked():
@@ -90,7 +92,7 @@ def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):
     run.checkpoints.mkdir()
     for step in (7, 8, 9):
         (run.checkpoints / f"step-{step:08d}.npz").write_bytes(b"damaged")
-    row = dict.fromkeys(run_folder.HISTORY, 1.0)
+    row = dict.fromkeys(HISTORY, 1.0)
     facts = {"history": [row], "interval": {"images": 0, "wrong": 0, "loss": 0, "seconds": 0}, "seconds": 0, "net": {}}
     for step in (1, 2, 3):
         run.save_checkpoint(step, {"a": np.ones(3)}, facts | {"step": step})
@@ -313,8 +315,8 @@ def site(cifar_archive, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10_input, "_SITE", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setattr(image_data, "_WAITS", (0.01, 0.02))
     monkeypatch.setattr(image_data, "_TIMEOUT", 0.5)
-    published = dataclasses.replace(cifar10_input._CIFAR10, sha256=server.sha256)
-    monkeypatch.setitem(cifar10_input._PUBLISHED, "cifar10", published)
+    published = dataclasses.replace(_CIFAR10, sha256=server.sha256)
+    monkeypatch.setitem(_PUBLISHED, "cifar10", published)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.closing.set()
@@ -365,7 +367,7 @@ def test_ctrl_c_and_a_kill_leave_nothing_that_is_read(site):
 
 def test_four_processes_end_with_one_good_copy(site):
     code = (
-        f"import cifar10_input as c, dataclasses\nfrom hyper_parameters import from_preset\nc._SITE={cifar10_input._SITE!r}\n"
+        f"import cifar10_input as c, dataclasses\nfrom hyper_parameters import from_preset\nc._SITE={_SITE!r}\n"
         f"c._PUBLISHED['cifar10']=dataclasses.replace(c._CIFAR10, sha256={site.sha256!r})\n"
         "assert len(c.load_data(from_preset('fast')).train) == 300"
     )

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import model_registry
 import resnet
-import resnet_layers
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet import build_resnet
-from resnet_layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
+from resnet_study.networks import layers, registry
+from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
+from resnet_study.saved_models import copy_weights
 
 # architecture: He et al. 2015, section 4.2, worked out by hand for 32x32x3 and 10 classes
 TRAINABLE = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -201,7 +201,7 @@ class TestResnet9:
     def test_has_the_documented_parameters_and_map_sizes(self):
         model = resnet.build_resnet9()
         trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-        assert trainable == model_registry.find("resnet9").trainable == 3188450
+        assert trainable == registry.find("resnet9").trainable == 3188450
         shapes = [model.get_layer(name).output.shape[1:] for name in ("stem_relu", "stage1_relu", "stage2_relu")]
         assert shapes == [(31, 31, 24), (15, 15, 64), (7, 7, 256)]
         assert model.get_layer("stage3_block1_2_relu").output.shape[1:] == (3, 3, 256)
@@ -210,9 +210,7 @@ class TestResnet9:
         rng = np.random.default_rng(0)
         images = np.abs(rng.normal(size=(2, 8, 8, 5))).astype("float32")
         for filters in (3, 9):
-            layer = keras.layers.Conv2D(
-                filters, 3, padding="same", kernel_initializer=resnet_layers.PartialIdentity(seed=1)
-            )
+            layer = keras.layers.Conv2D(filters, 3, padding="same", kernel_initializer=layers.PartialIdentity(seed=1))
             outputs = np.asarray(layer(images))
             copied = min(filters, 5)
             np.testing.assert_array_equal(outputs[..., :copied], images[..., :copied])
@@ -229,7 +227,7 @@ class TestResnet9:
         noise = rng.normal(size=(1200, 9, 9, 3)).astype("float32")
         noise[600:, ..., 0] *= 2  # patches are summed in pieces
         images = noise + np.roll(noise, 1, axis=1) + 0.5 * noise[..., :1]  # neighbours and channels hang together
-        layer = resnet_layers.PatchWhitening(3)
+        layer = layers.PatchWhitening(3)
         layer(images[:1])
         layer.adapt(images)
         outputs = np.asarray(layer(images))
@@ -238,7 +236,7 @@ class TestResnet9:
         covariance = np.cov(outputs[..., :12].reshape(-1, 12), rowvar=False)
         np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
         assert [weight.name for weight in layer.trainable_weights] == ["bias"]
-        grey = resnet_layers.PatchWhitening(1)
+        grey = layers.PatchWhitening(1)
         grey(images[:1, ..., :1])
         assert grey.trainable_weights == []
 
@@ -248,7 +246,7 @@ class TestResnet9:
         )
         run = train(config)
         trainer = Train(config, run)
-        expected = resnet_layers.PatchWhitening(3)
+        expected = layers.PatchWhitening(3)
         pictures = trainer.normalization(trainer.training.images[:5000])
         expected(pictures[:1])
         expected.adapt(pictures)
@@ -331,7 +329,7 @@ def test_options_add_what_they_should_and_nothing_when_off(option, plain_and_opt
 @pytest.mark.parametrize("option", ["block_dropout", "stochastic_depth"])
 def test_dropping_changes_training_only(option, plain_and_optional):
     net, optional = plain_and_optional
-    resnet.copy_weights(net, optional[option])
+    copy_weights(net, optional[option])
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(optional[option](images, training=False), net(images, training=False))
     first, second = (optional[option](images, training=True).numpy() for _ in range(2))

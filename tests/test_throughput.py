@@ -6,10 +6,11 @@ import pytest
 from conftest import ROOT
 
 import cifar10_input
-import model_registry
 import resnet
-from fast_inference import fold_batch_norm, halve_weights
 from hyper_parameters import HyperParameters
+from resnet_study.networks import registry
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.saved_models import halve_weights
 
 _spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks" / "throughput.py")
 throughput = importlib.util.module_from_spec(_spec)
@@ -102,7 +103,7 @@ def test_folding_refuses_what_it_cannot_fold():
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet32"])
 def test_stock_net_has_as_many_parameters_as_ours(model):
-    spec = model_registry.find(model)
+    spec = registry.find(model)
     stock = throughput.build_stock(spec.options["num_residual_blocks"])
     assert sum(int(np.prod(variable.shape)) for variable in stock.trainable_variables) == spec.trainable
     throughput._check_parameters(stock.trainable_variables, {"contender": "stock", "model": model})

@@ -21,10 +21,14 @@ import cifar10_input
 import cifar10_test
 import cifar10_train
 from cifar10_main import main
-from cifar10_test import load_model, measure, read_picture
+from cifar10_test import measure
 from cifar10_train import Train, train
-from hyper_parameters import UsageError, from_preset
-from run_folder import RunFolder, read_checkpoint
+from hyper_parameters import HyperParameters, from_preset
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.data.image_files import read_picture
+from resnet_study.errors import UsageError
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
 
 README = (ROOT / "README.md").read_text()
 
@@ -119,7 +123,7 @@ def test_mode_test_and_predict(finished, tmp_path):
 
 
 def test_mirror_images_are_told_apart(finished):
-    config = dataclasses.replace(finished.read_config(), runs_dir=str(finished.path.parent))
+    config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
     plain, _ = cifar10_test.evaluate(config)
     both, _ = cifar10_test.evaluate(dataclasses.replace(config, test_flip=True))
     tested, net = cifar10_input.load_data(config).test, load_model(finished.best)

@@ -5,16 +5,11 @@ halve_weights(source, target)     a .keras file with its weights in half precisi
 """
 
 import collections
-import io
-import zipfile
-from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
-from resnet_layers import PixelNormalization
-from run_folder import write_atomically
+from resnet_study.networks.layers import PixelNormalization
 
 
 def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
@@ -100,44 +95,3 @@ def _fold(convolution, norm) -> list[np.ndarray]:
     beta = np.asarray(norm.beta, np.float64) if norm.center else 0.0
     factor = gamma / np.sqrt(variance + norm.epsilon)
     return [kernel * factor, beta + ((bias[0] if bias else 0.0) - mean) * factor]
-
-
-def halve_weights(source: Path, target: Path) -> None:
-    """Writes a copy of a `.keras` file whose weights are rounded to float16; Keras loads it as float32.
-
-    Args:
-        source: file of `keras.Model.save`.
-        target: file to write, may be `source`.
-
-    Raises:
-        ValueError: a weight is too large for float16 (65,504).
-    """
-    archive = io.BytesIO()
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
-        for member in old.infolist():
-            content = old.read(member)
-            if member.filename.endswith(".h5"):
-                content = _halve_arrays(content)
-            new.writestr(zipfile.ZipInfo(member.filename), content, zipfile.ZIP_DEFLATED)
-    write_atomically(Path(target), archive.getvalue())
-
-
-def _halve_arrays(content: bytes) -> bytes:
-    """An HDF5 file with its float32 arrays as float16."""
-    result = io.BytesIO()
-    with h5py.File(io.BytesIO(content)) as old, h5py.File(result, "w") as new:
-
-        def copy(name, item):
-            if isinstance(item, h5py.Group):
-                copied = new.require_group(name)
-            else:
-                values = item[()]
-                is_single = values.dtype == np.float32
-                if is_single and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-                    raise ValueError(f"weights must be at most 65,504 for half precision, received more in {name}")
-                copied = new.create_dataset(name, data=values.astype(np.float16) if is_single else values)
-            copied.attrs.update(item.attrs)
-
-        new.attrs.update(old.attrs)
-        old.visititems(copy)
-    return result.getvalue()

@@ -9,7 +9,7 @@ import importlib
 import re
 from collections.abc import Callable
 
-from hyper_parameters import UsageError
+from resnet_study.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ MODELS: dict[str, ModelSpec] = {
         _bottleneck_resnet(1001, 4.92),
         ModelSpec(
             name="inception_resnet_v1",
-            builder="inception_resnet:build_inception_resnet_v1",
+            builder="resnet_study.networks.inception_resnet:build_inception_resnet_v1",
             options={},
             summary="Inception-ResNet v1 as published",
             trainable=20_981_258,
@@ -147,7 +147,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
         ModelSpec(
             name="inception_resnet_v1_small",
-            builder="inception_resnet:build_inception_resnet_v1_small",
+            builder="resnet_study.networks.inception_resnet:build_inception_resnet_v1_small",
             options={},
             summary="the same for 32x32: stem that halves once, a quarter of the filters, 2 A, 3 B and 2 C modules",
             trainable=702_218,
@@ -187,7 +187,7 @@ _BASELINES = (  # name, builder, form, summary, trainable, minimum_size, source
 MODELS |= {
     name: ModelSpec(
         name=name,
-        builder=f"baseline_networks:build_{builder}",
+        builder=f"resnet_study.networks.baselines:build_{builder}",
         options=({"form": form} if form else {}) | ({"input_shape": (224, 224, 3)} if form == "original" else {}),
         summary=summary,
         trainable=trainable,

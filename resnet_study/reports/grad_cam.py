@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hyper_parameters import UsageError
-from run_folder import write_atomically
+from resnet_study.errors import UsageError
+from resnet_study.files import write_atomically
 
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
 
@@ -104,7 +104,7 @@ def write_explanations(model, files, images, probabilities, names, folder: Path,
     Returns:
         Paths of the files, `<number>-<name of the picture>.png`.
     """
-    from training_report import draw_explanation
+    from resnet_study.reports.figures import draw_explanation
 
     labels = probabilities.argmax(axis=1)
     paths = []

@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from resnet import load_weights
+from resnet_study.saved_models import load_weights
 
 
 def build_lenet5(

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hyper_parameters import UsageError
-from image_data import ImageData, Split, check_labels, download, keras_cache, one_line, read_file
+from resnet_study.data.download import download, keras_cache
+from resnet_study.data.image_data import ImageData, Split, check_labels, read_file
+from resnet_study.errors import UsageError, one_line
 
 CLASSES = tuple("0123456789")
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hyper_parameters import UsageError
+from resnet_study.errors import UsageError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 

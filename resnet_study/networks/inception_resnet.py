@@ -22,8 +22,8 @@ Importing this file registers the layers of its nets, so that `keras.models.load
 import keras
 from keras import layers
 
-from resnet import load_weights
-from resnet_layers import FusedBatchNormalization
+from resnet_study.networks.layers import FusedBatchNormalization
+from resnet_study.saved_models import load_weights
 
 MODULES = (5, 10, 5)
 SMALLEST = 75  # pixels; at 74 nothing is left for the last convolution of reduction B

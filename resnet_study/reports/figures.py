@@ -9,23 +9,23 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ
 
 import dataclasses
 import io
-import re
-import shutil
-import statistics
 import textwrap
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 
 import cifar10_input
-import cifar10_test
-import model_registry
-from hyper_parameters import PRESETS, HyperParameters, Settings, UsageError, from_preset
-from run_folder import RunFolder, read_json, write_atomically, write_json
+from hyper_parameters import HyperParameters, from_preset
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_atomically
+from resnet_study.reports.published import published_number
+from resnet_study.run_folder import TESTED, RunFolder
+from resnet_study.saved_models import load_model
+from resnet_study.settings import Settings
 
 matplotlib.use("Agg")  # draws to files only, with or without a screen
-from matplotlib import pyplot as plt
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
 STYLE = {
@@ -39,34 +39,6 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a class may be called "$"
 }
-LU_SONG = "Lu & Song, table 1"
-# (family, data set) -> (highest training accuracy, highest test accuracy) of all epochs, in %
-LU_SONG_TABLE = {
-    ("resnet", "mnist"): (100.000, 99.665),
-    ("lenet", "mnist"): (99.523, 99.110),
-    ("alexnet", "mnist"): (100.000, 99.440),
-    ("resnet", "cifar10"): (92.890, 86.600),
-    ("lenet", "cifar10"): (80.594, 63.470),
-    ("alexnet", "cifar10"): (99.974, 84.140),
-}
-_FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
-TESTED = {
-    "test_error": float,
-    "test_top5_error": float,
-    "best_step": int,
-    "confusion_matrix": [[int]],
-}
-_ROW = dict.fromkeys(
-    ("dataset", "model", "preset", "metric", "unit", "runs", "published_source", "hardware", "commit"), object
-) | {
-    "value": (float, None),
-    "std": (float, None),
-    "published": (float, None),
-    "command": str,
-    "images_seen": float,
-    "wall_seconds": float,
-    "run": (str, None),
-}
 
 
 def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
@@ -79,7 +51,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     Raises:
         UsageError: the run has not been trained and tested.
     """
-    config = run.read_config()
+    config = run.read_config(HyperParameters)
     config = dataclasses.replace(config, data_dir=config.data_dir if data_dir is None else data_dir)
     result, names, history = read_json(run.result, TESTED), run.read_class_names(), run.read_history()
     data = cifar10_input.load_data(config)
@@ -98,7 +70,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.net_options)
     }
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
-    title = f"{_name_net(config.model_name, _net_choices(config))} on {config.dataset}, preset {config.preset}"
+    title = f"{name_model(config.model_name, model_choices(config))} on {config.dataset}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     published = published_number(config)
     more = {
@@ -140,7 +112,7 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
             figures["confusion_matrix"] = draw_confusion(np.array(result["confusion_matrix"]), names, title)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
-    write_atomically(layers, describe_layers(cifar10_test.load_model(str(run.best))))
+    write_atomically(layers, describe_layers(load_model(str(run.best))))
     return [*paths, layers]
 
 
@@ -151,34 +123,6 @@ def save_figure(figure, path: Path) -> Path:
     plt.close(figure)
     write_atomically(path, buffer.getvalue())
     return path
-
-
-def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
-    """(metric, value in %, source) that a run is held against, or None."""
-    preset = PRESETS[config.preset]
-    if is_another_net(config) or config.train_steps != from_preset(config.preset).train_steps:
-        return None  # a shortened recipe is no repetition of anybody's
-    if config.dataset == "cifar10":
-        if preset.published and config.model_name == preset.settings["model"]:
-            return preset.published
-        spec = model_registry.find(config.model_name)
-        if spec.cifar10_error:
-            return "test_error", spec.cifar10_error, spec.source
-    accuracies = LU_SONG_TABLE.get((find_family(config.model_name), config.dataset))
-    if accuracies:
-        return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
-    return None
-
-
-def is_another_net(config: HyperParameters) -> bool:
-    """Whether heads, or options that its preset has not, make the net another one than that of the published number."""
-    own = from_preset(config.preset, model=config.model_name).net_options
-    return bool(config.heads) or config.net_options != own
-
-
-def find_family(model_name: str) -> str | None:
-    """Under which name of Lu & Song's table a net is held: resnet (activation after the addition, as theirs), lenet, alexnet."""
-    return next((name for name, pattern in _FAMILIES.items() if re.fullmatch(pattern, model_name)), None)
 
 
 def describe_layers(model) -> str:
@@ -429,257 +373,10 @@ def draw_confusion(matrix, names, title):
     return figure
 
 
-def publish(run: RunFolder, experiment: str, results: Path) -> Path:
-    """Puts a tested run among the project's results: its figures, its numbers, and the table of all.
-
-    Runs that differ in their seed alone share a row: mean, sample standard deviation, and the single values.
-
-    Args:
-        run: a run that `draw` has drawn.
-        experiment: name of the list of rows, `<results>/<experiment>.json`.
-        results: the folder of results.
-
-    Returns:
-        Path of the table, `<results>/README.md`.
-    """
-    config = run.read_config()
-    if not run.result.is_file():
-        raise UsageError(f"{run} must be trained and tested to be published, found no test; use --mode=train --resume")
-    result, history = read_json(run.result, TESTED), run.read_history()
-    last = history.iloc[-1]
-    numbers = {
-        "test_error": result["test_error"],
-        "test_top5_error": result["test_top5_error"],
-    }
-    if "test_error_flip" in result:
-        numbers["test_error_flip"] = result["test_error_flip"]
-    for head, measured in read_json(run.result, dict).get("heads", {}).items():
-        numbers[f"test_error_{head}"] = measured["test_error"]
-    numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
-    preset = config.preset
-    if "validation_error" in numbers:
-        numbers["validation_error_of_chosen"] = read_json(run.result, {"validation_error": float})["validation_error"]
-    else:
-        preset += ", all training images"
-    metric_published, *published = published_number(config) or (None, None, None)
-    measured = {
-        metric: (value, *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)), "")
-        for metric, value in numbers.items()
-    }
-    return add_results(run, experiment, results, config, preset, measured)
-
-
-def add_results(run, experiment, results: Path, config, preset, measured) -> Path:
-    """Writes what was measured of a run into `<results>/<experiment>.json`, copies its figures, and writes the table of all.
-
-    Args:
-        run, experiment, results: see `publish`.
-        config: settings of the run.
-        preset: what the table shows as its recipe, in few words.
-        measured: {metric: (value in %, published value or None, its source or None, note)}; the note is for a single run.
-
-    Returns:
-        Path of the table.
-    """
-    origin = describe_origin(run, config)
-    if not run.figures.is_dir():
-        raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
-    path = results / f"{experiment}.json"
-    rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
-    recipe = dataclasses.replace(config, seed=0, version="").command
-    for metric, (value, published, published_source, note) in measured.items():
-        key = {
-            "experiment": experiment,
-            "dataset": config.dataset_name,
-            "model": config.model_name,
-            "preset": preset,
-            "metric": metric,
-            "recipe": recipe,
-        }
-        row = next((row for row in rows if key.items() <= row.items()), None)
-        if row is None:
-            row = key | {"unit": "%", "values": {}}
-            rows.append(row)
-        row["values"][str(config.seed)] = round(float(value), 6)
-        values = list(row["values"].values())
-        seeds = sorted(row["values"], key=int)
-        row |= {
-            "value": round(statistics.mean(values), 6),
-            "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
-            "runs": len(values),
-            "published": published,
-            "published_source": published_source,
-            "command": config.command
-            if seeds == [str(config.seed)]
-            else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
-            **origin,
-            "run": run.path.name,
-            "note": note if len(values) == 1 else "",
-            "options": _net_choices(config),
-        }
-    write_json(path, rows)
-    drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
-    for file in (*drawn, run.error_csv, run.result):
-        write_atomically(results / run.path.name / file.name, file.read_bytes())
-    return write_table(results)
-
-
-def _net_choices(config: Settings) -> dict:
+def model_choices(config: Settings) -> dict:
     """What makes the net of a run another one than its name says."""
     return config.net_options | ({"heads": config.heads} if config.heads else {})
 
 
-def _name_net(model_name: str, options: dict) -> str:
+def name_model(model_name: str, options: dict) -> str:
     return ", ".join([model_name, *(f"{name} {value}" for name, value in options.items())])
-
-
-def describe_origin(run: RunFolder, config: Settings) -> dict:
-    """Where the numbers of a run come from: images_seen, wall_seconds, hardware and commit, as in a row of results.
-
-    Raises:
-        UsageError: the run has not been trained.
-    """
-    kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
-    starts = read_json(run.environment, [kind])
-    if not starts:
-        raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
-    last = run.read_history().iloc[-1]
-    return {
-        "images_seen": int(last["step"]) * config.train_batch_size,
-        "wall_seconds": round(float(last["seconds"])),
-        "hardware": name_hardware(starts[-1]),
-        "commit": starts[0]["commit"],
-    }
-
-
-def name_hardware(environment: dict) -> str:
-    """Processor, cores and number format of `device_placement.describe_environment`, as in a row of results."""
-    cores = environment["cores"]
-    return f"{environment['processor']}, {cores} core{'s' * (cores > 1)}, {environment['dtype_policy']}"
-
-
-def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:
-    """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
-
-    Args:
-        folder: of the study.
-        command: that repeats it.
-        rows: as in `results/<experiment>.json`, without experiment, command and run.
-        report: Markdown.
-        figures: what was drawn.
-        runs: names of the run folders beside `folder` that all this was read from.
-
-    Returns:
-        `folder`.
-    """
-    for old in set(folder.glob("*.png")) - set(figures):
-        old.unlink()
-    write_atomically(folder / "report.md", report + "\n")
-    rows = [row | {"command": command, "run": folder.name} for row in rows]
-    write_json(folder / "study.json", {"command": command, "rows": rows, "runs": list(runs)})
-    return folder
-
-
-def publish_study(folder: Path, experiment: str, results: Path) -> Path:
-    """Puts a study among the project's results: its figures and tables, its rows, the curves and test results of its runs, and
-    the table of all.
-
-    Args:
-        folder: see `write_study`.
-        experiment: name of the list of rows, `<results>/<experiment>.json`, and of the folder for the figures.
-        results: the folder of results.
-
-    Returns:
-        Path of the table, `<results>/README.md`.
-
-    Raises:
-        UsageError: the folder or the list among the results is of other runs, or a run of the study is gone.
-    """
-    study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
-    if (results / experiment / "error.csv").exists():
-        raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
-    path = results / f"{experiment}.json"
-    if path.exists() and {row["run"] for row in read_json(path, [_ROW])} != {experiment}:
-        raise UsageError(f"{path} holds what was measured of other runs; give the study another --experiment")
-    files = {file.name: file for file in sorted(folder.iterdir()) if file.suffix in (".png", ".md", ".csv")}
-    for name in study["runs"]:
-        run = RunFolder(folder.parent / Path(name).name)
-        if not run.error_csv.is_file():
-            raise UsageError(f"expected {run}, of which the study tells, found no such run; repeat the study")
-        of_run = [file for file in (run.error_csv, run.result, run.gradient_norms) if file.is_file()]
-        files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
-    if (results / experiment / "runs").is_dir():
-        shutil.rmtree(results / experiment / "runs")
-    for name, file in files.items():
-        write_atomically(results / experiment / name, file.read_bytes())
-    for old in (results / experiment).glob("*.png"):
-        if not (folder / old.name).exists():
-            old.unlink()
-    rows = [row | {"experiment": experiment, "run": experiment} for row in study["rows"]]
-    write_json(path, rows)
-    return write_table(results)
-
-
-def write_table(results: Path) -> Path:
-    """Writes `<results>/README.md` from all `<results>/*.json`."""
-    lines = [
-        "# Results",
-        "",
-        "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
-        "validation images and tested once, but for rows that say that they were chosen on test images, and those of all training",
-        "images: with none held out, the weights are those of the last step, of a recipe that was chosen before. `test_error_flip` is",
-        "that of the mean answer for picture and mirror image, by `--mode=test --test_flip` of the same run.",
-        "`±` is the sample standard deviation over seeds; a range in brackets goes from the",
-        "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run; studies",
-        "(compare, degradation, robustness) add up the time of the runs of a row.",
-    ]
-    for path in sorted(results.glob("*.json")):
-        rows = read_json(path, [_ROW])
-        lines += [
-            "",
-            f"## {path.stem}",
-            "",
-            "| data set | net | preset | metric | value | published | time | hardware | commit |",
-        ]
-        lines += ["|---|---|---|---|---:|---:|---:|---|---|"]
-        for row in rows:
-            cells = [
-                row["dataset"],
-                _name_net(row["model"] or "", row.get("options") or {}),
-                row["preset"],
-                row["metric"],
-                _format_value(row),
-                _format_published(row),
-            ]
-            cells += [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
-            lines.append("| " + " | ".join(str(cell or "") for cell in cells) + " |")
-        lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
-        for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
-            figures = sorted((results / run).glob("*.png"))
-            lines += ["", f"### {run}", ""]
-            text = results / run / "report.md"
-            if text.is_file():
-                lines += [text.read_text(encoding="utf-8").strip(), ""]
-            lines += [f"![{figure.stem}]({run}/{figure.name})" for figure in figures]
-    path = results / "README.md"
-    write_atomically(path, "\n".join(lines) + "\n")
-    return path
-
-
-def _format_value(row) -> str:
-    if row["value"] is None:
-        return row["note"]
-
-    def number(value):
-        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.2f}"
-
-    text = f"{number(row['value'])} {row['unit']}"
-    if row["std"] is not None and "minimum" not in row:
-        text += f" ± {row['std']:.2f} ({row['runs']} seeds)"
-    elif "minimum" in row and row["runs"] > 1:
-        text += f" [{number(row['minimum'])} .. {number(row['maximum'])}] ({row['runs']} times)"
-    return text + (f"; {row['note']}" if row.get("note") else "")
-
-
-def _format_published(row) -> str:
-    return "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"

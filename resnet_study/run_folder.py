@@ -14,172 +14,26 @@ locked the next time.
 import contextlib
 import dataclasses
 import io
-import json
-import numbers
 import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import filelock
 import numpy as np
 
-from hyper_parameters import HyperParameters, Settings, UsageError, as_text
+from resnet_study.checkpoints import HISTORY, read_checkpoint, write_checkpoint
+from resnet_study.errors import UsageError, as_text
+from resnet_study.files import ASIDE, read_json, read_text, write_atomically
+from resnet_study.settings import Settings
 
 CHECKPOINTS_KEPT = 2
-HISTORY = (
-    "step", "epoch", "train_error", "train_error_smoothed", "train_loss", "learning_rate", "examples_per_sec", "seconds",
-)  # fmt: skip
-_REPORT = dict.fromkeys(HISTORY, numbers.Real)
-_FACTS = {
-    "step": int,
-    "history": ([_REPORT | {"validation_loss": float, "validation_error": float}], [_REPORT]),
-    "interval": {"images": int, "wrong": float, "loss": float, "seconds": float},
-    "seconds": float,
-    "net": dict,
+# What `result.json` of a tested run holds at least.
+TESTED = {
+    "test_error": float,
+    "test_top5_error": float,
+    "best_step": int,
+    "confusion_matrix": [[int]],
 }
-_LARGEST_MODEL = 2 << 30  # bytes unpacked
-_ASIDE = ".aside-"
-
-
-@contextlib.contextmanager
-def _written_aside(path: Path):
-    """Gives the name of a file to write beside `path`; then forces it to the disk and moves it into place.
-
-    Raises:
-        UsageError: the disk is full or not writable; the old file, if any, is untouched.
-    """
-    path = Path(path)
-    aside = path.with_name(f"{_ASIDE}{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        _force_to_disk(aside)
-        aside.replace(path)
-        with contextlib.suppress(PermissionError):  # Windows opens no folders
-            _force_to_disk(path.parent)
-    except OSError as error:
-        raise UsageError(
-            f"could not write {path} ({error.strerror or error}); make room or give another place"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-
-
-def _force_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file so that a kill leaves the old or the new one. Raises UsageError if there is no room or no right to."""
-    with _written_aside(path) as aside:
-        aside.write_bytes(as_text(content).encode() if isinstance(content, str) else content)
-
-
-def save_model(model, path: Path) -> None:
-    """Saves a Keras model as `.keras`, see `write_atomically`."""
-    with _written_aside(path) as aside:
-        model.save(aside)
-
-
-def read_model(path: Path):
-    """A Keras model from a `.keras` file, without code of its own. Keras raises nearly anything for a file that is damaged.
-
-    Raises:
-        ValueError: it would unpack to more than 2 GiB.
-    """
-    import keras
-
-    with zipfile.ZipFile(path) as file:
-        unpacked = sum(member.file_size for member in file.infolist())
-    if unpacked > _LARGEST_MODEL:
-        raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_LARGEST_MODEL:,}")
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
-
-
-def write_json(path: Path, value) -> None:
-    """Writes a value as indented JSON, see `write_atomically`."""
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
-
-
-def read_json(path: Path, kind):
-    """Reads a JSON file and checks what it holds.
-
-    Args:
-        path: file.
-        kind: a type, None, (kind, other kind), [kind of every item], or {key: kind of its value}; other keys are left alone.
-            `float` is any finite number, `object` anything.
-
-    Raises:
-        UsageError: the file is missing, damaged or holds something else.
-    """
-    try:
-        value = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is damaged ({error}); restore it or start a new run") from error
-    if not _is_kind(value, kind):
-        raise UsageError(f"{path} does not hold what is written there; restore it or start a new run")
-    return value
-
-
-def _is_kind(value, kind) -> bool:
-    if isinstance(kind, dict):
-        return isinstance(value, dict) and all(name in value and _is_kind(value[name], kind[name]) for name in kind)
-    if isinstance(kind, list):
-        return isinstance(value, list) and all(_is_kind(item, kind[0]) for item in value)
-    if isinstance(kind, tuple):
-        return any(_is_kind(value, part) for part in kind)
-    if kind is None:
-        return value is None
-    if kind is float:
-        return type(value) in (int, float) and -1e18 < value < 1e18
-    return isinstance(value, kind)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise UsageError(f"expected {path}, written by a training run, found no such file; train a run first")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} could not be read ({error}); restore it or start a new run") from error
-
-
-def write_checkpoint(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Writes arrays and JSON-able facts as one `.npz` file, atomically."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **{"facts.json": np.frombuffer(json.dumps(facts).encode(), np.uint8)})
-    write_atomically(path, buffer.getvalue())
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads what `write_checkpoint` wrote; every byte is checked against the checksums of the file.
-
-    Raises:
-        UsageError: missing, damaged, or not a checkpoint.
-    """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise FileNotFoundError("no such file")
-        with zipfile.ZipFile(path) as file:
-            # np.savez does not compress. Whatever unpacks to more than the file was made to fill the memory.
-            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
-                raise ValueError("it unpacks to more than its size")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        facts = json.loads(arrays.pop("facts.json").tobytes())
-        if not _is_kind(facts, _FACTS) or any(array.dtype.kind not in "fiu" for array in arrays.values()):
-            raise ValueError("it does not hold what a training run writes")
-        return arrays, facts
-    # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
-    except Exception as error:
-        raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error
 
 
 class RunFolder:
@@ -223,7 +77,7 @@ class RunFolder:
                 f"could not write to {self} ({error.strerror or error}); give another --runs_dir"
             ) from error
         try:
-            for aside in self.path.rglob(f"{_ASIDE}*"):
+            for aside in self.path.rglob(f"{ASIDE}*"):
                 aside.unlink()
             yield
         finally:
@@ -234,7 +88,7 @@ class RunFolder:
 
     def _entries(self) -> list[Path]:
         """What the folder holds, but for the lock and what was being written when a process was killed."""
-        return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", _ASIDE))]
+        return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", ASIDE))]
 
     def check(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
@@ -263,19 +117,19 @@ class RunFolder:
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
 
-    def read_config(self, settings: type[Settings] = HyperParameters):
+    def read_config(self, settings: type[Settings]):
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
         if not self.holds_run():
             raise UsageError(
                 f"expected a run in {self}, found no config.json; train it first or give another --version"
             )
-        return settings.from_json(_read_text(self.config), str(self.config))
+        return settings.from_json(read_text(self.config), str(self.config))
 
     def read_history(self):
         """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""
         import pandas as pd
 
-        text = _read_text(self.error_csv)
+        text = read_text(self.error_csv)
         try:
             history = pd.read_csv(io.StringIO(text))
             validated = [name for name in ("validation_loss", "validation_error") if name in history]

@@ -8,7 +8,7 @@ files of CIFAR-10-C: other random numbers, and blur and brightness with the edge
 import cv2
 import numpy as np
 
-from hyper_parameters import UsageError
+from resnet_study.errors import UsageError
 
 # corruption -> (what the number means, its values at strengths 1 .. 5)
 CORRUPTIONS = {

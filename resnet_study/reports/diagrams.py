@@ -10,17 +10,13 @@ below the other. So this is drawn with matplotlib. Figures 1 and 2 of Liang 2020
 import collections
 import itertools
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-import comparative_study
-import model_registry
-import training_report
-from hyper_parameters import HyperParameters, UsageError
+from resnet_study.errors import UsageError
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
 BLOCKS = (
@@ -126,51 +122,6 @@ def draw_network(model: keras.Model):
     return figure
 
 
-def draw_study(given: dict, models) -> Path:
-    """Draws nets, and those of their blocks that they share, into a folder as a study has it.
-
-    Args:
-        given: settings by name; `version` and `runs_dir` name the folder, "diagrams" if not given, and those of the nets, such
-            as `shortcut`, hold for each of them.
-        models: registry names.
-
-    Returns:
-        The folder: report.md, study.json and the figures.
-
-    Raises:
-        UsageError: an unknown net, a setting that a net does not have, or a folder that holds a run.
-    """
-    folder = comparative_study.study_folder(given, "diagrams")
-    nets = {}
-    for name in models:
-        config = HyperParameters(**given | {"model": name})
-        spec = model_registry.find(config.model_name)
-        spec.check_options(config.net_options)
-        nets[config.model_name] = spec.build(classes=10, **config.net_options), config.net_options
-    command = comparative_study.study_command("diagram", given, models=models)
-    lines, rows = ["| net | options | trainable parameters |", "|---|---|---:|"], []
-    drawn = []
-    with plt.rc_context(training_report.STYLE):
-        for name, (net, options) in nets.items():
-            drawn.append(training_report.save_figure(draw_network(net), folder / f"{name}.png"))
-            parameters = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
-            lines.append(
-                f"| {name} | {', '.join(f'{key} {value}' for key, value in options.items())} | {parameters:,} |"
-            )
-            row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
-            row |= {"dataset": f"{_shape(net.input_shape)}, {net.output_shape[-1]} classes", "model": name}
-            row |= {"options": options, "metric": "trainable parameters", "unit": "", "value": parameters, "runs": 1}
-            rows.append(row | {"command": command, "images_seen": 0, "wall_seconds": 0})
-        for block in BLOCKS:
-            with_block = [
-                net for net, _ in nets.values() if any(layer.name.startswith(f"{block}_") for layer in net.layers)
-            ]
-            if with_block:
-                figure = draw_blocks(with_block, block)
-                drawn.append(training_report.save_figure(figure, folder / f"block-{block}.png"))
-    return training_report.write_study(folder, command, rows, "\n".join(lines), drawn)
-
-
 def _graph(model):
     """Layers in the order in which they are computed, and the edges between them, by name."""
     if not hasattr(model, "operations"):
@@ -215,7 +166,7 @@ def _cut_block(model, block):
             cut.append((ends[0], ends[1]))
     cut = list(dict.fromkeys(cut))
     shape = layers[next(source for source, target in edges if target in labels and source not in labels)].output.shape
-    labels |= {"x": f"x\n{_shape(shape)}", "y": f"y\n{_shape(layers[inside[-1]].output.shape)}"}
+    labels |= {"x": f"x\n{shape_text(shape)}", "y": f"y\n{shape_text(layers[inside[-1]].output.shape)}"}
     ranks = {"x": 0}
     for name in [*inside, "y"]:  # the order in which they are computed
         ranks[name] = 1 + max(ranks[source] for source, target in cut if target == name)
@@ -273,7 +224,7 @@ def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
         else:
             lines = list(dict.fromkeys(text.replace("\n", " ") for text in texts))
         if _kind(members[0]) != "dense":  # its units say it
-            lines.append(_shape(members[-1].output.shape))
+            lines.append(shape_text(members[-1].output.shape))
         kind = "block" if is_block else _kind(members[0])
         if is_block and boxes and boxes[-1][0] == lines and boxes[-1][2] == joins:
             boxes[-1] = (lines, boxes[-1][1] + 1, joins, kind)
@@ -314,7 +265,7 @@ def _label(layer) -> str:
     return words.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
-def _shape(shape) -> str:
+def shape_text(shape) -> str:
     return " x ".join(str(size) for size in shape[1:])
 
 

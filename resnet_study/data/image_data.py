@@ -1,0 +1,57 @@
+"""What every data set has in common: pictures with labels, files read within limits, downloads that can be trusted.
+
+Files come from strangers and disks break: what cannot be used ends in a `UsageError` that names the file.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from resnet_study.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Pictures and their labels: images uint8 [n, height, width, channels], RGB or grey, labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+    def batches(self, size: int):
+        """Yields (images, labels) of all pictures in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set: its official training and test parts, the names of its classes, and where it was found."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    found: str
+
+
+def read_file(path: Path, largest: int) -> bytes:
+    """The content of a file of at most `largest` bytes. Raises UsageError if it is larger or cannot be read."""
+    try:
+        if path.stat().st_size > largest:
+            raise UsageError(f"{path} has {path.stat().st_size:,} bytes, expected at most {largest:,}; download it again")  # fmt: skip
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} could not be read ({error.strerror or error}); give another --data_dir") from error
+
+
+def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
+    """Raises UsageError, naming `source`, unless there are labels and all are in 0..classes-1."""
+    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
+        received = f"{labels.min()}..{labels.max()}" if len(labels) else "no images"
+        raise UsageError(f"{source} must hold labels 0..{classes - 1}, received {received}; download it again")

@@ -1,0 +1,45 @@
+"""What a user can mend, in one line, and how a command line ends."""
+
+import io
+import os
+import sys
+
+
+class UsageError(ValueError):
+    """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
+
+
+def as_text(name: str) -> str:
+    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def run_command(command) -> int:
+    """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
+    for Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
+    try:
+        command()
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
+        place = " ".join(str(getattr(error, "filename", None) or "memory").split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error, at most 200 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

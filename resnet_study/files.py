@@ -1,0 +1,97 @@
+"""Files written so that a kill leaves the old or the new one, never half, and JSON that is checked when it is read."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from resnet_study.errors import UsageError, as_text
+
+ASIDE = ".aside-"
+
+
+@contextlib.contextmanager
+def written_aside(path: Path):
+    """Gives the name of a file to write beside `path`; then forces it to the disk and moves it into place.
+
+    Raises:
+        UsageError: the disk is full or not writable; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        _force_to_disk(aside)
+        aside.replace(path)
+        with contextlib.suppress(PermissionError):  # Windows opens no folders
+            _force_to_disk(path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"could not write {path} ({error.strerror or error}); make room or give another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a file so that a kill leaves the old or the new one. Raises UsageError if there is no room or no right to."""
+    with written_aside(path) as aside:
+        aside.write_bytes(as_text(content).encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a value as indented JSON, see `write_atomically`."""
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path, kind):
+    """Reads a JSON file and checks what it holds.
+
+    Args:
+        path: file.
+        kind: a type, None, (kind, other kind), [kind of every item], or {key: kind of its value}; other keys are left alone.
+            `float` is any finite number, `object` anything.
+
+    Raises:
+        UsageError: the file is missing, damaged or holds something else.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged ({error}); restore it or start a new run") from error
+    if not is_kind(value, kind):
+        raise UsageError(f"{path} does not hold what is written there; restore it or start a new run")
+    return value
+
+
+def is_kind(value, kind) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(name in value and is_kind(value[name], kind[name]) for name in kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(is_kind(item, kind[0]) for item in value)
+    if isinstance(kind, tuple):
+        return any(is_kind(value, part) for part in kind)
+    if kind is None:
+        return value is None
+    if kind is float:
+        return type(value) in (int, float) and -1e18 < value < 1e18
+    return isinstance(value, kind)
+
+
+def read_text(path: Path) -> str:
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise UsageError(f"expected {path}, written by a training run, found no such file; train a run first")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} could not be read ({error}); restore it or start a new run") from error

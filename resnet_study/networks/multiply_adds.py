@@ -1,0 +1,21 @@
+"""How much arithmetic a network needs."""
+
+import keras
+import tensorflow as tf
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds (MACs) of one image through a net: convolutions and matrix products, without biases and the rest.
+
+    TensorFlow counts them on the graph that it would compute, so that every kind of convolution is covered.
+    """
+    function = tf.function(lambda images: model(images, training=False))
+    graph = function.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
+    builder = tf.compat.v1.profiler.ProfileOptionBuilder
+    options = (
+        builder(builder.float_operation())
+        .with_accounted_types(["Conv2D", "DepthwiseConv2dNative", "MatMul"])
+        .with_empty_output()
+        .build()
+    )
+    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2

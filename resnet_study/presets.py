@@ -1,0 +1,246 @@
+"""The named recipes. A preset changes defaults of `hyper_parameters.HyperParameters`, a flag on the command line changes the preset."""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A named recipe.
+
+    Attributes:
+        summary: one line for `--help` and the README.
+        settings: what differs from the defaults of `HyperParameters`.
+        published: (metric, value in %, source) of the number on CIFAR-10 that the recipe with its own net is held against;
+            None = the test error that the model registry states.
+    """
+
+    summary: str
+    settings: dict
+    published: tuple[str, float, str] | None = None
+
+
+_HE2015 = {
+    "normalization": "pixel_mean",
+    "padding_mode": "zero",
+    "flip": "random",
+    "optimizer": "momentum",
+    "init_lr": 0.1,
+    "lr_schedule": "step",
+    "decay_step0": 32000,
+    "decay_step1": 48000,
+    "train_steps": 64000,
+    "report_freq": 500,
+    "warmup_steps": 0,
+    "weight_decay": 1e-4,
+    "weight_decay_on": "all",
+}
+
+# The margin of digits is black: reflected, it stays so, while zeros would be the mean grey.
+_MNIST = {"dataset": "mnist", "padding_size": 2, "padding_mode": "reflect", "report_freq": 430}
+
+_RESNET9 = {
+    "model": "resnet9",
+    "train_batch_size": 512,
+    "init_lr": 0.5,
+    "beta_lr_factor": 64.0,
+    "warmup_lr": 0.1,
+    "weight_decay": 1e-3,
+    "weight_decay_on": "all",
+    "label_smoothing": 0.2,
+    "padding_size": 4,
+    "cutout": 8,
+}
+_RESNET110 = ("test_error", 6.43, "He et al. 2015, table 6, ResNet-110, best of five runs")
+
+PRESETS = {
+    "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
+    "resnet9": Preset(
+        "a wide ResNet-9 in 20 epochs: whitening stem, large batches, fast offsets, label smoothing, cutout",
+        _RESNET9 | {"train_steps": 1760, "report_freq": 176, "warmup_steps": 264},
+        _RESNET110,
+    ),
+    "resnet9_hour": Preset(
+        "resnet9 in an hour on two cores: 24 epochs of all 50,000 training images, none held out, with Lookahead",
+        _RESNET9
+        | {
+            "train_steps": 2350,
+            "report_freq": 235,
+            "warmup_steps": 352,
+            "validation_fraction": 0.0,
+            "weight_averaging": 0.774,
+            "lookahead_steps": 5,
+        },
+        _RESNET110,
+    ),
+    "he2015": Preset(
+        "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
+        _HE2015,
+    ),
+    "he2015_110": Preset(
+        "he2015 for ResNet-110: rate .01 for the first 400 steps",
+        _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
+    ),
+    "degradation": Preset(
+        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
+        _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
+    ),
+    "liang": Preset(
+        "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
+        {
+            "model": "resnet20_preact",
+            "normalization": "whiten",
+            "padding_size": 2,
+            "padding_mode": "zero",
+            "flip": "random",
+            "optimizer": "momentum",
+            "init_lr": 0.1,
+            "lr_schedule": "step",
+            "train_steps": 9775,
+            "report_freq": 391,
+            "warmup_steps": 0,
+            "weight_decay": 2e-4,
+            "weight_decay_on": "weights",
+            # Liang has no averaging. It only watches: the net trains exactly as without it, and error.csv has both errors.
+            "weight_averaging": 0.999,
+        },
+        ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
+    ),
+    "mnist": Preset(
+        "residual nets on MNIST: 14 epochs, linear schedule, shifts and rotations, no flips, label smoothing",
+        _MNIST
+        | {
+            "train_steps": 6020,
+            "init_lr": 0.2,
+            "warmup_steps": 430,
+            "warmup_lr": 0.02,
+            "weight_decay": 5e-4,
+            "weight_averaging": 0.998,
+            "rotation": 15.0,
+            "label_smoothing": 0.1,
+        },
+    ),
+    "mnist_resnet9": Preset(
+        "ResNet-9 on MNIST: 6 epochs, linear schedule, shifts and rotations, label smoothing",
+        _MNIST
+        | {
+            "model": "resnet9",
+            "train_steps": 1290,
+            "report_freq": 215,
+            "train_batch_size": 256,
+            "init_lr": 0.25,
+            "warmup_steps": 215,
+            "warmup_lr": 0.05,
+            "weight_decay": 1e-3,
+            "weight_decay_on": "all",
+            "weight_averaging": 0.995,
+            "rotation": 15.0,
+            "label_smoothing": 0.1,
+        },
+    ),
+    "mnist_lenet": Preset(
+        "LeNet-5 on MNIST: 30 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
+        _MNIST
+        | {
+            "model": "lenet5",
+            "train_steps": 12900,
+            "optimizer": "adam",
+            "init_lr": 0.003,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "label_smoothing": 0.1,
+            "weight_averaging": 0.998,
+        },
+    ),
+    "mnist_alexnet": Preset(
+        "AlexNet on MNIST: 4 epochs of Adam, linear schedule, shifts of up to 2 pixels, label smoothing",
+        _MNIST
+        | {
+            "model": "alexnet_b",
+            "train_steps": 1720,
+            "report_freq": 215,
+            "optimizer": "adam",
+            "init_lr": 1e-3,
+            "warmup_steps": 215,
+            "warmup_lr": 1e-4,
+            "weight_decay": 0.0,
+            "label_smoothing": 0.1,
+        },
+    ),
+    "lenet": Preset(
+        "LeNet-5 and the plain CNN on CIFAR-10: 40 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips",
+        {
+            "model": "lenet5",
+            "padding_size": 2,
+            "train_steps": 14062,
+            "optimizer": "adam",
+            "init_lr": 0.002,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+        },
+    ),
+    "alexnet": Preset(
+        "AlexNet on CIFAR-10: 14 epochs of Adam, linear schedule, shifts of up to 2 pixels, alternating flips, label smoothing",
+        {
+            "model": "alexnet_b",
+            "dropout": 0.2,
+            "padding_size": 2,
+            "train_batch_size": 64,
+            "train_steps": 9844,
+            "report_freq": 704,
+            "optimizer": "adam",
+            "init_lr": 7e-4,
+            "warmup_steps": 704,
+            "warmup_lr": 7e-5,
+            "weight_decay": 0.0,
+            "label_smoothing": 0.1,
+        },
+    ),
+    "demo": Preset(
+        "the 1,797 real digits of scikit-learn, no download, about a minute",
+        {
+            "dataset": "digits",
+            "train_steps": 400,
+            "report_freq": 40,
+            "warmup_steps": 80,
+            "warmup_lr": 0.01,
+            "init_lr": 0.1,
+            "padding_mode": "zero",
+        },
+    ),
+    "smoke": Preset(
+        "a few steps on drawn pictures, to see that everything works, under a minute",
+        {
+            "dataset": "synthetic",
+            "synthetic_images": 600,
+            "model": "resnet8",
+            "train_steps": 60,
+            "report_freq": 20,
+            "warmup_steps": 10,
+            "warmup_lr": 0.01,
+            "init_lr": 0.1,
+            "train_batch_size": 32,
+        },
+    ),
+}
+
+# What a data set asks of every recipe: digits are never mirrored, and MNIST is split 55,000 / 5,000.
+OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
+
+# A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
+DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
+
+# Nor does a recipe for the deep narrow nets for these: beginning of the net's name -> end of the preset's.
+_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
+
+
+def recipe_of_model(model: str) -> str | None:
+    return next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+
+
+def default_preset(dataset: str, model: str) -> str:
+    """The preset of a net on a data set, for whoever names none."""
+    own = recipe_of_model(model)
+    if dataset not in DEFAULT_PRESET:
+        return own or "fast"
+    return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]

@@ -1,0 +1,207 @@
+"""Trained models on disk: saved, loaded from strangers' files, given to other networks, shipped in half precision.
+
+load_model(path)              a trained model: raw pixels -> probabilities
+load_weights(model, path)     the weights of a file for a model of the same network
+copy_weights(source, target)  layer by layer, by name
+halve_weights(source, target) a `.keras` file in half precision
+"""
+
+import io
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.files import write_atomically, written_aside
+from resnet_study.networks import registry
+from resnet_study.networks.layers import PixelNormalization
+
+_LARGEST_MODEL = 2 << 30  # bytes unpacked
+
+
+def save_model(model, path: Path) -> None:
+    """Saves a Keras model as `.keras`, see `write_atomically`."""
+    with written_aside(path) as aside:
+        model.save(aside)
+
+
+def read_model(path: Path):
+    """A Keras model from a `.keras` file, without code of its own. Keras raises nearly anything for a file that is damaged.
+
+    Raises:
+        ValueError: it would unpack to more than 2 GiB.
+    """
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(member.file_size for member in file.infolist())
+    if unpacked > _LARGEST_MODEL:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_LARGEST_MODEL:,}")
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
+    """Loads a trained net that takes raw pixels 0..255 and returns probabilities.
+
+    Args:
+        path: "cifar10" = the shipped weights of `shipped_net`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
+            `step-*.npz` in the folder of its run.
+        shipped_net: registry name, used with "cifar10" alone.
+
+    Raises:
+        UsageError: not found, damaged, or not a classifier of pictures.
+    """
+    if path == "cifar10":
+        try:
+            return registry.find(shipped_net).build(weights="cifar10")
+        except Exception as error:  # none of this net, missing or damaged
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
+            ) from error
+    place = Path(path).expanduser()
+    if place.is_dir():
+        place = place / "best.keras"
+    if not place.is_file():
+        raise UsageError(
+            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}', which has no file {place}"
+        )
+    if place.suffix == ".npz":
+        return _load_checkpoint(place)
+    if place.suffix != ".keras":
+        raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'")
+    try:
+        model = read_model(place)
+        inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
+        named = model.output.values() if isinstance(model.output, dict) else [model.output]
+        flat = all(isinstance(output, keras.KerasTensor) for output in named)
+    # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{place} is damaged or no Keras model of this library ({reason}); give another file"
+        ) from error
+    sizes = [*inputs[1:], *(size for output in outputs for size in output[1:])]
+    shaped = len(inputs) == 4 and all(len(output) == 2 for output in outputs)
+    if not (flat and shaped and all(isinstance(size, int) for size in sizes)):
+        raise UsageError(
+            f"{place} must map [batch, height, width, channels] to [batch, classes], received {inputs} to {outputs}; give "
+            "another file"
+        )
+    if inputs[3] not in (1, 3) or max(inputs[1:]) > 4096:
+        raise UsageError(
+            f"{place} must take grey or RGB pictures of up to 4096 x 4096 pixels, received {inputs}; give another file"
+        )
+    return model
+
+
+def _load_checkpoint(path: Path) -> keras.Model:
+    arrays, facts = read_checkpoint(path)
+    try:
+        net = facts["net"]
+        model = registry.find(net["model"]).build(
+            input_shape=tuple(net["input_shape"]),
+            classes=net["classes"],
+            preprocessing=PixelNormalization.from_config(net["normalization"]),
+            **net["options"],
+        )
+        averaged = any(name.startswith("average/") for name in arrays)
+        for index, variable in enumerate(model.weights):
+            variable.assign(arrays[f"average/{index:04d}" if averaged else f"net/{variable.path}"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is no checkpoint of a training run ({error}); give another file") from error
+    return model
+
+
+def find_heads(model: keras.Model) -> dict[str, int]:
+    """Name -> number of classes of each head of a net of `load_model`; a net with one head has it under the name ""."""
+    output = model.output
+    if isinstance(output, dict):
+        return {name: tensor.shape[-1] for name, tensor in output.items()}
+    return {"": output.shape[-1]}
+
+
+def load_weights(model, path):
+    """Fills `model` from a `.keras` or `.weights.h5` file of the same net.
+
+    Raises:
+        ValueError: the file is missing, is no such file, or holds another net. The model may be partly filled then.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
+        raise ValueError(
+            f"weights must be None, 'cifar10' or an existing .keras or .weights.h5 file, received '{path}'"
+        )
+    if path.suffix == ".keras":
+        copy_weights(read_model(path), model)
+    else:
+        model.load_weights(path)
+
+
+def copy_weights(source, target):
+    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
+
+    Raises:
+        ValueError: a layer is missing in `source`, or its weights have other shapes; `target` is then unchanged.
+    """
+    given = {layer.name: layer.get_weights() for layer in source.layers}
+    wanted = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in target.layers if layer.weights}
+    for name, shapes in wanted.items():
+        received = [weight.shape for weight in given.get(name, [])]
+        if received != shapes:
+            raise ValueError(
+                f"weights of '{source.name}' do not fit '{target.name}': layer {name} expects {shapes}, received {received}"
+            )
+    for name in wanted:
+        target.get_layer(name).set_weights(given[name])
+
+
+def shipped_model(file_name: str) -> keras.Model:
+    """A trained model of `resnet_study/pretrained`. Raises ValueError if it is not there."""
+    path = Path(__file__).parent / "pretrained" / file_name
+    if not path.is_file():
+        raise ValueError(f"expected the shipped weights {path}, found no such file; install the library again")
+    return keras.saving.load_model(path, compile=False)
+
+
+def halve_weights(source: Path, target: Path) -> None:
+    """Writes a copy of a `.keras` file whose weights are rounded to float16; Keras loads it as float32.
+
+    Args:
+        source: file of `keras.Model.save`.
+        target: file to write, may be `source`.
+
+    Raises:
+        ValueError: a weight is too large for float16 (65,504).
+    """
+    archive = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            content = old.read(member)
+            if member.filename.endswith(".h5"):
+                content = _halve_arrays(content)
+            new.writestr(zipfile.ZipInfo(member.filename), content, zipfile.ZIP_DEFLATED)
+    write_atomically(Path(target), archive.getvalue())
+
+
+def _halve_arrays(content: bytes) -> bytes:
+    """An HDF5 file with its float32 arrays as float16."""
+    result = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as old, h5py.File(result, "w") as new:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Group):
+                copied = new.require_group(name)
+            else:
+                values = item[()]
+                is_single = values.dtype == np.float32
+                if is_single and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                    raise ValueError(f"weights must be at most 65,504 for half precision, received more in {name}")
+                copied = new.create_dataset(name, data=values.astype(np.float16) if is_single else values)
+            copied.attrs.update(item.attrs)
+
+        new.attrs.update(old.attrs)
+        old.visititems(copy)
+    return result.getvalue()

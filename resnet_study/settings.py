@@ -1,0 +1,139 @@
+"""What every class of settings has in common: fields with unit and range, their checks, and the command line made from them.
+
+Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+from resnet_study.errors import UsageError
+
+RUN, DATA, NETWORK, TRAINING, LOADING = (
+    "run and report",
+    "data and augmentation",
+    "network",
+    "training and learning rate",
+    "validating, testing and loading",
+)
+_PATHS = (
+    "data_dir",
+    "runs_dir",
+    "ckpt_path",
+    "test_ckpt_path",
+    "weights",
+)  # settings that are paths, of all classes of settings
+
+
+def setting(default, group, text, *, choices=None, minimum=None, maximum=None, operational=False):
+    """A dataclass field with what the command line needs to know about it.
+
+    `operational` settings may differ when a run is resumed: they change where and how it runs, not what it computes.
+    """
+    metadata = {
+        "group": group,
+        "help": text,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "operational": operational,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Settings:
+    """What the frozen dataclasses of settings have in common; every field is a `setting`."""
+
+    PROGRAM: ClassVar[str]  # the command that trains with these settings
+
+    def __post_init__(self):
+        """Raises UsageError unless every value fits the declared type, choices and range of its field."""
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+            if field.name in _PATHS:
+                try:
+                    Path(getattr(self, field.name)).expanduser()
+                except RuntimeError as error:
+                    raise UsageError(
+                        f"--{field.name} must be a path, received '{getattr(self, field.name)}' ({error})"
+                    ) from error
+        if re.search(r"[\\/]|^\.", self.version):
+            raise UsageError(
+                f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
+            )
+
+    def flags_beside(self, other: "Settings") -> list[str]:
+        """The flags of what differs from `other`, and not only in where things lie."""
+        return [
+            f"--{field.name}={shlex.quote(str(getattr(self, field.name)))}"
+            for field in dataclasses.fields(self)
+            if not field.metadata["operational"] and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str):
+        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run."""
+        try:
+            values = json.loads(text)
+            return cls(**values)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f"expected the settings of a run in {source}, received {error}; start a new run"
+            ) from error
+
+
+def _check(field, value):
+    """Raises UsageError unless `value` fits the declared type, choices and range of the field."""
+    flag, facts = f"--{field.name}", field.metadata
+    if type(value) is not field.type and not (field.type is float and type(value) is int):
+        raise UsageError(f"{flag} must be {field.type.__name__}, received {value!r}")
+    if field.type is str and "\0" in value:
+        raise UsageError(f"{flag} must be text without NUL characters, received {value!r}")
+    if facts["choices"] and value not in facts["choices"]:
+        raise UsageError(f"{flag} must be one of {', '.join(facts['choices'])}; received '{value}'")
+    if field.type in (int, float):
+        if type(value) is int and abs(value) >= 2**31:
+            raise UsageError(f"{flag} must be below {2**31}, received a larger number")
+        if not math.isfinite(value):
+            raise UsageError(f"{flag} must be a finite number, received {value}")
+        if facts["minimum"] is not None and value < facts["minimum"]:
+            raise UsageError(f"{flag} must be at least {facts['minimum']}, received {value}")
+        if facts["maximum"] is not None and value > facts["maximum"]:
+            raise UsageError(f"{flag} must be at most {facts['maximum']}, received {value}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are `UsageError`s."""
+
+    def error(self, message):
+        raise UsageError(f"{message}; see --help")
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, received '{text}'")
+    return values[text.lower()]
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
+    """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace."""
+    groups = {name: parser.add_argument_group(name) for name in (RUN, DATA, NETWORK, TRAINING, LOADING)}
+    for field in dataclasses.fields(settings):
+        facts = field.metadata
+        options = {"default": argparse.SUPPRESS, "help": f"{facts['help']} [{field.default}]".replace("%", "%%")}
+        if field.type is bool:
+            options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
+        elif facts["choices"]:
+            options |= {"choices": facts["choices"]}
+        else:
+            options |= {"type": field.type, "metavar": field.type.__name__.upper()}
+        groups[facts["group"]].add_argument(f"--{field.name}", **options)

@@ -1,0 +1,115 @@
+"""What a network costs: parameters, multiply-adds, speed, memory."""
+
+import dataclasses
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import cifar10_input
+from cifar10_train import Train
+from hyper_parameters import HyperParameters
+from resnet_study import devices
+from resnet_study.errors import UsageError
+from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.reports.results import name_hardware
+from resnet_study.saved_models import load_model
+from resnet_study.studies.runs import fingerprint, remembered, run_folder_of
+
+COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory takes: steps of each report, reports
+
+
+def measure_cost(config: HyperParameters) -> dict:
+    """Speed and memory of a trained net; to be called in a process of its own, since the peak never falls.
+
+    Returns:
+        training_seconds and inference_seconds per 1,000 images: of the run's own settings, median of the reports of a short
+        training without the first; float32, batches of 125, median of 5. training_memory, the peak resident memory in MB
+        (2**20 bytes) of this process, data included, after that training; None where the system does not tell. And the hardware on
+        which this was measured, which need not be that of the run.
+    """
+    data = cifar10_input.load_data(config)
+    model = load_model(str(run_folder_of(config).best))
+    images = data.test.images[np.arange(1000) % len(data.test)]
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        model.predict(images, batch_size=125, verbose=0)
+        seconds.append(time.perf_counter() - started)
+    with tempfile.TemporaryDirectory() as folder:
+        short = dataclasses.replace(
+            config,
+            train_steps=COST_STEPS * COST_REPORTS,
+            report_freq=COST_STEPS,
+            tensorboard=False,
+            watch_test=False,
+            runs_dir=folder,
+        )
+        trainer = Train(short, data=data)
+        trainer.train()
+    # Not that of the run itself, which may have shared the machine with others. Row 0 is the untrained net.
+    speed = statistics.median(row["examples_per_sec"] for row in trainer.history[2:])
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    return {
+        "training_seconds": 1000 / speed,
+        "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
+        "training_memory": int(peak[1]) / 1024 if peak else None,
+        "hardware": name_hardware(devices.describe_environment(trainer.policy)),
+    }
+
+
+def _measure_cost_apart(config) -> dict:
+    """`measure_cost` in a new process, which says nothing unless it fails."""
+    command = [sys.executable, "-m", "resnet_study.studies.cost"]
+    # Found as this process found it: in a clone the package need not be installed.
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, input=config.to_json(), capture_output=True, text=True, env=environment)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UsageError(f"could not measure what {run_folder_of(config)} costs ({reason}); repeat the command")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cost_table(groups, folder: Path) -> pd.DataFrame:
+    """What each net costs: one row per group of runs. Speed and memory are measured once per net, in a process of its own."""
+    rows = []
+    for (dataset, model_name, preset), runs in groups.items():
+        first = runs[0]
+        measured = remembered(
+            folder / "measured_costs.json", fingerprint(first), lambda config=first.config: _measure_cost_apart(config)
+        )
+        model = load_model(str(first.run.best))
+        macs = multiply_adds(model)
+        images = first.config.train_steps * first.config.train_batch_size
+        rows.append(
+            {
+                "dataset": dataset,
+                "model": model_name,
+                "preset": preset,
+                "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
+                "multiply_adds": macs,
+                # Two operations each; the gradients by inputs and by weights cost as much as the way forward.
+                "training_tflop": 6 * macs * images / 1e12,
+                "training_seconds": measured["training_seconds"],
+                "inference_seconds": measured["inference_seconds"],
+                "training_memory": measured["training_memory"],
+                "hardware": measured["hardware"],
+                "model_mb": model.count_params() * 4 / 2**20,
+                "wall_minutes": statistics.mean(float(each.history["seconds"].iloc[-1]) for each in runs) / 60,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":  # the process of its own of `_measure_cost_apart`
+    print(json.dumps(measure_cost(HyperParameters.from_json(sys.stdin.read(), "the standard input"))))

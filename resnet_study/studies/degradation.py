@@ -1,0 +1,272 @@
+"""Plain against residual networks at several depths: figure 6 of He et al. 2015, and the gradient norms behind it."""
+
+import re
+import statistics
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
+
+from cifar10_train import Train
+from resnet_study.errors import UsageError
+from resnet_study.files import write_atomically
+from resnet_study.reports.figures import BLUE, STYLE, VERMILION, save_figure
+from resnet_study.reports.published import published_number
+from resnet_study.run_folder import RunFolder
+from resnet_study.studies.curves import draw_mean, part_shown, styles
+from resnet_study.studies.runs import (
+    finish_runs,
+    format_spread,
+    group_runs,
+    plan_runs,
+    result_row,
+    study_command,
+    study_folder,
+    table_line,
+    write_results,
+)
+
+# Plain against residual
+
+
+class GradientNorms(keras.callbacks.Callback):
+    """Notes the norm of the loss gradient by each kernel, at every report, on one batch that stays the same.
+
+    The batch is the first 128 training images without augmentation, with batch statistics as in training, without weight decay. What
+    the net is and how it trains stays the same to the last bit. `gradient_norms.csv` in the run folder has one row per report: the
+    step, then a column per layer, from input to output. After a kill the rows go on from the checkpoint; none is doubled.
+    """
+
+    def __init__(self, trainer: Train):
+        super().__init__()
+        self._trainer = trainer
+        self._path = trainer.run.gradient_norms
+        part = trainer.training.take(np.arange(min(128, len(trainer.training))))
+        self._images, self._labels = trainer.normalization(part.images), part.labels
+        self._rows = None
+
+    def on_train_begin(self, logs=None):
+        # A run that went back to an older checkpoint passes its later steps again.
+        self._read()
+        step = self._trainer.step
+        if step % self._trainer.report_freq == 0:  # else Ctrl-C came between two reports
+            self._record()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._record()
+
+    def finish(self):
+        """Adds the row of the last step, if a kill came between the last checkpoint and this callback."""
+        if self._rows is None:
+            self._read()
+        self._record()
+
+    def _read(self):
+        rows = pd.read_csv(self._path).to_dict("records") if self._path.exists() else []
+        self._rows = [row for row in rows if row["step"] <= self._trainer.step]
+
+    def _record(self):
+        if any(row["step"] == self._trainer.step for row in self._rows):
+            return
+        self._rows.append({"step": self._trainer.step, **self._measure()})
+        write_atomically(self._path, pd.DataFrame(self._rows).to_csv(index=False))
+
+    def _measure(self) -> dict[str, float]:
+        net = self._trainer.net
+        kernels = {layer.name: layer.kernel for layer in net.layers if hasattr(layer, "kernel")}
+        kept = [variable.numpy() for variable in net.non_trainable_variables]
+        with tf.GradientTape() as tape:
+            logits = net(self._images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(self._labels, logits))
+        gradients = tape.gradient(loss, [kernel.value for kernel in kernels.values()])
+        for variable, value in zip(net.non_trainable_variables, kept, strict=True):
+            variable.assign(value)
+        return {name: float(tf.norm(gradient)) for name, gradient in zip(kernels, gradients, strict=True)}
+
+
+def degrade(given: dict, depths, seeds, short: bool) -> Path:
+    """The degradation experiment of He et al. 2015: plain and residual nets of equal depth, trained by one recipe.
+
+    Args:
+        given: as in `plan_runs`; without a preset, "degradation" (short) or "he2015", of which ResNet-110 and plain-110 take
+            the variant with a slow start, "he2015_110".
+        depths: 6n+2 each.
+        seeds: ints.
+        short: the setting for two cores and an hour.
+
+    Returns:
+        The folder: report.md, degradation.csv, study.json and the figures.
+
+    Raises:
+        UsageError, Interrupted: see `finish_runs`.
+    """
+    folder = study_folder(given, "degradation")
+    dataset = given.get("dataset", "cifar10")
+    recipe = given.get("preset") or ("degradation" if short else "he2015")
+    configs = []
+    for depth in depths:
+        preset = "he2015_110" if depth >= 110 and recipe == "he2015" else recipe
+        models = [f"plain{depth}", f"resnet{depth}"]
+        configs += plan_runs(given | {"preset": preset}, models, [dataset], seeds)
+    finished, failures = finish_runs(configs, make_callback=GradientNorms)
+    groups = group_runs(finished)
+    rows, table = [], []
+    for (_, model_name, preset), runs in groups.items():
+        form, depth = re.fullmatch(r"(plain|resnet)(\d+)", model_name).groups()
+        norms = [_read_norms(each.run) for each in runs]
+        layers = [name for name in norms[0].columns if "conv" in name]
+        # The preset "degradation" is the paper's recipe cut short, so that no published number stands beside its own.
+        is_he = preset.startswith("he2015")
+        known, error, source = (published_number(runs[0].config) if is_he else None) or (None,) * 3
+        numbers = {
+            "training error, last report": [float(each.history["train_error"].iloc[-1]) for each in runs],
+            "validation error, last report": [float(each.history["validation_error"].iloc[-1]) for each in runs],
+            "test error, chosen on validation": [each.result["test_error"] for each in runs],
+            "gradient norm, first / last convolution, untrained": [
+                float(norm[layers[0]].iloc[0] / norm[layers[-1]].iloc[0]) for norm in norms
+            ],
+            "gradient norm, first / last convolution, trained": [
+                float(norm[layers[0]].iloc[-1] / norm[layers[-1]].iloc[-1]) for norm in norms
+            ],
+        }
+        table.append({"form": form, "depth": int(depth), "preset": preset, "seeds": len(runs), **numbers})
+        for metric, values in numbers.items():
+            published = (error, source) if known == "test_error" and metric.startswith("test error") else (None, None)
+            unit = "x" if metric.startswith("gradient") else "%"
+            rows.append(result_row(runs, metric, values, *published, unit=unit))
+    table = pd.DataFrame(table)
+    means = table.map(lambda value: statistics.mean(value) if isinstance(value, list) else value)
+    write_atomically(folder / "degradation.csv", means.to_csv(index=False))
+    with plt.rc_context(STYLE):
+        norms = {key[1]: _read_norms(runs[0].run) for key, runs in groups.items()}
+        by_net = {key[1]: runs for key, runs in groups.items()}
+        figures = {
+            "error_against_step": draw_error_against_step(by_net, dataset),
+            "error_against_depth": draw_error_against_depth(means, dataset),
+            "gradient_norms": draw_gradient_norms(norms, dataset),
+        }
+        drawn = [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    command = study_command("degradation", given, depths=depths, seeds=seeds, short=short)
+    return write_results(folder, command, rows, _degradation_report(table), drawn, groups, failures)
+
+
+def _read_norms(run: RunFolder) -> pd.DataFrame:
+    try:
+        norms = pd.read_csv(run.gradient_norms)
+        if not len(norms) or "step" not in norms or not np.isfinite(norms.to_numpy(float)).all():
+            raise ValueError("it has no finite numbers")
+        return norms
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{run.gradient_norms} is damaged ({error}); delete the run folder and train it again"
+        ) from error
+
+
+def _degradation_report(table) -> str:
+    lines = [
+        "Top-1 errors in %. Training: mean over the augmented batches of the last report interval. Validation: at the last step. Test: once,",
+        "with the weights chosen on validation images. Gradient: norm of the loss gradient by the first convolution over that by the last.",
+        "",
+        "| depth | net | preset | seeds | training | validation | test | gradient, untrained | gradient, trained |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for _, row in table.sort_values(["depth", "form"], kind="stable").iterrows():
+        cells = [row["depth"], row["form"], row["preset"], row["seeds"]]
+        lines.append(table_line(cells + [format_spread(values) for values in row.iloc[4:]]))
+    return "\n".join(lines)
+
+
+def draw_error_against_step(groups: dict, dataset: str):
+    """Figure 6 of He et al. 2015: left plain, right residual nets; dashed training, solid test error.
+
+    Where not every run looked at the test images, the solid lines are the validation error. Depths differ in colour alone;
+    `draw_error_against_depth` tells them apart in print.
+
+    Args:
+        groups: net -> list of `comparative_study.FinishedRun`, one per seed.
+        dataset: for the title.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
+    depths, shown = _depths(groups), part_shown(groups)
+    colours = {depth: style["color"] for depth, style in styles(depths).items()}
+    for axes, form in zip(panels, ("plain", "resnet"), strict=True):
+        for depth in depths:
+            label = f"{form}{depth}"
+            if label not in groups:  # its runs failed
+                continue
+            tables = [each.history for each in groups[label]]
+            colour = colours[depth]
+            draw_mean(axes, tables, "step", "train_error", np.asarray, color=colour, linestyle="--", linewidth=1)
+            draw_mean(axes, tables, "step", f"{shown}_error", np.asarray, color=colour, linewidth=1.7, label=label)
+        axes.set(title={"plain": "plain", "resnet": "residual"}[form], xlabel="step", xlim=(0, None))
+        handles, labels = axes.get_legend_handles_labels()
+        handles += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
+        axes.legend(handles, [*labels, shown, "training"], ncols=2)
+    panels[0].set_ylabel("top-1 error (%)")
+    panels[0].set_ylim(bottom=0)
+    figure.suptitle(f"plain and residual nets on {dataset}")
+    return figure
+
+
+def draw_error_against_depth(table, dataset: str):
+    """Training error (left) and test error (right) at the end against depth.
+
+    Args:
+        table: columns form, depth and the two errors, means over seeds.
+        dataset: for the title.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)
+    columns = ("training error, last report", "test error, chosen on validation")
+    for axes, column in zip(panels, columns, strict=True):
+        for form, label, style in (
+            ("plain", "plain", {"color": VERMILION, "linestyle": "--"}),
+            ("resnet", "residual", {"color": BLUE}),
+        ):
+            part = table[table["form"] == form].sort_values("depth")
+            axes.plot(part["depth"], part[column], marker="o", label=label, **style)
+        axes.set(title=column, xlabel="layers", xticks=sorted(set(table["depth"])))
+        axes.legend()
+    panels[0].set_ylabel("top-1 error (%)")
+    panels[0].set_ylim(bottom=0)
+    figure.suptitle(f"plain and residual nets on {dataset}")
+    return figure
+
+
+def draw_gradient_norms(norms: dict, dataset: str):
+    """Gradient norm of each convolution, from input to output: plain above, residual below, at three times of the training.
+
+    Args:
+        norms: net -> table of `gradient_norms.csv`.
+        dataset: for the title.
+    """
+    depths = _depths(norms)
+    figure, panels = plt.subplots(2, 3, figsize=(9.6, 6), sharey=True, sharex=True)
+    for row, (form, word) in zip(panels, (("plain", "plain"), ("resnet", "residual")), strict=True):
+        for depth, style in styles(depths).items():
+            if f"{form}{depth}" not in norms:  # its runs failed
+                continue
+            table = norms[f"{form}{depth}"]
+            layers = [name for name in table.columns if "conv" in name]
+            for axes, index in zip(row, (0, (len(table) - 1) // 2, len(table) - 1), strict=True):
+                values = np.maximum(table[layers].iloc[index].to_numpy(float), 1e-12)
+                axes.semilogy(range(1, 1 + len(layers)), values, label=f"{form}{depth}", linewidth=1.3, **style)
+                axes.set_title(f"{word}, step {int(table['step'].iloc[index]):,}")
+        row[0].set_ylabel("norm of the gradient")
+        # The powers of ten would need math in texts, which is off.
+        row[0].yaxis.set_major_formatter("{x:g}")
+        row[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        if row[-1].lines:
+            row[-1].legend(fontsize=8)
+    for axes in panels[-1]:
+        axes.set_xlabel("convolution, from the input")
+    figure.suptitle(f"loss gradient by each kernel, one fixed batch of {dataset}")
+    return figure
+
+
+def _depths(nets) -> list[int]:
+    return sorted({int(name.removeprefix("plain").removeprefix("resnet")) for name in nets})

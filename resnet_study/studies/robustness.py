@@ -1,0 +1,170 @@
+"""Accuracy on corrupted test images."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+
+import cifar10_input
+import cifar10_test
+from resnet_study import devices
+from resnet_study.data import corruptions
+from resnet_study.files import write_atomically
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.reports.figures import STYLE, draw_grid, save_figure
+from resnet_study.saved_models import load_model
+from resnet_study.studies.curves import short_names, styles
+from resnet_study.studies.runs import (
+    FinishedRun,
+    fingerprint,
+    finish_runs,
+    format_spread,
+    group_runs,
+    plan_runs,
+    remembered,
+    result_row,
+    study_command,
+    study_folder,
+    table_line,
+    write_results,
+)
+
+# Corrupted pictures
+
+
+def measure_robustness(given: dict, models, datasets, seeds) -> Path:
+    """Accuracy on corrupted test pictures, see `image_corruption`, of nets that were trained on clean ones.
+
+    Nothing is chosen by these numbers. Runs that are missing are trained first.
+
+    Args:
+        given, models, datasets, seeds: see `plan_runs`.
+
+    Returns:
+        The folder: report.md, robustness.csv, study.json and the figures.
+
+    Raises:
+        UsageError, Interrupted: see `finish_runs`.
+    """
+    folder = study_folder(given, "robustness")
+    runs, failures = finish_runs(plan_runs(given, models, datasets, seeds))
+    groups = group_runs(runs)
+    table = []
+    for (dataset, model_name, preset), runs in groups.items():
+        for each in runs:
+            measured = remembered(
+                folder / "measured.json", fingerprint(each), lambda each=each: _measure_corrupted(each)
+            )
+            keys = {"dataset": dataset, "model": model_name, "preset": preset, "seed": each.config.seed}
+            table += [
+                keys | {"corruption": corruption, "strength": strength, "accuracy": accuracy}
+                for corruption, accuracies in measured.items()
+                for strength, accuracy in enumerate(accuracies)
+            ]
+    table = pd.DataFrame(table)
+    write_atomically(folder / "robustness.csv", table.to_csv(index=False))
+    rows = []
+    for key, runs in groups.items():
+        part = table[(table["dataset"] == key[0]) & (table["model"] == key[1]) & (table["preset"] == key[2])]
+        rows.append(
+            result_row(runs, "test accuracy, clean", part[part["strength"] == 0].groupby("seed")["accuracy"].mean())
+        )
+        for corruption in corruptions.CORRUPTIONS:
+            of_kind = part[(part["corruption"] == corruption) & (part["strength"] > 0)]
+            rows.append(
+                result_row(runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean())
+            )
+    drawn = []
+    with plt.rc_context(STYLE):
+        for dataset, part in table.groupby("dataset", sort=False):
+            figure = draw_robustness(part, dataset)
+            drawn.append(save_figure(figure, folder / f"robustness-{dataset}.png"))
+            runs = next(runs for key, runs in groups.items() if key[0] == dataset)
+            figure = draw_corruptions(cifar10_input.load_data(runs[0].config).test.images[:1], dataset)
+            drawn.append(save_figure(figure, folder / f"corruptions-{dataset}.png"))
+    command = study_command("robustness", given, models=models, datasets=datasets, seeds=seeds)
+    return write_results(folder, command, rows, _robustness_report(table), drawn, groups, failures)
+
+
+def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
+    """corruption -> accuracy in % at strengths 0 .. 5 on all test images."""
+    print(f"corrupted pictures: {finished.run.path.name}", flush=True)
+    test = cifar10_input.load_data(finished.config).test
+    # In the number format of the run, which is faster than float32: each net is tested twenty-one times.
+    policy = devices.choose_policy(finished.config.precision)
+    model = fold_batch_norm(load_model(str(finished.run.best)), policy)
+
+    def accuracy(corruption, strength):
+        images = corruptions.corrupt(test.images, corruption, strength)
+        return 100 * float(np.mean(cifar10_test.test(model, images).argmax(axis=1) == test.labels))
+
+    clean = accuracy("noise", 0)
+    return {
+        corruption: [clean, *(accuracy(corruption, strength) for strength in corruptions.STRENGTHS[1:])]
+        for corruption in corruptions.CORRUPTIONS
+    }
+
+
+def _robustness_report(table) -> str:
+    meanings = "; ".join(
+        f"{name}: {meaning} ({', '.join(f'{value:g}' for value in values)})"
+        for name, (meaning, values) in corruptions.CORRUPTIONS.items()
+    )
+    lines = [
+        "Accuracy in % on all test images, corrupted with the strengths that Hendrycks & Dietterich chose for CIFAR-10-C; mean ± sample standard",
+        "deviation over the seeds. By nets in the number format of their training, batch norm folded, so that the clean accuracy can",
+        f"differ from that of the test by some hundredths. {meanings}.",
+        "",
+        table_line(["data set", "net", "preset", "corruption", "clean", *corruptions.STRENGTHS[1:]]),
+        table_line([*["---"] * 4, *["---:"] * len(corruptions.STRENGTHS)]),
+    ]
+    for key, part in table.groupby(["dataset", "model", "preset", "corruption"], sort=False):
+        by_strength = part.groupby("strength")["accuracy"]
+        lines.append(table_line([*key, *(format_spread(values) for _, values in by_strength)]))
+    return "\n".join(lines)
+
+
+def draw_robustness(table, dataset: str):
+    """Accuracy against strength, a panel per corruption, a line per net; the band goes from the lowest to the highest seed.
+
+    Args:
+        table: columns model, preset, seed, corruption, strength, accuracy (%).
+        dataset: for the title.
+    """
+    kinds = list(corruptions.CORRUPTIONS)
+    keys = list(table[["model", "preset"]].drop_duplicates().itertuples(index=False, name=None))
+    figure, panels = plt.subplots(1, len(kinds), figsize=(9.6, 3.6), sharey=True)
+    names = short_names(keys)
+    for axes, kind in zip(panels, kinds, strict=True):
+        for key, style in styles(keys).items():
+            part = table[(table["model"] == key[0]) & (table["preset"] == key[1]) & (table["corruption"] == kind)]
+            by_strength = part.groupby("strength")["accuracy"]
+            mean = by_strength.mean()
+            axes.plot(mean.index, mean, marker="o", markersize=3, label=names[key], **style)
+            axes.fill_between(
+                mean.index, by_strength.min(), by_strength.max(), color=style["color"], alpha=0.15, linewidth=0
+            )
+        meaning, values = corruptions.CORRUPTIONS[kind]
+        axes.set(title=kind, xticks=[0, *range(1, 1 + len(values))])
+        axes.set_xlabel(meaning.replace(", ", ",\n"), fontsize=8)
+        axes.set_xticklabels(["clean", *(f"{value:g}" for value in values)], rotation=60)
+    panels[0].set_ylabel("test accuracy (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    figure.suptitle(f"corrupted test pictures of {dataset}")
+    return figure
+
+
+def draw_corruptions(image, dataset: str):
+    """One test picture at every strength of every corruption.
+
+    Args:
+        image: uint8 [1, height, width, channels].
+        dataset: for the title.
+    """
+    rows = [
+        [corruptions.corrupt(image, kind, strength)[0] for strength in corruptions.STRENGTHS]
+        for kind in corruptions.CORRUPTIONS
+    ]
+    return draw_grid(rows, list(corruptions.CORRUPTIONS), f"the first test picture of {dataset}, strengths 0 - 5")

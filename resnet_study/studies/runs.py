@@ -1,0 +1,376 @@
+"""How nets compare: several runs trained or reused, then tables and figures made from their run folders.
+
+    compare(...)            nets x data sets x seeds: table 1 and figures 3 - 6 of Lu & Song, costs, per-class metrics
+    degrade(...)            plain against residual nets at several depths: He et al. 2015, figure 6; gradient norm of each layer
+    measure_robustness(...) accuracy of trained nets on corrupted test pictures
+
+Each call can be repeated: a run that is finished is reused, one that was stopped goes on, what is missing is trained. A study
+owns no run: the runs lie in `runs/<run name>/` as if trained by themselves, its tables and figures in `runs/<study>/`.
+
+What is wrong with settings, data or folders is found before the first run begins, and ends the study. A run that fails later,
+such as one that diverges, is reported at the end; the others are trained all the same, and make the tables and figures.
+
+Source: Lu & Song, Research on image classification based on ResNet.
+"""
+
+import dataclasses
+import datetime
+import gc
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import pandas as pd
+import tensorflow as tf
+
+import cifar10_input
+import cifar10_test
+from cifar10_train import Interrupted, Train
+from hyper_parameters import HyperParameters, from_preset
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_json
+from resnet_study.networks import registry
+from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.presets import default_preset
+from resnet_study.reports.figures import draw
+from resnet_study.reports.results import describe_origin, write_study
+from resnet_study.run_folder import TESTED, RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A trained and tested run: its settings, its folder, the table of `error.csv`, the content of `result.json`."""
+
+    config: HyperParameters
+    run: RunFolder
+    history: pd.DataFrame
+    result: dict
+
+    @property
+    def training_accuracy(self) -> float:
+        """Highest over the reports, in %; each is the mean over the augmented batches of an interval."""
+        return 100 - float(self.history["train_error"][1:].min())
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Highest over the reports, in %."""
+        return 100 - float(self.history["validation_error"][1:].min())
+
+    @property
+    def watched_accuracy(self) -> float | None:
+        """Highest on the test images over the reports, in %; None where not every report looked at them."""
+        if "test_error" not in self.history or self.history["test_error"][1:].isna().any():
+            return None
+        return 100 - float(self.history["test_error"][1:].min())
+
+    @property
+    def test_accuracy(self) -> float:
+        """In %, of the weights that were chosen on validation images, measured once."""
+        return 100 - self.result["test_error"]
+
+
+# Which runs, and how they get finished
+
+
+def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
+    """The settings of every run of a study, data set by data set.
+
+    Their reports look at the test images too (`watch_test`), for the curves that the papers show.
+
+    Args:
+        given: settings that hold for all runs, by name; a preset among them replaces each net's own, see
+            `hyper_parameters.default_preset`.
+        models: registry names, each perhaps with a preset and seeds of its own: "resnet20_preact:liang", "lenet5@0-2".
+        datasets: names of data sets.
+        seeds: ints.
+
+    Raises:
+        UsageError: an unknown name, a value out of its range, an option that a net does not have, several heads, or an empty
+            list.
+    """
+    common = {"watch_test": True} | {name: value for name, value in given.items() if name not in ("preset", "version")}
+    configs = []
+    for dataset in datasets:
+        for entry in models:
+            parts = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(\d+)(?:-(\d+))?)?", entry)
+            model, preset, first, last = parts.groups() if parts else (None,) * 4
+            last = last or first
+            if not parts or (first and int(last) < int(first)):
+                raise UsageError(
+                    f"--models must be names such as resnet20, resnet20:fast, resnet20@0, resnet20@0-2; received '{entry}'"
+                )
+            preset = preset or given.get("preset") or default_preset(dataset, model)
+            for seed in range(int(first), int(last) + 1) if first else seeds:
+                configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
+    if not configs:
+        raise UsageError("a study needs at least one net, one data set and one seed, received none")
+    for config in configs:
+        registry.find(config.model_name).check_options(config.net_options)
+        if not config.validation_fraction:
+            raise UsageError(
+                "a study chooses weights on validation images, received --validation_fraction=0; leave it out"
+            )
+        if len(config.tasks) > 1:
+            raise UsageError(f"a study compares nets with one head, received --heads={config.heads}; give one of them")
+    return list(dict.fromkeys(configs))
+
+
+def finish_runs(
+    configs: list[HyperParameters], make_callback: Callable | None = None
+) -> tuple[list[FinishedRun], list[str]]:
+    """Trains, tests and draws what is not finished, in order; each run once.
+
+    Args:
+        configs: see `plan_runs`; several may mean one run.
+        make_callback: makes a Keras callback with a method `finish()` from a `Train`; its file is `gradient_norms.csv`.
+
+    Returns:
+        (the finished runs, what is to be said of the others).
+
+    Raises:
+        UsageError: before any work: a run folder that holds another run, missing data, or pictures too small for a net. After
+            all runs: all failed.
+        Interrupted: as `Train.train`.
+    """
+    # Counted twice, a run would look like two seeds. Names of nets may differ: the depth may be told by the number of blocks.
+    configs = [_as_stored(config) for config in {config.run_name: config for config in configs}.values()]
+    if make_callback:
+        for config in configs:
+            run = run_folder_of(config)
+            if run.holds_run() and not run.gradient_norms.is_file() and run.error_csv.is_file():
+                raise UsageError(
+                    f"expected {run.gradient_norms}, but the run was trained without; give another --runs_dir"
+                )
+    data = {data_key(config): cifar10_input.load_data(config) for config in configs}
+    for config in configs:
+        spec, shape = registry.find(config.model_name), data[data_key(config)].train.images.shape[1:]
+        if min(shape[:2]) < spec.minimum_size:
+            spec.build(input_shape=shape)  # which refuses such pictures, and says so, before it builds anything
+    tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each net
+    failures = {}
+    for number, config in enumerate(configs, start=1):
+        if _is_finished(config):
+            continue
+        print(
+            f"run {number} of {len(configs)}: {config.model_name} on {config.dataset}, preset {config.preset}, "
+            f"seed {config.seed}{_time_left(configs[number - 1 :], configs, data)}",
+            flush=True,
+        )
+        try:
+            _finish(config, data[data_key(config)], make_callback)
+        except Interrupted as stop:
+            reason = str(stop).split(";")[0]
+            raise Interrupted(
+                f"run {number} of {len(configs)}: {reason}; the same command goes on with the study"
+            ) from stop
+        except UsageError as error:
+            print(f"failed: {error}", flush=True)
+            failures[config] = f"{run_folder_of(config)}: {error}"
+        # Keras and TensorFlow keep what belongs to a net alive until they are told otherwise.
+        keras.backend.clear_session()
+        gc.collect()
+    if len(failures) == len(configs):
+        raise UsageError(f"all {len(configs)} runs failed: {' | '.join(failures.values())}")
+    return [_read_finished(config) for config in configs if config not in failures], list(failures.values())
+
+
+def run_folder_of(config) -> RunFolder:
+    return RunFolder(f"{config.runs_dir}/{config.run_name}")
+
+
+def data_key(config):
+    return config.dataset, config.synthetic_images if config.dataset == "synthetic" else None
+
+
+def _as_stored(config):
+    """The settings with which a run that exists goes on. Raises UsageError if it is another run than the wanted one."""
+    run = run_folder_of(config)
+    if not run.holds_run():
+        run.check(config, resume=True, overwrite=False)
+        return config
+    stored = run.read_config(HyperParameters)
+    # The depth may stand in the name of the net or in num_residual_blocks.
+    wanted, held = (
+        dataclasses.replace(each, model=each.model_name, num_residual_blocks=0) for each in (config, stored)
+    )
+    if flags := wanted.flags_beside(held):
+        raise UsageError(
+            f"expected a run with {' '.join(flags)} in {run}, which holds one with {' '.join(held.flags_beside(wanted))}; give "
+            "these settings to use it, or another --runs_dir"
+        )
+    operational = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.metadata["operational"]
+    }
+    return dataclasses.replace(stored, **operational)
+
+
+def _is_finished(config) -> bool:
+    run = run_folder_of(config)
+    # The table of layers is drawn last: a kill may have come after the first figure.
+    if not (run.result.is_file() and run.best.is_file() and (run.figures / "layers.md").is_file()):
+        return False
+    return read_json(run.result, {"last_step": int})["last_step"] == config.train_steps
+
+
+def _finish(config, data, make_callback):
+    run = run_folder_of(config)
+    trainer = Train(config, run, data)
+    callback = make_callback(trainer) if make_callback else None
+    trainer.train(resume=True, callbacks=[callback] if callback else [])
+    if callback:
+        callback.finish()
+    cifar10_test.evaluate(config)
+    draw(run, config.data_dir)
+
+
+def _read_finished(config) -> FinishedRun:
+    run = run_folder_of(config)
+    kind = TESTED | {"test_loss": float, "per_class": [{"precision": float, "recall": float}]}
+    return FinishedRun(config, run, run.read_history(), read_json(run.result, kind))
+
+
+def _time_left(waiting, configs, data) -> str:
+    """How long the waiting runs will take, judged by those that are finished: of the same net, else by multiply-adds."""
+    seconds = {}
+    for config in configs:
+        if _is_finished(config):
+            seconds.setdefault(_group_key(config), []).append(
+                float(run_folder_of(config).read_history().iloc[-1]["seconds"])
+            )
+    if not seconds:
+        return ""
+    known = {_group_key(config): config for config in configs if _group_key(config) in seconds}
+    total = 0.0
+    for config in waiting:
+        if _is_finished(config):
+            continue
+        key = _group_key(config)
+        if key not in seconds:
+            pace = statistics.mean(
+                statistics.mean(seconds[other]) / training_work(known[other], data) for other in known
+            )
+            seconds[key] = [pace * training_work(config, data)]
+        total += statistics.mean(seconds[key])
+    return f", about {datetime.timedelta(seconds=round(total))} left"
+
+
+def _group_key(config):
+    return config.dataset, config.model_name, config.preset
+
+
+def group_runs(runs: list[FinishedRun]) -> dict[tuple[str, str, str], list[FinishedRun]]:
+    """(data set, net, preset) -> the runs that differ in their seed, in the order of the study."""
+    groups = {}
+    for each in runs:
+        groups.setdefault(_group_key(each.config), []).append(each)
+    return groups
+
+
+# Numbers
+
+
+def describe(values) -> dict:
+    """Mean and sample standard deviation (None for one value) of a few numbers."""
+    values = [float(value) for value in values]
+    return {"value": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def format_spread(values, digits=2) -> str:
+    """ "99.41 ± 0.05", or "99.41" for a single value."""
+    spread = describe(values)
+    return f"{spread['value']:.{digits}f}" + ("" if spread["std"] is None else f" ± {spread['std']:.{digits}f}")
+
+
+def table_line(cells) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def training_work(config, data) -> int:
+    """Multiply-adds of the way forward of a whole training."""
+    images = data[data_key(config)].train.images
+    net = registry.find(config.model_name).build(
+        input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.net_options
+    )
+    return multiply_adds(net) * config.train_steps * config.train_batch_size
+
+
+def remembered(path: Path, name: str, measure: Callable):
+    """What was measured of a run before, or `measure()`, kept in a JSON file so that a stopped study goes on from there."""
+    known = read_json(path, dict) if path.exists() else {}
+    if name not in known:
+        known[name] = measure()
+        write_json(path, known)
+    return known[name]
+
+
+def fingerprint(finished: FinishedRun) -> str:
+    """Names the weights of a run: another training gives another loss."""
+    return f"{finished.run.path.name}, test loss {finished.result['test_loss']:.9f}"
+
+
+# What every study writes
+
+
+def study_folder(given: dict, name: str) -> Path:
+    """The folder of a study. Raises UsageError if it holds a run."""
+    # A throw-away object checks the two settings.
+    config = HyperParameters(**{key: given[key] for key in ("version", "runs_dir") if key in given})
+    folder = RunFolder(f"{config.runs_dir}/{config.version or name}")
+    if folder.holds_run():
+        raise UsageError(f"{folder} holds a run; give the study another --version")
+    return folder.path
+
+
+def write_results(folder, command, rows, report, drawn, groups, failures) -> Path:
+    """`training_report.write_study`. Raises UsageError at the end if runs failed, which the report names too."""
+    if failures:
+        report += "\n\n**Missing**, because the run failed:\n\n" + "\n".join(f"- {failure}" for failure in failures)
+    names = [each.run.path.name for runs in groups.values() for each in runs]
+    write_study(folder, command, rows, report, drawn, names)
+    if failures:
+        raise UsageError(
+            f"{len(failures)} runs failed, {folder} shows the others: {' | '.join(failures)}; the same command tries them again"
+        )
+    return folder
+
+
+def study_command(mode: str, given: dict, **options) -> str:
+    """The command that repeats the study, with its name if it was given one, without where things lie."""
+    parts = [f"python cifar10_main.py --mode={mode}"]
+    for name, value in options.items():
+        if value is True:
+            parts.append(f"--{name}")
+        elif value is not False:
+            parts.append(f"--{name}={','.join(str(item) for item in value)}")
+    fields = {field.name: field for field in dataclasses.fields(HyperParameters)}
+    parts += [
+        f"--{name}={value}"
+        for name, value in given.items()
+        if name == "version" or not fields[name].metadata["operational"]
+    ]
+    return " ".join(parts)
+
+
+def result_row(runs, metric, values, published=None, source=None, *, unit="%") -> dict:
+    """A row of `results/<experiment>.json`; its time is that of all runs together."""
+    values = [float(value) for value in values]
+    config, origins = runs[0].config, [describe_origin(each.run, each.config) for each in runs]
+    spread = describe(values)
+    known = published is not None and not pd.isna(published)
+    return {
+        "dataset": config.dataset,
+        "model": config.model_name,
+        "preset": config.preset,
+        "metric": metric,
+        "unit": unit,
+        "values": [round(value, 6) for value in values],
+        "value": round(spread["value"], 6),
+        "std": None if spread["std"] is None else round(spread["std"], 6),
+        "runs": len(values),
+        "published": float(published) if known else None,
+        "published_source": source if known else None,
+        **origins[-1],
+        "wall_seconds": sum(origin["wall_seconds"] for origin in origins),
+    }
