@@ -86,8 +86,6 @@ def test_damaged_keras_files(tmp_path, capsys):
 def test_a_net_of_another_data_set_is_refused(tmp_path, capsys):
     import keras
 
-    pass
-
     inputs = keras.Input((32, 32, 3))
     keras.Model(inputs, keras.layers.Dense(7)(keras.layers.Flatten()(inputs))).save(tmp_path / "seven.keras")
     flags = [

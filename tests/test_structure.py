@@ -1,0 +1,98 @@
+"""Imports run one way and make no circle; importing does nothing."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+_SPEC = importlib.util.spec_from_file_location("structure", ROOT / "benchmarks" / "structure.py")
+structure = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(structure)
+
+# From the ground up: a module imports only modules of its own group or of groups above it in this list.
+GROUPS = (
+    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints"),
+    ("resnet_study.settings", "resnet_study.presets", "hyper_parameters", "resnet_study.run_folder"),
+    ("resnet_study.devices",),
+    ("resnet_study.networks.layers", "resnet_study.networks.registry", "resnet_study.networks.multiply_adds"),
+    ("resnet_study.saved_models",),
+    ("resnet_study.networks", "resnet_study.data", "resnet", "flowers.settings"),
+    ("cifar10_input", "flowers.data", "flowers.heads"),
+    ("resnet_study.training", "cifar10_train", "flowers.transfer"),
+    ("resnet_study.reports", "cifar10_test"),
+    ("resnet_study.studies", "flowers.evaluate"),
+    ("cifar10_main", "flowers.train", "flowers.predict"),
+)
+MODULES = structure.find_modules(ROOT)
+# The package root holds nothing to import; these have no work to do where TensorFlow is missing.
+LIGHT = (
+    "hyper_parameters",
+    "resnet_study.settings",
+    "resnet_study.presets",
+    "resnet_study.networks.registry",
+    "cifar10_main",
+)
+
+
+def rank(module):
+    """The number of the group that names the module or a package that holds it; the longest name counts."""
+    names = [(len(name), number) for number, group in enumerate(GROUPS) for name in group if f"{module}.".startswith(f"{name}.")]  # fmt: skip
+    return max(names)[1]
+
+
+def test_imports_run_one_way():
+    against = [
+        f"{name} imports {other}"
+        for name, others in structure.read_imports(MODULES).items()
+        for other in others
+        if rank(other) > rank(name)
+    ]
+    assert not against
+
+
+def test_imports_make_no_circle():
+    assert not structure.find_circles(structure.read_imports(MODULES))
+
+
+def test_a_circle_is_found():
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert structure.find_circles(imports) == [{"a", "b", "c"}]
+
+
+def test_the_top_level_holds_the_promised_names_only():
+    top = {name for name in MODULES if "." not in name}
+    assert top == {"resnet", "cifar10_input", "cifar10_train", "cifar10_test", "cifar10_main", "hyper_parameters"}
+
+
+def test_the_networks_know_no_settings_and_no_run_folder():
+    imports, waiting, seen = structure.read_imports(MODULES), ["resnet"], set()
+    while waiting:
+        for name in imports[waiting.pop()] - seen:
+            seen.add(name)
+            waiting.append(name)
+    assert not seen & {"hyper_parameters", "resnet_study.settings", "resnet_study.run_folder"}
+
+
+@pytest.mark.parametrize("names", [[name] for name in LIGHT] + [list(MODULES)], ids=[*LIGHT, "all modules"])
+def test_importing_does_nothing(names, tmp_path):
+    code = f"""
+import importlib, os, socket, sys
+sys.argv = ["python", "--mode=nonsense"]
+def refuse(*_, **__):
+    raise AssertionError("it asked the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+for name in {names}:
+    importlib.import_module(name)
+if {len(names) == 1}:
+    assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+if "matplotlib" in sys.modules:
+    import matplotlib
+    assert dict.__getitem__(matplotlib.rcParams, "backend") == "template"
+assert not os.listdir()
+"""
+    environment = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "template", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
