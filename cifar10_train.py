@@ -12,10 +12,7 @@ import atexit
 import collections
 import contextlib
 import dataclasses
-import datetime
 import math
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -37,6 +34,10 @@ from resnet_study.networks.layers import PatchWhitening
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, load_model, save_model
+from resnet_study.training.optimizers import make_optimizer
+from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, name_columns, seconds_left, smooth
+from resnet_study.training.signals import catch_signals
+from resnet_study.training.step import CompiledSteps, averaged_weights
 
 
 class Interrupted(KeyboardInterrupt):
@@ -269,17 +270,16 @@ class Train:
         )
         self.net.stop_training = False
         self._started = time.monotonic()
-        with self._naming_tensorboard():
-            writer = self._open_tensorboard() if config.tensorboard and self.is_chief else None
+        tensorboard = self._open_tensorboard() if config.tensorboard and self.is_chief else None
         with (
-            _catch_signals() as caught,
+            catch_signals() as caught,
             tqdm(
                 total=self.train_steps, initial=self.step, unit="step", disable=None if self.is_chief else True
             ) as bar,
         ):
             callback_list.on_train_begin()
             if not self.history:
-                self._report_start(writer, bar)
+                self._report_start(tensorboard, bar)
             self._spread_dropout()
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
@@ -290,8 +290,8 @@ class Train:
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
-                    row = self._report(writer, bar)
-                    callback_list.on_epoch_end((self.step - 1) // self.report_freq, _callback_logs(row))
+                    row = self._report(tensorboard, bar)
+                    callback_list.on_epoch_end((self.step - 1) // self.report_freq, callback_logs(row))
                     if devices.is_any(self.strategy, self.net.stop_training) or self._has_ended():
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
@@ -390,69 +390,26 @@ class Train:
             save_model(self._export(), self.run.best)
 
     def _make_optimizer(self):
-        config = self.config
-        if config.optimizer == "adam":
-            adam = FusedAdam if self.replicas == 1 else keras.optimizers.Adam
-            self.optimizer = adam(config.init_lr, beta_1=config.momentum)
-        else:
-            sgd = FusedSGD if self.replicas == 1 and config.momentum else keras.optimizers.SGD
-            self.optimizer = sgd(config.init_lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
-        self.optimizer.build(self.net.trainable_variables)
+        self.optimizer = make_optimizer(self.config, self.net.trainable_variables, self.replicas)
         self.net.optimizer = self.optimizer  # where callbacks look for it
 
     def _compile(self):
-        config, net = self.config, self.net
-        decays = config.weight_decay > 0
-        decayed = {id(v) for v in net.trainable_variables if decays and _decays(v, config.weight_decay_on)}
-
-        def replica_step(images, labels):
-            with tf.GradientTape() as tape:
-                objective, sums = self._measure(net(images, training=True), labels)
-                # The optimizer adds up the gradients of all replicas, so each contributes its share of the batch.
-                objective = tf.reduce_sum(objective) / config.train_batch_size
-            gradients = tape.gradient(objective, net.trainable_variables)
-            if config.beta_lr_factor != 1:
-                gradients = [
-                    config.beta_lr_factor * gradient if variable.name == "beta" else gradient
-                    for gradient, variable in zip(gradients, net.trainable_variables, strict=True)
-                ]
-            gradients = [
-                gradient + config.weight_decay / self.replicas * variable if id(variable) in decayed else gradient
-                for gradient, variable in zip(gradients, net.trainable_variables, strict=True)
-            ]
-            self.optimizer.apply(gradients, net.trainable_variables)
-            return sums
-
-        def move_averages(decay):
-            for average, variable in zip(self.averages, net.weights, strict=True):
-                average.assign(average + (1 - decay) * (variable.value - average))
-
-        @tf.function
-        def train_step(images, labels):
-            sums = self.strategy.run(replica_step, (images, labels))
-            count = self.optimizer.iterations.value
-            if config.lookahead_steps:
-                if count % config.lookahead_steps == 0 or count == self.train_steps:
-                    move_averages(config.weight_averaging * (tf.cast(count, tf.float32) / self.train_steps) ** 3)
-                    for variable, value in zip(net.weights, self.averages, strict=True):
-                        variable.assign(value)
-            elif self.averages:
-                steps = tf.cast(count, tf.float32)
-                # The first steps weigh more, so that the average does not remember the random start.
-                move_averages(tf.minimum(config.weight_averaging, (1 + steps) / (10 + steps)))
-            return {name: self.strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
-
-        @tf.function(reduce_retracing=True)
-        def validation_step(images, labels):
-            return self._measure(net(self.normalization(images), training=False), labels)[1]
-
-        self._train_step, self._validation_step = train_step, validation_step
+        self.steps = CompiledSteps(
+            model=self.net,
+            optimizer=self.optimizer,
+            averages=self.averages,
+            measure=self._measure,
+            normalization=self.normalization,
+            strategy=self.strategy,
+            config=self.config,
+            train_steps=self.train_steps,
+        )
 
     def _take_step(self, images, labels) -> float:
         """Trains one batch and adds it to the interval; returns its mean loss."""
         rate = self._learning_rate(self.step)
         self.optimizer.learning_rate.assign(rate)
-        sums = {name: float(value) for name, value in self._train_step(images, labels).items()}
+        sums = {name: float(value) for name, value in self.steps.train(images, labels).items()}
         loss = sums["loss"]
         self._check_loss(sum(sums.values()))
         self.step += 1
@@ -479,24 +436,13 @@ class Train:
         )
         sums, count = collections.Counter(), 0
         for images, labels in batches:
-            sums.update({name: float(value) for name, value in self._validation_step(images, labels).items()})
+            sums.update({name: float(value) for name, value in self.steps.validate(images, labels).items()})
             count += len(labels)
         if not count:
             return {}
-        columns = _name_columns(part, sums, count)
+        columns = name_columns(part, sums, count)
         # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
         return dict(zip(columns, devices.from_chief(self.strategy, list(columns.values())), strict=True))
-
-    @contextlib.contextmanager
-    def _averaged_weights(self):
-        """Puts the averaged weights into the net for a while, where there are any."""
-        weights = self.net.weights if self.averages else []
-        current = [variable.numpy() for variable in weights]
-        for variable, average in zip(weights, self.averages, strict=True):
-            variable.assign(average)
-        yield
-        for variable, value in zip(weights, current, strict=True):
-            variable.assign(value)
 
     def _measure(self, logits, labels):
         """What training lowers and reports tell.
@@ -520,7 +466,7 @@ class Train:
         """Images and labels of the batch of step 0, whole."""
         return next(iter(self._training_batches()))
 
-    def _report_start(self, writer, bar):
+    def _report_start(self, tensorboard, bar):
         """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
         # By a training step that is undone: a graph of its own would take 20 MB more with ResNet-110.
         kept = [(variable, variable.numpy()) for variable in self._variables().values()]
@@ -529,26 +475,28 @@ class Train:
             variable, value = kept.pop()
             variable.assign(value)
         self.step = 0
-        self._report(writer, bar)
+        self._report(tensorboard, bar)
 
-    def _report(self, writer, bar) -> dict:
+    def _report(self, tensorboard, bar) -> dict:
         """Validates and writes everything that a report writes; returns the row of `error.csv`."""
         interval, config = self._interval, self.config
-        trained = _name_columns("train", interval, interval["images"])
+        trained = name_columns("train", interval, interval["images"])
         row = {
             "step": self.step,
             "epoch": round(self.step * config.train_batch_size / len(self.training), 4),
             "train_error": trained["train_error"],
-            "train_error_smoothed": self._smooth([*self._column("train_error"), trained["train_error"]]),
+            "train_error_smoothed": smooth(
+                [*self._column("train_error"), trained["train_error"]], config.train_ema_decay
+            ),
             "train_loss": trained["train_loss"],
         }
         # Lookahead's result is the average alone: the weights between two averages are neither kept nor told.
-        with self._averaged_weights() if config.lookahead_steps else contextlib.nullcontext():
+        with averaged_weights(self.net, self.averages) if config.lookahead_steps else contextlib.nullcontext():
             validated = self._validate()
         # Before a checkpoint of weights that are not numbers is written.
         self._check_loss(validated["validation_loss"] if validated else self._loss_of_some_images())
         row |= validated
-        with self._averaged_weights():
+        with averaged_weights(self.net, self.averages):
             if self.averages and not config.lookahead_steps:
                 row |= {f"{name}_unaveraged": value for name, value in validated.items()} | self._validate()
             if config.watch_test:
@@ -563,19 +511,19 @@ class Train:
             self.best_step, self.best_error = self.step, self._rank(row)
         if not self.is_chief:
             return row
-        if writer:
-            with self._naming_tensorboard():
-                self._write_tensorboard(writer, row)
+        if tensorboard:
+            images = self._watched_images()
+            tensorboard.write(self.history, config.train_ema_decay, self._validates_fully, images)
         self._write_checkpoint()
         if self.best_step == self.step:
             save_model(self._export(), self.run.best)
         self._write_error_csv()
-        _print_row(bar, row, self.train_steps, self._seconds_left())
+        bar.write(format_row(row, self.train_steps, seconds_left(self.history, self.train_steps)))
         return row
 
     def _loss_of_some_images(self) -> float:
         """Summed loss of the first training images, to see whether the weights are numbers."""
-        return float(self._validation_step(self.training.images[:64], self.training.labels[:64])["loss"])
+        return float(self.steps.validate(self.training.images[:64], self.training.labels[:64])["loss"])
 
     def _rank(self, row: dict) -> float:
         """What the weights of a report are chosen by, the lowest first."""
@@ -584,20 +532,8 @@ class Train:
     def _column(self, name) -> list[float]:
         return [row[name] for row in self.history]
 
-    def _smooth(self, values) -> float:
-        """The last point of the smoothed curve through `values`, one a report; that of the untrained net is left out."""
-        return float(pd.Series(values[1:] or values).ewm(alpha=1 - self.config.train_ema_decay).mean().iloc[-1])
-
     def _seconds(self):
         return self._seconds_before + time.monotonic() - self._started
-
-    def _seconds_left(self):
-        """Remaining time at the speed of the last reports, reports included; None before the first interval has ended."""
-        recent = self.history[-4:]
-        steps = recent[-1]["step"] - recent[0]["step"]
-        if not steps:
-            return None
-        return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (self.train_steps - self.step)
 
     def _variables(self):
         """Everything that a checkpoint holds, by a stable name."""
@@ -624,64 +560,26 @@ class Train:
     def _write_error_csv(self):
         write_atomically(self.run.error_csv, pd.DataFrame(self.history).to_csv(index=False))
 
-    @contextlib.contextmanager
-    def _naming_tensorboard(self):
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise UsageError(
-                f"could not write to {self.run.tensorboard} ({error.message[:200]}); make room or use --tensorboard=false"
-            ) from error
+    # What TensorBoard shows
 
-    def _open_tensorboard(self):
-        writer = tf.summary.create_file_writer(str(self.run.tensorboard))
-        self._activations = keras.Model(
-            self.net.inputs,
-            {
-                layer.name: layer.output
-                for layer in self.net.layers
-                if isinstance(layer, keras.layers.ReLU | keras.layers.Activation)
-            },
-        )
+    def _open_tensorboard(self) -> TensorBoardLog:
+        log = TensorBoardLog(self.run.tensorboard, self.net)
         if not self.history:
             images, labels = self._first_batch()
-            with writer.as_default(step=0):
-                if self.config.strategy != "multi_worker":  # what one machine traces alone, the others would wait for
-                    tf.summary.graph(self._train_step.get_concrete_function(images, labels).graph)
-                low, high = tf.reduce_min(images), tf.reduce_max(images)
-                tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
-        return writer
+            # What one machine of several traces alone, the others would wait for.
+            alone = self.config.strategy != "multi_worker"
+            log.write_start(images, self.steps.train.get_concrete_function(images, labels).graph if alone else None)
+        return log
 
-    def _measure_activations(self) -> dict:
-        """The outputs of every activation layer for the first validation images, else training images, by the name of the layer."""
+    @property
+    def _validates_fully(self) -> bool:
+        return self.config.is_full_validation and len(self.validation) > 0
+
+    def _watched_images(self):
+        """The normalised images whose activations TensorBoard shows: the first validation images, else training images."""
         part = self.validation if len(self.validation) else self.training
         # So few because TensorBoard's histogram takes 240 bytes a value.
-        return self._activations(self.normalization(part.images[:16]), training=False)
-
-    def _write_tensorboard(self, writer, row):
-        """Scalars under the names of the original stack; histogram and share of zeros of every activation."""
-        scalars = {"learning_rate": row["learning_rate"]}
-        for name, column, unit in (
-            ("train_loss", "train_loss", 1),
-            ("train_top1_error", "train_error", 100),
-            ("val_loss", "validation_loss", 1),
-            ("val_top1_error", "validation_error", 100),
-        ):
-            if column in row:
-                scalars[name] = row[column] / unit
-                scalars[f"{name}_avg"] = self._smooth(self._column(column)) / unit
-        if self.config.is_full_validation and len(self.validation):
-            scalars["full_validation_error"] = scalars["val_top1_error"]
-        if "test_error" in row:
-            scalars["test_top1_error"] = row["test_error"] / 100
-        with writer.as_default(step=self.step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-            for name, values in self._measure_activations().items():
-                values = tf.cast(values, tf.float32)
-                tf.summary.histogram(f"{name}/activations", values)
-                tf.summary.scalar(f"{name}/sparsity", tf.math.zero_fraction(values))
-        writer.flush()
+        return self.normalization(part.images[:16])
 
 
 class MultiTaskTrain(Train):
@@ -726,48 +624,6 @@ class MultiTaskTrain(Train):
         write_json(self.run.data, read_json(self.run.data, dict) | {"heads": names})
 
 
-class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, each variable by one operation, for one device and dense gradients.
-
-    The plain optimizer takes a dozen operations, each a pass over the memory of all weights. With AlexNet's 20 million that is a
-    quarter of a step. Same variables, same results within float tolerance.
-    """
-
-    def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        count = tf.cast(self.iterations.value + 1, tf.float32)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=self.beta_1**count,
-            beta2_power=self.beta_2**count,
-            lr=learning_rate,
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
-
-
-class FusedSGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` with momentum, each variable by one operation, for one device and dense gradients.
-
-    The plain optimizer takes eight small operations a variable; in ResNet-110, with 330 of them, their graph alone takes 50 MB. Same
-    variables, same results.
-    """
-
-    def update_step(self, gradient, variable, learning_rate):
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=self.momentums[self._get_variable_index(variable)].value.handle,
-            lr=learning_rate,
-            grad=gradient,
-            momentum=self.momentum,
-            use_nesterov=self.nesterov,
-        )
-
-
 def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
     """Trains one net in its run folder, see `Train.train`; a folder that cannot be used is refused before any work.
 
@@ -780,63 +636,3 @@ def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=(
     trainer = (MultiTaskTrain if len(config.tasks) > 1 else Train)(config, run)
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)
     return run
-
-
-def _name_columns(part: str, sums: dict, images: int) -> dict:
-    """Means of the sums of `Train._measure` under the names of `error.csv`: loss in nat, error in %, a head's name behind."""
-    columns = {}
-    for name, value in sums.items():
-        kind, _, head = name.partition("_")
-        if kind in ("loss", "wrong"):
-            column, factor = ("loss", 1) if kind == "loss" else ("error", 100)
-            columns["_".join(filter(None, (part, column, head)))] = factor * value / images
-    return columns
-
-
-def _decays(variable, which: str) -> bool:
-    """Whether `weight_decay_on` names this variable: kernels, biases too ("weights"), gamma and beta too ("all")."""
-    kinds = {"kernels": ("kernel",), "weights": ("kernel", "bias"), "all": ("kernel", "bias", "gamma", "beta")}
-    return variable.name in kinds[which]
-
-
-@contextlib.contextmanager
-def _catch_signals():
-    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second SIGINT ends at once."""
-    caught = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # only the main thread may handle signals
-        return
-
-    def note(number, _frame):
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(signal.Signals(number))
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _callback_logs(row: dict) -> dict:
-    """The row under the names that stock callbacks monitor; accuracies are shares of 1."""
-    logs = {"loss": row["train_loss"], "accuracy": 1 - row["train_error"] / 100, "learning_rate": row["learning_rate"]}
-    if "validation_error" in row:
-        logs |= {"val_loss": row["validation_loss"], "val_accuracy": 1 - row["validation_error"] / 100}
-    return logs
-
-
-def _print_row(bar, row, train_steps, seconds_left):
-    left = "" if seconds_left is None else f"  left {datetime.timedelta(seconds=round(seconds_left))}"
-    bar.write(
-        f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  step {row['step']:>6,}/{train_steps:,}  loss {row['train_loss']:.4f}  "
-        f"{row['examples_per_sec']:>7,.0f} images/s"
-        + "".join(
-            f"  {part} error {row[f'{part}_error']:5.2f} %"
-            for part in ("train", "validation", "test")
-            if f"{part}_error" in row
-        )
-        + left
-    )

@@ -27,6 +27,7 @@ from resnet_study.files import read_json, write_json
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
+from resnet_study.training.run_log import TensorBoardLog
 
 _LARGEST_FEATURES = 2 << 30  # bytes of cached features, of training and validation pictures together
 
@@ -325,10 +326,10 @@ class TransferTrain(Train):
             print(f"going on after step {self.step:,}")
 
     def _open_tensorboard(self):
-        return tf.summary.create_file_writer(str(self.run.tensorboard))
+        return TensorBoardLog(self.run.tensorboard, None)  # the layers of a backbone of 50 or 152 would fill the disk
 
-    def _measure_activations(self) -> dict:
-        return {}  # a base of 50 or 152 layers would fill the disk
+    def _watched_images(self):
+        return None
 
 
 def _in_batches(values, size):

@@ -11,7 +11,7 @@ import tensorflow as tf
 import cifar10_input
 from cifar10_input import Split, crop_and_flip, load_data, make_normalization, plan_batch, split_data, training_batches
 from hyper_parameters import from_preset
-from resnet_study.data import image_data as image_data
+from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.errors import UsageError
 
@@ -159,7 +159,7 @@ def test_truncated_archive_and_wrong_file(tmp_path, cifar_archive):
 
 
 def test_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, cifar_archive):
-    monkeypatch.setattr(cifar10_input, "_LARGEST_ARCHIVE", 100_000)
+    monkeypatch.setattr(cifar_files, "_LARGEST_ARCHIVE", 100_000)
     with pytest.raises(UsageError, match="unpacks to more than"):
         load_from(cifar_archive)
 
@@ -186,7 +186,7 @@ def test_failed_download_names_the_ways_out_and_leaves_nothing(tmp_path, monkeyp
         raise Exception("URL fetch failure")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(image_data, "_WAITS", (0, 0))
+    monkeypatch.setattr(download, "_WAITS", (0, 0))
     monkeypatch.setattr("keras.utils.get_file", fail)
     with pytest.raises(UsageError, match=r"--data_dir.*network.*--dataset=digits"):
         load_data(from_preset("fast"))

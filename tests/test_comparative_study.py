@@ -25,13 +25,14 @@ from resnet_study.data import corruptions
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
 from resnet_study.networks import registry
+from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks
 from resnet_study.reports.published import find_family
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
-from resnet_study.studies import runs as comparative_study
+from resnet_study.studies import cost, degradation
+from resnet_study.studies import runs as study_runs
 from resnet_study.studies.compare import accuracy_table, compare, difference_table
-from resnet_study.studies.cost import multiply_adds
 from resnet_study.studies.degradation import GradientNorms, degrade
 from resnet_study.studies.diagrams import draw_study
 from resnet_study.studies.robustness import measure_robustness
@@ -39,12 +40,12 @@ from resnet_study.studies.runs import (
     FinishedRun,
     _is_finished,
     _read_finished,
-    _write,
     describe,
     finish_runs,
     format_spread,
     group_runs,
     plan_runs,
+    write_results,
 )
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -60,7 +61,7 @@ def study(tmp_path_factory):
     given = SMALL | {"runs_dir": str(place)}
     costs = {"training_seconds": 0.5, "inference_seconds": 0.25, "training_memory": None, "hardware": "a machine"}
     with pytest.MonkeyPatch.context() as patch:  # a process that starts TensorFlow and trains: the slow test has it
-        patch.setattr(comparative_study, "_measure_cost_apart", lambda _: costs)
+        patch.setattr(cost, "_measure_cost_apart", lambda _: costs)
         return compare(given, ["resnet8"], ["synthetic"], [0]), given
 
 
@@ -139,7 +140,7 @@ def test_the_plan():
 
 
 def test_settings_that_no_run_could_use_are_refused_before_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparative_study, "_finish", None)
+    monkeypatch.setattr(study_runs, "_finish", None)
     for given, models, dataset, message in (
         ({"shortcut": "B"}, ["resnet8", "lenet5"], "digits", "lenet5 has no option shortcut"),
         ({"heads": "class,kind"}, ["resnet8"], "cifar10", "nets with one head, received --heads=class,kind"),
@@ -211,8 +212,8 @@ def test_finished_runs_are_reused_and_other_runs_refused(study, monkeypatch, cap
     before = {
         path: path.stat().st_mtime_ns for path in folder.parent.rglob("*") if path.is_file() and path.parent != folder
     }
-    monkeypatch.setattr(comparative_study, "Train", None)  # nothing is trained
-    monkeypatch.setattr(comparative_study, "_measure_cost_apart", None)
+    monkeypatch.setattr(study_runs, "Train", None)  # nothing is trained
+    monkeypatch.setattr(cost, "_measure_cost_apart", None)
     compare(given, ["resnet8"], ["synthetic"], [0])
     # The depth may also be told by the number of blocks.
     configs = plan_runs(given | {"num_residual_blocks": 1}, ["resnet20"], ["synthetic"], [0])
@@ -256,13 +257,13 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
         if config.seed == 1:
             raise UsageError("the loss must be finite")
 
-    monkeypatch.setattr(comparative_study, "_finish", finish)
-    monkeypatch.setattr(comparative_study, "_read_finished", lambda config: config.seed)
+    monkeypatch.setattr(study_runs, "_finish", finish)
+    monkeypatch.setattr(study_runs, "_read_finished", lambda config: config.seed)
     configs = plan_runs(SMALL | {"runs_dir": str(tmp_path)}, ["resnet8"], ["synthetic"], [0, 1, 2])
     finished, (failure,) = finish_runs(configs)
     assert trained == [0, 1, 2] and finished == [0, 2] and re.search("seed1: the loss must be finite", failure)
     with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
-        _write(tmp_path, "command", [], "tables", [], {}, [failure])
+        write_results(tmp_path, "command", [], "tables", [], {}, [failure])
     assert failure in (tmp_path / "report.md").read_text()
     with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
         finish_runs(configs[1:2])
@@ -350,7 +351,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     assert table["gradient norm, first / last convolution, untrained"]["plain"] == 8
     assert table["gradient norm, first / last convolution, trained"]["plain"] == 2
     with monkeypatch.context() as patch:  # the other net has failed
-        patch.setattr(comparative_study, "finish_runs", lambda _, **__: (found[1:], ["plain8: it diverged"]))
+        patch.setattr(degradation, "finish_runs", lambda _, **__: (found[1:], ["plain8: it diverged"]))
         with pytest.raises(UsageError, match="shows the others: plain8: it diverged"):
             degrade(given, [8], [0], short=True)
     assert pd.read_csv(folder / "degradation.csv")["form"].tolist() == ["resnet"]
@@ -370,7 +371,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
             dataclasses.replace(each, config=dataclasses.replace(config, model=model))
             for each, model in zip(found, ("plain20", "resnet20"), strict=True)
         ]
-        monkeypatch.setattr(comparative_study, "finish_runs", lambda _, finished=finished, **__: (finished, []))
+        monkeypatch.setattr(degradation, "finish_runs", lambda _, finished=finished, **__: (finished, []))
         degrade(given, [8], [0], short=True)
         rows = json.loads((folder / "study.json").read_text())["rows"]
         assert {(row["model"], row["metric"]): row["published"] for row in rows if row["published"]} == (

@@ -24,7 +24,7 @@ import flowers.predict
 import flowers.train
 from flowers import data, heads, transfer
 from flowers.settings import FlowerParameters
-from resnet_study import run_folder as run_folder
+from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.data.image_files import read_picture
 from resnet_study.errors import UsageError
@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
     for name in ("part.h5", "part.weights.h5", "part.keras", "broken.h5", "missing.h5"):
         with pytest.raises(UsageError, match=f"--weights.*{name}"):
             heads.load_base_weights(other, str(tmp_path / name))
-    monkeypatch.setattr(run_folder, "_LARGEST_MODEL", 1000)
+    monkeypatch.setattr(saved_models, "_LARGEST_MODEL", 1000)
     base.save(tmp_path / "large.keras")
     with pytest.raises(UsageError, match="more than 1,000"):
         heads.load_base_weights(other, str(tmp_path / "large.keras"))

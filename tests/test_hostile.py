@@ -31,8 +31,8 @@ from cifar10_input import load_data
 from cifar10_main import main
 from flowers.data import load_pictures
 from flowers.settings import FlowerParameters
-from hyper_parameters import from_preset
-from resnet_study import run_folder as run_folder
+from hyper_parameters import HyperParameters, from_preset
+from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint, write_checkpoint
 from resnet_study.data.image_files import read_picture
 from resnet_study.errors import UsageError
@@ -174,7 +174,7 @@ PICKLES = {
     "getattr": pickle.dumps(Calls(getattr, ("a", "upper"))),
     "copyreg": b"\x80\x02ccopyreg\n_reconstructor\n(cos\n_wrap_close\nc__builtin__\nobject\nNtR.",
     "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__class__\x93.",
-    "a class of a module of ours": b"\x80\x02crun_folder\nRunFolder\n(U\x01xtR.",
+    "a class of a module of ours": b"\x80\x02cresnet_study.run_folder\nRunFolder\n(U\x01xtR.",
     "numpy of another": b"\x80\x02cnumpy.f2py\nrun_main\n(tR.",
     "old INST": b"(S'touch owned'\nios\nsystem\n.",
     "old OBJ": b"(cos\nsystem\nS'touch owned'\no.",
@@ -937,7 +937,7 @@ def test_a_lambda_is_refused(tmp_path):
 
 
 def test_archives_that_fill_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "_LARGEST_MODEL", 100 << 20)
+    monkeypatch.setattr(saved_models, "_LARGEST_MODEL", 100 << 20)
     for name in ("bomb.keras", "step-00000001.npz"):
         with (
             zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as file,
@@ -983,7 +983,7 @@ def test_damaged_files_of_a_run(finished, damage, kind):
     path = getattr(finished, kind)
     good = path.read_bytes()
     read = {
-        "config": finished.read_config,
+        "config": lambda: finished.read_config(HyperParameters),
         "data": finished.read_class_names,
         "environment": lambda: read_json(path, [dict]),
         "result": lambda: read_json(path, TESTED),

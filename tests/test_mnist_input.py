@@ -11,8 +11,7 @@ from conftest import MNIST_FILES, idx_bytes
 import cifar10_input
 from cifar10_input import load_data, split_data
 from hyper_parameters import from_preset
-from resnet_study.data import image_data as image_data
-from resnet_study.data import mnist
+from resnet_study.data import download, mnist
 from resnet_study.data.image_data import ImageData, Split
 from resnet_study.errors import UsageError
 
@@ -87,7 +86,7 @@ def test_downloads_are_checked_and_kept(tmp_path, monkeypatch, mnist_arrays):
     (tmp_path / "site").mkdir()
     site = tmp_path / "site" / "mnist.npz"
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(image_data, "_WAITS", (0, 0))
+    monkeypatch.setattr(download, "_WAITS", (0, 0))
     monkeypatch.setattr(mnist, "_URL", site.as_uri())
     monkeypatch.setattr(mnist, "_SHA256", hashlib.sha256(good).hexdigest())
     for content in (None, b"", good[:1000], good[:-1] + b"x"):

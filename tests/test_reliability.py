@@ -20,7 +20,7 @@ from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet_study.checkpoints import HISTORY, read_checkpoint
-from resnet_study.data import image_data as image_data
+from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED, _SITE
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder, shutil
@@ -100,7 +100,7 @@ def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path, capsys):
-    code = f"import run_folder, time\nwith run_folder.RunFolder({str(tmp_path / 'x')!r}).locked():\n print('held', flush=True); time.sleep(600)"
+    code = f"import time; from resnet_study.run_folder import RunFolder\nwith RunFolder({str(tmp_path / 'x')!r}).locked():\n print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     assert train_here(tmp_path) == 2 and refused(capsys, "another process", "x")
@@ -312,9 +312,9 @@ def site(cifar_archive, tmp_path, monkeypatch):
     server.handle_error = lambda *_: None  # a client that hangs up is part of the tests
     server.home = tmp_path / "keras"
     monkeypatch.setenv("KERAS_HOME", str(server.home))
-    monkeypatch.setattr(cifar10_input, "_SITE", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setattr(image_data, "_WAITS", (0.01, 0.02))
-    monkeypatch.setattr(image_data, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(cifar_files, "_SITE", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(download, "_WAITS", (0.01, 0.02))
+    monkeypatch.setattr(download, "_TIMEOUT", 0.5)
     published = dataclasses.replace(_CIFAR10, sha256=server.sha256)
     monkeypatch.setitem(_PUBLISHED, "cifar10", published)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -367,9 +367,9 @@ def test_ctrl_c_and_a_kill_leave_nothing_that_is_read(site):
 
 def test_four_processes_end_with_one_good_copy(site):
     code = (
-        f"import cifar10_input as c, dataclasses\nfrom hyper_parameters import from_preset\nc._SITE={_SITE!r}\n"
+        f"import cifar10_input, dataclasses\nfrom resnet_study.data import cifar_files as c\nfrom hyper_parameters import from_preset\nc._SITE={_SITE!r}\n"
         f"c._PUBLISHED['cifar10']=dataclasses.replace(c._CIFAR10, sha256={site.sha256!r})\n"
-        "assert len(c.load_data(from_preset('fast')).train) == 300"
+        "assert len(cifar10_input.load_data(from_preset('fast')).train) == 300"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     assert [process.communicate(timeout=120)[1][-500:] for process in processes if process.wait()] == []

@@ -29,6 +29,7 @@ from resnet_study.data.image_files import read_picture
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
+from resnet_study.training import optimizers
 
 README = (ROOT / "README.md").read_text()
 
@@ -611,9 +612,9 @@ def test_a_batch_must_fit_its_devices(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "fused", "options"),
     [
-        (keras.optimizers.Adam, cifar10_train.FusedAdam, {"beta_1": 0.8}),
-        (keras.optimizers.SGD, cifar10_train.FusedSGD, {"momentum": 0.8}),
-        (keras.optimizers.SGD, cifar10_train.FusedSGD, {"momentum": 0.8, "nesterov": True}),
+        (keras.optimizers.Adam, optimizers.FusedAdam, {"beta_1": 0.8}),
+        (keras.optimizers.SGD, optimizers.FusedSGD, {"momentum": 0.8}),
+        (keras.optimizers.SGD, optimizers.FusedSGD, {"momentum": 0.8, "nesterov": True}),
     ],
 )
 def test_fused_optimizers_step_as_the_plain_ones(kind, fused, options):

@@ -166,7 +166,7 @@ def _cut_block(model, block):
             cut.append((ends[0], ends[1]))
     cut = list(dict.fromkeys(cut))
     shape = layers[next(source for source, target in edges if target in labels and source not in labels)].output.shape
-    labels |= {"x": f"x\n{shape_text(shape)}", "y": f"y\n{shape_text(layers[inside[-1]].output.shape)}"}
+    labels |= {"x": f"x\n{describe_shape(shape)}", "y": f"y\n{describe_shape(layers[inside[-1]].output.shape)}"}
     ranks = {"x": 0}
     for name in [*inside, "y"]:  # the order in which they are computed
         ranks[name] = 1 + max(ranks[source] for source, target in cut if target == name)
@@ -224,7 +224,7 @@ def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
         else:
             lines = list(dict.fromkeys(text.replace("\n", " ") for text in texts))
         if _kind(members[0]) != "dense":  # its units say it
-            lines.append(shape_text(members[-1].output.shape))
+            lines.append(describe_shape(members[-1].output.shape))
         kind = "block" if is_block else _kind(members[0])
         if is_block and boxes and boxes[-1][0] == lines and boxes[-1][2] == joins:
             boxes[-1] = (lines, boxes[-1][1] + 1, joins, kind)
@@ -265,7 +265,7 @@ def _label(layer) -> str:
     return words.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
-def shape_text(shape) -> str:
+def describe_shape(shape) -> str:
     return " x ".join(str(size) for size in shape[1:])
 
 

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 
 from hyper_parameters import HyperParameters
 from resnet_study.networks import registry
-from resnet_study.reports.diagrams import BLOCKS, draw_blocks, draw_network, shape_text
+from resnet_study.reports.diagrams import BLOCKS, describe_shape, draw_blocks, draw_network
 from resnet_study.reports.figures import STYLE, save_figure
 from resnet_study.reports.results import write_study
 from resnet_study.studies.runs import study_command, study_folder
@@ -45,7 +45,7 @@ def draw_study(given: dict, models) -> Path:
                 f"| {name} | {', '.join(f'{key} {value}' for key, value in options.items())} | {parameters:,} |"
             )
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
-            row |= {"dataset": f"{shape_text(net.inputshape_text)}, {net.outputshape_text[-1]} classes", "model": name}
+            row |= {"dataset": f"{describe_shape(net.input_shape)}, {net.output_shape[-1]} classes", "model": name}
             row |= {"options": options, "metric": "trainable parameters", "unit": "", "value": parameters, "runs": 1}
             rows.append(row | {"command": command, "images_seen": 0, "wall_seconds": 0})
         for block in BLOCKS:

@@ -1,0 +1,73 @@
+"""The optimizers: Keras' own, and for one device the same with each variable updated by one operation."""
+
+import keras
+import tensorflow as tf
+
+# `weight_decay_on` -> the names of the variables that decay: kernels, biases too (Liang), gamma and beta too (He 2015).
+_DECAYED = {"kernels": ("kernel",), "weights": ("kernel", "bias"), "all": ("kernel", "bias", "gamma", "beta")}
+
+
+def make_optimizer(config, variables, replicas: int) -> keras.optimizers.Optimizer:
+    """The optimizer that the settings ask for, built for `variables`; its learning rate is set at every step.
+
+    Args:
+        config: uses optimizer, init_lr, momentum.
+        variables: trainable variables of the model.
+        replicas: devices that share a batch; the fused optimizers are for one.
+    """
+    if config.optimizer == "adam":
+        adam = FusedAdam if replicas == 1 else keras.optimizers.Adam
+        optimizer = adam(config.init_lr, beta_1=config.momentum)
+    else:
+        sgd = FusedSGD if replicas == 1 and config.momentum else keras.optimizers.SGD
+        optimizer = sgd(config.init_lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
+    optimizer.build(variables)
+    return optimizer
+
+
+def find_decayed(config, variables) -> set[int]:
+    """`id` of each variable to which weight decay applies; uses weight_decay, weight_decay_on."""
+    names = _DECAYED[config.weight_decay_on] if config.weight_decay > 0 else ()
+    return {id(variable) for variable in variables if variable.name in names}
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, each variable by one operation, for one device and dense gradients.
+
+    The plain optimizer takes a dozen operations, each a pass over the memory of all weights. With AlexNet's 20 million that is a
+    quarter of a step. Same variables, same results within float tolerance.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        count = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**count,
+            beta2_power=self.beta_2**count,
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+class FusedSGD(keras.optimizers.SGD):
+    """`keras.optimizers.SGD` with momentum, each variable by one operation, for one device and dense gradients.
+
+    The plain optimizer takes eight small operations a variable; in ResNet-110, with 330 of them, their graph alone takes 50 MB. Same
+    variables, same results.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            lr=learning_rate,
+            grad=gradient,
+            momentum=self.momentum,
+            use_nesterov=self.nesterov,
+        )

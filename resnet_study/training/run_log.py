@@ -1,0 +1,133 @@
+"""What a training says while it goes on: the columns of `error.csv`, TensorBoard, the console line, what callbacks are told."""
+
+import contextlib
+import datetime
+
+import keras
+import pandas as pd
+import tensorflow as tf
+
+from resnet_study.errors import UsageError, one_line
+
+
+def name_columns(part: str, sums: dict, images: int) -> dict:
+    """Means of the sums that a step returns, under the names of `error.csv`: loss in nat, error in %, a head's name behind."""
+    columns = {}
+    for name, value in sums.items():
+        kind, _, head = name.partition("_")
+        if kind in ("loss", "wrong"):
+            column, factor = ("loss", 1) if kind == "loss" else ("error", 100)
+            columns["_".join(filter(None, (part, column, head)))] = factor * value / images
+    return columns
+
+
+def smooth(values: list[float], decay: float) -> float:
+    """The last point of the smoothed curve through `values`, one a report; that of the untrained model is left out."""
+    return float(pd.Series(values[1:] or values).ewm(alpha=1 - decay).mean().iloc[-1])
+
+
+def seconds_left(history: list[dict], train_steps: int) -> float | None:
+    """Remaining time at the speed of the last reports, reports included; None before the first interval has ended."""
+    recent = history[-4:]
+    steps = recent[-1]["step"] - recent[0]["step"]
+    if not steps:
+        return None
+    return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (train_steps - recent[-1]["step"])
+
+
+def callback_logs(row: dict) -> dict:
+    """A row of `error.csv` under the names that stock callbacks monitor; accuracies are shares of 1."""
+    logs = {"loss": row["train_loss"], "accuracy": 1 - row["train_error"] / 100, "learning_rate": row["learning_rate"]}
+    if "validation_error" in row:
+        logs |= {"val_loss": row["validation_loss"], "val_accuracy": 1 - row["validation_error"] / 100}
+    return logs
+
+
+def format_row(row: dict, train_steps: int, seconds: float | None) -> str:
+    """The console line of a row of `error.csv`, with the remaining time in `seconds`."""
+    errors = "".join(
+        f"  {part} error {row[f'{part}_error']:5.2f} %"
+        for part in ("train", "validation", "test")
+        if f"{part}_error" in row
+    )
+    left = "" if seconds is None else f"  left {datetime.timedelta(seconds=round(seconds))}"
+    return (
+        f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  step {row['step']:>6,}/{train_steps:,}  loss {row['train_loss']:.4f}  "
+        f"{row['examples_per_sec']:>7,.0f} images/s{errors}{left}"
+    )
+
+
+class TensorBoardLog:
+    """The event files of a run: scalars under the names of the original stack, histogram and share of zeros of activations."""
+
+    def __init__(self, folder, model: keras.Model | None):
+        """Opens a new event file.
+
+        Args:
+            folder: of the event files.
+            model: whose activation layers are measured; None = no layers, as for a backbone of 50 or 152 layers, which would fill
+                the disk.
+
+        Raises:
+            UsageError: the files cannot be written.
+        """
+        self._folder = folder
+        with self._naming_errors():
+            self._writer = tf.summary.create_file_writer(str(folder))
+        self._activations = None
+        if model is not None:
+            kinds = keras.layers.ReLU | keras.layers.Activation
+            outputs = {layer.name: layer.output for layer in model.layers if isinstance(layer, kinds)}
+            self._activations = keras.Model(model.inputs, outputs)
+
+    def write_start(self, images, graph):
+        """Writes the first training images, float [batch, height, width, channels] of any range, and a graph, or None."""
+        with self._naming_errors(), self._writer.as_default(step=0):
+            if graph is not None:
+                tf.summary.graph(graph)
+            low, high = tf.reduce_min(images), tf.reduce_max(images)
+            tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
+
+    def write(self, history: list[dict], decay: float, full_validation: bool, images):
+        """Writes what a report tells.
+
+        Args:
+            history: rows of `error.csv`, the last one the report's.
+            decay: of the smoothed curves, per report.
+            full_validation: whether the validation error is that of all validation images.
+            images: normalised, [n, height, width, channels], for the activations.
+        """
+        row = history[-1]
+        scalars = {"learning_rate": row["learning_rate"]}
+        for name, column, unit in (
+            ("train_loss", "train_loss", 1),
+            ("train_top1_error", "train_error", 100),
+            ("val_loss", "validation_loss", 1),
+            ("val_top1_error", "validation_error", 100),
+        ):
+            if column in row:
+                scalars[name] = row[column] / unit
+                scalars[f"{name}_avg"] = smooth([earlier[column] for earlier in history], decay) / unit
+        if full_validation and "val_top1_error" in scalars:
+            scalars["full_validation_error"] = scalars["val_top1_error"]
+        if "test_error" in row:
+            scalars["test_top1_error"] = row["test_error"] / 100
+        with self._naming_errors():
+            with self._writer.as_default(step=row["step"]):
+                for name, value in scalars.items():
+                    tf.summary.scalar(name, value)
+                measured = self._activations(images, training=False) if self._activations else {}
+                for name, values in measured.items():
+                    values = tf.cast(values, tf.float32)
+                    tf.summary.histogram(f"{name}/activations", values)
+                    tf.summary.scalar(f"{name}/sparsity", tf.math.zero_fraction(values))
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _naming_errors(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise UsageError(
+                f"could not write to {self._folder} ({one_line(error)}); make room or use --tensorboard=false"
+            ) from error
