@@ -34,6 +34,7 @@ from resnet_study.networks.layers import PatchWhitening
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, load_model, save_model
+from resnet_study.training.callbacks import check_callbacks, make_callback_list
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, name_columns, seconds_left, smooth
 from resnet_study.training.signals import catch_signals
@@ -91,6 +92,7 @@ class Train:
 
         self.step = 0
         self.history = []
+        self._left_by_callbacks = False
         self.best_step, self.best_error = None, math.inf
         self._seconds_before = 0.0  # of earlier starts of this run
         self._interval = {"images": 0, "wrong": 0.0, "loss": 0.0, "seconds": 0.0}
@@ -104,19 +106,25 @@ class Train:
         return cifar10_test.test(self._export(), images, self.config.test_batch_size)
 
     def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:
-        """Trains to `train_steps`, or until a callback sets `net.stop_training`, and fills the run folder.
+        """Trains to `train_steps`, or until a callback sets `model.stop_training`, and fills the run folder.
 
         Args:
             resume: go on from the newest checkpoint of the run folder; a folder without a run is begun.
             overwrite: empty a run folder that already holds a run.
-            callbacks: stock Keras callbacks; epochs are report intervals. Of several machines, the chief alone calls them.
-                The learning rate is that of the settings: callbacks that set it are refused.
+            callbacks: stock Keras callbacks; epochs are report intervals. They see the model from raw pixels to probabilities, see
+                `resnet_study.training.callbacks`. Of several machines, the chief alone calls them. Callbacks whose job a setting
+                does are refused.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step was written.
             UsageError: the folder is taken or holds another run, or the loss is not finite; in the latter case the
                 checkpoint of the last report is kept.
         """
+        if self.step and not resume:
+            raise UsageError(
+                f"this Train has trained to step {self.step:,}, expected a new one; make another Train, or give resume=True"
+            )
+        check_callbacks(callbacks)
         with self.run.locked() if self.is_chief else contextlib.nullcontext(), self._naming_lost_machines():
             if self.is_chief:
                 self.run.begin(self.config, resume=resume, overwrite=overwrite)
@@ -212,6 +220,8 @@ class Train:
 
     def _export(self) -> keras.Model:
         """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
+        if self._left_by_callbacks:
+            return self._exported
         if not hasattr(self, "_exported"):
             self._exported = self._build(dtype="float32", preprocessing=self.normalization)
         source = self.averages or self.net.weights
@@ -257,18 +267,15 @@ class Train:
     def _loop(self, callbacks):
         """Trains from `step` on."""
         config = self.config
-        for callback in callbacks:
-            if isinstance(callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau):
-                raise UsageError(
-                    f"the learning rate is that of the settings, received the callback {type(callback).__name__}; use lr_schedule"
-                )
-        self.callbacks = callback_list = keras.callbacks.CallbackList(
-            list(callbacks) if self.is_chief else [],
-            model=self.net,
-            epochs=math.ceil(self.train_steps / self.report_freq),
-            steps=self.report_freq,
+        callbacks = list(callbacks) if self.is_chief else []
+        self._left_by_callbacks = False
+        shown = self._export() if callbacks else self.net
+        shown.stop_training = self.net.stop_training = False
+        if callbacks:
+            shown.optimizer = None  # callbacks look for one; a real one would be saved with the model
+        self.callbacks = callback_list = make_callback_list(
+            callbacks, shown, epochs=math.ceil(self.train_steps / self.report_freq), steps=self.report_freq
         )
-        self.net.stop_training = False
         self._started = time.monotonic()
         tensorboard = self._open_tensorboard() if config.tensorboard and self.is_chief else None
         with (
@@ -291,19 +298,29 @@ class Train:
                 bar.update()
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(tensorboard, bar)
+                    if callbacks:
+                        self._export()  # so that they see this report's weights
                     callback_list.on_epoch_end((self.step - 1) // self.report_freq, callback_logs(row))
-                    if devices.is_any(self.strategy, self.net.stop_training) or self._has_ended():
+                    stops = shown.stop_training or self.net.stop_training
+                    if devices.is_any(self.strategy, stops) or self._has_ended():
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
                 if devices.is_any(self.strategy, bool(caught)):
                     if self.is_chief:
                         self._write_checkpoint()
-                    raise Interrupted(
-                        f"stopped by {caught[0].name if caught else 'another machine'} after step {self.step:,} of {self.train_steps:,}, checkpoint written; "
-                        f"go on with: {self._resume_command}"
-                    )
+                    raise self._interrupted(caught)
                 clock = time.perf_counter()
             callback_list.on_train_end()
+            # EarlyStopping may have put back the weights of its best report; they are then those of the result.
+            self._left_by_callbacks = bool(callbacks)
+            if devices.is_any(self.strategy, bool(caught)):  # it came while the last report was written
+                raise self._interrupted(caught)
+
+    def _interrupted(self, caught) -> Interrupted:
+        return Interrupted(
+            f"stopped by {caught[0].name if caught else 'another machine'} after step {self.step:,} of {self.train_steps:,}, "
+            f"checkpoint written; go on with: {self._resume_command}"
+        )
 
     @property
     def _resume_command(self) -> str:

@@ -194,7 +194,6 @@ class TransferTrain(Train):
         if self.switch_step and not self.unfrozen:
             self._unfreeze()
             self.net.stop_training = False
-            self.callbacks.set_model(self.net)
             if self.is_chief:
                 trainable = sum(math.prod(variable.shape) for variable in self.net.trainable_variables)
                 print(
@@ -262,6 +261,8 @@ class TransferTrain(Train):
 
     def _export(self) -> keras.Model:
         """The net as users get it: raw pixels to probabilities, float32."""
+        if self._left_by_callbacks:
+            return self._exported
         if not hasattr(self, "_exported"):
             self._exported = self._build(dtype="float32")
         for variable, value in zip(self._exported.variables, self.transfer.variables, strict=True):

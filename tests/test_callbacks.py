@@ -1,0 +1,142 @@
+"""Stock Keras callbacks in the training loop: they run, or are refused by name with the setting that does their job."""
+
+import inspect
+import signal
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY
+
+import cifar10_train
+from cifar10_main import make_parser
+from cifar10_train import Train
+from hyper_parameters import from_flags
+from resnet_study.errors import UsageError
+from resnet_study.training.callbacks import _REFUSED
+
+
+def tiny(folder, **settings):
+    given = vars(make_parser().parse_args(["--mode=train", *TINY, f"--runs_dir={folder}"]))
+    names = {"mode", "images", "explain", "resume", "overwrite", "results_dir", "experiment", "models", "datasets", "seeds", "depths", "short"}  # fmt: skip
+    return from_flags({name: value for name, value in given.items() if name not in names} | settings)
+
+
+@pytest.fixture
+def stock(tmp_path, monkeypatch):
+    """Name -> an object of every stock callback that is not refused."""
+    monkeypatch.setattr("requests.post", lambda *_, **__: None, raising=False)
+    return {
+        "Callback": keras.callbacks.Callback(),
+        "CSVLogger": keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        "EarlyStopping": keras.callbacks.EarlyStopping(monitor="val_accuracy", patience=5),
+        "History": keras.callbacks.History(),
+        "LambdaCallback": keras.callbacks.LambdaCallback(),
+        "ModelCheckpoint": keras.callbacks.ModelCheckpoint(
+            tmp_path / "checkpoint.keras", monitor="val_accuracy", save_best_only=True
+        ),
+        "ProgbarLogger": keras.callbacks.ProgbarLogger(),
+        "RemoteMonitor": keras.callbacks.RemoteMonitor(root="http://127.0.0.1:9", send_as_json=True),
+        "TensorBoard": keras.callbacks.TensorBoard(tmp_path / "logs"),
+        "TerminateOnNaN": keras.callbacks.TerminateOnNaN(),
+    }
+
+
+def test_every_stock_callback_is_known(stock):
+    names = {
+        name
+        for name, kind in vars(keras.callbacks).items()
+        if inspect.isclass(kind) and issubclass(kind, keras.callbacks.Callback) and name != "CallbackList"
+    }
+    assert names == stock.keys() | _REFUSED.keys()
+
+
+def test_stock_callbacks_run_and_see_the_model_as_users_get_it(tmp_path, stock):
+    trainer = Train(tiny(tmp_path, version="run", weight_averaging=0.5))
+    trainer.train(callbacks=list(stock.values()))
+    assert stock["History"].history["val_accuracy"] == [
+        pytest.approx(1 - row["validation_error"] / 100) for row in trainer.history[1:]
+    ]
+    images = trainer.data.test.images[:50]
+    saved = keras.saving.load_model(tmp_path / "checkpoint.keras")
+    best = min(trainer.history[1:], key=lambda row: row["validation_error"])
+    if best["step"] == trainer.best_step:
+        kept = keras.saving.load_model(trainer.run.best)
+        np.testing.assert_array_equal(saved.predict(images, verbose=0), kept.predict(images, verbose=0))
+    answers = saved.predict(images, verbose=0)
+    assert answers.shape == (40, 10) and np.allclose(answers.sum(axis=1), 1, atol=1e-5)
+    assert (tmp_path / "log.csv").read_text().startswith("epoch,accuracy,learning_rate,loss,val_accuracy,val_loss")
+
+
+def test_the_direction_of_an_accuracy_is_known(tmp_path):
+    stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", patience=0, min_delta=1.0)
+    trainer = Train(tiny(tmp_path, version="stopped", train_steps=30))
+    trainer.train(callbacks=[stopping])
+    assert stopping.monitor_op is keras.ops.greater and trainer.step == 6
+
+
+def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path):
+    # No later report counts as better, so the weights of the first are put back.
+    stopping = keras.callbacks.EarlyStopping(patience=1, min_delta=100.0, restore_best_weights=True)
+    trainer = Train(tiny(tmp_path, version="restored", train_steps=30))
+    first = keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.keras")
+    trainer.train(callbacks=[stopping, first])
+    images = trainer.data.test.images[:20]
+    expected = keras.saving.load_model(tmp_path / "epoch-1.keras").predict(images, verbose=0)
+    final = keras.saving.load_model(trainer.run.final)
+    np.testing.assert_array_equal(final.predict(images, verbose=0), expected)
+    np.testing.assert_allclose(trainer.test(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("callback", "setting"),
+    [
+        (lambda: keras.callbacks.LearningRateScheduler(lambda *_: 0.1), "lr_schedule"),
+        (lambda: keras.callbacks.ReduceLROnPlateau(), "lr_schedule"),
+        (lambda: keras.callbacks.BackupAndRestore("backup"), "--resume"),
+        (lambda: keras.callbacks.SwapEMAWeights(), "--weight_averaging"),
+        (lambda: keras.callbacks.ModelCheckpoint("a.keras", save_freq=3), "--report_freq"),
+    ],
+)
+def test_a_callback_whose_job_a_setting_does_is_refused(tmp_path, callback, setting):
+    callback = callback()
+    trainer = Train(tiny(tmp_path, version="refused"))
+    with pytest.raises(UsageError, match=setting) as refusal:
+        trainer.train(callbacks=[callback])
+    assert type(callback).__name__ in str(refusal.value)
+    assert not trainer.run.path.exists()
+
+
+def test_training_a_second_time_touches_nothing(tmp_path):
+    trainer = Train(tiny(tmp_path, version="twice"))
+    trainer.train()
+    before = {path: path.stat().st_mtime_ns for path in trainer.run.path.rglob("*")}
+    with pytest.raises(UsageError, match="make another Train"):
+        trainer.train(overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in trainer.run.path.rglob("*")} == before
+
+
+def test_a_signal_during_the_last_report_is_heard(tmp_path):
+    trainer = Train(tiny(tmp_path, version="late"))
+
+    class SignalAtTheEnd(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if trainer.step == trainer.train_steps:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(cifar10_train.Interrupted, match="SIGTERM after step 6 of 6"):
+        trainer.train(callbacks=[SignalAtTheEnd()])
+    finished = Train(trainer.config)
+    finished.train(resume=True)
+    assert finished.run.final.is_file()
+
+
+def test_the_model_gets_its_own_weights_back_when_a_validation_fails(tmp_path, monkeypatch):
+    trainer = Train(tiny(tmp_path, version="failed", weight_averaging=0.9))
+    before = [variable.numpy() for variable in trainer.net.weights]
+    for average in trainer.averages:
+        average.assign(average + 1)
+    with pytest.raises(ZeroDivisionError), cifar10_train.averaged_weights(trainer.net, trainer.averages):
+        raise ZeroDivisionError
+    for value, variable in zip(before, trainer.net.weights, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
