@@ -1,0 +1,59 @@
+"""The wheel holds all that the three ways of use need, outside of a clone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder into which the wheel was installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy, so that no build files are left in the clone.
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in names:
+        wanted = name.endswith((".py", ".cfg", ".toml", ".keras", "README.md")) and not name.startswith(
+            ("tests/", "results/")
+        )
+        if wanted and (ROOT / name).is_file():
+            place = folder / "source" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "source"]
+    subprocess.run(build, check=True)
+    (wheel,) = folder.glob("resnet_study-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
+def run(installed, cwd, *command):
+    environment = os.environ | {"PYTHONPATH": str(installed), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_shipped_weights_are_installed(installed, tmp_path):
+    code = (
+        "import resnet, resnet_study, cifar10_input\n"
+        f"assert all(module.__file__.startswith({str(installed)!r}) for module in (resnet, resnet_study, cifar10_input))\n"
+        "print(resnet.build_resnet20(weights='cifar10').name)"
+    )
+    status, out, err = run(installed, tmp_path, "-c", code)
+    assert (status, out) == (0, "resnet20\n"), err
+
+
+def test_the_command_predicts(installed, tmp_path):
+    code = "import sys; from cifar10_main import main; sys.exit(main())"
+    flags = ["--mode=predict", "--test_ckpt_path=cifar10", f"--images={ROOT / 'examples' / 'cat.jpg'}"]
+    status, out, err = run(installed, tmp_path, "-c", code, *flags)
+    assert status == 0, err
+    assert "cat" in out.splitlines()[1]
+
+
+def test_the_flower_commands_start(installed, tmp_path):
+    status, _, err = run(installed, tmp_path, "-m", "flowers.predict", "picture.png", "--version=none")
+    assert status == 2 and err.startswith("error: "), err
