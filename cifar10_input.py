@@ -1,6 +1,6 @@
 """What goes in: find or fetch a data set, verify and read it, split it, augment it, hand it over as `tf.data`.
 
-load_data(config)        -> ImageData          uint8 pictures and labels, training and test; MNIST by `mnist_input`
+load_data(config)        -> ImageData          uint8 images and labels, training and test; MNIST by `mnist_input`
 split_data(data, config) -> ImageData, ...     training part and validation part
 training_batches(...)    -> tf.data.Dataset    augmented batches, each a pure function of (seed, step)
 """
@@ -40,7 +40,7 @@ def load_data(config: HyperParameters) -> ImageData:
 
 
 def load_heads(config: HyperParameters) -> dict[str, ImageData]:
-    """The data set once for each of `config.heads`: the same pictures with the labels and class names of the head."""
+    """The data set once for each of `config.heads`: the same images with the labels and class names of the head."""
     found = {head: load_data(dataclasses.replace(config, heads=head, head_weights="")) for head in config.tasks}
     first = next(iter(found.values()))
     return {
@@ -107,7 +107,7 @@ def _apportion(sizes: np.ndarray, fraction: float) -> list[int]:
 
 
 def make_normalization(kind: str, images: np.ndarray):
-    """The first layer of a net: normalisation with constants measured on training images only.
+    """The first layer of a network: normalisation with constants measured on training images only.
 
     Args:
         kind: "channel_standard", "channel_mean", "pixel_mean" or "whiten"; see `HyperParameters.normalization`.

@@ -1,4 +1,4 @@
-"""How a net is trained: one loop in steps, validated every `report_freq` of them, that a kill cannot harm.
+"""How a network is trained: one loop in steps, validated every `report_freq` of them, that a kill cannot harm.
 
 A step is one batch. Keras' `fit` is not used: it restarts the data order on resume, counts phantom steps and cannot run on several
 machines. Keras callbacks still work; one Keras "epoch" is one report interval.
@@ -46,9 +46,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Train:
-    """Training of one net, as the text's program has it: `train()` trains, `test()` returns probabilities.
+    """Training of one network, as the text's program has it: `train()` trains, `test()` returns probabilities.
 
-    The loop knows nothing of CIFAR. What depends on the data or the net is in the methods of the section "what is trained, and
+    The loop knows nothing of CIFAR. What depends on the data or the network is in the methods of the section "what is trained, and
     on what", which `flowers.transfer` overrides.
 
     Attributes:
@@ -64,7 +64,7 @@ class Train:
     chosen_by = "validation_error"
 
     def __init__(self, config: HyperParameters | None = None, run: RunFolder | None = None, data=None):
-        """Builds the net and the optimizer; reads the data set if it is not given.
+        """Builds the network and the optimizer; reads the data set if it is not given.
 
         Args:
             config: settings; None = the preset "liang".
@@ -152,7 +152,7 @@ class Train:
     # What is trained, and on what
 
     def _prepare(self, data):
-        """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the net is built."""
+        """Sets the data, their normalisation, `classes`, `train_steps` and `report_freq`; comes before the network is built."""
         if len(self.config.tasks) > 1 and not isinstance(self, MultiTaskTrain):
             raise UsageError(f"Train has one head, received --heads={self.config.heads}; use MultiTaskTrain")
         self._options = self.config.net_options
@@ -165,7 +165,7 @@ class Train:
         self.train_steps, self.report_freq = self.config.train_steps, self.config.report_freq
 
     def _build_net(self) -> keras.Model:
-        """The net that is trained: to logits, in the precision of the run."""
+        """The network that is trained: to logits, in the precision of the run."""
         return self._build(dtype=self.policy, classifier_activation=None)
 
     def _build(self, **options):
@@ -209,7 +209,7 @@ class Train:
         return self.step >= self.train_steps
 
     def _net_facts(self) -> dict:
-        """What `cifar10_test.load_model` needs to build the net of a checkpoint."""
+        """What `cifar10_test.load_model` needs to build the network of a checkpoint."""
         return {
             "model": self.config.model_name,
             "options": self._options,
@@ -219,7 +219,7 @@ class Train:
         }
 
     def _export(self) -> keras.Model:
-        """The net as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
+        """The network as users get it: raw pixels to probabilities, float32, with the averaged weights where there are any."""
         if self._left_by_callbacks:
             return self._exported
         if not hasattr(self, "_exported"):
@@ -252,7 +252,7 @@ class Train:
         config = self.config
         preset, usual = config.preset, default_preset(config.dataset, config.model)
         if preset != usual and not is_made_for(preset, config.model):
-            preset += f" (made for other nets, that of this one is {usual})"
+            preset += f" (made for other networks, that of this one is {usual})"
         print(
             f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
             f"{devices.describe_strategy(self.strategy)}, on "
@@ -378,14 +378,14 @@ class Train:
         """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.
 
         Raises:
-            UsageError: the checkpoint is damaged or of another net or optimizer.
+            UsageError: the checkpoint is damaged or of another network or optimizer.
         """
         arrays, facts = read_checkpoint(path)
         expected = self._variables()
         received = {name: array.shape for name, array in arrays.items()}
         if received != {name: tuple(variable.shape) for name, variable in expected.items()}:
             raise UsageError(
-                f"{path} is a checkpoint of another net or optimizer: expected {len(expected)} arrays for "
+                f"{path} is a checkpoint of another network or optimizer: expected {len(expected)} arrays for "
                 f"{self.config.model_name}, received {len(received)} for {facts.get('net', {}).get('model')}; give another --version"
             )
         for name, variable in expected.items():
@@ -445,7 +445,7 @@ class Train:
             )
 
     def _validate(self, part="validation") -> dict:
-        """Loss and top-1 error in % of the net as it is, on the part "validation" or "test"; nothing of a part without images."""
+        """Loss and top-1 error in % of the network as it is, on the part "validation" or "test"; nothing of a part without images."""
         batches = (
             self._validation_batches()
             if part == "validation"
@@ -484,7 +484,7 @@ class Train:
         return next(iter(self._training_batches()))
 
     def _report_start(self, tensorboard, bar):
-        """The row of step 0: the untrained net. Its training loss, with batch statistics, can be held against ln(classes)."""
+        """The row of step 0: the untrained network. Its training loss, with batch statistics, can be held against ln(classes)."""
         # By a training step that is undone: a graph of its own would take 20 MB more with ResNet-110.
         kept = [(variable, variable.numpy()) for variable in self._variables().values()]
         self._take_step(*next(self._shared_batches()))
@@ -555,7 +555,7 @@ class Train:
     def _variables(self):
         """Everything that a checkpoint holds, by a stable name."""
         named = {f"net/{variable.path}": variable for variable in self.net.weights}
-        # The other variables are the states of dropout. By number: Keras counts their paths on from net to net of a process.
+        # The other variables are the states of dropout. By number: Keras counts their paths on from network to network of a process.
         weights = {id(variable) for variable in self.net.weights}
         states = [variable for variable in self.net.variables if id(variable) not in weights]
         named |= {f"state/{index:04d}": variable for index, variable in enumerate(states)}
@@ -600,13 +600,13 @@ class Train:
 
 
 class MultiTaskTrain(Train):
-    """Training of one net with several heads on a shared trunk: for each picture one label for each of `config.heads`.
+    """Training of one network with several heads on a shared trunk: for each image one label for each of `config.heads`.
 
     The loss is the sum of the heads' cross-entropies, each times its factor of `config.head_weights`. In `error.csv` the columns
     of the first head have the usual names, those of the others end in the name of the head. Weights are chosen by the first.
 
     Attributes:
-        heads: head name -> `cifar10_input.ImageData`, the same pictures with the labels of the head; without training images, as
+        heads: head name -> `cifar10_input.ImageData`, the same images with the labels of the head; without training images, as
             `data`.
     """
 
@@ -642,7 +642,7 @@ class MultiTaskTrain(Train):
 
 
 def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
-    """Trains one net in its run folder, see `Train.train`; a folder that cannot be used is refused before any work.
+    """Trains one network in its run folder, see `Train.train`; a folder that cannot be used is refused before any work.
 
     Returns:
         The run folder, with `best.keras`, `final.keras` and `error.csv`.

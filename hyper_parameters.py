@@ -19,11 +19,11 @@ from resnet_study.errors import UsageError
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
 
-# Settings that are arguments of a net's builder; `model_registry` knows which net takes which.
+# Settings that are arguments of a network's builder; the registry knows which network takes which.
 NET_OPTIONS = (
     "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout", "dropout",
 )  # fmt: skip
-# Labels that a data set has for its pictures, each a task of its own.
+# Labels that a data set has for its images, each a task of its own.
 HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 
 
@@ -72,7 +72,7 @@ class HyperParameters(Settings):
         "cifar10",
         DATA,
         "cifar10, cifar100 (fine labels), cifar100_coarse, mnist, digits (1,797 real digits, no download), "
-        "synthetic (drawn pictures, no download)",
+        "synthetic (drawn images, no download)",
         choices=("cifar10", "cifar100", "cifar100_coarse", "mnist", "digits", "synthetic"),
     )
     data_dir: str = setting(
@@ -120,7 +120,7 @@ class HyperParameters(Settings):
         minimum=0.0,
         maximum=180.0,
     )
-    train_random_label: bool = setting(False, DATA, "random training labels, to see a net memorise")
+    train_random_label: bool = setting(False, DATA, "random training labels, to see a network memorise")
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
 
     heads: str = setting(
@@ -142,7 +142,7 @@ class HyperParameters(Settings):
     shortcut: str = setting(
         "A",
         NETWORK,
-        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 and v2 nets; resnet164_v2 and "
+        "where a stage begins: A = subsample and zero-pad, no weights; B = 1x1 projection (v1 and v2 networks; resnet164_v2 and "
         "resnet1001_v2 always have B)",
         choices=("A", "B"),
     )
@@ -159,7 +159,7 @@ class HyperParameters(Settings):
         minimum=0.0,
         maximum=0.9,
     )
-    zero_last_gamma: bool = setting(False, NETWORK, "each block begins as the identity (v1 nets only)")
+    zero_last_gamma: bool = setting(False, NETWORK, "each block begins as the identity (v1 networks only)")
     maxout: int = setting(
         0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
     )
@@ -295,14 +295,14 @@ class HyperParameters(Settings):
 
     @property
     def model_name(self) -> str:
-        """Registry name of the net, with the depth that `num_residual_blocks` asks for."""
+        """Registry name of the network, with the depth that `num_residual_blocks` asks for."""
         if not self.num_residual_blocks:
             return self.model
         match = re.fullmatch(r"(resnet|plain)(\d+)(_preact|_v2)?", self.model)
-        # ResNet-9, and the bottleneck nets of depth 9n+2, are nets of their own.
+        # ResNet-9, and the bottleneck networks of depth 9n+2, are networks of their own.
         if not match or int(match[2]) % 6 != 2 or self.model in ("resnet164_v2", "resnet1001_v2"):
             raise UsageError(
-                f"--num_residual_blocks fits the nets of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
+                f"--num_residual_blocks fits the networks of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
             )
         return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[3] or ''}"
 
@@ -352,7 +352,7 @@ class HyperParameters(Settings):
         own_name = dataclasses.replace(self, version="").run_name
         name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
         own = from_preset(self.preset)
-        # What follows from net and data set needs no flag of its own.
+        # What follows from network and data set needs no flag of its own.
         implied = from_preset(self.preset, model=self.model, dataset=self.dataset)
         changes = self.flags_beside(dataclasses.replace(implied, model=own.model, dataset=own.dataset))
         return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *name])
@@ -373,7 +373,7 @@ def shared_setting(name: str, default=None, **facts):
 
 
 def is_made_for(preset: str, model: str) -> bool:
-    """Whether the preset's own net is of the kind of `model`: LeNet, AlexNet, ResNet-9, or the deep narrow nets."""
+    """Whether the preset's own network is of the kind of `model`: LeNet, AlexNet, ResNet-9, or the deep narrow networks."""
     own = PRESETS[preset].settings.get("model", HyperParameters.__dataclass_fields__["model"].default)
     return recipe_of_model(model) == recipe_of_model(own)
 
@@ -381,7 +381,7 @@ def is_made_for(preset: str, model: str) -> bool:
 def from_preset(name: str, **settings) -> HyperParameters:
     """The settings of a preset, with single ones replaced.
 
-    What the data set asks of every recipe comes with it, and options of the preset's own net (`NET_OPTIONS`) hold only for nets of
+    What the data set asks of every recipe comes with it, and options of the preset's own network (`NET_OPTIONS`) hold only for networks of
     its kind.
 
     Args:
@@ -426,7 +426,7 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
 
 
 def from_flags(given: dict) -> HyperParameters:
-    """Settings from the flags that were given; the preset, if not given, is that of the data set and the net.
+    """Settings from the flags that were given; the preset, if not given, is that of the data set and the network.
 
     Args:
         given: flag name -> value, only those on the command line.

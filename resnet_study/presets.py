@@ -11,7 +11,7 @@ class Preset:
     Attributes:
         summary: one line for `--help` and the README.
         settings: what differs from the defaults of `HyperParameters`.
-        published: (metric, value in %, source) of the number on CIFAR-10 that the recipe with its own net is held against;
+        published: (metric, value in %, source) of the number on CIFAR-10 that the recipe with its own network is held against;
             None = the test error that the model registry states.
     """
 
@@ -82,7 +82,7 @@ PRESETS = {
         _HE2015 | {"model": "resnet110", "warmup_steps": 400, "warmup_lr": 0.01, "warmup_shape": "constant"},
     ),
     "degradation": Preset(
-        "plain against residual nets in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
+        "plain against residual networks in an hour: he2015 with 1,408 steps (4 epochs), the rate falling linearly to 0",
         _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
     ),
     "liang": Preset(
@@ -101,13 +101,13 @@ PRESETS = {
             "warmup_steps": 0,
             "weight_decay": 2e-4,
             "weight_decay_on": "weights",
-            # Liang has no averaging. It only watches: the net trains exactly as without it, and error.csv has both errors.
+            # Liang has no averaging. It only watches: the network trains exactly as without it, and error.csv has both errors.
             "weight_averaging": 0.999,
         },
         ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
     ),
     "mnist": Preset(
-        "residual nets on MNIST: 14 epochs, linear schedule, shifts and rotations, no flips, label smoothing",
+        "residual networks on MNIST: 14 epochs, linear schedule, shifts and rotations, no flips, label smoothing",
         _MNIST
         | {
             "train_steps": 6020,
@@ -209,7 +209,7 @@ PRESETS = {
         },
     ),
     "smoke": Preset(
-        "a few steps on drawn pictures, to see that everything works, under a minute",
+        "a few steps on drawn images, to see that everything works, under a minute",
         {
             "dataset": "synthetic",
             "synthetic_images": 600,
@@ -230,7 +230,7 @@ OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits"
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
-# Nor does a recipe for the deep narrow nets for these: beginning of the net's name -> end of the preset's.
+# Nor does a recipe for the deep narrow networks for these: beginning of the network's name -> end of the preset's.
 _PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
 
 
@@ -239,7 +239,7 @@ def recipe_of_model(model: str) -> str | None:
 
 
 def default_preset(dataset: str, model: str) -> str:
-    """The preset of a net on a data set, for whoever names none."""
+    """The preset of a network on a data set, for whoever names none."""
     own = recipe_of_model(model)
     if dataset not in DEFAULT_PRESET:
         return own or "fast"

@@ -271,7 +271,7 @@ def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path):
     lenet.train()
     path = lenet.run.latest_checkpoint()
     other = make("plain_cnn")
-    with pytest.raises(UsageError, match="another net"):
+    with pytest.raises(UsageError, match="another network"):
         other.restore(path)
     with pytest.raises(UsageError, match="does not fit --model=plain_cnn"):
         other._start_from(str(path))

@@ -175,5 +175,5 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
 def test_a_preset_of_another_kind_of_net_is_named(tmp_path):
     flags = ("--mode=train", "--dataset=synthetic", "--train_steps=1", "--tensorboard=false")
     done = run_main(*flags, "--model=lenet5", "--preset=resnet9", cwd=tmp_path)
-    assert "preset resnet9 (made for other nets, that of this one is smoke)" in done.stdout
+    assert "preset resnet9 (made for other networks, that of this one is smoke)" in done.stdout
     assert "made for" not in run_main(*flags, "--model=lenet5", cwd=tmp_path).stdout

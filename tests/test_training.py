@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
 def test_a_checkpoint_of_another_net_is_refused(tmp_path):
     run = train(tiny(tmp_path, version="small"))
     other = Train(tiny(tmp_path, version="large", num_residual_blocks=2))
-    with pytest.raises(UsageError, match=r"checkpoint of another net or optimizer: expected .* for resnet14"):
+    with pytest.raises(UsageError, match=r"checkpoint of another network or optimizer: expected .* for resnet14"):
         other.restore(run.latest_checkpoint())
     with pytest.raises(UsageError, match="does not fit --model=resnet14"):
         train(tiny(tmp_path, version="start", num_residual_blocks=2, is_use_ckpt=True, ckpt_path=str(run.path)))

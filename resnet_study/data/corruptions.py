@@ -1,7 +1,7 @@
-"""Pictures made worse, to measure how much of it a net bears: noise, blur, brightness, JPEG.
+"""Images made worse, to measure how much of it a network bears: noise, blur, brightness, JPEG.
 
 The five strengths are those that Hendrycks & Dietterich 2019 (arXiv:1903.12261) chose for CIFAR-10-C; strength 0 is the
-picture itself. We compute them with OpenCV on the whole pixels that a net is given, so single pixels differ from the published
+image itself. We compute them with OpenCV on the whole pixels that a network is given, so single pixels differ from the published
 files of CIFAR-10-C: other random numbers, and blur and brightness with the edges and the rounding of OpenCV.
 """
 
@@ -21,7 +21,7 @@ STRENGTHS = range(1 + len(CORRUPTIONS["noise"][1]))
 
 
 def corrupt(images: np.ndarray, corruption: str, strength: int, seed: int = 0) -> np.ndarray:
-    """Corrupts every picture; a pure function of its arguments.
+    """Corrupts every image; a pure function of its arguments.
 
     Args:
         images: uint8 [n, height, width, channels], channels RGB or one grey.
@@ -33,7 +33,7 @@ def corrupt(images: np.ndarray, corruption: str, strength: int, seed: int = 0) -
         uint8 of the same shape.
 
     Raises:
-        UsageError: unknown corruption or strength, or other pictures.
+        UsageError: unknown corruption or strength, or other images.
     """
     if corruption not in CORRUPTIONS or strength not in STRENGTHS:
         raise UsageError(
@@ -41,7 +41,7 @@ def corrupt(images: np.ndarray, corruption: str, strength: int, seed: int = 0) -
         )
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UsageError(
-            f"expected pictures uint8 [n, height, width, 1 or 3], received {images.dtype} {list(images.shape)}"
+            f"expected images uint8 [n, height, width, 1 or 3], received {images.dtype} {list(images.shape)}"
         )
     if strength == 0:
         return images
@@ -60,7 +60,7 @@ def _blur(image, sigma):
 
 
 def _brighten(image, amount):
-    """Adds to V of HSV, as CIFAR-10-C does, so that the hue stays; a grey picture is its own V."""
+    """Adds to V of HSV, as CIFAR-10-C does, so that the hue stays; a grey image is its own V."""
     if image.shape[-1] == 1:
         return cv2.add(image, np.full_like(image, round(255 * amount)))
     hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)

@@ -1,4 +1,4 @@
-"""What every data set has in common: pictures with labels, files read within limits, downloads that can be trusted.
+"""What every data set has in common: images with labels, files read within limits, downloads that can be trusted.
 
 Files come from strangers and disks break: what cannot be used ends in a `UsageError` that names the file.
 """
@@ -25,7 +25,7 @@ class Split:
         return Split(self.images[indices], self.labels[indices])
 
     def batches(self, size: int):
-        """Yields (images, labels) of all pictures in order, `size` at a time; the last batch may be smaller."""
+        """Yields (images, labels) of all images in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self.images[start : start + size], self.labels[start : start + size]
 

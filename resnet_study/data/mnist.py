@@ -1,4 +1,4 @@
-"""MNIST: 60,000 training and 10,000 test pictures of handwritten digits, 28 x 28, white (255) on black (0).
+"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28, white (255) on black (0).
 
 Two forms are read, and checked before they are believed:
 
@@ -141,16 +141,16 @@ def _parse_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _make_data(arrays, sources, found: Path) -> ImageData:
-    """Checks that pictures and labels fit together. `sources` name the four arrays in messages."""
+    """Checks that images and labels fit together. `sources` name the four arrays in messages."""
     for images, labels, source, label_source in zip(arrays[::2], arrays[1::2], sources[::2], sources[1::2], strict=True):  # fmt: skip
         if images.dtype != np.uint8 or images.shape[1:] != _SHAPE or labels.ndim != 1:
             raise UsageError(
-                f"{source} must hold uint8 pictures of 28 x 28 and {label_source} one label each, received {images.dtype} of shape "
+                f"{source} must hold uint8 images of 28 x 28 and {label_source} one label each, received {images.dtype} of shape "
                 f"{images.shape} and labels of shape {labels.shape}; download it again"
             )
         if len(images) != len(labels):
             raise UsageError(
-                f"{source} must hold as many pictures as {label_source} labels, received {len(images):,} and {len(labels):,}; "
+                f"{source} must hold as many images as {label_source} labels, received {len(images):,} and {len(labels):,}; "
                 "download both again"
             )
         check_labels(labels, len(CLASSES), str(label_source))

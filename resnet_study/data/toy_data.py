@@ -30,7 +30,7 @@ def load_digits() -> ImageData:
 
 
 def draw_synthetic(count: int, seed: int) -> ImageData:
-    """Draws `count` pictures of ten shapes in random colours, places and sizes, with noise; a fifth is the test part."""
+    """Draws `count` images of ten shapes in random colours, places and sizes, with noise; a fifth is the test part."""
     import cv2
 
     rng = np.random.default_rng(seed)
