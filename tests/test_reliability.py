@@ -21,7 +21,7 @@ from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet_study.checkpoints import HISTORY, read_checkpoint
 from resnet_study.data import cifar_files, download
-from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED, _SITE
+from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder, shutil
 
@@ -367,7 +367,7 @@ def test_ctrl_c_and_a_kill_leave_nothing_that_is_read(site):
 
 def test_four_processes_end_with_one_good_copy(site):
     code = (
-        f"import cifar10_input, dataclasses\nfrom resnet_study.data import cifar_files as c\nfrom hyper_parameters import from_preset\nc._SITE={_SITE!r}\n"
+        f"import cifar10_input, dataclasses\nfrom resnet_study.data import cifar_files as c\nfrom hyper_parameters import from_preset\nc._SITE={cifar_files._SITE!r}\n"
         f"c._PUBLISHED['cifar10']=dataclasses.replace(c._CIFAR10, sha256={site.sha256!r})\n"
         "assert len(cifar10_input.load_data(from_preset('fast')).train) == 300"
     )
