@@ -261,8 +261,16 @@ class Train:
             f"{counts['test']:,} test images\n"
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
-            + (f"\ngoing on after step {self.step:,}" if self.step else "")
+            + self._describe_resume()
         )
+
+    def _describe_resume(self) -> str:
+        """A line of the first message: where a resumed run goes on, or that nothing is left to train."""
+        if not self.step:
+            return ""
+        if self._has_ended():
+            return f"\nfinished after step {self.step:,}, nothing is left to train; --overwrite begins it again"
+        return f"\ngoing on after step {self.step:,}"
 
     def _loop(self, callbacks):
         """Trains from `step` on."""

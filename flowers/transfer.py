@@ -323,8 +323,8 @@ class TransferTrain(Train):
             )
         if not config.base_trainable and config.weights == "none":
             print("note: the base is frozen with random weights; give --weights or use --base=trained")
-        if self.step:
-            print(f"going on after step {self.step:,}")
+        if line := self._describe_resume().strip():
+            print(line)
 
     def _open_tensorboard(self):
         return TensorBoardLog(self.run.tensorboard, None)  # the layers of a backbone of 50 or 152 would fill the disk

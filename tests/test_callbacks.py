@@ -116,7 +116,7 @@ def test_training_a_second_time_touches_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in trainer.run.path.rglob("*")} == before
 
 
-def test_a_signal_during_the_last_report_is_heard(tmp_path):
+def test_a_signal_during_the_last_report_is_heard(tmp_path, capsys):
     trainer = Train(tiny(tmp_path, version="late"))
 
     class SignalAtTheEnd(keras.callbacks.Callback):
@@ -129,6 +129,8 @@ def test_a_signal_during_the_last_report_is_heard(tmp_path):
     finished = Train(trainer.config)
     finished.train(resume=True)
     assert finished.run.final.is_file()
+    out = capsys.readouterr().out
+    assert "finished after step 6, nothing is left to train" in out and "going on" not in out
 
 
 def test_the_model_gets_its_own_weights_back_when_a_validation_fails(tmp_path, monkeypatch):
