@@ -31,7 +31,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.training import optimizers
 
-README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def tiny(tmp_path, **settings):
@@ -406,7 +406,7 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
 
 def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Train(" in block)
+    code = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Train(" in block)
     assert '"demo"' in code
     variables = {}
     exec(code.replace('"demo"', '"smoke", train_steps=2, synthetic_images=200, tensorboard=False'), variables)
