@@ -73,11 +73,11 @@ class Train:
         """
         self.config = config or from_preset("liang")
         self.run = run or RunFolder(f"{self.config.runs_dir}/{self.config.run_name}")
-        self.policy = devices.choose_policy(self.config.precision)
         devices.set_up(self.config.seed, self.config.deterministic)
 
         self.is_chief = devices.is_chief(self.config.strategy)
         self.strategy = devices.choose_strategy(self.config.strategy)
+        self.policy = devices.choose_policy(self.config.precision, self.config.strategy)
         self.replicas = self.strategy.num_replicas_in_sync
         if self.config.train_batch_size % self.replicas:
             raise UsageError(

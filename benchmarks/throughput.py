@@ -117,7 +117,7 @@ def _measure_ours(job):
 
     images, labels = _draw_images(job)
     config = _our_config(job)
-    policy = devices.choose_policy(config.precision)
+    policy = devices.choose_policy(config.precision, config.strategy)
     everything = cifar10_input.Split(images, labels)
     facts = {"number_format": policy.removeprefix("mixed_"), "software": _software("keras")}
     if job["part"] == "inference":

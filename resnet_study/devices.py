@@ -43,12 +43,25 @@ def import_tensorflow() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def computes_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively: AVX512-BF16 or AMX, or a GPU of compute capability 8 or more."""
+def used_gpus(strategy: str) -> list:
+    """The GPUs of this machine that a run under a `--strategy` computes on; none = it computes on the processor."""
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0)
+    gpus = [] if strategy == "cpu" else tf.config.get_visible_devices("GPU")
+    return gpus[:1] if strategy == "one_gpu" else gpus
+
+
+def computes_bfloat16(strategy: str) -> bool:
+    """Whether the devices of a `--strategy` multiply bfloat16 natively: GPUs of compute capability 8 or more, or a processor with
+    AVX512-BF16 or AMX, whose instructions TensorFlow uses by oneDNN alone.
+    """
+    import tensorflow as tf
+
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in used_gpus(strategy)]
+    if details:
+        return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false"):
+        return False
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -56,9 +69,14 @@ def computes_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def choose_policy(precision: str) -> str:
-    """The Keras dtype policy for a `--precision`: variables stay float32, bfloat16 is for the heavy arithmetic only."""
-    native = precision == "auto" and computes_bfloat16()
+def choose_policy(precision: str, strategy: str) -> str:
+    """The Keras dtype policy of a run: variables stay float32, bfloat16 is for the heavy arithmetic only.
+
+    Args:
+        precision: "float32", "bfloat16", or "auto" = bfloat16 where the devices of the run compute it natively.
+        strategy: of the run, see `choose_strategy`, which comes before this.
+    """
+    native = precision == "auto" and computes_bfloat16(strategy)
     return "mixed_bfloat16" if native or precision == "bfloat16" else "float32"
 
 

@@ -92,7 +92,7 @@ def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
     print(f"corrupted pictures: {finished.run.path.name}", flush=True)
     test = cifar10_input.load_data(finished.config).test
     # In the number format of the run, which is faster than float32: each net is tested twenty-one times.
-    policy = devices.choose_policy(finished.config.precision)
+    policy = devices.choose_policy(finished.config.precision, finished.config.strategy)
     model = fold_batch_norm(load_model(str(finished.run.best)), policy)
 
     def accuracy(corruption, strength):

@@ -1,0 +1,79 @@
+"""On which device and in which number format is computed, and what is said of it. The GPUs are made up."""
+
+import types
+
+import pytest
+import tensorflow as tf
+
+from resnet_study import devices
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with made-up GPUs and a made-up processor: call it with the GPUs' (name, compute capability)."""
+
+    def make(*gpus, processor="avx512_bf16"):
+        found = [types.SimpleNamespace(name=f"/physical_device:GPU:{index}") for index in range(len(gpus))]
+        details = {
+            gpu.name: {"device_name": name, "compute_capability": capability}
+            for gpu, (name, capability) in zip(found, gpus, strict=True)
+        }
+        visible = list(found)
+
+        def hide(kept, kind):
+            assert kind == "GPU"
+            visible[:] = kept
+
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: list(found))
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: list(visible))
+        monkeypatch.setattr(tf.config, "set_visible_devices", hide)
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name])
+        read_text = devices.Path.read_text
+        monkeypatch.setattr(
+            devices.Path,
+            "read_text",
+            lambda path, *args, **kwargs: (
+                f"model name\t: Made Up 9000\nflags : sse {processor}"
+                if str(path) == "/proc/cpuinfo"
+                else read_text(path, *args, **kwargs)
+            ),
+        )
+
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    return make
+
+
+AMPERE, TURING = ("NVIDIA A100", (8, 0)), ("NVIDIA T4", (7, 5))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processor", "strategy", "policy"),
+    [
+        ([AMPERE], "", "cpu", "float32"),
+        ([AMPERE], "", "auto", "mixed_bfloat16"),
+        ([TURING], "avx512_bf16", "cpu", "mixed_bfloat16"),
+        ([TURING], "avx512_bf16", "one_gpu", "float32"),
+        ([AMPERE, TURING], "", "one_gpu", "mixed_bfloat16"),
+        ([AMPERE, TURING], "", "mirrored", "float32"),
+        ([], "amx_bf16", "auto", "mixed_bfloat16"),
+        ([], "", "auto", "float32"),
+    ],
+)
+def test_precision_is_that_of_the_devices_that_compute(machine, gpus, processor, strategy, policy):
+    machine(*gpus, processor=processor)
+    assert devices.choose_policy("auto", strategy) == policy
+    assert devices.choose_policy("float32", strategy) == "float32"
+    assert devices.choose_policy("bfloat16", strategy) == "mixed_bfloat16"
+
+
+def test_a_hidden_gpu_does_not_choose_the_precision(machine):
+    machine(AMPERE, processor="")
+    devices.choose_strategy("cpu")
+    assert devices.choose_policy("auto", "auto") == "float32"
+
+
+@pytest.mark.parametrize(("value", "policy"), [("0", "float32"), ("false", "float32"), ("1", "mixed_bfloat16")])
+def test_bfloat16_needs_onednn_on_a_processor(machine, monkeypatch, value, policy):
+    machine()
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
+    assert devices.choose_policy("auto", "auto") == policy
