@@ -77,7 +77,7 @@ class Train:
 
         self.is_chief = devices.is_chief(self.config.strategy)
         self.strategy = devices.choose_strategy(self.config.strategy)
-        self.policy = devices.choose_policy(self.config.precision, self.config.strategy)
+        self.policy = devices.choose_policy(self.config.precision, self.config.strategy, self.run.stored_policy())
         self.replicas = self.strategy.num_replicas_in_sync
         if self.config.train_batch_size % self.replicas:
             raise UsageError(
@@ -578,6 +578,7 @@ class Train:
             "seconds": self._seconds(),
             "tensorboard": self.run.tensorboard_sizes(),
             "net": self._net_facts(),
+            "precision": self.policy,
         }
         arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
         self.run.save_checkpoint(self.step, arrays, facts)

@@ -15,6 +15,8 @@ from pathlib import Path
 from resnet_study.errors import UsageError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
+# The Keras dtype policy of each `--precision`.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def import_tensorflow() -> None:
@@ -69,15 +71,20 @@ def computes_bfloat16(strategy: str) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def choose_policy(precision: str, strategy: str) -> str:
+def choose_policy(precision: str, strategy: str, stored: str | None = None) -> str:
     """The Keras dtype policy of a run: variables stay float32, bfloat16 is for the heavy arithmetic only.
 
     Args:
         precision: "float32", "bfloat16", or "auto" = bfloat16 where the devices of the run compute it natively.
         strategy: of the run, see `choose_strategy`, which comes before this.
+        stored: the policy of a run that goes on, which "auto" keeps on whatever machine; one line says where that is slow.
     """
-    native = precision == "auto" and computes_bfloat16(strategy)
-    return "mixed_bfloat16" if native or precision == "bfloat16" else "float32"
+    if precision != "auto":
+        return POLICIES[precision]
+    native = computes_bfloat16(strategy)
+    if stored == POLICIES["bfloat16"] and not native:
+        print("this machine does not compute bfloat16 natively: the run goes on in it, as it was begun, but slowly")
+    return stored or POLICIES["bfloat16" if native else "float32"]
 
 
 def choose_strategy(name: str):

@@ -22,6 +22,7 @@ import filelock
 import numpy as np
 
 from resnet_study.checkpoints import HISTORY, read_checkpoint, write_checkpoint
+from resnet_study.devices import POLICIES
 from resnet_study.errors import UsageError, as_text
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically
 from resnet_study.settings import Settings
@@ -53,6 +54,7 @@ class RunFolder:
         self.gradient_norms = self.path / "gradient_norms.csv"
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
+        self._begins_anew = False
 
     def __str__(self):
         return str(self.path)
@@ -92,6 +94,7 @@ class RunFolder:
 
     def check(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
+        self._begins_anew = overwrite
         if not self.path.exists():
             return
         if not self.holds_run():
@@ -114,6 +117,7 @@ class RunFolder:
                     shutil.rmtree(entry)
                 else:
                     entry.unlink()
+        self._begins_anew = False
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
 
@@ -124,6 +128,23 @@ class RunFolder:
                 f"expected a run in {self}, found no config.json; train it first or give another --version"
             )
         return settings.from_json(read_text(self.config), str(self.config))
+
+    def stored_policy(self) -> str | None:
+        """The Keras dtype policy of the last start; None for a run that begins, or of a version that did not note it.
+
+        Raises:
+            UsageError: `environment.json` is damaged or names something else.
+        """
+        if self._begins_anew or not self.holds_run() or not self.environment.exists():
+            return None
+        starts = read_json(self.environment, [dict])
+        policy = starts[-1].get("dtype_policy") if starts else None
+        if policy is not None and policy not in POLICIES.values():
+            raise UsageError(
+                f"{self.environment} must name a dtype_policy of {', '.join(POLICIES.values())}, received {str(policy)[:50]}; restore "
+                "it or start a new run"
+            )
+        return policy
 
     def read_history(self):
         """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""

@@ -5,7 +5,13 @@ import types
 import pytest
 import tensorflow as tf
 
+from cifar10_train import Train, train
+from hyper_parameters import from_preset
 from resnet_study import devices
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_json
+from resnet_study.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -77,3 +83,43 @@ def test_bfloat16_needs_onednn_on_a_processor(machine, monkeypatch, value, polic
     machine()
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
     assert devices.choose_policy("auto", "auto") == policy
+
+
+def tiny(folder, **changes):
+    settings = {"train_steps": 2, "report_freq": 1, "synthetic_images": 60, "train_batch_size": 4, "tensorboard": False}
+    return from_preset("smoke", runs_dir=str(folder), version="x", **settings | changes)
+
+
+def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_path, capsys):
+    machine(processor="")
+    config = tiny(tmp_path)
+    run = train(config)
+    assert run.stored_policy() == "float32" and read_checkpoint(run.latest_checkpoint())[1]["precision"] == "float32"
+    machine(processor="avx512_bf16")
+    assert Train(config, RunFolder(run.path)).policy == "float32"
+    # As if it had been begun in bfloat16.
+    starts = read_json(run.environment, [dict])
+    write_json(run.environment, [*starts, starts[-1] | {"dtype_policy": "mixed_bfloat16"}])
+    machine(processor="")
+    capsys.readouterr()
+    trainer = Train(config, RunFolder(run.path))
+    printed = capsys.readouterr().out
+    assert trainer.policy == "mixed_bfloat16" and len(printed.splitlines()) == 1 and "slowly" in printed
+    assert "bfloat16" in {layer.compute_dtype for layer in trainer.net.layers}
+    trainer.train(resume=True)
+    # What starts anew chooses anew.
+    assert train(config, overwrite=True).stored_policy() == "float32"
+
+
+def test_runs_that_noted_no_precision_go_on(machine, tmp_path):
+    machine()
+    run = RunFolder(tmp_path / "x")
+    assert run.stored_policy() is None
+    with run.locked():
+        run.begin(tiny(tmp_path), resume=False, overwrite=False)
+    assert run.stored_policy() is None
+    write_json(run.environment, [{"step": 0}])
+    assert run.stored_policy() is None
+    write_json(run.environment, [{"step": 0, "dtype_policy": "float8"}])
+    with pytest.raises(UsageError, match="dtype_policy"):
+        run.stored_policy()

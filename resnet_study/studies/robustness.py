@@ -90,9 +90,10 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
 def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
     """corruption -> accuracy in % at strengths 0 .. 5 on all test images."""
     print(f"corrupted pictures: {finished.run.path.name}", flush=True)
-    test = cifar10_input.load_data(finished.config).test
+    config = finished.config
+    test = cifar10_input.load_data(config).test
     # In the number format of the run, which is faster than float32: each net is tested twenty-one times.
-    policy = devices.choose_policy(finished.config.precision, finished.config.strategy)
+    policy = devices.choose_policy(config.precision, config.strategy, finished.run.stored_policy())
     model = fold_batch_norm(load_model(str(finished.run.best)), policy)
 
     def accuracy(corruption, strength):
