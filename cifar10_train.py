@@ -239,7 +239,7 @@ class Train:
 
     def _note_start(self) -> dict:
         """Adds this start to `environment.json`; returns what is noted there."""
-        environment = devices.describe_environment(self.policy)
+        environment = devices.describe_environment(self.policy, self.config.strategy)
         starts = read_json(self.run.environment, [dict]) if self.run.environment.exists() else []
         write_json(self.run.environment, [*starts, {"step": self.step, **environment}])
         return environment

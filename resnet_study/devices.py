@@ -257,8 +257,13 @@ def set_up(seed: int, deterministic: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def describe_environment(policy: str) -> dict:
-    """Versions, devices, commit, command: what a reader needs to judge or repeat a number."""
+def describe_environment(policy: str, strategy: str = "auto") -> dict:
+    """Versions, devices, commit, command: what a reader needs to judge or repeat a number.
+
+    Args:
+        policy: number format, see `choose_policy`.
+        strategy: of the run, see `choose_strategy`; the GPUs are those that it computes on.
+    """
     import tensorflow as tf
 
     return {
@@ -270,8 +275,7 @@ def describe_environment(policy: str) -> dict:
         "processor": _processor(),
         "cores": _count_cores(),
         "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-            for gpu in tf.config.list_physical_devices("GPU")
+            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in used_gpus(strategy)
         ],
         "dtype_policy": policy,
     }

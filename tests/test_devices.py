@@ -11,6 +11,7 @@ from resnet_study import devices
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
+from resnet_study.reports.results import name_hardware
 from resnet_study.run_folder import RunFolder
 
 
@@ -34,6 +35,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: list(visible))
         monkeypatch.setattr(tf.config, "set_visible_devices", hide)
         monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name])
+        monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, enable: None)
         read_text = devices.Path.read_text
         monkeypatch.setattr(
             devices.Path,
@@ -123,3 +125,27 @@ def test_runs_that_noted_no_precision_go_on(machine, tmp_path):
     write_json(run.environment, [{"step": 0, "dtype_policy": "float8"}])
     with pytest.raises(UsageError, match="dtype_policy"):
         run.stored_policy()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "strategy", "hardware"),
+    [
+        ([AMPERE], "auto", "NVIDIA A100, Made Up 9000, 2 cores, float32"),
+        ([AMPERE, AMPERE], "mirrored", "2 x NVIDIA A100, Made Up 9000, 2 cores, float32"),
+        ([AMPERE, AMPERE], "one_gpu", "NVIDIA A100, Made Up 9000, 2 cores, float32"),
+        ([AMPERE], "cpu", "Made Up 9000, 2 cores, float32"),
+        ([], "auto", "Made Up 9000, 2 cores, float32"),
+    ],
+)
+def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardware):
+    machine(*gpus)
+    environment = devices.describe_environment("float32", strategy) | {"cores": 2}
+    assert name_hardware(environment) == hardware
+    del environment["gpus"]  # noted by other versions
+    assert name_hardware(environment) == "Made Up 9000, 2 cores, float32"
+
+
+def test_a_run_on_the_processor_beside_a_gpu_notes_no_gpu(machine, tmp_path):
+    machine(AMPERE)
+    run = train(tiny(tmp_path, strategy="cpu"))
+    assert [start["gpus"] for start in read_json(run.environment, [dict])] == [[]]

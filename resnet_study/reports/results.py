@@ -4,6 +4,7 @@ publish(run)           small copies in results/<run name>/, a row in results/<ex
 publish_study(folder)  the same for a study of several runs
 """
 
+import collections
 import dataclasses
 import shutil
 import statistics
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
-from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.reports.figures import model_choices, name_model
 from resnet_study.reports.published import published_number
 from resnet_study.run_folder import TESTED, RunFolder
@@ -145,9 +146,12 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
 
 
 def name_hardware(environment: dict) -> str:
-    """Processor, cores and number format of `device_placement.describe_environment`, as in a row of results."""
-    cores = environment["cores"]
-    return f"{environment['processor']}, {cores} core{'s' * (cores > 1)}, {environment['dtype_policy']}"
+    """GPUs that were used, processor, cores and number format of `devices.describe_environment`, as in a row of results."""
+    cores, gpus = environment["cores"], environment.get("gpus")
+    counts = collections.Counter(gpus if is_kind(gpus, [str]) else [])
+    parts = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
+    parts += [environment["processor"], f"{cores} core{'s' * (cores > 1)}", environment["dtype_policy"]]
+    return ", ".join(parts)
 
 
 def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:

@@ -63,7 +63,7 @@ def measure_cost(config: HyperParameters) -> dict:
         "training_seconds": 1000 / speed,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
         "training_memory": int(peak[1]) / 1024 if peak else None,
-        "hardware": name_hardware(devices.describe_environment(trainer.policy)),
+        "hardware": name_hardware(devices.describe_environment(trainer.policy, config.strategy)),
     }
 
 
