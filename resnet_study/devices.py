@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,30 @@ def used_gpus(strategy: str) -> list:
 
     gpus = [] if strategy == "cpu" else tf.config.get_visible_devices("GPU")
     return gpus[:1] if strategy == "one_gpu" else gpus
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Prints a line once in a process: a study trains many runs."""
+    print(text, flush=True)
+
+
+def explain_missing_gpu() -> str:
+    """Why TensorFlow lists no GPU on a machine that has one, in one sentence; "" where it lists one, there is none, or it was hidden
+    by the user.
+    """
+    import tensorflow as tf
+
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    there = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")
+    if hidden or not there or tf.config.list_physical_devices("GPU"):
+        return ""
+    if not tf.sysconfig.get_build_info().get("is_cuda_build"):
+        return "this TensorFlow is built without CUDA: install the extra gpu"
+    return (
+        "the driver is not loaded or does not fit, or a library of CUDA is missing: install the extra gpu; "
+        "TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow looks for"
+    )
 
 
 def computes_bfloat16(strategy: str) -> bool:
@@ -103,13 +129,17 @@ def choose_strategy(name: str):
     """
     import tensorflow as tf
 
-    if name == "multi_worker":
-        return _join_workers()
+    reason = explain_missing_gpu() if name != "cpu" else ""
     gpus = tf.config.list_physical_devices("GPU")
     if name == "one_gpu" and not gpus:
         raise UsageError(
-            "--strategy=one_gpu needs a GPU, TensorFlow found none; use --strategy=cpu or install the extra 'gpu'"
+            f"--strategy=one_gpu needs a GPU, TensorFlow found none ({reason or 'this machine seems to have none'}); use "
+            "--strategy=cpu or install the extra 'gpu'"
         )
+    if reason:
+        _tell(f"the GPU of this machine is not used, the processor is: {reason}")
+    if name == "multi_worker":
+        return _join_workers()
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
         if len(devices) < 2:

@@ -149,3 +149,37 @@ def test_a_run_on_the_processor_beside_a_gpu_notes_no_gpu(machine, tmp_path):
     machine(AMPERE)
     run = train(tiny(tmp_path, strategy="cpu"))
     assert [start["gpus"] for start in read_json(run.environment, [dict])] == [[]]
+
+
+@pytest.fixture
+def idle_gpu(machine, monkeypatch):
+    """A machine with a GPU that TensorFlow does not list."""
+    machine()
+    devices._tell.cache_clear()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/usr/bin/{name}")
+    exists = devices.Path.exists
+    monkeypatch.setattr(devices.Path, "exists", lambda path: str(path) == "/dev/nvidia0" or exists(path))
+    return lambda cuda: monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"is_cuda_build": cuda})
+
+
+@pytest.mark.parametrize(("cuda", "words"), [(False, "built without CUDA: install the extra gpu"), (True, "driver")])
+def test_a_gpu_that_cannot_be_used_is_told_once_with_the_reason(idle_gpu, capsys, cuda, words):
+    idle_gpu(cuda)
+    devices.choose_strategy("auto")
+    devices.choose_strategy("auto")
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 1 and "GPU" in printed and words in printed
+    with pytest.raises(UsageError, match=words):
+        devices.choose_strategy("one_gpu")
+
+
+def test_nothing_is_told_of_a_gpu_that_is_not_wanted(idle_gpu, machine, capsys, monkeypatch):
+    idle_gpu(False)
+    devices.choose_strategy("cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    devices.choose_strategy("auto")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    machine(AMPERE)
+    devices.choose_strategy("auto")
+    assert capsys.readouterr().out == ""
