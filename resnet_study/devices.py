@@ -19,6 +19,7 @@ from resnet_study.errors import UsageError
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 # The Keras dtype policy of each `--precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+_BACKEND = "set KERAS_BACKEND=tensorflow"
 
 
 def import_tensorflow() -> None:
@@ -26,7 +27,12 @@ def import_tensorflow() -> None:
     the memory of GPUs as it needs it.
 
     Errors still come as exceptions. A user who sets TF_CPP_MIN_LOG_LEVEL sees everything.
+
+    Raises:
+        UsageError: Keras is set to what the networks cannot use, see `check_keras`.
     """
+    # TensorFlow imports Keras, which ends in a traceback where there is no such backend.
+    _check_keras_setting("the backend", "tensorflow", os.environ.get("KERAS_BACKEND") or "tensorflow", _BACKEND)
     if "tensorflow" not in sys.modules and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
         sys.stderr.flush()
@@ -45,6 +51,31 @@ def import_tensorflow() -> None:
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # it has computed already: too late, and no reason to stop
             tf.config.experimental.set_memory_growth(gpu, True)
+    check_keras()
+
+
+def check_keras() -> None:
+    """Sees whether Keras is set up as the networks need it, by the environment or by keras.json.
+
+    Raises:
+        UsageError: it has another backend than TensorFlow, has the channels first, or computes in other numbers than float32.
+    """
+    try:
+        import keras
+    except (ImportError, ValueError) as error:  # a backend that is not installed, or that there is not
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"Keras could not be imported with the backend of keras.json ({reason}); {_BACKEND}"
+        ) from error
+    _check_keras_setting("the backend", "tensorflow", keras.backend.backend(), _BACKEND)
+    _check_keras_setting("image_data_format", "channels_last", keras.config.image_data_format(), "mend keras.json")
+    precision = "mend keras.json, and use --precision for the heavy arithmetic"
+    _check_keras_setting("floatx", "float32", keras.config.floatx(), precision)
+
+
+def _check_keras_setting(what, expected, received, remedy):
+    if received != expected:
+        raise UsageError(f"Keras must have {what} {expected}, received {received[:50]}; {remedy}")
 
 
 def used_gpus(strategy: str) -> list:

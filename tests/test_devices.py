@@ -1,9 +1,13 @@
 """On which device and in which number format is computed, and what is said of it. The GPUs are made up."""
 
+import json
+import subprocess
+import sys
 import types
 
 import pytest
 import tensorflow as tf
+from conftest import ROOT, user_environment
 
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
@@ -183,3 +187,30 @@ def test_nothing_is_told_of_a_gpu_that_is_not_wanted(idle_gpu, machine, capsys, 
     machine(AMPERE)
     devices.choose_strategy("auto")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "words"),
+    [
+        ("numpy", {}, "backend tensorflow, received numpy"),
+        ("nonsense", {}, "backend tensorflow, received nonsense"),
+        ("", {"backend": "jax"}, "set KERAS_BACKEND=tensorflow"),
+        ("", {"image_data_format": "channels_first"}, "image_data_format channels_last, received channels_first"),
+        ("", {"floatx": "float16"}, "floatx float32, received float16"),
+    ],
+)
+def test_a_keras_that_the_networks_cannot_use_is_one_line(tmp_path, backend, settings, words):
+    usual = {"floatx": "float32", "epsilon": 1e-7, "backend": "tensorflow", "image_data_format": "channels_last"}
+    (tmp_path / "keras.json").write_text(json.dumps(usual | settings))
+    environment = user_environment() | {"KERAS_HOME": str(tmp_path)}
+    environment |= {"KERAS_BACKEND": backend} if backend else {}
+    flags = ["--mode=train", "--dataset=synthetic", f"--runs_dir={tmp_path}/runs"]
+    command = [sys.executable, str(ROOT / "cifar10_main.py"), *flags]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()
+    if "backend" not in settings and not backend:
+        done = subprocess.run(
+            [sys.executable, "-c", "import resnet"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.stderr.splitlines()[-1].startswith("ImportError: Keras must have") and words in done.stderr

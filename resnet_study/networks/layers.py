@@ -7,6 +7,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from resnet_study.devices import check_keras
+from resnet_study.errors import UsageError
+
+try:
+    check_keras()
+except UsageError as error:  # in a notebook: the command lines have checked before
+    raise ImportError(str(error)) from None
+
 
 @keras.saving.register_keras_serializable("resnet")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
