@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 
 from resnet_study.errors import UsageError, as_text
 
 ASIDE = ".aside-"
+_WAITS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)  # seconds between the tries to move a file, about two in all
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def written_aside(path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         _force_to_disk(aside)
-        aside.replace(path)
+        _move(aside, path)
         with contextlib.suppress(PermissionError):  # Windows opens no folders
             _force_to_disk(path.parent)
     except OSError as error:
@@ -33,6 +35,17 @@ def written_aside(path: Path):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _move(aside: Path, path: Path) -> None:
+    """Moves a file into place. Windows refuses while another program, such as Excel, has the old file open: it is waited for."""
+    for seconds in _WAITS:
+        try:
+            aside.replace(path)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    aside.replace(path)
 
 
 def _force_to_disk(path: Path) -> None:
