@@ -580,8 +580,7 @@ class Train:
             "net": self._net_facts(),
             "precision": self.policy,
         }
-        arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
-        self.run.save_checkpoint(self.step, arrays, facts)
+        self.run.save_checkpoint(self.step, self._variables(), facts)
 
     def _write_error_csv(self):
         write_atomically(self.run.error_csv, pd.DataFrame(self.history).to_csv(index=False))

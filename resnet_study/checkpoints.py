@@ -1,7 +1,8 @@
 """A checkpoint: arrays and facts of a training run in one `.npz` file whose every byte is checked when it is read."""
 
-import io
+import contextlib
 import json
+import math
 import numbers
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_study.errors import UsageError
-from resnet_study.files import is_kind, write_atomically
+from resnet_study.files import is_kind, written_aside
 
 HISTORY = (
     "step", "epoch", "train_error", "train_error_smoothed", "train_loss", "learning_rate", "examples_per_sec", "seconds",
@@ -22,13 +23,54 @@ _FACTS = {
     "seconds": float,
     "net": dict,
 }
+_PIECE = 1 << 20  # bytes
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def write_checkpoint(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Writes arrays and JSON-able facts as one `.npz` file, atomically."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **{"facts.json": np.frombuffer(json.dumps(facts).encode(), np.uint8)})
-    write_atomically(path, buffer.getvalue())
+    """Writes arrays and JSON-able facts as one `.npz` file, atomically.
+
+    Args:
+        path: of the file.
+        arrays: by name; of what is no array yet, such as variables, one at a time is made one.
+        facts: see `_FACTS`.
+
+    Raises:
+        UsageError: there is no room, or no right to write.
+    """
+    facts = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    # Straight to the disk: a checkpoint can be as large as what is left of the memory.
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.savez(file, **arrays, **{"facts.json": facts})
+
+
+def check_checkpoint(path: Path) -> dict:
+    """Checks every byte as `read_checkpoint` does, without holding more than a piece of it. Returns the facts.
+
+    Raises:
+        UsageError: missing, damaged, or not a checkpoint.
+    """
+    facts = None
+    with _naming_damage(path), zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            # The end of a member compares its checksum.
+            with file.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                shape, _, dtype = _READ_HEADER[version](stream)
+                if dtype.kind not in "fiu":
+                    raise ValueError("it does not hold what a training run writes")
+                left = math.prod(shape) * dtype.itemsize
+                if member.filename == "facts.json.npy":
+                    content = stream.read()
+                    left -= len(content)
+                    facts = json.loads(content)
+                while piece := stream.read(_PIECE):
+                    left -= len(piece)
+            if left:
+                raise ValueError(f"{member.filename} is not of its size")
+        if not is_kind(facts, _FACTS):
+            raise ValueError("it does not hold what a training run writes")
+        return facts
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -37,6 +79,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         UsageError: missing, damaged, or not a checkpoint.
     """
+    with _naming_damage(path), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+        facts = json.loads(arrays.pop("facts.json").tobytes())
+        if not is_kind(facts, _FACTS) or any(array.dtype.kind not in "fiu" for array in arrays.values()):
+            raise ValueError("it does not hold what a training run writes")
+        return arrays, facts
+
+
+@contextlib.contextmanager
+def _naming_damage(path):
+    """Refuses what is no file or would fill the memory, and says of every error that the checkpoint is damaged."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -45,12 +98,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             # np.savez does not compress. Whatever unpacks to more than the file was made to fill the memory.
             if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than its size")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        facts = json.loads(arrays.pop("facts.json").tobytes())
-        if not is_kind(facts, _FACTS) or any(array.dtype.kind not in "fiu" for array in arrays.values()):
-            raise ValueError("it does not hold what a training run writes")
-        return arrays, facts
+        yield
     # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
         raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error

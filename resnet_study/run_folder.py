@@ -21,7 +21,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from resnet_study.checkpoints import HISTORY, read_checkpoint, write_checkpoint
+from resnet_study.checkpoints import HISTORY, check_checkpoint, write_checkpoint
 from resnet_study.devices import POLICIES
 from resnet_study.errors import UsageError, as_text
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically
@@ -195,10 +195,10 @@ class RunFolder:
                 )
 
     def save_checkpoint(self, step: int, arrays: dict[str, np.ndarray], facts: dict) -> None:
-        """Writes the checkpoint of `step`, reads it back, and only then deletes all but this one and the one before."""
+        """Writes the checkpoint of `step`, checks what is on the disk, and only then deletes all but this one and the one before."""
         path = self.checkpoints / f"step-{step:08d}.npz"
         write_checkpoint(path, arrays, facts)
-        read_checkpoint(path)
+        check_checkpoint(path)
         self.delete_checkpoints_beside(path)
 
     def delete_checkpoints_beside(self, path: Path) -> None:
@@ -229,7 +229,7 @@ class RunFolder:
         found = sorted(self.checkpoints.glob("step-*.npz"), reverse=True)
         for path in found:
             try:
-                read_checkpoint(path)
+                check_checkpoint(path)
                 return path
             except UsageError as error:
                 print(f"passed over: {error}")

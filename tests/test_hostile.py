@@ -33,7 +33,7 @@ from flowers.data import load_pictures
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import saved_models
-from resnet_study.checkpoints import read_checkpoint, write_checkpoint
+from resnet_study.checkpoints import check_checkpoint, read_checkpoint, write_checkpoint
 from resnet_study.data.image_files import read_picture
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_atomically, write_json
@@ -891,6 +891,7 @@ def test_damaged_checkpoints(archive_folder, damage):
     survive(
         lambda: read_checkpoint(path), path.name, lambda read: (read[0]["net/a"] == array).all() and read[1] == facts
     )
+    survive(lambda: check_checkpoint(path), path.name, lambda checked: checked == facts)
 
 
 def rewritten(tmp_path, change, name="config.json"):

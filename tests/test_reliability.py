@@ -4,14 +4,17 @@ import contextlib
 import dataclasses
 import hashlib
 import http.server
+import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, TINY
 
 import cifar10_input
@@ -19,7 +22,7 @@ from cifar10_input import ImageData, Split, load_data
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
-from resnet_study.checkpoints import HISTORY, read_checkpoint
+from resnet_study.checkpoints import HISTORY, check_checkpoint, read_checkpoint, write_checkpoint
 from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
 from resnet_study.errors import UsageError
@@ -27,6 +30,14 @@ from resnet_study.run_folder import RunFolder, shutil
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import crash_test
+
+FACTS = {
+    "step": 1,
+    "history": [dict.fromkeys(HISTORY, 1.0)],
+    "interval": {"images": 0, "wrong": 0, "loss": 0, "seconds": 0},
+    "seconds": 0,
+    "net": {},
+}
 
 
 def train_here(folder, *flags):
@@ -92,11 +103,62 @@ def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):
     run.checkpoints.mkdir()
     for step in (7, 8, 9):
         (run.checkpoints / f"step-{step:08d}.npz").write_bytes(b"damaged")
-    row = dict.fromkeys(HISTORY, 1.0)
-    facts = {"history": [row], "interval": {"images": 0, "wrong": 0, "loss": 0, "seconds": 0}, "seconds": 0, "net": {}}
     for step in (1, 2, 3):
-        run.save_checkpoint(step, {"a": np.ones(3)}, facts | {"step": step})
+        run.save_checkpoint(step, {"a": np.ones(3)}, FACTS | {"step": step})
     assert sorted(path.stem for path in run.checkpoints.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_a_large_checkpoint_takes_little_memory(tmp_path):
+    run, arrays = RunFolder(tmp_path), {f"net/{index}": np.full(4_000_000, index, np.float32) for index in range(8)}
+    tracemalloc.start()
+    try:
+        run.save_checkpoint(1, arrays, FACTS)
+        _, saving = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        path = run.latest_checkpoint()
+        _, finding = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = path.stat().st_size
+    assert size > 128e6 and saving < size / 2 and finding < size / 20
+    read, facts = read_checkpoint(path)
+    assert facts == FACTS == check_checkpoint(path)
+    assert read.keys() == arrays.keys() and all((read[name] == arrays[name]).all() for name in arrays)
+
+
+def test_a_checkpoint_is_a_plain_npz_file_of_variables_too(tmp_path):
+    path = tmp_path / "step.npz"
+    write_checkpoint(path, {"net/a": tf.Variable([1.0, 2.0]), "state/0": np.arange(3, dtype=np.uint32)}, FACTS)
+    with np.load(path) as file:
+        assert {name: file[name].dtype for name in file.files} == {"net/a": "f4", "state/0": "u4", "facts.json": "u1"}
+        assert file["net/a"].tolist() == [1, 2] and json.loads(file["facts.json"].tobytes()) == FACTS
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a": np.ones(2)},
+        {"facts.json": np.frombuffer(b"{}", np.uint8)},
+        {"a": np.array(["text"]), "facts.json": np.ones(1)},
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_by_the_check_too(tmp_path, arrays):
+    path = tmp_path / "step.npz"
+    np.savez(path, **arrays)
+    for read in (check_checkpoint, read_checkpoint):
+        with pytest.raises(UsageError, match="is no readable checkpoint"):
+            read(path)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_one_wrong_byte_is_found(tmp_path, place):
+    path = tmp_path / "step.npz"
+    write_checkpoint(path, {"a": np.random.default_rng(0).random(1_000_000)}, FACTS)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is no readable checkpoint"):
+        check_checkpoint(path)
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path, capsys):
