@@ -1,8 +1,13 @@
 """What a user can mend, in one line, and how a command line ends."""
 
+import errno
 import io
 import os
 import sys
+import traceback
+
+# A full disk, and a user's share of one. Windows has no shares.
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class UsageError(ValueError):
@@ -16,7 +21,7 @@ def as_text(name: str) -> str:
 
 def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
-    for Ctrl-C.
+    for Ctrl-C. With RESNET_STUDY_DEBUG=1 in the environment the traceback of what ended it follows.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -25,19 +30,43 @@ def run_command(command) -> int:
         command()
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _show_traceback()
         return 2
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, MemoryError) as error:  # a disk, a permission or an odd file name that no message foresaw
-        place = " ".join(str(getattr(error, "filename", None) or "memory").split())
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {place}: {reason}; make room, or give another file or folder", file=sys.stderr)
+        names = [str(name) for name in (getattr(error, f"filename{part}", None) for part in ("", "2")) if name]
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        parts = [" and ".join(names), "out of memory" if isinstance(error, MemoryError) else "", reason]
+        text = " ".join(": ".join(filter(None, parts)).split())
+        print(f"error: {text}; {advise(error)}", file=sys.stderr)
+        _show_traceback()
         return 2
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def advise(error: BaseException) -> str:
+    """What a user can do about an error of the operating system or of the memory."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "there is too little memory; give smaller batches or fewer images, or end other programs"
+    if number in _FULL:
+        return "make room or give another place"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "give a place that you may use, mend the rights, or close the program that holds it"
+    if number == errno.ENOENT:
+        return "there is no such file or folder; check the name"
+    return "give another file or folder"
+
+
+def _show_traceback():
+    """Prints the traceback of the error that is handled, for who asks for it."""
+    if os.environ.get("RESNET_STUDY_DEBUG", "") not in ("", "0"):
+        traceback.print_exc()
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from resnet_study.errors import UsageError, as_text
+from resnet_study.errors import UsageError, advise, as_text
 
 ASIDE = ".aside-"
 _WAITS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)  # seconds between the tries to move a file, about two in all
@@ -17,7 +17,7 @@ def written_aside(path: Path):
     """Gives the name of a file to write beside `path`; then forces it to the disk and moves it into place.
 
     Raises:
-        UsageError: the disk is full or not writable; the old file, if any, is untouched.
+        UsageError: the disk is full, or may not be written to; the old file, if any, is untouched.
     """
     path = Path(path)
     aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
@@ -29,9 +29,7 @@ def written_aside(path: Path):
         with contextlib.suppress(PermissionError):  # Windows opens no folders
             _force_to_disk(path.parent)
     except OSError as error:
-        raise UsageError(
-            f"could not write {path} ({error.strerror or error}); make room or give another place"
-        ) from error
+        raise UsageError(f"could not write {path} ({error.strerror or error}); {advise(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
