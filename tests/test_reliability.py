@@ -1,5 +1,6 @@
 """Kills, full and read-only disks, two runs in one folder, odd numbers, bad networks: nothing is lost and nothing is half there."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -12,6 +13,7 @@ import threading
 import time
 import tracemalloc
 
+import filelock
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,6 +28,9 @@ from resnet_study.checkpoints import HISTORY, check_checkpoint, read_checkpoint,
 from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
 from resnet_study.errors import UsageError
+from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.reports import results as reports
+from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder, shutil
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -436,3 +441,46 @@ def test_four_processes_end_with_one_good_copy(site):
     processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     assert [process.communicate(timeout=120)[1][-500:] for process in processes if process.wait()] == []
     assert cached(site) == ["cifar-10-python.tar.gz"] and len(site.requests) == 1
+
+
+def a_tested_run(folder, seed):
+    """A made-up run that can be published."""
+    config = from_preset("smoke", runs_dir=str(folder), version=f"run{seed}", seed=seed)
+    run = RunFolder(folder / f"run{seed}")
+    with run.locked():
+        run.begin(config, resume=False, overwrite=False)
+    row = dict.fromkeys(HISTORY, 1.0)
+    write_atomically(run.error_csv, ",".join(row) + "\n" + ",".join(map(str, row.values())) + "\n")
+    tested = {"test_error": 10.0 + seed, "test_top5_error": 1.0, "best_step": 1, "confusion_matrix": [[1]]}
+    write_json(run.result, tested)
+    write_json(
+        run.environment, [{"command": "", "commit": "c", "processor": "p", "cores": 2, "dtype_policy": "float32"}]
+    )
+    run.figures.mkdir()
+    return run
+
+
+def test_runs_published_at_the_same_time_all_stay(tmp_path, monkeypatch):
+    """Without a lock, what one has read and not written yet, the other overwrites."""
+    runs, results = [a_tested_run(tmp_path, seed) for seed in range(3)], tmp_path / "results"
+
+    def read_slowly(path, kind):
+        value = read_json(path, kind)
+        if path.parent == results:
+            time.sleep(0.2)
+        return value
+
+    publish(runs[0], "smoke", results)
+    monkeypatch.setattr(reports, "read_json", read_slowly)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert len(list(pool.map(lambda run: publish(run, "smoke", results), runs[1:]))) == 2
+    rows = read_json(results / "smoke.json", [dict])
+    assert rows[0]["values"] == {"0": 10.0, "1": 11.0, "2": 12.0} and rows[0]["runs"] == 3
+
+
+def test_results_that_stay_locked_are_one_line(tmp_path, monkeypatch):
+    run, results = a_tested_run(tmp_path, 0), tmp_path / "results"
+    results.mkdir()
+    monkeypatch.setattr(reports, "_LOCK_SECONDS", 0.1)
+    with filelock.FileLock(results / ".lock"), pytest.raises(UsageError, match="another process publishes"):
+        publish(run, "smoke", results)

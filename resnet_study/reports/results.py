@@ -5,13 +5,16 @@ publish_study(folder)  the same for a study of several runs
 """
 
 import collections
+import contextlib
 import dataclasses
 import shutil
 import statistics
 from pathlib import Path
 
+import filelock
+
 from hyper_parameters import HyperParameters
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, advise
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.reports.figures import model_choices, name_model
 from resnet_study.reports.published import published_number
@@ -29,6 +32,8 @@ _ROW = dict.fromkeys(
     "wall_seconds": float,
     "run": (str, None),
 }
+
+_LOCK_SECONDS = 60
 
 
 def publish(run: RunFolder, experiment: str, results: Path) -> Path:
@@ -82,7 +87,32 @@ def add_results(run, experiment, results: Path, config, preset, measured) -> Pat
 
     Returns:
         Path of the table.
+
+    Raises:
+        UsageError: the run has not been trained, or the results cannot be read or written.
     """
+    with _one_at_a_time(results):
+        return _add_results(run, experiment, results, config, preset, measured)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(results: Path):
+    """Holds the folder of results for one process: rows are read, changed and written, and another's would be lost."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(results / ".lock", timeout=_LOCK_SECONDS)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(f"another process publishes in {results}; wait for it and repeat the command") from error
+    except OSError as error:
+        raise UsageError(f"could not write to {results} ({error.strerror or error}); {advise(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _add_results(run, experiment, results, config, preset, measured):
     origin = describe_origin(run, config)
     if not run.figures.is_dir():
         raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
@@ -191,6 +221,11 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
     Raises:
         UsageError: the folder or the list among the results is of other runs, or a run of the study is gone.
     """
+    with _one_at_a_time(results):
+        return _publish_study(folder, experiment, results)
+
+
+def _publish_study(folder, experiment, results):
     study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
     if (results / experiment / "error.csv").exists():
         raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
