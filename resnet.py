@@ -19,6 +19,7 @@ The nets of this file are plain functional `keras.Model`s. Importing it register
 """
 
 import functools
+import inspect
 
 import keras
 from keras import layers
@@ -409,42 +410,76 @@ def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, ze
         raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
 
 
-def build_resnet20(**arguments):
-    """ResNet-20, 269,722 trainable parameters, published test error on CIFAR-10 8.75 %. Arguments: see `build_resnet`."""
-    return build_resnet(3, **arguments)
+def _builder_of(function_name, num_residual_blocks, form, summary):
+    """`build_resnet` with its first two arguments fixed, as a function whose signature and docstring `help` can show."""
+    signature = inspect.signature(build_resnet)
+    left = [value for key, value in signature.parameters.items() if key not in ("num_residual_blocks", "form")]
+    signature = signature.replace(parameters=left)
 
+    def build(**arguments):
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise TypeError(f"{function_name}(): {error}") from None
+        return build_resnet(num_residual_blocks, form, **arguments)
 
-def build_resnet32(**arguments):
-    """ResNet-32, 464,154 trainable parameters, published test error on CIFAR-10 7.51 %. Arguments: see `build_resnet`."""
-    return build_resnet(5, **arguments)
+    build.__name__ = build.__qualname__ = function_name
+    build.__signature__ = signature
+    explained = build_resnet.__doc__ or ""  # python -OO leaves no docstring
+    explained = explained[explained.find("        weights: ") : explained.find("    Differs from the papers")]
+    build.__doc__ = f"""{summary}
 
+    It is `build_resnet({num_residual_blocks}, "{form}")` under a name of its own, and takes the other arguments of that.
 
-def build_resnet44(**arguments):
-    """ResNet-44, 658,586 trainable parameters, published test error on CIFAR-10 7.17 %. Arguments: see `build_resnet`."""
-    return build_resnet(7, **arguments)
+    Example:
+        import resnet
+        model = resnet.{function_name}(classes=10)
 
-
-def build_resnet56(**arguments):
-    """ResNet-56, 853,018 trainable parameters, published test error on CIFAR-10 6.97 %. Arguments: see `build_resnet`."""
-    return build_resnet(9, **arguments)
-
-
-def build_resnet110(**arguments):
-    """ResNet-110, 1,727,962 trainable parameters, published test error on CIFAR-10 6.43 %. Arguments: see `build_resnet`."""
-    return build_resnet(18, **arguments)
-
-
-def build_resnet164_v2(**arguments):
-    """ResNet-164 of pre-activation bottlenecks, 1,703,258 trainable parameters, published test error on CIFAR-10 5.46 %.
-
-    Arguments: see `build_resnet`.
+    Args:
+{explained.rstrip()}
     """
-    return build_resnet(18, "bottleneck_v2", **arguments)
+    return build
 
 
-def build_resnet1001_v2(**arguments):
-    """ResNet-1001 of pre-activation bottlenecks, 10,327,706 trainable parameters, published test error on CIFAR-10 4.92 %.
-
-    Arguments: see `build_resnet`.
-    """
-    return build_resnet(111, "bottleneck_v2", **arguments)
+build_resnet20 = _builder_of(
+    "build_resnet20",
+    3,
+    "v1",
+    "Builds ResNet-20: 269,722 trainable parameters, published test error on CIFAR-10 8.75 %.",
+)
+build_resnet32 = _builder_of(
+    "build_resnet32",
+    5,
+    "v1",
+    "Builds ResNet-32: 464,154 trainable parameters, published test error on CIFAR-10 7.51 %.",
+)
+build_resnet44 = _builder_of(
+    "build_resnet44",
+    7,
+    "v1",
+    "Builds ResNet-44: 658,586 trainable parameters, published test error on CIFAR-10 7.17 %.",
+)
+build_resnet56 = _builder_of(
+    "build_resnet56",
+    9,
+    "v1",
+    "Builds ResNet-56: 853,018 trainable parameters, published test error on CIFAR-10 6.97 %.",
+)
+build_resnet110 = _builder_of(
+    "build_resnet110",
+    18,
+    "v1",
+    "Builds ResNet-110: 1,727,962 trainable parameters, published test error on CIFAR-10 6.43 %.",
+)
+build_resnet164_v2 = _builder_of(
+    "build_resnet164_v2",
+    18,
+    "bottleneck_v2",
+    "Builds ResNet-164 of pre-activation bottlenecks: 1,703,258 trainable parameters, published test error on CIFAR-10 5.46 %.",
+)
+build_resnet1001_v2 = _builder_of(
+    "build_resnet1001_v2",
+    111,
+    "bottleneck_v2",
+    "Builds ResNet-1001 of pre-activation bottlenecks: 10,327,706 trainable parameters, published test error on CIFAR-10 4.92 %.",
+)

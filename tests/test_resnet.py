@@ -1,3 +1,7 @@
+import inspect
+import pickle
+import pydoc
+
 import keras
 import numpy as np
 import pytest
@@ -25,6 +29,24 @@ def test_builders_have_the_papers_sizes(depth):
     assert model.name == f"resnet{depth}"
     assert count(model.trainable_variables) == TRAINABLE[depth]
     assert count(model.non_trainable_variables) == 2 * (16 + 224 * (depth - 2) // 6)
+
+
+@pytest.mark.parametrize("name", ["20", "32", "44", "56", "110", "164_v2", "1001_v2"])
+def test_named_builders_show_their_arguments(name):
+    build = getattr(resnet, f"build_resnet{name}")
+    expected = dict(inspect.signature(build_resnet).parameters)
+    del expected["num_residual_blocks"], expected["form"]
+    assert dict(inspect.signature(build).parameters) == expected
+    shown = pydoc.plain(pydoc.render_doc(build))
+    assert f"build_resnet{name}(*, weights=None, include_top=True, input_shape=(32, 32, 3)" in shown
+    for part in ("Args:", "Returns:", "Raises:", "squeeze_excitation: 0 = off", f"resnet.build_resnet{name}("):
+        assert part in shown
+    assert "form: one of" not in shown
+    assert (build.__module__, pickle.loads(pickle.dumps(build))) == ("resnet", build)
+    with pytest.raises(TypeError, match=rf"build_resnet{name}\(\).* unexpected keyword argument 'clases'"):
+        build(clases=10)
+    with pytest.raises(TypeError, match=rf"build_resnet{name}\(\)"):
+        build(10)
 
 
 @pytest.mark.parametrize(("classes", "channels", "trainable"), [(100, 3, 269_722 + 5_850), (10, 1, 269_722 - 288)])
