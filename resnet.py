@@ -28,10 +28,9 @@ from resnet_study.networks.layers import (
     FusedBatchNormalization,
     PartialIdentity,
     PatchWhitening,
-    PixelNormalization,
     ZeroPadChannels,
 )
-from resnet_study.saved_models import copy_weights, load_weights, shipped_model
+from resnet_study.saved_models import load_weights, open_weights
 
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
@@ -166,15 +165,16 @@ def build_resnet(
             al. 2017, arXiv:1706.02677, section 5.1). v1 only: in the others no BN stands there.
         maxout: 0 = off; k >= 2 = a hidden layer of as many maxout units as there are pooled channels, each the largest of k
             linear functions, before the classifier (Goodfellow et al. 2013, arXiv:1302.4389).
-        preprocessing: `PixelNormalization` put before the net, or None. Shipped weights bring their own.
+        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
+            or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
         dtype: dtype policy of the layers, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the dense layers are
             always float32, and so are the sums of preact and v2, which pass from block to block without normalisation, unless
             the global policy is another.
         name: name of the model; None = "resnet20", "resnet20_preact", "plain20", "resnet20_v2", "resnet164_v2", ...
 
     Returns:
-        keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or shipped
-        weights, otherwise normalised pixels. Output float32 [batch, classes].
+        keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or the
+        weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes].
 
     Raises:
         ValueError: an argument out of its range, or weights of another net.
@@ -190,9 +190,7 @@ def build_resnet(
     _check_arguments(num_residual_blocks, form, weights, include_top, input_shape, classes, shortcut, preprocessing)
     _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout)
     preact = form == "preact"
-    if weights == "cifar10":
-        shipped = shipped_model(_SHIPPED[num_residual_blocks, form])
-        preprocessing = PixelNormalization.from_config(shipped.layers[1].get_config())
+    source, preprocessing = open_weights(weights, preprocessing, _SHIPPED.get((num_residual_blocks, form)))
     regular = "glorot_uniform" if preact else "he_normal"
 
     def conv(filters, size, stride, layer_name, padding="same"):
@@ -263,10 +261,7 @@ def build_resnet(
         name = ("plain" if form == "plain" else "resnet") + f"{depth}"
         name += {"preact": "_preact", "v2": "_v2", "bottleneck_v2": "_v2"}.get(form, "")
     model = keras.Model(inputs, x, name=name)
-    if weights == "cifar10":
-        copy_weights(shipped, model)
-    elif weights is not None:
-        load_weights(model, weights)
+    load_weights(model, source)
     return model
 
 
@@ -343,13 +338,14 @@ def build_resnet9(
         input_shape: (height, width, channels), height and width >= 16.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: `PixelNormalization` put before the net, or None. Shipped weights bring their own.
+        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
+            or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
         dtype: dtype policy of all layers, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model.
 
     Returns:
-        keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or shipped
-        weights, otherwise normalised pixels. Output float32 [batch, classes].
+        keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or the
+        weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes].
 
     Raises:
         ValueError: an argument out of its range, or weights of another net.
@@ -357,8 +353,7 @@ def build_resnet9(
     _check_sizes(input_shape, classes, least=16)
     if weights == "cifar10":
         _check_for_shipped(input_shape, include_top, classes, preprocessing)
-        shipped = shipped_model("resnet9_cifar10.keras")
-        preprocessing = PixelNormalization.from_config(shipped.layers[1].get_config())
+    source, preprocessing = open_weights(weights, preprocessing, "resnet9_cifar10.keras")
 
     def convolve(x, filters, layer_name, pool=False):
         x = layers.Conv2D(
@@ -390,10 +385,7 @@ def build_resnet9(
     if include_top:
         x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name)
-    if weights == "cifar10":
-        copy_weights(shipped, model)
-    elif weights is not None:
-        load_weights(model, weights)
+    load_weights(model, source)
     return model
 
 

@@ -1,7 +1,8 @@
 """Trained models on disk: saved, loaded from strangers' files, given to other networks, shipped in half precision.
 
 load_model(path)              a trained model: raw pixels -> probabilities
-load_weights(model, path)     the weights of a file for a model of the same network
+open_weights(weights)         what a builder's `weights` names, with its normalization of the pixels
+load_weights(model, source)   these weights for a model of the same network
 copy_weights(source, target)  layer by layer, by name
 halve_weights(source, target) a `.keras` file in half precision
 """
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, one_line
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
@@ -123,21 +124,86 @@ def find_heads(model: keras.Model) -> dict[str, int]:
     return {"": output.shape[-1]}
 
 
-def load_weights(model, path):
-    """Fills `model` from a `.keras` or `.weights.h5` file of the same net.
+def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tuple:
+    """What a builder's argument `weights` names, read before the network is built, and what is to stand before that network.
+
+    Args:
+        weights: None; "cifar10", if `shipped` is given; or the path of a `.keras` or `.weights.h5` file.
+        preprocessing: the builder's argument; None = as in the file.
+        shipped: file in `resnet_study/pretrained`, for "cifar10".
+
+    Returns:
+        (source, preprocessing): source is for `load_weights`; preprocessing is the one given, or else a new layer with the
+        constants of the file's normalization, or None if the file has none.
 
     Raises:
-        ValueError: the file is missing, is no such file, or holds another net. The model may be partly filled then.
+        ValueError: there is no such file, it is damaged, or it belongs to a network with a normalization that it does not hold.
     """
-    path = Path(path)
+    if weights is None:
+        return None, preprocessing
+    if weights == "cifar10" and shipped:
+        source = shipped_model(shipped)
+        return source, _copy_normalization(source)
+    path = Path(weights).expanduser()
     if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
+        shipped_too = "'cifar10' or " if shipped else "or "
         raise ValueError(
-            f"weights must be None, 'cifar10' or an existing .keras or .weights.h5 file, received '{path}'"
+            f"weights must be None, {shipped_too}an existing .keras or .weights.h5 file, received '{weights}'"
         )
-    if path.suffix == ".keras":
-        copy_weights(read_model(path), model)
-    else:
-        model.load_weights(path)
+    try:
+        if path.suffix == ".keras":
+            source = read_model(path)
+            found = _copy_normalization(source)
+        else:
+            source, found = path, None if preprocessing is not None else _stored_normalization(path)
+    except UsageError:
+        raise
+    # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or no file of Keras ({one_line(error)}); give another file") from error
+    return source, found if preprocessing is None else preprocessing
+
+
+def load_weights(model, source) -> None:
+    """Fills `model` from the source that `open_weights` gives; None leaves it as it is.
+
+    Raises:
+        ValueError: the source holds another network. After a `.weights.h5` file the model may be partly filled then.
+    """
+    if isinstance(source, keras.Model):
+        copy_weights(source, model)
+    elif source is not None:
+        model.load_weights(source)
+
+
+def _copy_normalization(source):
+    """A copy of the layer that a trained model puts before its network, without weights; None if it has none."""
+    kinds = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
+    inputs = [id(tensor) for tensor in source.inputs]
+    for layer in source.layers:
+        if isinstance(layer, kinds) and id(layer.input) in inputs:
+            return type(layer).from_config(layer.get_config())
+    return None
+
+
+def _stored_normalization(path: Path):
+    """The `PixelNormalization` whose constants a `.weights.h5` file holds; None if its network had none."""
+    with h5py.File(path) as file:
+        groups = file.get(
+            "layers", file.get("_layer_checkpoint_dependencies", {})
+        )  # the latter: first files of Keras 3
+        group = groups.get("pixel_normalization")
+        stored = group["vars"] if group is not None and "vars" in group else {}
+        if {"mean", "scale", "per_image"} <= set(stored):
+            mean, scale = (stored[name][()].tolist() for name in ("mean", "scale"))
+            return PixelNormalization(mean, scale, bool(stored["per_image"][()]), name="normalization")
+        if group is not None or "normalization" in groups:
+            raise UsageError(
+                f"expected weights whose normalization of the pixels is known, received {path}, which was saved from a network "
+                "with a normalization layer but without its constants; give that layer as preprocessing, such as "
+                "PixelNormalization(mean, scale), or the .keras file of the same network"
+            )
+    return None
 
 
 def copy_weights(source, target):

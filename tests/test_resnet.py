@@ -2,6 +2,7 @@ import inspect
 import pickle
 import pydoc
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet import build_resnet
 from resnet_study.networks import layers, registry
+from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
+from resnet_study.networks.inception_resnet import build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
 from resnet_study.saved_models import copy_weights
 
@@ -92,6 +95,64 @@ def test_weights_from_files_and_their_refusal(tmp_path):
         build_resnet(1, weights=tmp_path / "net.keras", classes=3)
     with pytest.raises(ValueError, match=r"existing \.keras or \.weights\.h5 file, received 'imagenet'"):
         build_resnet(1, weights="imagenet")
+
+
+WITH_FILES = {
+    "resnet8": lambda **options: build_resnet(1, **options),
+    "resnet9": resnet.build_resnet9,
+    "inception": lambda **options: build_inception_resnet_v1_small(modules=(1, 1, 1), **options),
+    "lenet5": build_lenet5,
+    "alexnet": lambda **options: build_alexnet("C", **options),
+    "plain_cnn": build_plain_cnn,
+}
+
+
+@pytest.mark.parametrize(("name", "per_image"), [("resnet8", True), *((name, False) for name in WITH_FILES)])
+def test_a_file_brings_its_normalization(name, per_image, tmp_path):
+    build = WITH_FILES[name]
+    given = PixelNormalization(np.full((32, 32, 3), 120.5).tolist(), [60.1, 61.2, 62.3], per_image)
+    model = build(preprocessing=given)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected = model(images)
+    model.save(tmp_path / "net.keras")
+    model.save_weights(tmp_path / "net.weights.h5")
+    for file in ("net.keras", "net.weights.h5"):
+        np.testing.assert_array_equal(build(weights=tmp_path / file)(images), expected, err_msg=file)
+        other = build(weights=tmp_path / file, preprocessing=PixelNormalization(0.0, 255.0))
+        bare = build(weights=tmp_path / file, preprocessing=keras.layers.Identity())
+        np.testing.assert_array_equal(other(images), bare(images / np.float32(255)), err_msg=file)
+        assert not np.allclose(other(images), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Normalization(mean=120, variance=9.0)]
+)
+def test_a_file_brings_the_normalization_of_stock_keras(layer, tmp_path):
+    model = build_resnet(1, preprocessing=layer)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8).astype(np.float32)
+    model.save(tmp_path / "net.keras")
+    np.testing.assert_array_equal(build_resnet(1, weights=tmp_path / "net.keras")(images), model(images))
+
+
+def test_weights_without_the_constants_of_their_normalization_are_refused(tmp_path):
+    """Files written before the constants were kept in them."""
+    path = tmp_path / "net.weights.h5"
+    build_resnet(1, preprocessing=PixelNormalization(120.0, 60.0)).save_weights(path)
+    with h5py.File(path, "a") as file:
+        for name in list(file["layers/pixel_normalization/vars"]):
+            del file["layers/pixel_normalization/vars"][name]
+    with pytest.raises(
+        ValueError, match=r"expected .*, received .*net\.weights\.h5.*; give that layer as preprocessing"
+    ):
+        build_resnet(1, weights=path)
+    assert build_resnet(1, weights=path, preprocessing=PixelNormalization(120.0, 60.0)).layers[1].mean == 120.0
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.weights.h5"])
+def test_damaged_weights_are_refused(name, tmp_path):
+    (tmp_path / name).write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match=rf"{name} is damaged or no file of Keras .*; give another file"):
+        build_resnet(1, weights=tmp_path / name)
 
 
 def test_without_top_gives_64_features():

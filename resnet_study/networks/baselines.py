@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from resnet_study.saved_models import load_weights
+from resnet_study.saved_models import load_weights, open_weights
 
 
 def build_lenet5(
@@ -51,7 +51,8 @@ def build_lenet5(
         input_shape: (height, width, channels), height and width >= 12.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
+            or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "lenet5" or "lenet5_1998".
 
@@ -69,7 +70,7 @@ def build_lenet5(
         raise ValueError(f"form must be 'modern' or '1998', received {form!r}")
     _check_arguments(input_shape, classes, minimum=12)
     activation, pool = ("relu", layers.MaxPooling2D) if form == "modern" else ("tanh", layers.AveragePooling2D)
-    inputs, x = _begin(input_shape, preprocessing)
+    inputs, x, source = _begin(input_shape, weights, preprocessing)
     for index, filters in enumerate((6, 16), start=1):
         padding = "same" if index == 1 and min(input_shape[:2]) < 32 else "valid"
         x = layers.Conv2D(filters, 5, padding=padding, dtype=dtype, name=f"conv{index}")(x)
@@ -80,7 +81,7 @@ def build_lenet5(
         x = layers.Dense(units, dtype=dtype, name=f"dense{index}")(x)
         x = layers.Activation(activation, dtype=dtype, name=f"{activation}{index}")(x)
     top = (classes, classifier_activation, "glorot_uniform") if include_top else None
-    return _end(inputs, x, top, weights, name or ("lenet5" if form == "modern" else "lenet5_1998"))
+    return _end(inputs, x, top, source, name or ("lenet5" if form == "modern" else "lenet5_1998"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,8 @@ def build_alexnet(
         classifier_activation: "softmax", or None for logits.
         dense_units: widths of the hidden dense layers; None = as the form has them: 4096 and 4096, for "C" none.
         dropout: share of the values dropped before each hidden dense layer, 0..1.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
+            or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "alexnet", "alexnet_b", "alexnet_c" or "alexnet_original".
 
@@ -155,7 +157,7 @@ def build_alexnet(
         raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")
     shape = _ALEXNET[form]
     _check_arguments(input_shape, classes, minimum=shape.smallest)
-    inputs, x = _begin(input_shape, preprocessing)
+    inputs, x, source = _begin(input_shape, weights, preprocessing)
     x = layers.ZeroPadding2D(shape.padding, dtype=dtype, name="pad1")(x)
     for index, (filters, size) in enumerate(zip(shape.filters, shape.kernels, strict=True), start=1):
         stride, padding = (shape.stride, "valid") if index == 1 else (1, "same")
@@ -174,7 +176,7 @@ def build_alexnet(
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
     # Krizhevsky's rule: after so many maximum pools, He's would begin with logits far from 0.
     top = (classes, classifier_activation, keras.initializers.RandomNormal(stddev=0.01)) if include_top else None
-    return _end(inputs, x, top, weights, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
+    return _end(inputs, x, top, source, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
 
 
 def build_plain_cnn(
@@ -199,7 +201,8 @@ def build_plain_cnn(
         input_shape: (height, width, channels), height and width >= 10.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
+            or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "plain_cnn".
 
@@ -211,7 +214,7 @@ def build_plain_cnn(
         ValueError: an argument out of its range, or weights of another net.
     """
     _check_arguments(input_shape, classes, minimum=10)
-    inputs, x = _begin(input_shape, preprocessing)
+    inputs, x, source = _begin(input_shape, weights, preprocessing)
     for index, (filters, padding) in enumerate(((32, "same"), (32, "valid"), (64, "same"), (64, "valid")), start=1):
         x = layers.Conv2D(filters, 3, padding=padding, dtype=dtype, name=f"conv{index}")(x)
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
@@ -222,7 +225,7 @@ def build_plain_cnn(
     x = layers.ReLU(dtype=dtype, name="relu5")(layers.Dense(512, dtype=dtype, name="dense5")(x))
     x = layers.Dropout(0.5, dtype=dtype, name="dropout5")(x)
     top = (classes, classifier_activation, "glorot_uniform") if include_top else None
-    return _end(inputs, x, top, weights, name or "plain_cnn")
+    return _end(inputs, x, top, source, name or "plain_cnn")
 
 
 @keras.saving.register_keras_serializable("resnet")
@@ -249,13 +252,14 @@ def _check_arguments(input_shape, classes, minimum):
         raise ValueError(f"classes must be an int >= 1, received {classes!r}")
 
 
-def _begin(input_shape, preprocessing):
-    """The input, and what the first layer of the net reads."""
+def _begin(input_shape, weights, preprocessing):
+    """The input, what the first layer of the net reads, and the source of its weights for `load_weights`."""
+    source, preprocessing = open_weights(weights, preprocessing)
     inputs = layers.Input(input_shape, name="image")
-    return inputs, inputs if preprocessing is None else preprocessing(inputs)
+    return inputs, inputs if preprocessing is None else preprocessing(inputs), source
 
 
-def _end(inputs, x, top, weights, name):
+def _end(inputs, x, top, source, name):
     """The model, with its classifier if `top` is (classes, activation, initializer), and with its weights."""
     if top:
         classes, activation, initializer = top
@@ -264,6 +268,5 @@ def _end(inputs, x, top, weights, name):
             classes, activation=activation, kernel_initializer=initializer, dtype="float32", name="predictions"
         )(x)
     model = keras.Model(inputs, x, name=name)
-    if weights is not None:
-        load_weights(model, weights)
+    load_weights(model, source)
     return model

@@ -23,7 +23,7 @@ import keras
 from keras import layers
 
 from resnet_study.networks.layers import FusedBatchNormalization
-from resnet_study.saved_models import load_weights
+from resnet_study.saved_models import load_weights, open_weights
 
 MODULES = (5, 10, 5)
 SMALLEST = 75  # pixels; at 74 nothing is left for the last convolution of reduction B
@@ -136,7 +136,8 @@ def build_inception_resnet_v1(
         width: factor for the number of filters of every convolution.
         reduced_stem: True = `small_stem` in place of `stem`, for pictures such as 32 x 32: 16x16, 7x7 and 3x3 maps.
         dropout: share 0..<1 of the pooled features dropped before the dense layer (the paper keeps .8).
-        preprocessing: layer put before the net, such as `resnet_layers.PixelNormalization`, or None.
+        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
+            or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy, e.g. "mixed_bfloat16", of all layers up to global average pooling, which and what follows compute in
             float32; None = Keras' global policy.
         name: name of the model; None = "inception_resnet_v1".
@@ -183,6 +184,7 @@ def build_inception_resnet_v1(
             layers.Add(dtype=dtype, name=f"{module}_add")([x, residual])
         )
 
+    source, preprocessing = open_weights(weights, preprocessing)
     inputs = layers.Input(input_shape, name="image")
     x = inputs if preprocessing is None else preprocessing(inputs)
     x = (small_stem if reduced_stem else stem)(x, conv=conv, dtype=dtype)
@@ -199,8 +201,7 @@ def build_inception_resnet_v1(
         # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
         x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name or "inception_resnet_v1")
-    if weights is not None:
-        load_weights(model, weights)
+    load_weights(model, source)
     return model
 
 

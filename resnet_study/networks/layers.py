@@ -110,6 +110,15 @@ class PixelNormalization(keras.layers.Layer):
     def compute_output_spec(self, images):
         return keras.KerasTensor(images.shape, "float32")
 
+    def save_own_variables(self, store):
+        """Keeps the constants beside the weights: a `.weights.h5` file has no config, and is worth nothing without them."""
+        # float64, which `halve_weights` leaves alone.
+        for name in ("mean", "scale", "per_image"):
+            store[name] = np.asarray(getattr(self, name), np.float64)
+
+    def load_own_variables(self, store):
+        """Takes nothing: a layer that was built with constants keeps these. `saved_models.open_weights` reads the stored ones."""
+
     def get_config(self):
         return super().get_config() | {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}
 
