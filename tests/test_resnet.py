@@ -1,3 +1,4 @@
+import functools
 import inspect
 import pickle
 import pydoc
@@ -233,6 +234,46 @@ def test_fused_batch_normalization_equals_the_plain_layer(scale):
         layer.set_weights(start)
     for expected, received in zip(*results, strict=True):
         np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("scale", [True, False])
+def test_fused_batch_normalization_in_half_precision(policy, scale):
+    rng = np.random.default_rng(0)
+    images = rng.normal(2, 3, (8, 5, 6, 4)).astype(np.float32)
+    factors = tf.constant(rng.normal(size=images.shape), tf.float32)
+    results = []
+    for dtype in ("float32", policy):
+        layer = FusedBatchNormalization(momentum=0.5, epsilon=1e-5, scale=scale, dtype=keras.DTypePolicy(dtype))
+        inputs = tf.constant(images)
+        layer.build(images.shape)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = layer(inputs, training=True)
+            loss = tf.reduce_sum(tf.cast(output, tf.float32) * factors)
+        gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
+        assert output.dtype == layer.compute_dtype and not any(gradient is None for gradient in gradients)
+        assert all(weight.dtype == layer.variable_dtype for weight in layer.weights)
+        values = [output, layer(inputs, training=False), *gradients, *layer.weights]
+        results.append([np.asarray(keras.ops.cast(value, "float32")) for value in values])
+    for expected, received in zip(*results, strict=True):
+        np.testing.assert_allclose(received, expected, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "build", [*(functools.partial(build_resnet, 1, form) for form in resnet.FORMS), resnet.build_resnet9]
+)
+def test_networks_in_pure_half_precision(build, policy):
+    model = build(dtype=policy)
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(tf.math.log(model(images, training=True)[:, 1] + 1e-6))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(np.isfinite(np.asarray(keras.ops.cast(gradient, "float32"))).all() for gradient in gradients)
+    assert np.isfinite(model(images, training=False)).all()
+    # The dense layer is float32 in every network.
+    assert {weight.dtype for weight in model.trainable_variables} == {policy, "float32"}
 
 
 def test_fused_batch_normalization_when_frozen_keeps_its_statistics():

@@ -19,7 +19,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     tolerance, same moving statistics as the plain layer. Under a `tf.distribute` strategy with several replicas the
     statistics are those of the whole batch, by plain operations.
 
-    `scale=False` (no gamma) works: the operation gets ones.
+    `scale=False` (no gamma) works: the operation gets ones. So do the policies "bfloat16" and "float16", which keep the weights and
+    the moving statistics in these types.
 
     Raises:
         ValueError: for an option the fused operation lacks (no center, other axis, masks, synchronized).
@@ -38,12 +39,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if mask is not None:
             raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
         inputs = tf.cast(inputs, self.compute_dtype)
-        offset = tf.convert_to_tensor(self.beta.value, tf.float32)
-        scale = tf.convert_to_tensor(self.gamma.value, tf.float32) if self.scale else tf.ones_like(offset)
+        # The operation takes its scale, offset and statistics in float32 only, whatever the policy keeps them in.
+        offset = tf.cast(self.beta.value, tf.float32)
+        scale = tf.cast(self.gamma.value, tf.float32) if self.scale else tf.ones_like(offset)
+        moving = [tf.cast(weight.value, tf.float32) for weight in (self.moving_mean, self.moving_variance)]
         if not (training and self.trainable):
-            mean, variance = (
-                tf.convert_to_tensor(v.value, tf.float32) for v in (self.moving_mean, self.moving_variance)
-            )
+            mean, variance = moving
             return tf.raw_ops.FusedBatchNormV3(
                 x=inputs,
                 scale=scale,
@@ -63,8 +64,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             # The operation returns the unbiased variance; Keras averages the biased one.
             variance = variance * (count - 1) / count
         keep = self.momentum
-        self.moving_mean.assign(self.moving_mean * keep + mean * (1 - keep))
-        self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
+        for weight, old, new in zip((self.moving_mean, self.moving_variance), moving, (mean, variance), strict=True):
+            weight.assign(tf.cast(old * keep + new * (1 - keep), weight.dtype))
         return output
 
     def _normalize_over_replicas(self, inputs, scale, offset):
