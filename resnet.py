@@ -125,6 +125,8 @@ def build_resnet(
     weights=None,
     include_top=True,
     input_shape=(32, 32, 3),
+    input_tensor=None,
+    pooling="avg",
     classes=10,
     classifier_activation="softmax",
     shortcut=None,
@@ -146,11 +148,17 @@ def build_resnet(
     Args:
         num_residual_blocks: n, blocks per stage, int >= 1 (3 -> ResNet-20, 18 -> ResNet-110, or 164 with bottlenecks).
         form: one of `FORMS`, see the table at the head of this file.
-        weights: None = random; "cifar10" = the shipped weights (10 classes, 32x32x3); or the path of a `.keras` or
-            `.weights.h5` file of the same net.
-        include_top: False = end after global average pooling, output [batch, 64] or, with bottlenecks, [batch, 256].
+        weights: None = random; "cifar10" = the shipped weights, 32x32x3, or with `include_top` False any size with three channels;
+            or the path of a `.keras` or `.weights.h5` file of the same net.
+        include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 8.
-        classes: width of the output, int >= 1.
+        input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
+            None = a new `Input`. Its shape then stands for `input_shape`.
+        pooling: what ends the network with `include_top` False: "avg" = global average pooling, output [batch, 64] or, with
+            bottlenecks, [batch, 256]; "max" = global maximum pooling; None = the map [batch, height / 4, width / 4, 64 or 256],
+            rounded up. With `include_top` it is always "avg".
+        classes: width of the output, int >= 1. With "cifar10" and another number than 10 the dense layer begins random, and all
+            layers before it have the shipped weights.
         classifier_activation: "softmax", or None for logits.
         shortcut: "A" = subsample + zero channels, no weights (the paper's choice on CIFAR); "B" = 1x1 convolution, in v1
             with BN (+2,752 trainable parameters), in v2 without (+2,560). None = "B" with bottlenecks, which have no other,
@@ -174,7 +182,7 @@ def build_resnet(
 
     Returns:
         keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or the
-        weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes].
+        weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
         ValueError: an argument out of its range, or weights of another net.
@@ -186,9 +194,15 @@ def build_resnet(
     enlarge what stays by 1 / (1 - probability), so that testing needs nothing.
     """
     bottleneck = form == "bottleneck_v2"
+    input_shape = _find_shape(input_shape, input_tensor)
     shortcut = shortcut or ("B" if bottleneck else "A")
     _check_arguments(num_residual_blocks, form, weights, include_top, input_shape, classes, shortcut, preprocessing)
     _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout)
+    _check_pooling(pooling)
+    if maxout and not include_top and pooling is None:
+        raise ValueError(
+            "maxout needs pooled features, received pooling None; use pooling 'avg' or 'max', or leave it out"
+        )
     preact = form == "preact"
     source, preprocessing = open_weights(weights, preprocessing, _SHIPPED.get((num_residual_blocks, form)))
     regular = "glorot_uniform" if preact else "he_normal"
@@ -222,7 +236,7 @@ def build_resnet(
             )(residual)
         return residual
 
-    inputs = layers.Input(input_shape, name="image")
+    inputs = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
     x = inputs if preprocessing is None else preprocessing(inputs)
     x = conv(FILTERS[0], 3, 1, "stem_conv")(x)
     if not form.endswith("v2"):
@@ -240,7 +254,10 @@ def build_resnet(
             x = block(x, filters, 2 if stage > 1 and index == 1 else 1, f"stage{stage}_block{index}", **special)
     if preact or form.endswith("v2"):
         x = relu("head_relu")(norm("head_bn")(x))
-    x = layers.GlobalAveragePooling2D(name="average_pool", dtype="float32")(x)
+    if include_top or pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="average_pool", dtype="float32")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool", dtype="float32")(x)
     if maxout:
         units = x.shape[-1]
         x = layers.Dense(maxout * units, kernel_initializer=regular, dtype="float32", name="maxout_pieces")(x)
@@ -260,16 +277,41 @@ def build_resnet(
         depth = (9 if bottleneck else 6) * num_residual_blocks + 2
         name = ("plain" if form == "plain" else "resnet") + f"{depth}"
         name += {"preact": "_preact", "v2": "_v2", "bottleneck_v2": "_v2"}.get(form, "")
-    model = keras.Model(inputs, x, name=name)
-    load_weights(model, source)
+    return _make_model(inputs, x, name, source, has_new_head=weights == "cifar10" and classes != 10)
+
+
+def _find_shape(input_shape, input_tensor):
+    if input_tensor is None:
+        return input_shape
+    if not isinstance(input_tensor, keras.KerasTensor) or len(input_tensor.shape) != 4:
+        raise ValueError(
+            f"input_tensor must be a Keras tensor [batch, height, width, channels], received {input_tensor!r}; give keras.Input(...) "
+            "or the output of a layer"
+        )
+    return tuple(input_tensor.shape[1:])
+
+
+def _make_model(start, end, name, source, has_new_head):
+    """The model from the inputs behind `start` to `end`, the layers between these two filled from `source`."""
+    inputs = keras.utils.get_source_inputs(start)
+    model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, end, name=name)
+    if source is not None:
+        # What the caller put before the network is not in the source.
+        network = model if any(start is tensor for tensor in inputs) else keras.Model(start, end, name=name)
+        load_weights(network, source, fresh=("predictions",) if has_new_head else ())
     return model
 
 
-def _check_for_shipped(input_shape, include_top, classes, preprocessing):
-    if tuple(input_shape) != (32, 32, 3) or (include_top and classes != 10):
+def _check_pooling(pooling):
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling must be None, 'avg' or 'max', received {pooling!r}")
+
+
+def _check_for_shipped(input_shape, include_top, preprocessing):
+    if tuple(input_shape) != (32, 32, 3) and (include_top or input_shape[2] != 3):
         raise ValueError(
-            f"weights='cifar10' need input_shape (32, 32, 3) and, with include_top, 10 classes; received {tuple(input_shape)}, "
-            f"{classes}"
+            "weights='cifar10' need input_shape (32, 32, 3) or, with include_top=False, any size with 3 channels; received "
+            f"{tuple(input_shape)}"
         )
     if preprocessing is not None:
         raise ValueError("weights='cifar10' bring their own preprocessing; leave the argument out")
@@ -293,7 +335,7 @@ def _check_arguments(num_residual_blocks, form, weights, include_top, input_shap
                 f"weights='cifar10' are shipped for {known} with shortcut 'A'; received n={num_residual_blocks} {form}, "
                 f"'{shortcut}'; train your own"
             )
-        _check_for_shipped(input_shape, include_top, classes, preprocessing)
+        _check_for_shipped(input_shape, include_top, preprocessing)
 
 
 def _check_sizes(input_shape, classes, least):
@@ -310,6 +352,8 @@ def build_resnet9(
     weights=None,
     include_top=True,
     input_shape=(32, 32, 3),
+    input_tensor=None,
+    pooling="max",
     classes=10,
     classifier_activation="softmax",
     preprocessing=None,
@@ -332,11 +376,17 @@ def build_resnet9(
     The filters of the first layer are set by training images: `PatchWhitening.adapt`, which `cifar10_train.Train` calls.
 
     Args:
-        weights: None = random; "cifar10" = the shipped weights (10 classes, 32x32x3), in half precision; or the path of a
-            `.keras` or `.weights.h5` file of the same net.
-        include_top: False = end before the dense layer, output [batch, 256].
+        weights: None = random; "cifar10" = the shipped weights, in half precision, 32x32x3, or with `include_top` False any size
+            with three channels; or the path of a `.keras` or `.weights.h5` file of the same net.
+        include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 16.
-        classes: width of the output, int >= 1.
+        input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
+            None = a new `Input`. Its shape then stands for `input_shape`.
+        pooling: what ends the network with `include_top` False: "max" = global maximum pooling, divided by 9, output [batch, 256];
+            "avg" = global average pooling; None = the map [batch, (height - 1) // 8, (width - 1) // 8, 256]. With `include_top` it
+            is always "max".
+        classes: width of the output, int >= 1. With "cifar10" and another number than 10 the dense layer begins random, and all
+            layers before it have the shipped weights.
         classifier_activation: "softmax", or None for logits.
         preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
             or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
@@ -345,14 +395,16 @@ def build_resnet9(
 
     Returns:
         keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or the
-        weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes].
+        weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
         ValueError: an argument out of its range, or weights of another net.
     """
+    input_shape = _find_shape(input_shape, input_tensor)
     _check_sizes(input_shape, classes, least=16)
+    _check_pooling(pooling)
     if weights == "cifar10":
-        _check_for_shipped(input_shape, include_top, classes, preprocessing)
+        _check_for_shipped(input_shape, include_top, preprocessing)
     source, preprocessing = open_weights(weights, preprocessing, "resnet9_cifar10.keras")
 
     def convolve(x, filters, layer_name, pool=False):
@@ -372,7 +424,7 @@ def build_resnet9(
     def relu(x, layer_name):
         return layers.ReLU(dtype=dtype, name=f"{layer_name}_relu")(x)
 
-    inputs = layers.Input(input_shape, name="image")
+    inputs = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
     x = inputs if preprocessing is None else preprocessing(inputs)
     x = relu(PatchWhitening(input_shape[2], dtype=dtype, name="stem_whitening")(x), "stem")
     for stage, filters in enumerate((64, 256, 256), start=1):
@@ -380,13 +432,14 @@ def build_resnet9(
         residual = relu(convolve(x, filters, f"stage{stage}_block1_1"), f"stage{stage}_block1_1")
         residual = convolve(residual, filters, f"stage{stage}_block1_2")
         x = relu(layers.Add(name=f"stage{stage}_block1_add", dtype=dtype)([x, residual]), f"stage{stage}_block1_2")
-    x = layers.GlobalMaxPooling2D(name="max_pool", dtype="float32")(x)
-    x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
+    if include_top or pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool", dtype="float32")(x)
+        x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
+    elif pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="average_pool", dtype="float32")(x)
     if include_top:
         x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
-    model = keras.Model(inputs, x, name=name)
-    load_weights(model, source)
-    return model
+    return _make_model(inputs, x, name, source, has_new_head=weights == "cifar10" and classes != 10)
 
 
 def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout):

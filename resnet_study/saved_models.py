@@ -164,14 +164,19 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
     return source, found if preprocessing is None else preprocessing
 
 
-def load_weights(model, source) -> None:
+def load_weights(model, source, fresh: tuple[str, ...] = ()) -> None:
     """Fills `model` from the source that `open_weights` gives; None leaves it as it is.
+
+    Args:
+        model: the network.
+        source: a model, the path of a `.weights.h5` file, or None.
+        fresh: layers that keep the weights they have, where the source is a model.
 
     Raises:
         ValueError: the source holds another network. After a `.weights.h5` file the model may be partly filled then.
     """
     if isinstance(source, keras.Model):
-        copy_weights(source, model)
+        copy_weights(source, model, fresh)
     elif source is not None:
         model.load_weights(source)
 
@@ -206,14 +211,18 @@ def _stored_normalization(path: Path):
     return None
 
 
-def copy_weights(source, target):
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
+def copy_weights(source, target, fresh: tuple[str, ...] = ()) -> None:
+    """Copies the weights of every layer of `target` from the layer of the same name in `source`, but for the layers named in `fresh`.
 
     Raises:
         ValueError: a layer is missing in `source`, or its weights have other shapes; `target` is then unchanged.
     """
     given = {layer.name: layer.get_weights() for layer in source.layers}
-    wanted = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in target.layers if layer.weights}
+    wanted = {
+        layer.name: [tuple(weight.shape) for weight in layer.weights]
+        for layer in target.layers
+        if layer.weights and layer.name not in fresh
+    }
     for name, shapes in wanted.items():
         received = [weight.shape for weight in given.get(name, [])]
         if received != shapes:

@@ -168,7 +168,16 @@ def test_without_top_gives_64_features():
         ({"form": "plain", "shortcut": "B"}, "shortcut must be"),
         ({"input_shape": (7, 32, 3)}, r"height >= 8.*received \(7, 32, 3\)"),
         ({"classes": 0}, "classes must be an int >= 1"),
-        ({"weights": "cifar10", "classes": 3}, "need input_shape"),
+        ({"weights": "cifar10", "input_shape": (33, 32, 3)}, r"need input_shape .*received \(33, 32, 3\)"),
+        (
+            {"weights": "cifar10", "include_top": False, "input_shape": (32, 32, 1)},
+            r"3 channels; received \(32, 32, 1\)",
+        ),
+        ({"weights": "cifar10", "preprocessing": PixelNormalization()}, "bring their own"),
+        ({"pooling": "mean"}, "pooling must be None, 'avg' or 'max', received 'mean'"),
+        ({"pooling": None, "include_top": False, "maxout": 2}, "maxout needs pooled features"),
+        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "input_tensor must be a Keras tensor"),
+        ({"input_tensor": keras.Input((7, 7, 3))}, r"height >= 8.*received \(7, 7, 3\)"),
         ({"weights": "cifar10", "num_residual_blocks": 4}, "shipped for"),
     ],
 )
@@ -319,6 +328,70 @@ def test_fused_net_has_the_gradients_of_plain_layers():
 def test_zero_channels_stand_on_both_sides():
     padded = ZeroPadChannels(7)(np.ones((1, 2, 2, 3), np.float32)).numpy()
     assert padded[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+SHIPPED = [resnet.build_resnet20, functools.partial(build_resnet, 3, "preact"), resnet.build_resnet9]
+
+
+@pytest.mark.parametrize("build", SHIPPED)
+class TestShippedWeightsForOtherTasks:
+    def test_other_classes_get_a_new_dense_layer_on_the_trained_network(self, build):
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        whole, other = build(weights="cifar10"), build(weights="cifar10", classes=3)
+        assert other.output_shape == (None, 3)
+        features = [keras.Model(model.input, model.layers[-1].input)(images) for model in (whole, other)]
+        np.testing.assert_array_equal(*features)
+        assert np.std(other.layers[-1].kernel) > 0
+
+    def test_other_sizes_without_the_dense_layer(self, build):
+        images = np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), np.uint8)
+        large = build(weights="cifar10", include_top=False, input_shape=(64, 48, 3))
+        small = build(weights="cifar10", include_top=False)
+        for expected, received in zip(small.get_weights(), large.get_weights(), strict=True):
+            np.testing.assert_array_equal(expected, received)
+        assert large(images).shape == small(images[:, :32, :32]).shape
+        assert large.get_layer("normalization").mean == small.get_layer("normalization").mean
+
+    def test_pooling(self, build):
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        maps, average, largest, old = (
+            build(weights="cifar10", include_top=False, **pooling)(images).numpy()
+            for pooling in ({"pooling": None}, {"pooling": "avg"}, {"pooling": "max"}, {})
+        )
+        is_wide = build is resnet.build_resnet9
+        assert maps.shape == ((2, 3, 3, 256) if is_wide else (2, 8, 8, 64))
+        np.testing.assert_allclose(average, maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(largest, maps.max((1, 2)) / (9 if is_wide else 1), rtol=1e-5)
+        np.testing.assert_array_equal(old, largest if is_wide else average)
+
+    def test_on_a_tensor(self, build, tmp_path):
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        whole = build(weights="cifar10")
+        whole.save_weights(tmp_path / "net.weights.h5")
+        start = keras.Input((32, 32, 3), name="mine", dtype="uint8")
+        assert build(weights="cifar10", input_tensor=start).input is start
+        np.testing.assert_array_equal(build(weights="cifar10", input_tensor=start)(images), whole(images))
+        photo = keras.Input((64, 64, 3))
+        shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
+        for weights in ("cifar10", tmp_path / "net.weights.h5"):
+            model = build(weights=weights, input_tensor=shrunk)
+            assert model.input is photo
+            kernel, bias = model.get_layer("shrink").get_weights()
+            part = np.random.default_rng(0).random((2, 64, 64, 3)).astype("float32") * 255
+            expected = whole(keras.Model(photo, shrunk)(part))
+            np.testing.assert_allclose(model(part), expected, rtol=1e-4, atol=1e-6)
+            assert (kernel.shape, bias.shape) == ((2, 2, 3, 3), (3,))
+            model.save(tmp_path / "whole.keras")
+            np.testing.assert_allclose(
+                keras.models.load_model(tmp_path / "whole.keras")(part), expected, rtol=1e-4, atol=1e-6
+            )
+
+
+def test_constants_for_each_pixel_need_images_of_their_size(tmp_path):
+    model = build_resnet(1, preprocessing=PixelNormalization(np.full((32, 32, 3), 120.0).tolist(), 60.0))
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(ValueError, match=r"PixelNormalization, \(32, 32, 3\), received \(40, 40, 3\); give"):
+        build_resnet(1, weights=tmp_path / "net.keras", include_top=False, input_shape=(40, 40, 3))
 
 
 class TestResnet9:

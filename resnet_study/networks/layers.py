@@ -109,6 +109,15 @@ class PixelNormalization(keras.layers.Layer):
         return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), values**-0.5)
 
     def compute_output_spec(self, images):
+        constants, sizes = np.broadcast_shapes(np.shape(self.mean), np.shape(self.scale)), tuple(images.shape[1:])
+        fits = len(constants) <= len(sizes) and all(
+            size in (1, given) or given is None for size, given in zip(constants[::-1], sizes[::-1], strict=False)
+        )
+        if not self.per_image and not fits:
+            raise ValueError(
+                f"expected images of the size of the constants of PixelNormalization, {constants}, received {sizes}; give images of that "
+                "size, or a PixelNormalization with one mean and scale for each channel"
+            )
         return keras.KerasTensor(images.shape, "float32")
 
     def save_own_variables(self, store):
