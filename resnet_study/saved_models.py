@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.errors import UsageError, one_line
+from resnet_study.errors import UsageError, one_line, shorten
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
@@ -58,7 +58,7 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         try:
             return registry.find(shipped_net).build(weights="cifar10")
         except Exception as error:  # none of this net, missing or damaged
-            reason = " ".join(str(error).split())[:200]
+            reason = shorten(str(error))
             raise UsageError(
                 f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
             ) from error
@@ -80,7 +80,7 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         flat = all(isinstance(output, keras.KerasTensor) for output in named)
     # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(str(error))
         raise UsageError(
             f"{place} is damaged or no Keras model of this library ({reason}); give another file"
         ) from error

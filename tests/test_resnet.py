@@ -13,6 +13,8 @@ import resnet
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet import build_resnet
+from resnet_study import saved_models
+from resnet_study.errors import UsageError
 from resnet_study.networks import layers, registry
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
 from resnet_study.networks.inception_resnet import build_inception_resnet_v1_small
@@ -154,6 +156,26 @@ def test_damaged_weights_are_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=rf"{name} is damaged or no file of Keras .*; give another file"):
         build_resnet(1, weights=tmp_path / name)
+
+
+def test_long_texts_of_keras_end_behind_a_word(tmp_path, monkeypatch):
+    long = "Layer 'stage1' expected 3 variables,\n but received 0 variables during loading " * 5
+    assert saved_models.shorten("two\n lines") == "two lines"
+    for longest in range(60, 120):
+        text = saved_models.shorten(long, longest)
+        assert len(text) <= longest and text.endswith("...")
+        assert long.replace("\n", "").startswith(text[:-3]) and long.replace("\n", "")[len(text) - 3] in " ,"
+    assert saved_models.shorten("A whole sentence. " + "and so on " * 9, 30) == "A whole sentence. ..."
+    assert saved_models.shorten("x" * 300) == "x" * 197 + "..."
+
+    def fail(path):
+        raise TypeError(long)
+
+    monkeypatch.setattr(saved_models, "read_model", fail)
+    (tmp_path / "net.keras").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"expected 3 variables, but\.\.\.\); give another file") as caught:
+        saved_models.load_model(str(tmp_path / "net.keras"))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
 def test_without_top_gives_64_features():
