@@ -1,4 +1,4 @@
-"""Residual networks for small pictures: ResNet-20/32/44/56/110/164/1001 in five forms, and a wide ResNet-9.
+"""Residual networks for small images: ResNet-20/32/44/56/110/164/1001 in five forms, and a wide ResNet-9.
 
     form           block                                       shortcut where a stage begins        source
     v1             conv-BN-ReLU-conv-BN, add, ReLU             every second pixel + zero channels   He 2015, section 4.2
@@ -14,8 +14,8 @@
 
 References: He 2015 = He et al., Deep Residual Learning, arXiv:1512.03385. He 2016 = He et al., Identity Mappings in Deep
 Residual Networks, arXiv:1603.05027. Liang 2020 = J. Phys.: Conf. Ser. 1634 012110.
-The nets of this file are plain functional `keras.Model`s. Importing it registers their layers, so that
-`keras.models.load_model` reads a saved net after `import resnet`.
+The networks of this file are plain functional `keras.Model`s. Importing it registers their layers, so that
+`keras.models.load_model` reads a saved network after `import resnet`.
 """
 
 import functools
@@ -35,12 +35,12 @@ from resnet_study.saved_models import load_weights, open_weights
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
 
-# Nets of `build_resnet` whose trained weights are shipped, by (num_residual_blocks, form).
+# Networks of `build_resnet` whose trained weights are shipped, by (num_residual_blocks, form).
 _SHIPPED = {(3, "v1"): "resnet20_cifar10.keras", (3, "preact"): "resnet20_preact_cifar10.keras"}
 
 
 def _residual_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, dtype, shortcut):
-    """v1 block (He 2015, figure 2): ReLU(x + BN(conv(ReLU(BN(conv(x)))))). `shortcut` is "A", "B" or None (plain net)."""
+    """v1 block (He 2015, figure 2): ReLU(x + BN(conv(ReLU(BN(conv(x)))))). `shortcut` is "A", "B" or None (plain network)."""
     residual = x
     if stride == 2:
         # TensorFlow's "same" would pad an even map only at its end and centre the kernel on odd pixels, while the
@@ -62,7 +62,7 @@ def _residual_block(x, filters, stride, name, *, conv, norm, relu, drop, finish,
 
 
 def _preact_block(x, filters, stride, name, *, conv, norm, relu, drop, finish, dtype, first):
-    """Liang's block: x + conv(ReLU(BN(conv(ReLU(BN(x)))))); the first block of the net has no BN-ReLU before its first conv."""
+    """Liang's block: x + conv(ReLU(BN(conv(ReLU(BN(x)))))); the first block of all has no BN-ReLU before its first conv."""
     residual = x if first else relu(f"{name}_relu1")(norm(f"{name}_bn1")(x))
     residual = conv(filters, 3, stride, f"{name}_conv1")(residual)
     residual = drop(relu(f"{name}_relu2")(norm(f"{name}_bn2")(residual)), name)
@@ -139,7 +139,7 @@ def build_resnet(
     dtype=None,
     name=None,
 ):
-    """Builds a residual net of depth 6n+2 (He 2015, section 4.2; Liang 2020, section 2), or 9n+2 with bottlenecks (He 2016).
+    """Builds a residual network of depth 6n+2 (He 2015, section 4.2; Liang 2020, section 2), or 9n+2 with bottlenecks (He 2016).
 
     A 3x3 convolution, then three stages of n blocks with 16, 32 and 64 filters (bottlenecks give four times as many) on maps
     of full, half and quarter size, then global average pooling and a dense layer. Convolutions have no bias. Stride 2 sits in
@@ -149,7 +149,7 @@ def build_resnet(
         num_residual_blocks: n, blocks per stage, int >= 1 (3 -> ResNet-20, 18 -> ResNet-110, or 164 with bottlenecks).
         form: one of `FORMS`, see the table at the head of this file.
         weights: None = random; "cifar10" = the shipped weights, 32x32x3, or with `include_top` False any size with three channels;
-            or the path of a `.keras` or `.weights.h5` file of the same net.
+            or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 8.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
@@ -173,8 +173,8 @@ def build_resnet(
             al. 2017, arXiv:1706.02677, section 5.1). v1 only: in the others no BN stands there.
         maxout: 0 = off; k >= 2 = a hidden layer of as many maxout units as there are pooled channels, each the largest of k
             linear functions, before the classifier (Goodfellow et al. 2013, arXiv:1302.4389).
-        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
-            or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
         dtype: dtype policy of the layers, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the dense layers are
             always float32, and so are the sums of preact and v2, which pass from block to block without normalisation, unless
             the global policy is another.
@@ -185,11 +185,20 @@ def build_resnet(
         weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
+
+    Example:
+        import numpy as np
+        from resnet import build_resnet
+
+        features = build_resnet(3, "v1", weights="cifar10", include_top=False, pooling=None, input_shape=(64, 64, 3))
+        images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3))  # raw pixels
+        print(features(images).shape)  # (2, 16, 16, 64)
 
     Differs from the papers: v1 draws weights by He's normal rule over the fan-in, as He 2015 writes; his program used the
     fan-out. preact: Liang's program never averages batch statistics and so tests with those of the test batch; we keep
-    moving averages (momentum 0.9). v2: He 2016 does not say which shortcut its nets of depth 6n+2 have; "A" is that of He 2015.
+    moving averages (momentum 0.9). v2: He 2016 does not say which shortcut its networks of depth 6n+2 have; "A" is that of He
+    2015.
     stochastic_depth: Huang et al. leave a branch out for a whole batch and shrink it in testing; we do it for each image and
     enlarge what stays by 1 / (1 - probability), so that testing needs nothing.
     """
@@ -360,7 +369,7 @@ def build_resnet9(
     dtype=None,
     name="resnet9",
 ):
-    """Builds a wide residual net of nine trained convolutions for short trainings on CIFAR-10.
+    """Builds a wide residual network of nine trained convolutions for short trainings on CIFAR-10.
 
     layer                                                            output (32 x 32 input)
     2x2 patch whitening with fixed filters, bias, ReLU               31 x 31 x 24
@@ -377,7 +386,7 @@ def build_resnet9(
 
     Args:
         weights: None = random; "cifar10" = the shipped weights, in half precision, 32x32x3, or with `include_top` False any size
-            with three channels; or the path of a `.keras` or `.weights.h5` file of the same net.
+            with three channels; or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 16.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
@@ -388,8 +397,8 @@ def build_resnet9(
         classes: width of the output, int >= 1. With "cifar10" and another number than 10 the dense layer begins random, and all
             layers before it have the shipped weights.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
-            or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
         dtype: dtype policy of all layers, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model.
 
@@ -398,7 +407,15 @@ def build_resnet9(
         weights of a trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
+
+    Example:
+        import numpy as np
+        from resnet import build_resnet9
+
+        model = build_resnet9(weights="cifar10", classes=3)  # the dense layer is new
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))  # raw pixels
+        print(model(images).shape)  # (2, 3)
     """
     input_shape = _find_shape(input_shape, input_tensor)
     _check_sizes(input_shape, classes, least=16)
@@ -450,7 +467,7 @@ def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, ze
         if not 0 <= value < 1:
             raise ValueError(f"{argument} must be at least 0 and below 1, received {value!r}")
     if stochastic_depth and form == "plain":
-        raise ValueError("stochastic_depth needs a net with shortcuts, received form 'plain'; leave it out")
+        raise ValueError("stochastic_depth needs a network with shortcuts, received form 'plain'; leave it out")
     if zero_last_gamma and form != "v1":
         raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
 
@@ -471,7 +488,7 @@ def _builder_of(function_name, num_residual_blocks, form, summary):
     build.__name__ = build.__qualname__ = function_name
     build.__signature__ = signature
     explained = build_resnet.__doc__ or ""  # python -OO leaves no docstring
-    explained = explained[explained.find("        weights: ") : explained.find("    Differs from the papers")]
+    explained = explained[explained.find("        weights: ") : explained.find("    Example:")]
     build.__doc__ = f"""{summary}
 
     It is `build_resnet({num_residual_blocks}, "{form}")` under a name of its own, and takes the other arguments of that.

@@ -44,7 +44,7 @@ def read_model(path: Path):
 
 
 def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
-    """Loads a trained net that takes raw pixels 0..255 and returns probabilities.
+    """Loads a trained network that takes raw pixels 0..255 and returns probabilities.
 
     Args:
         path: "cifar10" = the shipped weights of `shipped_net`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
@@ -52,12 +52,12 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         shipped_net: registry name, used with "cifar10" alone.
 
     Raises:
-        UsageError: not found, damaged, or not a classifier of pictures.
+        UsageError: not found, damaged, or not a classifier of images.
     """
     if path == "cifar10":
         try:
             return registry.find(shipped_net).build(weights="cifar10")
-        except Exception as error:  # none of this net, missing or damaged
+        except Exception as error:  # none of this network, missing or damaged
             reason = shorten(str(error))
             raise UsageError(
                 f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
@@ -93,7 +93,7 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         )
     if inputs[3] not in (1, 3) or max(inputs[1:]) > 4096:
         raise UsageError(
-            f"{place} must take grey or RGB pictures of up to 4096 x 4096 pixels, received {inputs}; give another file"
+            f"{place} must take grey or RGB images of up to 4096 x 4096 pixels, received {inputs}; give another file"
         )
     return model
 
@@ -117,7 +117,7 @@ def _load_checkpoint(path: Path) -> keras.Model:
 
 
 def find_heads(model: keras.Model) -> dict[str, int]:
-    """Name -> number of classes of each head of a net of `load_model`; a net with one head has it under the name ""."""
+    """Name -> number of classes of each head of a network of `load_model`; a network with one head has it under the name ""."""
     output = model.output
     if isinstance(output, dict):
         return {name: tensor.shape[-1] for name, tensor in output.items()}
@@ -138,6 +138,11 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
 
     Raises:
         ValueError: there is no such file, it is damaged, or it belongs to a network with a normalization that it does not hold.
+
+    Example:
+        source, preprocessing = open_weights("runs/mine/best.keras")
+        model = build_resnet(3, preprocessing=preprocessing)
+        load_weights(model, source)
     """
     if weights is None:
         return None, preprocessing

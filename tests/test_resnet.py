@@ -606,7 +606,7 @@ def test_squeeze_and_excitation_by_hand(plain_and_optional):
         ({"squeeze_excitation": -1}, "squeeze_excitation must be 0 or an int >= 1"),
         ({"maxout": 1}, "maxout must be 0 or an int >= 2"),
         ({"block_dropout": 1.0}, "block_dropout must be at least 0 and below 1"),
-        ({"form": "plain", "stochastic_depth": 0.1}, "needs a net with shortcuts"),
+        ({"form": "plain", "stochastic_depth": 0.1}, "needs a network with shortcuts"),
         ({"form": "v2", "zero_last_gamma": True}, "zero_last_gamma needs form 'v1'"),
         ({"form": "bottleneck_v2", "shortcut": "A"}, "shortcut must be B with form 'bottleneck_v2'"),
     ],

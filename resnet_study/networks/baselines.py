@@ -1,6 +1,6 @@
-"""The nets that residual nets are compared with: LeNet-5, AlexNet for small pictures, and a plain CNN.
+"""The networks that residual networks are compared with: LeNet-5, AlexNet for small images, and a plain CNN.
 
-    net          form          what it is                                                      32x32x3     28x28x1
+    network      form          what it is                                                      32x32x3     28x28x1
     lenet5       modern        ReLU, maximum pooling                                            62,006      61,706
     lenet5_1998  1998          tanh, average pooling                                            62,006      61,706
     alexnet      A             torchvision's widths, 3x3 kernels, 2x2 pools                 23,272,266  20,125,386
@@ -9,13 +9,13 @@
     alexnet_original original  Krizhevsky 2012 in one tower; 224x224x3, 1000 classes: 62,378,344
     plain_cnn                  two convolutions, pool, dropout, twice; dense                 1,250,858     889,834
 
-The counts are of parameters, all trainable, with 10 classes. Lu & Song compare LeNet and AlexNet with a residual net on MNIST and
-CIFAR-10 without saying which form of them they mean.
+The counts are of parameters, all trainable, with 10 classes. Lu & Song compare LeNet and AlexNet with a residual network on MNIST
+and CIFAR-10 without saying which form of them they mean.
 
 References: LeCun et al., Gradient-based learning applied to document recognition, 1998. Krizhevsky et al., ImageNet
 classification with deep convolutional neural networks, 2012. Form A: the convolutions of torchvision's AlexNet, made small.
 Form C: bearpaw/pytorch-classification. Plain CNN: Keras' example cifar10_cnn.py.
-The nets are functional `keras.Model`s. Importing this file registers its layer, so that `keras.models.load_model` reads them.
+The networks are functional `keras.Model`s. Importing this file registers its layer, so that `keras.models.load_model` reads them.
 """
 
 import dataclasses
@@ -41,18 +41,18 @@ def build_lenet5(
 ):
     """Builds LeNet-5 (LeCun et al. 1998, section II.B).
 
-    Convolution 6@5x5, pool 2x2, convolution 16@5x5, pool 2x2, dense 120, 84, `classes`. The first convolution pads pictures lower
+    Convolution 6@5x5, pool 2x2, convolution 16@5x5, pool 2x2, dense 120, 84, `classes`. The first convolution pads images lower
     or narrower than 32 pixels ("same", so 28x28 gives the maps of the paper's 32x32) and no others ("valid").
 
     Args:
         form: "modern" = ReLU and maximum pooling; "1998" = tanh and average pooling.
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the last dense layer, output [batch, 84].
         input_shape: (height, width, channels), height and width >= 12.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
-            or none; `keras.layers.Identity()` = none in any case.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "lenet5" or "lenet5_1998".
 
@@ -61,7 +61,7 @@ def build_lenet5(
         Output float32 [batch, classes].
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
 
     Differs from the paper, in both forms: every map of the second convolution sees all maps of the first, pools have no weights
     and come after the activation, tanh is not scaled, the output is a dense layer in the place of radial basis functions.
@@ -125,21 +125,21 @@ def build_alexnet(
     dtype=None,
     name=None,
 ):
-    """Builds AlexNet (Krizhevsky et al. 2012, section 3), for small pictures unless the form is "original".
+    """Builds AlexNet (Krizhevsky et al. 2012, section 3), for small images unless the form is "original".
 
     Five convolutions with ReLU, pools after the first, the second and the last, then dense layers with ReLU, each after a dropout.
 
     Args:
         form: "A", "B", "C" or "original", see the table at the head of this file.
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the last dense layer.
         input_shape: (height, width, channels), height and width >= 16; >= 64 for "original", whose paper has 224.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
         dense_units: widths of the hidden dense layers; None = as the form has them: 4096 and 4096, for "C" none.
         dropout: share of the values dropped before each hidden dense layer, 0..1.
-        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
-            or none; `keras.layers.Identity()` = none in any case.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "alexnet", "alexnet_b", "alexnet_c" or "alexnet_original".
 
@@ -148,7 +148,7 @@ def build_alexnet(
         Output float32 [batch, classes].
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
 
     Differs from the paper: one tower in the place of two; weights by He's normal rule but for the last layer; dropout before the
     hidden dense layers (torchvision) where the paper has it behind them; local response normalisation in "original" only.
@@ -196,13 +196,13 @@ def build_plain_cnn(
     64 the second. Then dense 512 with ReLU, dropout .5, dense `classes`.
 
     Args:
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the last dense layer, output [batch, 512].
         input_shape: (height, width, channels), height and width >= 10.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: layer put before the net, such as `PixelNormalization`. None = the one that stands in the file of `weights`,
-            or none; `keras.layers.Identity()` = none in any case.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "plain_cnn".
 
@@ -211,7 +211,7 @@ def build_plain_cnn(
         Output float32 [batch, classes].
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
     """
     _check_arguments(input_shape, classes, minimum=10)
     inputs, x, source = _begin(input_shape, weights, preprocessing)
@@ -253,7 +253,7 @@ def _check_arguments(input_shape, classes, minimum):
 
 
 def _begin(input_shape, weights, preprocessing):
-    """The input, what the first layer of the net reads, and the source of its weights for `load_weights`."""
+    """The input, what the first layer of the network reads, and the source of its weights for `load_weights`."""
     source, preprocessing = open_weights(weights, preprocessing)
     inputs = layers.Input(input_shape, name="image")
     return inputs, inputs if preprocessing is None else preprocessing(inputs), source

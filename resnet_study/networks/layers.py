@@ -1,6 +1,6 @@
 """The layers that Keras lacks: pixel normalisation and whitening, zero channels, batch normalisation as one fused operation.
 
-Importing this module registers them, so that `keras.models.load_model` reads nets made of them.
+Importing this module registers them, so that `keras.models.load_model` reads networks made of them.
 """
 
 import keras
@@ -83,7 +83,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("resnet")
 class PixelNormalization(keras.layers.Layer):
-    """Brings raw pixels of 0..255 to the range a net was trained on; the first layer of every trained net of this library.
+    """Brings raw pixels of 0..255 to the range a network was trained on; the first layer of every trained model of the library.
 
     Input: [batch, height, width, channels], any number type, values 0..255, RGB order. Output: float32, same shape.
 
@@ -158,10 +158,10 @@ class ZeroPadChannels(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("resnet")
 class PartialIdentity(keras.initializers.Initializer):
-    """Kernels [height, width, channels, filters] whose first filters copy a channel each, so that a deep net begins near a shallow one.
+    """Kernels [height, width, channels, filters] whose first filters copy a channel each.
 
-    Jordan 2024 (arXiv:2404.00498, section 3.3). The other filters are drawn with a sixth of the variance of He's rule: batch norm undoes
-    the scale, and a small kernel turns faster.
+    A deep network so begins near a shallow one (Jordan 2024, arXiv:2404.00498, section 3.3). The other filters are drawn with a
+    sixth of the variance of He's rule: batch norm undoes the scale, and a small kernel turns faster.
     """
 
     def __init__(self, seed=None):
