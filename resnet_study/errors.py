@@ -70,5 +70,30 @@ def _show_traceback():
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and message of an error, at most 200 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    """Kind and message of an error, at most 200 characters, see `shorten`."""
+    return shorten(f"{type(error).__name__}: {error}")
+
+
+def shorten(text: str, longest: int = 200) -> str:
+    """A text in one line that is never cut within a word.
+
+    Args:
+        text: what another program says, of any length, with line breaks.
+        longest: characters of the result, at least 4.
+
+    Returns:
+        The text with single spaces. One that is too long ends with "...", behind its last whole sentence, if that keeps half of the
+        room or more, else behind its last whole word.
+
+    Example:
+        shorten("expected\\n a shape, received none", 20)  # "expected a shape..."
+    """
+    text = " ".join(text.split())
+    if len(text) <= longest:
+        return text
+    part = text[: longest - 3]
+    end = part.rfind(". ") + 1
+    if end >= longest // 2:
+        return f"{part[:end]} ..."
+    whole = part if text[longest - 3] == " " else part.rpartition(" ")[0]
+    return f"{whole.rstrip(' ,;:(') or part}..."  # one word that is too long: it must be cut somewhere

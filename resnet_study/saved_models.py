@@ -1,7 +1,8 @@
 """Trained models on disk: saved, loaded from strangers' files, given to other networks, shipped in half precision.
 
 load_model(path)              a trained model: raw pixels -> probabilities
-load_weights(model, path)     the weights of a file for a model of the same network
+open_weights(weights)         what a builder's `weights` names, with its normalization of the pixels
+load_weights(model, source)   these weights for a model of the same network
 copy_weights(source, target)  layer by layer, by name
 halve_weights(source, target) a `.keras` file in half precision
 """
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, one_line, shorten
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
@@ -43,7 +44,7 @@ def read_model(path: Path):
 
 
 def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
-    """Loads a trained net that takes raw pixels 0..255 and returns probabilities.
+    """Loads a trained network that takes raw pixels 0..255 and returns probabilities.
 
     Args:
         path: "cifar10" = the shipped weights of `shipped_net`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
@@ -51,13 +52,13 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         shipped_net: registry name, used with "cifar10" alone.
 
     Raises:
-        UsageError: not found, damaged, or not a classifier of pictures.
+        UsageError: not found, damaged, or not a classifier of images.
     """
     if path == "cifar10":
         try:
             return registry.find(shipped_net).build(weights="cifar10")
-        except Exception as error:  # none of this net, missing or damaged
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # none of this network, missing or damaged
+            reason = shorten(str(error))
             raise UsageError(
                 f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
             ) from error
@@ -79,7 +80,7 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         flat = all(isinstance(output, keras.KerasTensor) for output in named)
     # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(str(error))
         raise UsageError(
             f"{place} is damaged or no Keras model of this library ({reason}); give another file"
         ) from error
@@ -92,7 +93,7 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
         )
     if inputs[3] not in (1, 3) or max(inputs[1:]) > 4096:
         raise UsageError(
-            f"{place} must take grey or RGB pictures of up to 4096 x 4096 pixels, received {inputs}; give another file"
+            f"{place} must take grey or RGB images of up to 4096 x 4096 pixels, received {inputs}; give another file"
         )
     return model
 
@@ -116,38 +117,117 @@ def _load_checkpoint(path: Path) -> keras.Model:
 
 
 def find_heads(model: keras.Model) -> dict[str, int]:
-    """Name -> number of classes of each head of a net of `load_model`; a net with one head has it under the name ""."""
+    """Name -> number of classes of each head of a network of `load_model`; a network with one head has it under the name ""."""
     output = model.output
     if isinstance(output, dict):
         return {name: tensor.shape[-1] for name, tensor in output.items()}
     return {"": output.shape[-1]}
 
 
-def load_weights(model, path):
-    """Fills `model` from a `.keras` or `.weights.h5` file of the same net.
+def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tuple:
+    """What a builder's argument `weights` names, read before the network is built, and what is to stand before that network.
+
+    Args:
+        weights: None; "cifar10", if `shipped` is given; or the path of a `.keras` or `.weights.h5` file.
+        preprocessing: the builder's argument; None = as in the file.
+        shipped: file in `resnet_study/pretrained`, for "cifar10".
+
+    Returns:
+        (source, preprocessing): source is for `load_weights`; preprocessing is the one given, or else a new layer with the
+        constants of the file's normalization, or None if the file has none.
 
     Raises:
-        ValueError: the file is missing, is no such file, or holds another net. The model may be partly filled then.
+        ValueError: there is no such file, it is damaged, or it belongs to a network with a normalization that it does not hold.
+
+    Example:
+        source, preprocessing = open_weights("runs/mine/best.keras")
+        model = build_resnet(3, preprocessing=preprocessing)
+        load_weights(model, source)
     """
-    path = Path(path)
+    if weights is None:
+        return None, preprocessing
+    if weights == "cifar10" and shipped:
+        source = shipped_model(shipped)
+        return source, _copy_normalization(source)
+    path = Path(weights).expanduser()
     if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
+        shipped_too = "'cifar10' or " if shipped else "or "
         raise ValueError(
-            f"weights must be None, 'cifar10' or an existing .keras or .weights.h5 file, received '{path}'"
+            f"weights must be None, {shipped_too}an existing .keras or .weights.h5 file, received '{weights}'"
         )
-    if path.suffix == ".keras":
-        copy_weights(read_model(path), model)
-    else:
-        model.load_weights(path)
+    try:
+        if path.suffix == ".keras":
+            source = read_model(path)
+            found = _copy_normalization(source)
+        else:
+            source, found = path, None if preprocessing is not None else _stored_normalization(path)
+    except UsageError:
+        raise
+    # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or no file of Keras ({one_line(error)}); give another file") from error
+    return source, found if preprocessing is None else preprocessing
 
 
-def copy_weights(source, target):
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
+def load_weights(model, source, fresh: tuple[str, ...] = ()) -> None:
+    """Fills `model` from the source that `open_weights` gives; None leaves it as it is.
+
+    Args:
+        model: the network.
+        source: a model, the path of a `.weights.h5` file, or None.
+        fresh: layers that keep the weights they have, where the source is a model.
+
+    Raises:
+        ValueError: the source holds another network. After a `.weights.h5` file the model may be partly filled then.
+    """
+    if isinstance(source, keras.Model):
+        copy_weights(source, model, fresh)
+    elif source is not None:
+        model.load_weights(source)
+
+
+def _copy_normalization(source):
+    """A copy of the layer that a trained model puts before its network, without weights; None if it has none."""
+    kinds = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
+    inputs = [id(tensor) for tensor in source.inputs]
+    for layer in source.layers:
+        if isinstance(layer, kinds) and id(layer.input) in inputs:
+            return type(layer).from_config(layer.get_config())
+    return None
+
+
+def _stored_normalization(path: Path):
+    """The `PixelNormalization` whose constants a `.weights.h5` file holds; None if its network had none."""
+    with h5py.File(path) as file:
+        groups = file.get(
+            "layers", file.get("_layer_checkpoint_dependencies", {})
+        )  # the latter: first files of Keras 3
+        group = groups.get("pixel_normalization")
+        stored = group["vars"] if group is not None and "vars" in group else {}
+        if {"mean", "scale", "per_image"} <= set(stored):
+            mean, scale = (stored[name][()].tolist() for name in ("mean", "scale"))
+            return PixelNormalization(mean, scale, bool(stored["per_image"][()]), name="normalization")
+        if group is not None or "normalization" in groups:
+            raise UsageError(
+                f"expected weights whose normalization of the pixels is known, received {path}, which was saved from a network "
+                "with a normalization layer but without its constants; give that layer as preprocessing, such as "
+                "PixelNormalization(mean, scale), or the .keras file of the same network"
+            )
+    return None
+
+
+def copy_weights(source, target, fresh: tuple[str, ...] = ()) -> None:
+    """Copies the weights of every layer of `target` from the layer of the same name in `source`, but for the layers named in `fresh`.
 
     Raises:
         ValueError: a layer is missing in `source`, or its weights have other shapes; `target` is then unchanged.
     """
     given = {layer.name: layer.get_weights() for layer in source.layers}
-    wanted = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in target.layers if layer.weights}
+    wanted = {
+        layer.name: [tuple(weight.shape) for weight in layer.weights]
+        for layer in target.layers
+        if layer.weights and layer.name not in fresh
+    }
     for name, shapes in wanted.items():
         received = [weight.shape for weight in given.get(name, [])]
         if received != shapes:

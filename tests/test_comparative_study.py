@@ -148,7 +148,7 @@ def test_settings_that_no_run_could_use_are_refused_before_the_first(tmp_path, m
             {},
             ["resnet8", "inception_resnet_v1"],
             "digits",
-            "needs pictures of at least 75 x 75 pixels, received 32 x 32",
+            "needs images of at least 75 x 75 pixels, received 32 x 32",
         ),
     ):
         with pytest.raises(UsageError, match=message):
@@ -521,7 +521,7 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
         (["--mode=compare", "--seeds=a"], "invalid comma-separated int value: 'a'"),
         (
             ["--mode=degradation", "--depths=21"],
-            "expected the name of a net, received 'plain21'; did you mean plain",
+            "expected the name of a network, received 'plain21'; did you mean plain",
         ),
         (["--mode=compare", "--validation_fraction=0"], "a study chooses weights on validation images"),
         (["--mode=compare", "--overwrite"], "delete run folders by hand"),

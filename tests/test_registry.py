@@ -1,4 +1,4 @@
-"""What must hold for every registered net, and what the registry says of nets that do not fit."""
+"""What must hold for every registered network, and what the registry says of networks that do not fit."""
 
 import re
 
@@ -12,9 +12,9 @@ from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.registry import MODELS
 
-# Nets for which a step in bfloat16 does not lower the loss of twenty pictures, while one in float32 does.
+# Networks for which a step in bfloat16 does not lower the loss of twenty images, while one in float32 does.
 DEEPER_THAN_BFLOAT16 = ("plain110", "resnet1001_v2")
-# Nets of depth 6n+2 to try at every turn, since the registered depths take minutes together, as do wide nets.
+# Networks of depth 6n+2 to try at every turn, since the registered depths take minutes together, as do wide networks.
 SHALLOW = ("resnet8", "resnet8_preact", "plain8", "resnet8_v2")
 
 
@@ -37,7 +37,7 @@ def test_every_registered_net(name, policy, tmp_path, request):
     """Shape, finite numbers, size, a gradient for every weight, a step that lowers the loss, save and load."""
     keras.utils.set_random_seed(0)
     spec = registry.find(name)
-    # Nets that end in global pooling have the stated count at any size, and the smallest costs least.
+    # Networks that end in global pooling have the stated count at any size, and the smallest costs least.
     size = (
         spec.minimum_size
         if re.match(r"resnet\d|plain\d|inception", name)
@@ -102,7 +102,7 @@ def test_unknown_names_get_the_known_ones(name):
 
 def test_small_pictures_are_refused_by_nets_for_large_ones():
     with pytest.raises(
-        UsageError, match="inception_resnet_v1 needs pictures of at least 75 x 75 pixels, received 75 x 74"
+        UsageError, match="inception_resnet_v1 needs images of at least 75 x 75 pixels, received 75 x 74"
     ):
         registry.find("inception_resnet_v1").build(input_shape=(75, 74, 3))
 

@@ -1,3 +1,9 @@
+import functools
+import inspect
+import pickle
+import pydoc
+
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -7,7 +13,11 @@ import resnet
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet import build_resnet
+from resnet_study import saved_models
+from resnet_study.errors import UsageError
 from resnet_study.networks import layers, registry
+from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
+from resnet_study.networks.inception_resnet import build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
 from resnet_study.saved_models import copy_weights
 
@@ -25,6 +35,24 @@ def test_builders_have_the_papers_sizes(depth):
     assert model.name == f"resnet{depth}"
     assert count(model.trainable_variables) == TRAINABLE[depth]
     assert count(model.non_trainable_variables) == 2 * (16 + 224 * (depth - 2) // 6)
+
+
+@pytest.mark.parametrize("name", ["20", "32", "44", "56", "110", "164_v2", "1001_v2"])
+def test_named_builders_show_their_arguments(name):
+    build = getattr(resnet, f"build_resnet{name}")
+    expected = dict(inspect.signature(build_resnet).parameters)
+    del expected["num_residual_blocks"], expected["form"]
+    assert dict(inspect.signature(build).parameters) == expected
+    shown = pydoc.plain(pydoc.render_doc(build))
+    assert f"build_resnet{name}(*, weights=None, include_top=True, input_shape=(32, 32, 3)" in shown
+    for part in ("Args:", "Returns:", "Raises:", "squeeze_excitation: 0 = off", f"resnet.build_resnet{name}("):
+        assert part in shown
+    assert "form: one of" not in shown
+    assert (build.__module__, pickle.loads(pickle.dumps(build))) == ("resnet", build)
+    with pytest.raises(TypeError, match=rf"build_resnet{name}\(\).* unexpected keyword argument 'clases'"):
+        build(clases=10)
+    with pytest.raises(TypeError, match=rf"build_resnet{name}\(\)"):
+        build(10)
 
 
 @pytest.mark.parametrize(("classes", "channels", "trainable"), [(100, 3, 269_722 + 5_850), (10, 1, 269_722 - 288)])
@@ -72,6 +100,84 @@ def test_weights_from_files_and_their_refusal(tmp_path):
         build_resnet(1, weights="imagenet")
 
 
+WITH_FILES = {
+    "resnet8": lambda **options: build_resnet(1, **options),
+    "resnet9": resnet.build_resnet9,
+    "inception": lambda **options: build_inception_resnet_v1_small(modules=(1, 1, 1), **options),
+    "lenet5": build_lenet5,
+    "alexnet": lambda **options: build_alexnet("C", **options),
+    "plain_cnn": build_plain_cnn,
+}
+
+
+@pytest.mark.parametrize(("name", "per_image"), [("resnet8", True), *((name, False) for name in WITH_FILES)])
+def test_a_file_brings_its_normalization(name, per_image, tmp_path):
+    build = WITH_FILES[name]
+    given = PixelNormalization(np.full((32, 32, 3), 120.5).tolist(), [60.1, 61.2, 62.3], per_image)
+    model = build(preprocessing=given)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected = model(images)
+    model.save(tmp_path / "net.keras")
+    model.save_weights(tmp_path / "net.weights.h5")
+    for file in ("net.keras", "net.weights.h5"):
+        np.testing.assert_array_equal(build(weights=tmp_path / file)(images), expected, err_msg=file)
+        other = build(weights=tmp_path / file, preprocessing=PixelNormalization(0.0, 255.0))
+        bare = build(weights=tmp_path / file, preprocessing=keras.layers.Identity())
+        np.testing.assert_array_equal(other(images), bare(images / np.float32(255)), err_msg=file)
+        assert not np.allclose(other(images), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Normalization(mean=120, variance=9.0)]
+)
+def test_a_file_brings_the_normalization_of_stock_keras(layer, tmp_path):
+    model = build_resnet(1, preprocessing=layer)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8).astype(np.float32)
+    model.save(tmp_path / "net.keras")
+    np.testing.assert_array_equal(build_resnet(1, weights=tmp_path / "net.keras")(images), model(images))
+
+
+def test_weights_without_the_constants_of_their_normalization_are_refused(tmp_path):
+    """Files written before the constants were kept in them."""
+    path = tmp_path / "net.weights.h5"
+    build_resnet(1, preprocessing=PixelNormalization(120.0, 60.0)).save_weights(path)
+    with h5py.File(path, "a") as file:
+        for name in list(file["layers/pixel_normalization/vars"]):
+            del file["layers/pixel_normalization/vars"][name]
+    with pytest.raises(
+        ValueError, match=r"expected .*, received .*net\.weights\.h5.*; give that layer as preprocessing"
+    ):
+        build_resnet(1, weights=path)
+    assert build_resnet(1, weights=path, preprocessing=PixelNormalization(120.0, 60.0)).layers[1].mean == 120.0
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.weights.h5"])
+def test_damaged_weights_are_refused(name, tmp_path):
+    (tmp_path / name).write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match=rf"{name} is damaged or no file of Keras .*; give another file"):
+        build_resnet(1, weights=tmp_path / name)
+
+
+def test_long_texts_of_keras_end_behind_a_word(tmp_path, monkeypatch):
+    long = "Layer 'stage1' expected 3 variables,\n but received 0 variables during loading " * 5
+    assert saved_models.shorten("two\n lines") == "two lines"
+    for longest in range(60, 120):
+        text = saved_models.shorten(long, longest)
+        assert len(text) <= longest and text.endswith("...")
+        assert long.replace("\n", "").startswith(text[:-3]) and long.replace("\n", "")[len(text) - 3] in " ,"
+    assert saved_models.shorten("A whole sentence. " + "and so on " * 9, 30) == "A whole sentence. ..."
+    assert saved_models.shorten("x" * 300) == "x" * 197 + "..."
+
+    def fail(path):
+        raise TypeError(long)
+
+    monkeypatch.setattr(saved_models, "read_model", fail)
+    (tmp_path / "net.keras").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"expected 3 variables, but\.\.\.\); give another file") as caught:
+        saved_models.load_model(str(tmp_path / "net.keras"))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
 def test_without_top_gives_64_features():
     assert build_resnet(1, include_top=False).output_shape == (None, 64)
 
@@ -84,7 +190,16 @@ def test_without_top_gives_64_features():
         ({"form": "plain", "shortcut": "B"}, "shortcut must be"),
         ({"input_shape": (7, 32, 3)}, r"height >= 8.*received \(7, 32, 3\)"),
         ({"classes": 0}, "classes must be an int >= 1"),
-        ({"weights": "cifar10", "classes": 3}, "need input_shape"),
+        ({"weights": "cifar10", "input_shape": (33, 32, 3)}, r"need input_shape .*received \(33, 32, 3\)"),
+        (
+            {"weights": "cifar10", "include_top": False, "input_shape": (32, 32, 1)},
+            r"3 channels; received \(32, 32, 1\)",
+        ),
+        ({"weights": "cifar10", "preprocessing": PixelNormalization()}, "bring their own"),
+        ({"pooling": "mean"}, "pooling must be None, 'avg' or 'max', received 'mean'"),
+        ({"pooling": None, "include_top": False, "maxout": 2}, "maxout needs pooled features"),
+        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "input_tensor must be a Keras tensor"),
+        ({"input_tensor": keras.Input((7, 7, 3))}, r"height >= 8.*received \(7, 7, 3\)"),
         ({"weights": "cifar10", "num_residual_blocks": 4}, "shipped for"),
     ],
 )
@@ -152,6 +267,46 @@ def test_fused_batch_normalization_equals_the_plain_layer(scale):
         np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("scale", [True, False])
+def test_fused_batch_normalization_in_half_precision(policy, scale):
+    rng = np.random.default_rng(0)
+    images = rng.normal(2, 3, (8, 5, 6, 4)).astype(np.float32)
+    factors = tf.constant(rng.normal(size=images.shape), tf.float32)
+    results = []
+    for dtype in ("float32", policy):
+        layer = FusedBatchNormalization(momentum=0.5, epsilon=1e-5, scale=scale, dtype=keras.DTypePolicy(dtype))
+        inputs = tf.constant(images)
+        layer.build(images.shape)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = layer(inputs, training=True)
+            loss = tf.reduce_sum(tf.cast(output, tf.float32) * factors)
+        gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
+        assert output.dtype == layer.compute_dtype and not any(gradient is None for gradient in gradients)
+        assert all(weight.dtype == layer.variable_dtype for weight in layer.weights)
+        values = [output, layer(inputs, training=False), *gradients, *layer.weights]
+        results.append([np.asarray(keras.ops.cast(value, "float32")) for value in values])
+    for expected, received in zip(*results, strict=True):
+        np.testing.assert_allclose(received, expected, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "build", [*(functools.partial(build_resnet, 1, form) for form in resnet.FORMS), resnet.build_resnet9]
+)
+def test_networks_in_pure_half_precision(build, policy):
+    model = build(dtype=policy)
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(tf.math.log(model(images, training=True)[:, 1] + 1e-6))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(np.isfinite(np.asarray(keras.ops.cast(gradient, "float32"))).all() for gradient in gradients)
+    assert np.isfinite(model(images, training=False)).all()
+    # The dense layer is float32 in every network.
+    assert {weight.dtype for weight in model.trainable_variables} == {policy, "float32"}
+
+
 def test_fused_batch_normalization_when_frozen_keeps_its_statistics():
     layer = FusedBatchNormalization()
     images = np.random.default_rng(0).normal(5, 2, (4, 3, 3, 2)).astype(np.float32)
@@ -195,6 +350,70 @@ def test_fused_net_has_the_gradients_of_plain_layers():
 def test_zero_channels_stand_on_both_sides():
     padded = ZeroPadChannels(7)(np.ones((1, 2, 2, 3), np.float32)).numpy()
     assert padded[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+SHIPPED = [resnet.build_resnet20, functools.partial(build_resnet, 3, "preact"), resnet.build_resnet9]
+
+
+@pytest.mark.parametrize("build", SHIPPED)
+class TestShippedWeightsForOtherTasks:
+    def test_other_classes_get_a_new_dense_layer_on_the_trained_network(self, build):
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        whole, other = build(weights="cifar10"), build(weights="cifar10", classes=3)
+        assert other.output_shape == (None, 3)
+        features = [keras.Model(model.input, model.layers[-1].input)(images) for model in (whole, other)]
+        np.testing.assert_array_equal(*features)
+        assert np.std(other.layers[-1].kernel) > 0
+
+    def test_other_sizes_without_the_dense_layer(self, build):
+        images = np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), np.uint8)
+        large = build(weights="cifar10", include_top=False, input_shape=(64, 48, 3))
+        small = build(weights="cifar10", include_top=False)
+        for expected, received in zip(small.get_weights(), large.get_weights(), strict=True):
+            np.testing.assert_array_equal(expected, received)
+        assert large(images).shape == small(images[:, :32, :32]).shape
+        assert large.get_layer("normalization").mean == small.get_layer("normalization").mean
+
+    def test_pooling(self, build):
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        maps, average, largest, old = (
+            build(weights="cifar10", include_top=False, **pooling)(images).numpy()
+            for pooling in ({"pooling": None}, {"pooling": "avg"}, {"pooling": "max"}, {})
+        )
+        is_wide = build is resnet.build_resnet9
+        assert maps.shape == ((2, 3, 3, 256) if is_wide else (2, 8, 8, 64))
+        np.testing.assert_allclose(average, maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(largest, maps.max((1, 2)) / (9 if is_wide else 1), rtol=1e-5)
+        np.testing.assert_array_equal(old, largest if is_wide else average)
+
+    def test_on_a_tensor(self, build, tmp_path):
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        whole = build(weights="cifar10")
+        whole.save_weights(tmp_path / "net.weights.h5")
+        start = keras.Input((32, 32, 3), name="mine", dtype="uint8")
+        assert build(weights="cifar10", input_tensor=start).input is start
+        np.testing.assert_array_equal(build(weights="cifar10", input_tensor=start)(images), whole(images))
+        photo = keras.Input((64, 64, 3))
+        shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
+        for weights in ("cifar10", tmp_path / "net.weights.h5"):
+            model = build(weights=weights, input_tensor=shrunk)
+            assert model.input is photo
+            kernel, bias = model.get_layer("shrink").get_weights()
+            part = np.random.default_rng(0).random((2, 64, 64, 3)).astype("float32") * 255
+            expected = whole(keras.Model(photo, shrunk)(part))
+            np.testing.assert_allclose(model(part), expected, rtol=1e-4, atol=1e-6)
+            assert (kernel.shape, bias.shape) == ((2, 2, 3, 3), (3,))
+            model.save(tmp_path / "whole.keras")
+            np.testing.assert_allclose(
+                keras.models.load_model(tmp_path / "whole.keras")(part), expected, rtol=1e-4, atol=1e-6
+            )
+
+
+def test_constants_for_each_pixel_need_images_of_their_size(tmp_path):
+    model = build_resnet(1, preprocessing=PixelNormalization(np.full((32, 32, 3), 120.0).tolist(), 60.0))
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(ValueError, match=r"PixelNormalization, \(32, 32, 3\), received \(40, 40, 3\); give"):
+        build_resnet(1, weights=tmp_path / "net.keras", include_top=False, input_shape=(40, 40, 3))
 
 
 class TestResnet9:
@@ -387,7 +606,7 @@ def test_squeeze_and_excitation_by_hand(plain_and_optional):
         ({"squeeze_excitation": -1}, "squeeze_excitation must be 0 or an int >= 1"),
         ({"maxout": 1}, "maxout must be 0 or an int >= 2"),
         ({"block_dropout": 1.0}, "block_dropout must be at least 0 and below 1"),
-        ({"form": "plain", "stochastic_depth": 0.1}, "needs a net with shortcuts"),
+        ({"form": "plain", "stochastic_depth": 0.1}, "needs a network with shortcuts"),
         ({"form": "v2", "zero_last_gamma": True}, "zero_last_gamma needs form 'v1'"),
         ({"form": "bottleneck_v2", "shortcut": "A"}, "shortcut must be B with form 'bottleneck_v2'"),
     ],

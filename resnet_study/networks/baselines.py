@@ -1,6 +1,6 @@
-"""The nets that residual nets are compared with: LeNet-5, AlexNet for small pictures, and a plain CNN.
+"""The networks that residual networks are compared with: LeNet-5, AlexNet for small images, and a plain CNN.
 
-    net          form          what it is                                                      32x32x3     28x28x1
+    network      form          what it is                                                      32x32x3     28x28x1
     lenet5       modern        ReLU, maximum pooling                                            62,006      61,706
     lenet5_1998  1998          tanh, average pooling                                            62,006      61,706
     alexnet      A             torchvision's widths, 3x3 kernels, 2x2 pools                 23,272,266  20,125,386
@@ -9,13 +9,13 @@
     alexnet_original original  Krizhevsky 2012 in one tower; 224x224x3, 1000 classes: 62,378,344
     plain_cnn                  two convolutions, pool, dropout, twice; dense                 1,250,858     889,834
 
-The counts are of parameters, all trainable, with 10 classes. Lu & Song compare LeNet and AlexNet with a residual net on MNIST and
-CIFAR-10 without saying which form of them they mean.
+The counts are of parameters, all trainable, with 10 classes. Lu & Song compare LeNet and AlexNet with a residual network on MNIST
+and CIFAR-10 without saying which form of them they mean.
 
 References: LeCun et al., Gradient-based learning applied to document recognition, 1998. Krizhevsky et al., ImageNet
 classification with deep convolutional neural networks, 2012. Form A: the convolutions of torchvision's AlexNet, made small.
 Form C: bearpaw/pytorch-classification. Plain CNN: Keras' example cifar10_cnn.py.
-The nets are functional `keras.Model`s. Importing this file registers its layer, so that `keras.models.load_model` reads them.
+The networks are functional `keras.Model`s. Importing this file registers its layer, so that `keras.models.load_model` reads them.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from resnet_study.saved_models import load_weights
+from resnet_study.saved_models import load_weights, open_weights
 
 
 def build_lenet5(
@@ -41,17 +41,18 @@ def build_lenet5(
 ):
     """Builds LeNet-5 (LeCun et al. 1998, section II.B).
 
-    Convolution 6@5x5, pool 2x2, convolution 16@5x5, pool 2x2, dense 120, 84, `classes`. The first convolution pads pictures lower
+    Convolution 6@5x5, pool 2x2, convolution 16@5x5, pool 2x2, dense 120, 84, `classes`. The first convolution pads images lower
     or narrower than 32 pixels ("same", so 28x28 gives the maps of the paper's 32x32) and no others ("valid").
 
     Args:
         form: "modern" = ReLU and maximum pooling; "1998" = tanh and average pooling.
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the last dense layer, output [batch, 84].
         input_shape: (height, width, channels), height and width >= 12.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "lenet5" or "lenet5_1998".
 
@@ -60,7 +61,7 @@ def build_lenet5(
         Output float32 [batch, classes].
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
 
     Differs from the paper, in both forms: every map of the second convolution sees all maps of the first, pools have no weights
     and come after the activation, tanh is not scaled, the output is a dense layer in the place of radial basis functions.
@@ -69,7 +70,7 @@ def build_lenet5(
         raise ValueError(f"form must be 'modern' or '1998', received {form!r}")
     _check_arguments(input_shape, classes, minimum=12)
     activation, pool = ("relu", layers.MaxPooling2D) if form == "modern" else ("tanh", layers.AveragePooling2D)
-    inputs, x = _begin(input_shape, preprocessing)
+    inputs, x, source = _begin(input_shape, weights, preprocessing)
     for index, filters in enumerate((6, 16), start=1):
         padding = "same" if index == 1 and min(input_shape[:2]) < 32 else "valid"
         x = layers.Conv2D(filters, 5, padding=padding, dtype=dtype, name=f"conv{index}")(x)
@@ -80,7 +81,7 @@ def build_lenet5(
         x = layers.Dense(units, dtype=dtype, name=f"dense{index}")(x)
         x = layers.Activation(activation, dtype=dtype, name=f"{activation}{index}")(x)
     top = (classes, classifier_activation, "glorot_uniform") if include_top else None
-    return _end(inputs, x, top, weights, name or ("lenet5" if form == "modern" else "lenet5_1998"))
+    return _end(inputs, x, top, source, name or ("lenet5" if form == "modern" else "lenet5_1998"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,20 +125,21 @@ def build_alexnet(
     dtype=None,
     name=None,
 ):
-    """Builds AlexNet (Krizhevsky et al. 2012, section 3), for small pictures unless the form is "original".
+    """Builds AlexNet (Krizhevsky et al. 2012, section 3), for small images unless the form is "original".
 
     Five convolutions with ReLU, pools after the first, the second and the last, then dense layers with ReLU, each after a dropout.
 
     Args:
         form: "A", "B", "C" or "original", see the table at the head of this file.
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the last dense layer.
         input_shape: (height, width, channels), height and width >= 16; >= 64 for "original", whose paper has 224.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
         dense_units: widths of the hidden dense layers; None = as the form has them: 4096 and 4096, for "C" none.
         dropout: share of the values dropped before each hidden dense layer, 0..1.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "alexnet", "alexnet_b", "alexnet_c" or "alexnet_original".
 
@@ -146,7 +148,7 @@ def build_alexnet(
         Output float32 [batch, classes].
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
 
     Differs from the paper: one tower in the place of two; weights by He's normal rule but for the last layer; dropout before the
     hidden dense layers (torchvision) where the paper has it behind them; local response normalisation in "original" only.
@@ -155,7 +157,7 @@ def build_alexnet(
         raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")
     shape = _ALEXNET[form]
     _check_arguments(input_shape, classes, minimum=shape.smallest)
-    inputs, x = _begin(input_shape, preprocessing)
+    inputs, x, source = _begin(input_shape, weights, preprocessing)
     x = layers.ZeroPadding2D(shape.padding, dtype=dtype, name="pad1")(x)
     for index, (filters, size) in enumerate(zip(shape.filters, shape.kernels, strict=True), start=1):
         stride, padding = (shape.stride, "valid") if index == 1 else (1, "same")
@@ -174,7 +176,7 @@ def build_alexnet(
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
     # Krizhevsky's rule: after so many maximum pools, He's would begin with logits far from 0.
     top = (classes, classifier_activation, keras.initializers.RandomNormal(stddev=0.01)) if include_top else None
-    return _end(inputs, x, top, weights, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
+    return _end(inputs, x, top, source, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
 
 
 def build_plain_cnn(
@@ -194,12 +196,13 @@ def build_plain_cnn(
     64 the second. Then dense 512 with ReLU, dropout .5, dense `classes`.
 
     Args:
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the last dense layer, output [batch, 512].
         input_shape: (height, width, channels), height and width >= 10.
         classes: width of the output, int >= 1.
         classifier_activation: "softmax", or None for logits.
-        preprocessing: `PixelNormalization` put before the net, or None.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
         name: name of the model; None = "plain_cnn".
 
@@ -208,10 +211,10 @@ def build_plain_cnn(
         Output float32 [batch, classes].
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
     """
     _check_arguments(input_shape, classes, minimum=10)
-    inputs, x = _begin(input_shape, preprocessing)
+    inputs, x, source = _begin(input_shape, weights, preprocessing)
     for index, (filters, padding) in enumerate(((32, "same"), (32, "valid"), (64, "same"), (64, "valid")), start=1):
         x = layers.Conv2D(filters, 3, padding=padding, dtype=dtype, name=f"conv{index}")(x)
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
@@ -222,7 +225,7 @@ def build_plain_cnn(
     x = layers.ReLU(dtype=dtype, name="relu5")(layers.Dense(512, dtype=dtype, name="dense5")(x))
     x = layers.Dropout(0.5, dtype=dtype, name="dropout5")(x)
     top = (classes, classifier_activation, "glorot_uniform") if include_top else None
-    return _end(inputs, x, top, weights, name or "plain_cnn")
+    return _end(inputs, x, top, source, name or "plain_cnn")
 
 
 @keras.saving.register_keras_serializable("resnet")
@@ -249,13 +252,14 @@ def _check_arguments(input_shape, classes, minimum):
         raise ValueError(f"classes must be an int >= 1, received {classes!r}")
 
 
-def _begin(input_shape, preprocessing):
-    """The input, and what the first layer of the net reads."""
+def _begin(input_shape, weights, preprocessing):
+    """The input, what the first layer of the network reads, and the source of its weights for `load_weights`."""
+    source, preprocessing = open_weights(weights, preprocessing)
     inputs = layers.Input(input_shape, name="image")
-    return inputs, inputs if preprocessing is None else preprocessing(inputs)
+    return inputs, inputs if preprocessing is None else preprocessing(inputs), source
 
 
-def _end(inputs, x, top, weights, name):
+def _end(inputs, x, top, source, name):
     """The model, with its classifier if `top` is (classes, activation, initializer), and with its weights."""
     if top:
         classes, activation, initializer = top
@@ -264,6 +268,5 @@ def _end(inputs, x, top, weights, name):
             classes, activation=activation, kernel_initializer=initializer, dtype="float32", name="predictions"
         )(x)
     model = keras.Model(inputs, x, name=name)
-    if weights is not None:
-        load_weights(model, weights)
+    load_weights(model, source)
     return model

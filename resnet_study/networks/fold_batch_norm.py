@@ -1,4 +1,4 @@
-"""A trained net made faster for inference and smaller to send.
+"""A trained network made faster for inference and smaller to send.
 
 fold_batch_norm(model, dtype)     batch normalisation folded into the convolutions, bfloat16 where that helps
 halve_weights(source, target)     a .keras file with its weights in half precision
@@ -13,22 +13,22 @@ from resnet_study.networks.layers import PixelNormalization
 
 
 def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
-    """Copies a net for inference, with each batch normalisation that follows a convolution made a part of it.
+    """Copies a network for inference, with each batch normalisation that follows a convolution made a part of it.
 
     With fixed statistics, BN(conv(x)) = gamma * (conv(x) - mean) / sqrt(variance + epsilon) + beta is itself a convolution
     with a bias. Folded are pairs of a linear `Conv2D` and a `BatchNormalization` over the channels which alone reads it;
-    any other batch normalisation (in pre-activation nets those behind an addition) is kept.
+    any other batch normalisation (in pre-activation networks those behind an addition) is kept.
 
     Args:
-        model: functional net of this library, or one of stock Keras layers; it is not changed.
+        model: functional network of this library, or one of stock Keras layers; it is not changed.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
             for processors that compute bfloat16 natively (`device_placement.choose_policy("auto")` knows). Pixel
-            normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the nets
+            normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the networks
             of this library.
 
     Returns:
         keras.Model with the inputs and outputs of `model`, not trainable. In float32 the probabilities are equal within
-        rounding, about 1e-6; in bfloat16 the nets of `pretrained/` name the same class as in float32 for at least 99.8 %
+        rounding, about 1e-6; in bfloat16 the networks of `pretrained/` name the same class as in float32 for at least 99.8 %
         of the test images of CIFAR-10, the two ResNet-20 for 99.87 % and 99.95 %.
 
     Raises:

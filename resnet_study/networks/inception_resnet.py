@@ -1,4 +1,4 @@
-"""Inception-ResNet v1 of Szegedy et al. 2016, the net of sections 3 and 4 and figures 2 to 4 of Liang 2020.
+"""Inception-ResNet v1 of Szegedy et al. 2016, the network of sections 3 and 4 and figures 2 to 4 of Liang 2020.
 
     part            function              299 px ->     160 ->   75 ->   figure in Liang / Szegedy
     stem            stem                  35x35x256     17       7       4 / 14
@@ -16,14 +16,14 @@ stands for "valid": no padding.
 References: Szegedy et al. 2016, Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning,
 arXiv:1602.07261. Liang 2020 = J. Phys.: Conf. Ser. 1634 012110. Scales and batch normalisation: davidsandberg/facenet, the
 program that the community takes for the paper's; its sixth C module and its embedding are not in the paper and not here.
-Importing this file registers the layers of its nets, so that `keras.models.load_model` reads them.
+Importing this file registers the layers of its networks, so that `keras.models.load_model` reads them.
 """
 
 import keras
 from keras import layers
 
 from resnet_study.networks.layers import FusedBatchNormalization
-from resnet_study.saved_models import load_weights
+from resnet_study.saved_models import load_weights, open_weights
 
 MODULES = (5, 10, 5)
 SMALLEST = 75  # pixels; at 74 nothing is left for the last convolution of reduction B
@@ -41,7 +41,7 @@ def stem(x, *, conv, dtype):
 
 
 def small_stem(x, *, conv, dtype):
-    """The same convolutions for small pictures: only the pool halves the map, and nothing is cut off."""
+    """The same convolutions for small images: only the pool halves the map, and nothing is cut off."""
     x = conv(x, 32, 3, "stem_conv1")  # 32
     x = conv(x, 32, 3, "stem_conv2")
     x = conv(x, 64, 3, "stem_conv3")
@@ -125,7 +125,7 @@ def build_inception_resnet_v1(
     """Builds Inception-ResNet v1 (Szegedy et al. 2016, figure 15; Liang 2020, section 4).
 
     Args:
-        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same net.
+        weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end after global average pooling, output [batch, 1792 * width].
         input_shape: (height, width, channels), height and width >= 75, with `reduced_stem` >= 13.
         classes: width of the output, int >= 1.
@@ -134,9 +134,10 @@ def build_inception_resnet_v1(
         batch_norm_momentum: decay per step of the moving statistics, 0..1; .995 (facenet) needs a thousand steps to settle.
         modules: how many of A, B and C, ints >= 1.
         width: factor for the number of filters of every convolution.
-        reduced_stem: True = `small_stem` in place of `stem`, for pictures such as 32 x 32: 16x16, 7x7 and 3x3 maps.
+        reduced_stem: True = `small_stem` in place of `stem`, for images such as 32 x 32: 16x16, 7x7 and 3x3 maps.
         dropout: share 0..<1 of the pooled features dropped before the dense layer (the paper keeps .8).
-        preprocessing: layer put before the net, such as `resnet_layers.PixelNormalization`, or None.
+        preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
+            `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy, e.g. "mixed_bfloat16", of all layers up to global average pooling, which and what follows compute in
             float32; None = Keras' global policy.
         name: name of the model; None = "inception_resnet_v1".
@@ -147,14 +148,14 @@ def build_inception_resnet_v1(
         1,000; without `scale_batch_norm` 20,994,778 and 22,769,848; 27,040 of them are moving statistics.
 
     Raises:
-        ValueError: an argument out of its range, or weights of another net.
+        ValueError: an argument out of its range, or weights of another network.
 
     The paper does not give the scale of each kind of module nor the momentum of BN; both are facenet's (momentum .995, epsilon
     1e-3). Kernels are drawn by Glorot's uniform rule.
     """
     smallest = 13 if reduced_stem else SMALLEST
     if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < smallest or input_shape[2] < 1:
-        hint = "; use reduced_stem for small pictures" if not reduced_stem else ""
+        hint = "; use reduced_stem for small images" if not reduced_stem else ""
         raise ValueError(
             f"input_shape must be (height >= {smallest}, width >= {smallest}, channels >= 1), received {tuple(input_shape)}{hint}"
         )
@@ -183,6 +184,7 @@ def build_inception_resnet_v1(
             layers.Add(dtype=dtype, name=f"{module}_add")([x, residual])
         )
 
+    source, preprocessing = open_weights(weights, preprocessing)
     inputs = layers.Input(input_shape, name="image")
     x = inputs if preprocessing is None else preprocessing(inputs)
     x = (small_stem if reduced_stem else stem)(x, conv=conv, dtype=dtype)
@@ -199,8 +201,7 @@ def build_inception_resnet_v1(
         # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
         x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name or "inception_resnet_v1")
-    if weights is not None:
-        load_weights(model, weights)
+    load_weights(model, source)
     return model
 
 

@@ -1,6 +1,6 @@
 """The layers that Keras lacks: pixel normalisation and whitening, zero channels, batch normalisation as one fused operation.
 
-Importing this module registers them, so that `keras.models.load_model` reads nets made of them.
+Importing this module registers them, so that `keras.models.load_model` reads networks made of them.
 """
 
 import keras
@@ -27,7 +27,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     tolerance, same moving statistics as the plain layer. Under a `tf.distribute` strategy with several replicas the
     statistics are those of the whole batch, by plain operations.
 
-    `scale=False` (no gamma) works: the operation gets ones.
+    `scale=False` (no gamma) works: the operation gets ones. So do the policies "bfloat16" and "float16", which keep the weights and
+    the moving statistics in these types.
 
     Raises:
         ValueError: for an option the fused operation lacks (no center, other axis, masks, synchronized).
@@ -46,12 +47,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if mask is not None:
             raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
         inputs = tf.cast(inputs, self.compute_dtype)
-        offset = tf.convert_to_tensor(self.beta.value, tf.float32)
-        scale = tf.convert_to_tensor(self.gamma.value, tf.float32) if self.scale else tf.ones_like(offset)
+        # The operation takes its scale, offset and statistics in float32 only, whatever the policy keeps them in.
+        offset = tf.cast(self.beta.value, tf.float32)
+        scale = tf.cast(self.gamma.value, tf.float32) if self.scale else tf.ones_like(offset)
+        moving = [tf.cast(weight.value, tf.float32) for weight in (self.moving_mean, self.moving_variance)]
         if not (training and self.trainable):
-            mean, variance = (
-                tf.convert_to_tensor(v.value, tf.float32) for v in (self.moving_mean, self.moving_variance)
-            )
+            mean, variance = moving
             return tf.raw_ops.FusedBatchNormV3(
                 x=inputs,
                 scale=scale,
@@ -71,8 +72,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             # The operation returns the unbiased variance; Keras averages the biased one.
             variance = variance * (count - 1) / count
         keep = self.momentum
-        self.moving_mean.assign(self.moving_mean * keep + mean * (1 - keep))
-        self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
+        for weight, old, new in zip((self.moving_mean, self.moving_variance), moving, (mean, variance), strict=True):
+            weight.assign(tf.cast(old * keep + new * (1 - keep), weight.dtype))
         return output
 
     def _normalize_over_replicas(self, inputs, scale, offset):
@@ -90,7 +91,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("resnet")
 class PixelNormalization(keras.layers.Layer):
-    """Brings raw pixels of 0..255 to the range a net was trained on; the first layer of every trained net of this library.
+    """Brings raw pixels of 0..255 to the range a network was trained on; the first layer of every trained model of the library.
 
     Input: [batch, height, width, channels], any number type, values 0..255, RGB order. Output: float32, same shape.
 
@@ -116,7 +117,25 @@ class PixelNormalization(keras.layers.Layer):
         return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), values**-0.5)
 
     def compute_output_spec(self, images):
+        constants, sizes = np.broadcast_shapes(np.shape(self.mean), np.shape(self.scale)), tuple(images.shape[1:])
+        fits = len(constants) <= len(sizes) and all(
+            size in (1, given) or given is None for size, given in zip(constants[::-1], sizes[::-1], strict=False)
+        )
+        if not self.per_image and not fits:
+            raise ValueError(
+                f"expected images of the size of the constants of PixelNormalization, {constants}, received {sizes}; give images of that "
+                "size, or a PixelNormalization with one mean and scale for each channel"
+            )
         return keras.KerasTensor(images.shape, "float32")
+
+    def save_own_variables(self, store):
+        """Keeps the constants beside the weights: a `.weights.h5` file has no config, and is worth nothing without them."""
+        # float64, which `halve_weights` leaves alone.
+        for name in ("mean", "scale", "per_image"):
+            store[name] = np.asarray(getattr(self, name), np.float64)
+
+    def load_own_variables(self, store):
+        """Takes nothing: a layer that was built with constants keeps these. `saved_models.open_weights` reads the stored ones."""
 
     def get_config(self):
         return super().get_config() | {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}
@@ -147,10 +166,10 @@ class ZeroPadChannels(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("resnet")
 class PartialIdentity(keras.initializers.Initializer):
-    """Kernels [height, width, channels, filters] whose first filters copy a channel each, so that a deep net begins near a shallow one.
+    """Kernels [height, width, channels, filters] whose first filters copy a channel each.
 
-    Jordan 2024 (arXiv:2404.00498, section 3.3). The other filters are drawn with a sixth of the variance of He's rule: batch norm undoes
-    the scale, and a small kernel turns faster.
+    A deep network so begins near a shallow one (Jordan 2024, arXiv:2404.00498, section 3.3). The other filters are drawn with a
+    sixth of the variance of He's rule: batch norm undoes the scale, and a small kernel turns faster.
     """
 
     def __init__(self, seed=None):

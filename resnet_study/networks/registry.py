@@ -1,6 +1,6 @@
 """Names -> networks, with the facts needed to use each: builder, family, published error.
 
-Builders are named by module and function and imported when a net is built, so that listing the names costs nothing.
+Builders are named by module and function and imported when a network is built, so that listing the names costs nothing.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from resnet_study.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What is known of a registered net.
+    """What is known of a registered network.
 
     Attributes:
         name: registry name.
@@ -25,7 +25,7 @@ class ModelSpec:
             input_shape, where that matters).
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
-        source: where the net and the error are published.
+        source: where the network and the error are published.
         accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
     """
 
@@ -40,27 +40,27 @@ class ModelSpec:
     accepts: tuple[str, ...] = ()
 
     def check_options(self, options: dict) -> None:
-        """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the net does not have."""
+        """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the network does not have."""
         for name, value in options.items():
             if name not in self.accepts:
                 raise UsageError(
-                    f"--model={self.name} has no option {name}, received --{name}={value}; leave it out, or use a net that has "
-                    f"it, such as {next(spec.name for spec in MODELS.values() if name in spec.accepts)}"
+                    f"--model={self.name} has no option {name}, received --{name}={value}; leave it out, or use a network "
+                    f"that has it, such as {next(spec.name for spec in MODELS.values() if name in spec.accepts)}"
                 )
 
     def build(self, **arguments):
-        """Builds the net: `input_shape`, `classes`, `weights`, ... as the builder documents them.
+        """Builds the network: `input_shape`, `classes`, `weights`, ... as the builder documents them.
 
-        `classes` may also be a dict, {name: number of classes}: the net then has a dense layer for each on a shared trunk, and
-        its output is a dict of the same names.
+        `classes` may also be a dict, {name: number of classes}: the network then has a dense layer for each on a shared trunk,
+        and its output is a dict of the same names.
 
         Raises:
-            UsageError: pictures smaller than `minimum_size`.
+            UsageError: images smaller than `minimum_size`.
         """
         sizes = arguments.get("input_shape", ())[:2]
         if any(size is not None and size < self.minimum_size for size in sizes):
             raise UsageError(
-                f"--model={self.name} needs pictures of at least {self.minimum_size} x {self.minimum_size} pixels, received "
+                f"--model={self.name} needs images of at least {self.minimum_size} x {self.minimum_size} pixels, received "
                 f"{sizes[0]} x {sizes[1]}; give larger ones, or another --model"
             )
         module, function = self.builder.split(":")
@@ -82,10 +82,10 @@ class ModelSpec:
 
 _HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 _FORM = {
-    "resnet": ("v1", "conv-BN-ReLU residual net", "He et al. 2015, arXiv:1512.03385, section 4.2 and table 6"),
-    "resnet_preact": ("preact", "BN-ReLU-conv residual net with average-pool shortcuts", "Liang 2020, section 2"),
-    "plain": ("plain", "the v1 net without its shortcuts", "He et al. 2015, figure 6"),
-    "resnet_v2": ("v2", "BN-ReLU-conv residual net", "He et al. 2016, arXiv:1603.05027, figure 4e"),
+    "resnet": ("v1", "conv-BN-ReLU residual network", "He et al. 2015, arXiv:1512.03385, section 4.2 and table 6"),
+    "resnet_preact": ("preact", "BN-ReLU-conv residual network with average-pool shortcuts", "Liang 2020, section 2"),
+    "plain": ("plain", "the v1 network without its shortcuts", "He et al. 2015, figure 6"),
+    "resnet_v2": ("v2", "BN-ReLU-conv residual network", "He et al. 2016, arXiv:1603.05027, figure 4e"),
 }
 _ACCEPTS = {
     "v1": ("shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout"),
@@ -96,7 +96,7 @@ _ACCEPTS = {
 
 
 def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
-    """The spec of one net of depth 6n+2; the four forms have equal parameter counts."""
+    """The spec of one network of depth 6n+2; the four forms have equal parameter counts."""
     form, summary, source = _FORM[prefix + suffix]
     blocks = (depth - 2) // 6
     return ModelSpec(
@@ -112,13 +112,13 @@ def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
 
 
 def _bottleneck_resnet(depth: int, cifar10_error: float) -> ModelSpec:
-    """The spec of one net of depth 9n+2 (He 2016, appendix)."""
+    """The spec of one network of depth 9n+2 (He 2016, appendix)."""
     blocks = (depth - 2) // 9
     return ModelSpec(
         name=f"resnet{depth}_v2",
         builder="resnet:build_resnet",
         options={"num_residual_blocks": blocks, "form": "bottleneck_v2"},
-        summary=f"BN-ReLU-conv bottleneck net, {blocks} blocks a stage",
+        summary=f"BN-ReLU-conv bottleneck network, {blocks} blocks a stage",
         trainable=92736 * blocks + 34010,
         accepts=_ACCEPTS["v2"],
         cifar10_error=cifar10_error,
@@ -158,7 +158,7 @@ MODELS: dict[str, ModelSpec] = {
             name="resnet9",
             builder="resnet:build_resnet9",
             options={},
-            summary="wide residual net with a whitening stem, trained in minutes",
+            summary="wide residual network with a whitening stem, trained in minutes",
             trainable=3_188_450,
             minimum_size=16,
             source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
@@ -212,7 +212,7 @@ def find(name: str) -> ModelSpec:
         return _cifar_resnet(match[1], int(match[2]), match[3] or "")
     near = difflib.get_close_matches(name, MODELS)
     raise UsageError(
-        f"expected the name of a net, received '{name}'; "
+        f"expected the name of a network, received '{name}'; "
         + (f"did you mean {' or '.join(near)}? All names: " if near else "give one of ")
-        + f"{', '.join(MODELS)}, or a residual or plain net with another depth 6n+2"
+        + f"{', '.join(MODELS)}, or a residual or plain network with another depth 6n+2"
     )
