@@ -13,10 +13,10 @@ import re
 
 import keras
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from resnet_study.errors import UsageError
+from resnet_study.reports.figures import make_panels
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
 BLOCKS = (
@@ -59,7 +59,7 @@ def draw_blocks(models: list[keras.Model], block: str):
     columns = {name: _columns(edges, ranks) for name, (_, edges, ranks) in parts.items()}
     height = max(max(ranks.values()) for _, _, ranks in parts.values()) + 1
     right = max(2.3 * max(max(places.values()) for places in columns.values()) + 1.1, 1.7)
-    figure, panels = plt.subplots(
+    figure, panels = make_panels(
         1, len(parts), figsize=(0.8 * (right + 1.2) * len(parts), 0.55 * height + 0.7), squeeze=False
     )
     for axes, (net, (labels, edges, ranks)) in zip(panels[0], parts.items(), strict=True):
@@ -86,7 +86,7 @@ def draw_network(model: keras.Model):
     boxes = _network_boxes(model)
     rows = -(-len(boxes) // _BOXES_PER_ROW)
     per_row = -(-len(boxes) // rows)
-    figure, axes = plt.subplots(figsize=(1.75 * per_row, 1.6 * rows + 0.4))
+    figure, axes = make_panels(figsize=(1.75 * per_row, 1.6 * rows + 0.4))
     places = [(1.9 * (index % per_row), -1.8 * (index // per_row)) for index in range(len(boxes))]
     for (x, y), (lines, count, has_shortcut, kind) in zip(places, boxes, strict=True):
         # What a box is wide holds 22 characters of 8 points.

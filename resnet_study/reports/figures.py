@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
@@ -24,8 +24,6 @@ from resnet_study.reports.published import published_number
 from resnet_study.run_folder import TESTED, RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.settings import Settings
-
-matplotlib.use("Agg")  # draws to files only, with or without a screen
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
 STYLE = {
@@ -83,7 +81,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
 
 
 def draw_figures(run, title, history, result, names, pictures, probabilities, more, *, published=None, part="test"):
-    """Draws what every run has: curves, predictions, confusion matrix (up to 20 classes), layer table.
+    """Draws what every run has: curves, predictions, confusion matrix, layer table.
 
     Args:
         run: the run folder.
@@ -100,7 +98,7 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
     Returns:
         Paths of the files.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         figures = {
             "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published, part),
             "accuracy_curve": _draw_percent(history, title, "top-1 accuracy (%)", result, -1, published, part),
@@ -108,19 +106,34 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(pictures, probabilities, names, title, part),
         }
-        if len(names) <= 20:
-            figures["confusion_matrix"] = draw_confusion(np.array(result["confusion_matrix"]), names, title)
+        figures["confusion_matrix"] = draw_confusion(np.array(result["confusion_matrix"]), names, title)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(load_model(str(run.best))))
     return [*paths, layers]
 
 
+def make_panels(rows=1, columns=1, *, figsize, **options):
+    """A figure and its axes, as `pyplot.subplots` makes them, but outside of pyplot: a notebook keeps its backend.
+
+    Args:
+        rows, columns: of axes.
+        figsize: (width, height) in inches.
+        **options: of `matplotlib.figure.Figure.subplots`.
+    """
+    figure = Figure(figsize=figsize)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def wrap_title(title: str, width: float) -> str:
+    """The title in lines that fit a figure of `width` inches."""
+    return textwrap.fill(title, int(9 * width))
+
+
 def save_figure(figure, path: Path) -> Path:
-    """Writes a figure as PNG, see `write_atomically`, and closes it; returns the path."""
+    """Writes a figure as PNG, see `write_atomically`; returns the path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    plt.close(figure)
     write_atomically(path, buffer.getvalue())
     return path
 
@@ -143,10 +156,10 @@ def describe_layers(model) -> str:
 
 
 def _draw_curves(history, title, label, curves):
-    figure, axes = plt.subplots(figsize=(6.4, 4))
+    figure, axes = make_panels(figsize=(6.4, 4))
     for name, values, options in curves:
         axes.plot(history["step"], values, label=name, **options)
-    axes.set(title=title, xlabel="step", ylabel=label)
+    axes.set(title=wrap_title(title, 6.4), xlabel="step", ylabel=label)
     axes.set_xlim(left=0)
     axes.legend()
     return figure
@@ -216,8 +229,8 @@ def draw_epochs(history, title, switch_epoch=0):
         title: of the figure.
         switch_epoch: a line marks where fine-tuning begins; 0 = nowhere.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4))
-    figure.suptitle(title)
+    figure, panels = make_panels(1, 2, figsize=(9.6, 4))
+    figure.suptitle(wrap_title(title, 9.6))
     epochs = history["epoch"]
     accuracies = 100 - history["train_error"], 100 - history["validation_error"]
     losses = history["train_loss"], history["validation_loss"]
@@ -244,17 +257,16 @@ def draw_explanation(file, picture, heat, title):
         heat: float [height, width], 0..1; see `grad_cam.explain`.
         title: of the figure.
     """
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.6))
-        figure.suptitle(title)
-        for axis, label in zip(panels, ("picture", "what speaks for it (Grad-CAM, 1 = most)"), strict=True):
+    with matplotlib.rc_context(STYLE):
+        figure, panels = make_panels(1, 2, figsize=(6.4, 3.6))
+        figure.suptitle(wrap_title(title, 6.4))
+        for axis, label in zip(panels, ("image", "what speaks for it (Grad-CAM, 1 = most)"), strict=True):
             _show(axis, picture)
             axis.set_title(label, fontsize=9)
             axis.axis("off")
         shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
         figure.colorbar(shown, ax=panels[1], shrink=0.7)
         figure.savefig(file, format="png")
-        plt.close(figure)
 
 
 def _draw_loss(history, title, classes):
@@ -271,8 +283,8 @@ def _draw_loss(history, title, classes):
 
 def draw_grid(rows, row_labels, title):
     """Rows of uint8 pictures, a label before each row."""
-    figure, axes = plt.subplots(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
-    figure.suptitle(title)
+    figure, axes = make_panels(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
+    figure.suptitle(wrap_title(title, 8))
     for axis in axes.flat:
         axis.axis("off")
     for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
@@ -290,6 +302,7 @@ def _show(axis, picture):
 def _draw_augmentation(training, config):
     """Some training pictures, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
     chosen = np.arange(min(5, len(training)))
+    colour = training.images[:5000].mean(axis=(0, 1, 2))
     variants = []
     for epoch in range(9):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
@@ -300,8 +313,10 @@ def _draw_augmentation(training, config):
         )
         images = training.images[chosen]
         if config.augment:
-            images = cifar10_input.augment(images, *draws, config).numpy()
-        variants.append(images)
+            # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
+            mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "whiten" else colour
+            images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
+        variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
     kind = (
         (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
@@ -320,15 +335,16 @@ def draw_samples(training, names, dataset):
     """The first ten training pictures of each class, at most 20 classes: figure 5 of Lu & Song."""
     classes = range(min(20, len(names)))
     rows = [training.images[training.labels == label][:10] for label in classes]
-    return draw_grid(rows, names[: len(rows)], f"training pictures of {dataset}")
+    shown = "" if len(rows) == len(names) else f", {len(rows)} of {len(names)} classes"
+    return draw_grid(rows, names[: len(rows)], f"training images of {dataset}{shown}")
 
 
 def _draw_predictions(test, probabilities, names, title, part):
     """The 24 first test pictures with what the net says of them; wrong answers in another colour, with the right one."""
     rows = -(-min(24, len(test.labels)) // 8)
     lines = max(len(_wrap(name).splitlines()) for name in names)
-    figure, axes = plt.subplots(rows, 8, figsize=(9.6, (1.2 + 0.27 * lines) * rows + 0.5), squeeze=False)
-    figure.suptitle(f"{title}: first {part} pictures")
+    figure, axes = make_panels(rows, 8, figsize=(9.6, (1.2 + 0.27 * lines) * rows + 0.5), squeeze=False)
+    figure.suptitle(wrap_title(f"{title}: first {part} images", 9.6))
     for axis in axes.flat:
         axis.axis("off")
     for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):
@@ -347,28 +363,23 @@ def _wrap(text: str) -> str:
 
 
 def draw_confusion(matrix, names, title):
-    """Counts, true class by row; the shade is the share of the row."""
+    """Counts, true class by row; the shade is the share of the row. Above 20 classes without the counts."""
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     shown = [textwrap.shorten(name, 28, placeholder="...") or name[:28] for name in names]
-    size = max(4.5, 1.2 + 0.5 * len(names) + 0.07 * max(map(len, shown)))
-    figure, axes = plt.subplots(figsize=(size + 0.6, size))
+    counted = len(names) <= 20
+    size = max(4.5, 1.2 + (0.5 if counted else 0.12) * len(names) + 0.07 * max(map(len, shown)))
+    figure, axes = make_panels(figsize=(size + 0.6, size))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
-        if count:
-            axes.text(
-                column,
-                row,
-                count,
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if share[row, column] > 0.5 else BLACK,
-            )
+        if count and counted:
+            colour = "white" if share[row, column] > 0.5 else BLACK
+            axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
-    lines = [*textwrap.wrap(title, 12 * int(size)), "tested pictures; shade: share of the row"]
-    axes.set_title("\n".join(lines), fontsize=9)
-    axes.set_xticklabels(shown, **({"rotation": 45, "ha": "right"} if max(map(len, shown)) > 2 else {}))
-    axes.set_yticklabels(shown)
+    axes.set_title(f"{wrap_title(title, 1.3 * size)}\ntested images; shade: share of the row", fontsize=9)
+    turned = {"rotation": 45 if counted else 90, "ha": "right" if counted else "center"}
+    font = {} if counted else {"fontsize": 7}
+    axes.set_xticklabels(shown, **font, **(turned if max(map(len, shown)) > 2 else {}))
+    axes.set_yticklabels(shown, **font)
     axes.grid(False)
     return figure
 

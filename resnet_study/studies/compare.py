@@ -3,14 +3,14 @@
 import statistics
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 import cifar10_input
 from resnet_study.files import write_atomically
-from resnet_study.reports.figures import BLACK, STYLE, draw_confusion, draw_samples, save_figure
+from resnet_study.reports.figures import BLACK, STYLE, draw_confusion, draw_samples, make_panels, save_figure
 from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_another_net
 from resnet_study.studies.cost import COST_REPORTS, COST_STEPS, cost_table
 from resnet_study.studies.curves import draw_mean, part_shown, short_names, styles
@@ -114,7 +114,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
     for name, table in {"accuracy": flat, "difference": differences, "cost": costs, "per_class": classes}.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
     drawn = []
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         for dataset in dict.fromkeys(key[0] for key in groups):
             of_dataset = {key[1:]: runs for key, runs in groups.items() if key[0] == dataset}
             config = next(iter(of_dataset.values()))[0].config
@@ -244,7 +244,7 @@ def draw_accuracy(groups: dict, dataset: str):
         groups: (net, preset) -> list of `comparative_study.FinishedRun`, one per seed.
         dataset: for the title.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
+    figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)
     names, lowest = short_names(groups), []
     shown = part_shown(groups)
     for key, style in styles(groups).items():

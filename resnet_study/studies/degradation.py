@@ -5,17 +5,17 @@ import statistics
 from pathlib import Path
 
 import keras
+import matplotlib
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from cifar10_train import Train
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
-from resnet_study.reports.figures import BLUE, STYLE, VERMILION, save_figure
+from resnet_study.reports.figures import BLUE, STYLE, VERMILION, make_panels, save_figure
 from resnet_study.reports.published import published_number
 from resnet_study.run_folder import RunFolder
 from resnet_study.studies.curves import draw_mean, part_shown, styles
@@ -142,7 +142,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
     table = pd.DataFrame(table)
     means = table.map(lambda value: statistics.mean(value) if isinstance(value, list) else value)
     write_atomically(folder / "degradation.csv", means.to_csv(index=False))
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         norms = {key[1]: _read_norms(runs[0].run) for key, runs in groups.items()}
         by_net = {key[1]: runs for key, runs in groups.items()}
         figures = {
@@ -191,7 +191,7 @@ def draw_error_against_step(groups: dict, dataset: str):
         groups: net -> list of `comparative_study.FinishedRun`, one per seed.
         dataset: for the title.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4), sharey=True)
+    figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)
     depths, shown = _depths(groups), part_shown(groups)
     colours = {depth: style["color"] for depth, style in styles(depths).items()}
     for axes, form in zip(panels, ("plain", "resnet"), strict=True):
@@ -220,7 +220,7 @@ def draw_error_against_depth(table, dataset: str):
         table: columns form, depth and the two errors, means over seeds.
         dataset: for the title.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)
+    figure, panels = make_panels(1, 2, figsize=(9.6, 3.8), sharey=True)
     columns = ("training error, last report", "test error, chosen on validation")
     for axes, column in zip(panels, columns, strict=True):
         for form, label, style in (
@@ -245,7 +245,7 @@ def draw_gradient_norms(norms: dict, dataset: str):
         dataset: for the title.
     """
     depths = _depths(norms)
-    figure, panels = plt.subplots(2, 3, figsize=(9.6, 6), sharey=True, sharex=True)
+    figure, panels = make_panels(2, 3, figsize=(9.6, 6), sharey=True, sharex=True)
     for row, (form, word) in zip(panels, (("plain", "plain"), ("resnet", "residual")), strict=True):
         for depth, style in styles(depths).items():
             if f"{form}{depth}" not in norms:  # its runs failed

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt
 
 from hyper_parameters import HyperParameters
 from resnet_study.networks import registry
@@ -37,7 +37,7 @@ def draw_study(given: dict, models) -> Path:
     command = study_command("diagram", given, models=models)
     lines, rows = ["| net | options | trainable parameters |", "|---|---|---:|"], []
     drawn = []
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, (net, options) in nets.items():
             drawn.append(save_figure(draw_network(net), folder / f"{name}.png"))
             parameters = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 
 import cifar10_input
 import cifar10_test
@@ -12,7 +12,7 @@ from resnet_study import devices
 from resnet_study.data import corruptions
 from resnet_study.files import write_atomically
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
-from resnet_study.reports.figures import STYLE, draw_grid, save_figure
+from resnet_study.reports.figures import STYLE, draw_grid, make_panels, save_figure
 from resnet_study.saved_models import load_model
 from resnet_study.studies.curves import short_names, styles
 from resnet_study.studies.runs import (
@@ -76,7 +76,7 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
                 result_row(runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean())
             )
     drawn = []
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         for dataset, part in table.groupby("dataset", sort=False):
             figure = draw_robustness(part, dataset)
             drawn.append(save_figure(figure, folder / f"robustness-{dataset}.png"))
@@ -135,7 +135,7 @@ def draw_robustness(table, dataset: str):
     """
     kinds = list(corruptions.CORRUPTIONS)
     keys = list(table[["model", "preset"]].drop_duplicates().itertuples(index=False, name=None))
-    figure, panels = plt.subplots(1, len(kinds), figsize=(9.6, 3.6), sharey=True)
+    figure, panels = make_panels(1, len(kinds), figsize=(9.6, 3.6), sharey=True)
     names = short_names(keys)
     for axes, kind in zip(panels, kinds, strict=True):
         for key, style in styles(keys).items():
