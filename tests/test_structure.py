@@ -13,15 +13,15 @@ _SPEC.loader.exec_module(structure)
 
 # From the ground up: a module imports only modules of its own group or of groups above it in this list.
 GROUPS = (
-    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints"),
+    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints", "resnet_study.devices"),
     ("resnet_study.settings", "resnet_study.presets", "hyper_parameters", "resnet_study.run_folder"),
-    ("resnet_study.devices",),
     ("resnet_study.networks.layers", "resnet_study.networks.registry", "resnet_study.networks.multiply_adds"),
     ("resnet_study.saved_models",),
     ("resnet_study.networks", "resnet_study.data", "resnet", "flowers.settings"),
     ("cifar10_input", "flowers.data", "flowers.heads"),
-    ("resnet_study.training", "cifar10_train", "flowers.transfer"),
+    # `predict` draws what it explains, and a training tests.
     ("resnet_study.reports", "cifar10_test"),
+    ("resnet_study.training", "cifar10_train", "flowers.transfer"),
     ("resnet_study.studies", "flowers.evaluate"),
     ("cifar10_main", "flowers.train", "flowers.predict"),
 )
