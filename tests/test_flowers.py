@@ -490,7 +490,8 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     # A net of the text's quirks is asked about pictures squeezed as in its training.
     asked = []
     monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
-    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--faithful"]) == 0
+    net = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
+    assert flowers.predict.main([str(pictures / "valid" / "10"), *net]) == 0
     np.testing.assert_array_equal(asked[0], [data.read_picture(str(path), (32, 32, 3), True) for path in paths])
 
 
@@ -504,14 +505,42 @@ def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_p
     assert "tells pink primrose, 2, globe thistle, ... apart" in error and "has cat, dog, mouse, ...;" in error
 
 
+def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, pictures, tmp_path, capsys):
+    before = finished.result.read_bytes()
+    flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
+    for change in ("split_seed=1", "validation_fraction=0.3", "test_fraction=0.3", "classes=2", "dataset=synthetic"):
+        assert flowers.evaluate.main([*flags, f"--{change}"]) == 2
+        error = capsys.readouterr().err
+        assert "was trained with" in error and f"received --{change}; leave that out" in error
+    assert flowers.predict.main([str(pictures), *flags, "--faithful"]) == 2
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    assert flowers.evaluate.main([*flags, f"--data_dir={moved}"]) == 0
+    next((moved / "train" / "2").iterdir()).unlink()
+    before = finished.result.read_bytes()
+    assert flowers.evaluate.main([*flags, f"--data_dir={moved}"]) == 2 and finished.result.read_bytes() == before
+    assert "expected images {'training': 21," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "more"), [(flowers.evaluate, {"--split_seed", "--classes"}), (flowers.predict, set())]
+)
+def test_help_shows_only_what_a_command_reads(capsys, command, more):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = set(capsys.readouterr().out.split())
+    assert {"--version", "--runs_dir", "--test_ckpt_path"} | more <= shown
+    assert not {"--epochs", "--init_lr", "--weights", "--image_size", "--rotation"} & shown
+
+
 def test_flags_are_judged_together_with_what_the_run_has_stored(tmp_path):
     config = FlowerParameters(augment=False, epochs=40, runs_dir=str(tmp_path), version="x")
     RunFolder(tmp_path / "x").begin(config, resume=False, overwrite=False)
     place = {"runs_dir": str(tmp_path), "version": "x"}
     given = {"cache_features": "on", "unfreeze_at_epoch": 30}  # each fits that run, and not the defaults
-    assert flowers.evaluate.stored_settings(place | given, goes_on=True) == dataclasses.replace(config, **given)
+    options = {"goes_on": True, "may_begin": True}
+    assert flowers.evaluate.stored_settings(place | given, **options) == dataclasses.replace(config, **given)
     with pytest.raises(UsageError, match="needs a frozen base"):
-        flowers.evaluate.stored_settings(place | given | {"base": "trained"}, goes_on=True)
+        flowers.evaluate.stored_settings(place | given | {"base": "trained"}, **options)
     with pytest.raises(UsageError, match="needs pictures that do not change"):
         flowers.evaluate.stored_settings(place | {"version": "y"} | given, goes_on=True, may_begin=True)
 
