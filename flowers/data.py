@@ -332,42 +332,14 @@ def _read_part(flat: list[tuple[str, int]], shape, config) -> tuple[Pictures, li
 
 
 def read_picture(file: str, shape, squeezes: bool) -> np.ndarray:
-    """As `cifar10_test.read_picture`, but refuses a JPEG that is cut off; `squeezes` as in `Pictures`."""
+    """As `image_files.read_picture`, which refuses what is cut off; `squeezes` as in `Pictures`."""
     from resnet_study.data.image_files import read_picture
 
-    _check_jpeg(file)
     picture = read_picture(Path(file), shape)
     if not squeezes:
         return picture
     with PIL.Image.open(file) as opened:
         return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))
-
-
-def _check_jpeg(file: str) -> None:
-    """Raises UsageError for a JPEG that is cut off: decoders fill the rest with grey and say nothing."""
-    try:
-        if not Path(file).is_file():
-            return  # a pipe would be waited for; `read_picture` refuses it
-        with Path(file).open("rb") as opened:
-            content = opened.read(2)
-            if content != b"\xff\xd8":
-                return
-            content += opened.read(256 << 20)
-    except OSError as error:
-        raise UsageError(f"{file} could not be read ({error.strerror or error})") from error
-    place = 2
-    while place < len(content):
-        place = content.find(b"\xff", place)
-        marker = content[place + 1 : place + 2]
-        if place < 0 or not marker:
-            break
-        if marker == b"\xd9":  # the end of the picture; what follows it belongs to somebody else
-            return
-        if marker in b"\x00\xff" or b"\xd0" <= marker <= b"\xd7":  # within the data of a scan
-            place += 1 if marker == b"\xff" else 2
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    raise UsageError(f"{file} is cut off: a JPEG without its end")
 
 
 def _display_names(folder: Path, classes: list[str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ by an unknown, small amount; `result.json` says which part a number is of.
 
 import dataclasses
 import io
-import math
 import sys
 from pathlib import Path
 
@@ -45,11 +44,10 @@ def confidence_interval(right: int, count: int) -> tuple[float, float]:
         right: correct answers.
         count: answers, at least 1.
     """
-    z = 1.959964
-    share = right / count
-    center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return 100 * (center - half), 100 * (center + half)
+    import scipy.stats
+
+    low, high = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:

@@ -14,6 +14,7 @@ import cv2
 import keras
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from conftest import ROOT, user_environment
 
@@ -321,6 +322,19 @@ def test_broken_pictures_are_named(tmp_path):
     assert len(found.skipped) == 2 and len(found.training) + len(found.validation) + len(found.test) == 11
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_is_cut_off_is_refused(tmp_path, progressive):
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    path = tmp_path / "image.jpg"
+    PIL.Image.fromarray(image).save(path, progressive=progressive)
+    whole = path.read_bytes()
+    assert data.read_picture(str(path), (32, 32, 3), False).shape == (32, 32, 3)
+    for missing in (1, 2, 3, 10, 100, len(whole) // 4, len(whole) // 2):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(UsageError, match="is damaged"):
+            data.read_picture(str(path), (32, 32, 3), False)
+
+
 def test_a_class_whose_training_pictures_are_all_broken_is_named(tmp_path):
     for part in ("train", "valid"):
         draw_pictures(tmp_path / "all" / part, {"a": 3, "b": 3, "c": 3})
@@ -474,8 +488,9 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     (row,) = json.loads((tmp_path / "flowers.json").read_text())
     assert row["metric"] == "validation_accuracy" and row["published"] is None and "95 % interval" in row["note"]
     assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 6)
-    table = (tmp_path / "README.md").read_text()
-    assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
+    page = (tmp_path / "done" / "README.md").read_text()
+    assert "| validation f1 |" in page and "(accuracy_and_loss.png)" in page
+    assert "[done](done/README.md)" in (tmp_path / "README.md").read_text()
     assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
     assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--explain"]) == 0
     assert len(list((finished.path / "explanations").glob("*.png"))) == 2
@@ -903,6 +918,9 @@ def test_weights_that_cannot_be_used_leave_no_run(pictures, tmp_path, capsys):
 def test_interval_of_the_published_accuracy():
     low, high = flowers.evaluate.confidence_interval(38, 43)
     assert low == pytest.approx(75.5, abs=0.06) and high == pytest.approx(94.9, abs=0.06)
+    low, high = flowers.evaluate.confidence_interval(43, 43)
+    assert 91 < low < 92 and high == 100
+    assert "scipy>=" in (ROOT / "setup.cfg").read_text()
 
 
 @pytest.mark.slow
