@@ -172,8 +172,7 @@ def load_pictures(config: FlowerParameters) -> PictureData:
         classes = sorted(classes)
     if len(classes) < 2:
         raise UsageError(
-            f"{folder} must hold the folders of two classes or more, with pictures in them, received {len(classes)}; give another "
-            "--data_dir"
+            f"{folder} must hold the folders of two classes or more, with images in them, received {_describe_lack(folder, classes)}"
         )
     listed = {part: {name: files.get(name, []) for name in classes} for part, files in listed.items()}
     bare = [name for name in classes if not listed["training"][name]]
@@ -211,6 +210,23 @@ def load_pictures(config: FlowerParameters) -> PictureData:
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), names, str(folder),
         tuple(skipped), *leaks,
     )  # fmt: skip
+
+
+def _describe_lack(folder: Path, classes: list[str]) -> str:
+    """What was found in the place of two classes, and what to do."""
+    from resnet_study.data.image_files import PICTURE_SUFFIXES
+
+    if classes:
+        return f"the one class '{classes[0]}'; add another, or a larger --classes"
+    place = _find_part(folder, "training") or folder
+    entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+    if any(entry.is_file() and entry.name.lower().endswith(PICTURE_SUFFIXES) for entry in entries):
+        return f"images that lie in {place} itself; put those of each class into a folder of their own"
+    if not entries:
+        return f"nothing, for {place} is empty; give another --data_dir"
+    if folders := [entry.name for entry in entries if entry.is_dir()]:
+        return f"folders without images, such as {folders[0]}; give another --data_dir"
+    return f"other files, such as {entries[0].name}; give another --data_dir"
 
 
 def _load_published(config: FlowerParameters) -> PictureData:

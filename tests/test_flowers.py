@@ -372,12 +372,25 @@ def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path,
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("names", [{}, {"only": 3}])
-def test_folders_that_are_no_data_set(tmp_path, names):
-    (tmp_path / "folder").mkdir()
-    draw_pictures(tmp_path / "folder", names)
-    with pytest.raises(UsageError, match="folders of two classes or more"):
-        data.load_pictures(settings(tmp_path / "folder", tmp_path))
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ([], "nothing, for .* is empty"),
+        (["only/a.jpg"], "the one class 'only'"),
+        (["a.jpg", "b.jpg"], "images that lie in .* itself; put those of each class into a folder of their own"),
+        (["train/a.jpg"], "images that lie in .*train itself"),
+        (["one/a.txt", "two/a.txt"], "folders without images, such as one"),
+        (["notes.txt"], "other files, such as notes.txt"),
+    ],
+)
+def test_folders_that_are_no_data_set(tmp_path, files, found):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(b"x")
+    with pytest.raises(UsageError, match=f"folders of two classes or more, with images in them, received {found}"):
+        data.load_pictures(settings(folder, tmp_path))
 
 
 def test_a_class_without_training_pictures_is_named(tmp_path):
