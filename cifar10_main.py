@@ -8,7 +8,6 @@ python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digit
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -194,16 +193,8 @@ def _settings(flags, actions):
         return config
     goes_on = actions["resume"] if actions["mode"] == "train" else not config.test_ckpt_path
     if goes_on and (run.holds_run() or actions["mode"] != "train"):
-        # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
-        place = {"runs_dir": config.runs_dir, "version": run.path.name, "test_ckpt_path": ""}
-        stored = run.read_config(hyper_parameters.HyperParameters)
-        config = dataclasses.replace(stored, **flags | place)
-        # In training, the run folder itself says what may differ.
-        if actions["mode"] != "train" and (changed := config.flags_beside(stored)):
-            raise UsageError(
-                f"{run} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out"
-            )
-        return config
+        tests = actions["mode"] != "train"
+        return run.change_config(hyper_parameters.HyperParameters, flags, config.runs_dir, tests=tests)
     if goes_on:
         print(f"there is no run in {run} yet, so --resume begins one")
     return config

@@ -172,8 +172,7 @@ def load_pictures(config: FlowerParameters) -> PictureData:
         classes = sorted(classes)
     if len(classes) < 2:
         raise UsageError(
-            f"{folder} must hold the folders of two classes or more, with pictures in them, received {len(classes)}; give another "
-            "--data_dir"
+            f"{folder} must hold the folders of two classes or more, with images in them, received {_describe_lack(folder, classes)}"
         )
     listed = {part: {name: files.get(name, []) for name in classes} for part, files in listed.items()}
     bare = [name for name in classes if not listed["training"][name]]
@@ -211,6 +210,23 @@ def load_pictures(config: FlowerParameters) -> PictureData:
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), names, str(folder),
         tuple(skipped), *leaks,
     )  # fmt: skip
+
+
+def _describe_lack(folder: Path, classes: list[str]) -> str:
+    """What was found in the place of two classes, and what to do."""
+    from resnet_study.data.image_files import PICTURE_SUFFIXES
+
+    if classes:
+        return f"the one class '{classes[0]}'; add another, or a larger --classes"
+    place = _find_part(folder, "training") or folder
+    entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+    if any(entry.is_file() and entry.name.lower().endswith(PICTURE_SUFFIXES) for entry in entries):
+        return f"images that lie in {place} itself; put those of each class into a folder of their own"
+    if not entries:
+        return f"nothing, for {place} is empty; give another --data_dir"
+    if folders := [entry.name for entry in entries if entry.is_dir()]:
+        return f"folders without images, such as {folders[0]}; give another --data_dir"
+    return f"other files, such as {entries[0].name}; give another --data_dir"
 
 
 def _load_published(config: FlowerParameters) -> PictureData:
@@ -332,42 +348,14 @@ def _read_part(flat: list[tuple[str, int]], shape, config) -> tuple[Pictures, li
 
 
 def read_picture(file: str, shape, squeezes: bool) -> np.ndarray:
-    """As `cifar10_test.read_picture`, but refuses a JPEG that is cut off; `squeezes` as in `Pictures`."""
+    """As `image_files.read_picture`, which refuses what is cut off; `squeezes` as in `Pictures`."""
     from resnet_study.data.image_files import read_picture
 
-    _check_jpeg(file)
     picture = read_picture(Path(file), shape)
     if not squeezes:
         return picture
     with PIL.Image.open(file) as opened:
         return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))
-
-
-def _check_jpeg(file: str) -> None:
-    """Raises UsageError for a JPEG that is cut off: decoders fill the rest with grey and say nothing."""
-    try:
-        if not Path(file).is_file():
-            return  # a pipe would be waited for; `read_picture` refuses it
-        with Path(file).open("rb") as opened:
-            content = opened.read(2)
-            if content != b"\xff\xd8":
-                return
-            content += opened.read(256 << 20)
-    except OSError as error:
-        raise UsageError(f"{file} could not be read ({error.strerror or error})") from error
-    place = 2
-    while place < len(content):
-        place = content.find(b"\xff", place)
-        marker = content[place + 1 : place + 2]
-        if place < 0 or not marker:
-            break
-        if marker == b"\xd9":  # the end of the picture; what follows it belongs to somebody else
-            return
-        if marker in b"\x00\xff" or b"\xd0" <= marker <= b"\xd7":  # within the data of a scan
-            place += 1 if marker == b"\xff" else 2
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    raise UsageError(f"{file} is cut off: a JPEG without its end")
 
 
 def _display_names(folder: Path, classes: list[str]) -> tuple[str, ...]:

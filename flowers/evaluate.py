@@ -6,7 +6,6 @@ by an unknown, small amount; `result.json` says which part a number is of.
 
 import dataclasses
 import io
-import math
 import sys
 from pathlib import Path
 
@@ -25,6 +24,17 @@ _NAMING = (
     "data_dir",
     "seed",
 )  # settings that the folder of a run follows from
+PREDICT_READS = (*_NAMING, "faithful", "test_batch_size", "test_ckpt_path")
+# What else makes the parts, for a network that is given by --test_ckpt_path and not by its run.
+EVALUATE_READS = (
+    *PREDICT_READS,
+    "classes",
+    "validation_fraction",
+    "test_fraction",
+    "split_seed",
+    "on_bad_image",
+    "find_leaks",
+)
 
 
 def confidence_interval(right: int, count: int) -> tuple[float, float]:
@@ -34,11 +44,10 @@ def confidence_interval(right: int, count: int) -> tuple[float, float]:
         right: correct answers.
         count: answers, at least 1.
     """
-    z = 1.959964
-    share = right / count
-    center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return 100 * (center - half), 100 * (center + half)
+    import scipy.stats
+
+    low, high = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
@@ -78,6 +87,7 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
         )
     facts = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     if not config.test_ckpt_path:
+        _check_data(run, data)
         history = run.read_history()
         best = history.loc[history["validation_loss"].idxmin()]
         facts |= {"best_step": int(best["step"]), "last_step": int(history["step"].iloc[-1]), "command": config.command}
@@ -115,6 +125,19 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
         _draw(config, run, data, facts, history, shown[part], probabilities[part])
         write_atomically(run.figures / "report.md", _trial_table(config, data, facts, history))
     return facts, run
+
+
+def _check_data(run, data):
+    """Raises UsageError unless the data are those of the run: in other ones, training pictures may be in another part."""
+    counts = {part: len(getattr(data, part) or ()) for part in _PARTS}
+    found = {"class_folders": list(data.class_folders), "images": counts}
+    kept = read_json(run.data, {"class_folders": [str], "images": dict.fromkeys(counts, int)})
+    for name, value in found.items():
+        if value != kept[name]:
+            raise UsageError(
+                f"{run} was trained on other data than {data.found}: expected {name} {kept[name]}, received {value}; give the "
+                "--data_dir it was trained on"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,18 +311,17 @@ def stored_settings(flags: dict, *, goes_on: bool, may_begin: bool = False) -> F
     Args:
         flags: flag name -> value, only those on the command line.
         goes_on: whether a run that exists is meant.
-        may_begin: whether it may be missing, because it is begun then.
+        may_begin: whether it may be missing, because it is begun then. Otherwise the run is only read.
 
     Raises:
-        UsageError: the run is missing and may not be.
+        UsageError: the run is missing and may not be, or is only read and a flag would change it: with another split,
+            pictures it was trained on would be tested.
     """
     # What else is given is judged together with what the run has stored, not with the defaults.
     named = FlowerParameters(**{name: flags[name] for name in _NAMING if name in flags})
     run = RunFolder(f"{named.runs_dir}/{named.run_name}")
     if goes_on and (run.holds_run() or not may_begin):
-        # The folder may have been moved since: where to write is never taken from its settings.
-        place = {"runs_dir": named.runs_dir, "version": run.path.name}
-        return dataclasses.replace(run.read_config(FlowerParameters), **flags | place)
+        return run.change_config(FlowerParameters, flags, named.runs_dir, tests=not may_begin)
     config = FlowerParameters(**flags)
     if goes_on:
         print(f"there is no run in {run} yet, so --resume begins one")
@@ -322,7 +344,7 @@ def main(argv=None) -> int:
         parser.add_argument(
             "--experiment", default="flowers", metavar="NAME", help="list of results to add to [flowers]"
         )
-        add_flags(parser, FlowerParameters)
+        add_flags(parser, FlowerParameters, EVALUATE_READS)
         flags = vars(parser.parse_args(argv))
         publishes, results, experiment = (flags.pop(name) for name in ("publish", "results_dir", "experiment"))
         if publishes and flags.get("test_ckpt_path"):

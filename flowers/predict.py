@@ -13,7 +13,7 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    from flowers.evaluate import stored_settings
+    from flowers.evaluate import PREDICT_READS, stored_settings
 
     parser = Parser(
         prog="python -m flowers.predict",
@@ -26,7 +26,7 @@ def _run(argv):
         action="store_true",
         help="draw what speaks for each answer (Grad-CAM), in explanations/ of the run",
     )
-    add_flags(parser, FlowerParameters)
+    add_flags(parser, FlowerParameters, PREDICT_READS)
     flags = vars(parser.parse_args(argv))
     images, explains = flags.pop("images"), flags.pop("explain")
     config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))

@@ -146,6 +146,28 @@ class RunFolder:
             )
         return policy
 
+    def change_config(self, settings: type[Settings], flags: dict, runs_dir: str, *, tests: bool):
+        """The stored settings, changed by the flags that were given: {name: value}.
+
+        Args:
+            settings: class of the settings.
+            flags: only those on the command line.
+            runs_dir: the folder that the run was looked for in.
+            tests: the run is only read, so that no flag may change what it computes; in training `check` decides.
+
+        Raises:
+            UsageError: there is no run, or a flag would change what it computes.
+        """
+        stored = self.read_config(settings)
+        # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
+        place = {"runs_dir": runs_dir, "version": self.path.name, "test_ckpt_path": ""}
+        config = dataclasses.replace(stored, **flags | place)
+        if tests and (changed := config.flags_beside(stored)):
+            raise UsageError(
+                f"{self} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out"
+            )
+        return config
+
     def read_history(self):
         """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""
         import pandas as pd

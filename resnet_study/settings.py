@@ -124,10 +124,15 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace."""
+def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], names=None) -> None:
+    """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace.
+
+    With `names`, only these fields: those that the command reads.
+    """
     groups = {name: parser.add_argument_group(name) for name in (RUN, DATA, NETWORK, TRAINING, LOADING)}
     for field in dataclasses.fields(settings):
+        if names is not None and field.name not in names:
+            continue
         facts = field.metadata
         options = {"default": argparse.SUPPRESS, "help": f"{facts['help']} [{field.default}]".replace("%", "%%")}
         if field.type is bool:

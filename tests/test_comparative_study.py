@@ -190,11 +190,9 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     flags = ["--mode=publish", f"--runs_dir={given['runs_dir']}", "--version=compare", f"--results_dir={tmp_path}"]
     assert main(flags) == 0
     first = (tmp_path / "README.md").read_text()
-    assert (
-        "## compare" in first
-        and "![accuracy-synthetic](compare/accuracy-synthetic.png)" in first
-        and report[:40] in first
-    )
+    page = (tmp_path / "compare" / "README.md").read_text()
+    assert "## compare" in first and "[compare](compare/README.md)" in first
+    assert "![accuracy-synthetic](accuracy-synthetic.png)" in page and report[:40] in page
     kept = tmp_path / "compare" / "runs" / run.path.name
     assert (kept / "error.csv").read_text() == run.error_csv.read_text() and (kept / "result.json").is_file()
     assert main(flags) == 0 and (tmp_path / "README.md").read_text() == first

@@ -14,6 +14,7 @@ import cv2
 import keras
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from conftest import ROOT, user_environment
 
@@ -321,6 +322,19 @@ def test_broken_pictures_are_named(tmp_path):
     assert len(found.skipped) == 2 and len(found.training) + len(found.validation) + len(found.test) == 11
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_is_cut_off_is_refused(tmp_path, progressive):
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    path = tmp_path / "image.jpg"
+    PIL.Image.fromarray(image).save(path, progressive=progressive)
+    whole = path.read_bytes()
+    assert data.read_picture(str(path), (32, 32, 3), False).shape == (32, 32, 3)
+    for missing in (1, 2, 3, 10, 100, len(whole) // 4, len(whole) // 2):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(UsageError, match="is damaged"):
+            data.read_picture(str(path), (32, 32, 3), False)
+
+
 def test_a_class_whose_training_pictures_are_all_broken_is_named(tmp_path):
     for part in ("train", "valid"):
         draw_pictures(tmp_path / "all" / part, {"a": 3, "b": 3, "c": 3})
@@ -358,12 +372,25 @@ def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path,
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("names", [{}, {"only": 3}])
-def test_folders_that_are_no_data_set(tmp_path, names):
-    (tmp_path / "folder").mkdir()
-    draw_pictures(tmp_path / "folder", names)
-    with pytest.raises(UsageError, match="folders of two classes or more"):
-        data.load_pictures(settings(tmp_path / "folder", tmp_path))
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ([], "nothing, for .* is empty"),
+        (["only/a.jpg"], "the one class 'only'"),
+        (["a.jpg", "b.jpg"], "images that lie in .* itself; put those of each class into a folder of their own"),
+        (["train/a.jpg"], "images that lie in .*train itself"),
+        (["one/a.txt", "two/a.txt"], "folders without images, such as one"),
+        (["notes.txt"], "other files, such as notes.txt"),
+    ],
+)
+def test_folders_that_are_no_data_set(tmp_path, files, found):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(b"x")
+    with pytest.raises(UsageError, match=f"folders of two classes or more, with images in them, received {found}"):
+        data.load_pictures(settings(folder, tmp_path))
 
 
 def test_a_class_without_training_pictures_is_named(tmp_path):
@@ -474,8 +501,9 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     (row,) = json.loads((tmp_path / "flowers.json").read_text())
     assert row["metric"] == "validation_accuracy" and row["published"] is None and "95 % interval" in row["note"]
     assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 6)
-    table = (tmp_path / "README.md").read_text()
-    assert "| validation f1 |" in table and "done/accuracy_and_loss.png" in table
+    page = (tmp_path / "done" / "README.md").read_text()
+    assert "| validation f1 |" in page and "(accuracy_and_loss.png)" in page
+    assert "[done](done/README.md)" in (tmp_path / "README.md").read_text()
     assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
     assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--explain"]) == 0
     assert len(list((finished.path / "explanations").glob("*.png"))) == 2
@@ -490,7 +518,8 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     # A net of the text's quirks is asked about pictures squeezed as in its training.
     asked = []
     monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
-    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--faithful"]) == 0
+    net = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
+    assert flowers.predict.main([str(pictures / "valid" / "10"), *net]) == 0
     np.testing.assert_array_equal(asked[0], [data.read_picture(str(path), (32, 32, 3), True) for path in paths])
 
 
@@ -504,14 +533,42 @@ def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_p
     assert "tells pink primrose, 2, globe thistle, ... apart" in error and "has cat, dog, mouse, ...;" in error
 
 
+def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, pictures, tmp_path, capsys):
+    before = finished.result.read_bytes()
+    flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
+    for change in ("split_seed=1", "validation_fraction=0.3", "test_fraction=0.3", "classes=2", "dataset=synthetic"):
+        assert flowers.evaluate.main([*flags, f"--{change}"]) == 2
+        error = capsys.readouterr().err
+        assert "was trained with" in error and f"received --{change}; leave that out" in error
+    assert flowers.predict.main([str(pictures), *flags, "--faithful"]) == 2
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    assert flowers.evaluate.main([*flags, f"--data_dir={moved}"]) == 0
+    next((moved / "train" / "2").iterdir()).unlink()
+    before = finished.result.read_bytes()
+    assert flowers.evaluate.main([*flags, f"--data_dir={moved}"]) == 2 and finished.result.read_bytes() == before
+    assert "expected images {'training': 21," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "more"), [(flowers.evaluate, {"--split_seed", "--classes"}), (flowers.predict, set())]
+)
+def test_help_shows_only_what_a_command_reads(capsys, command, more):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = set(capsys.readouterr().out.split())
+    assert {"--version", "--runs_dir", "--test_ckpt_path"} | more <= shown
+    assert not {"--epochs", "--init_lr", "--weights", "--image_size", "--rotation"} & shown
+
+
 def test_flags_are_judged_together_with_what_the_run_has_stored(tmp_path):
     config = FlowerParameters(augment=False, epochs=40, runs_dir=str(tmp_path), version="x")
     RunFolder(tmp_path / "x").begin(config, resume=False, overwrite=False)
     place = {"runs_dir": str(tmp_path), "version": "x"}
     given = {"cache_features": "on", "unfreeze_at_epoch": 30}  # each fits that run, and not the defaults
-    assert flowers.evaluate.stored_settings(place | given, goes_on=True) == dataclasses.replace(config, **given)
+    options = {"goes_on": True, "may_begin": True}
+    assert flowers.evaluate.stored_settings(place | given, **options) == dataclasses.replace(config, **given)
     with pytest.raises(UsageError, match="needs a frozen base"):
-        flowers.evaluate.stored_settings(place | given | {"base": "trained"}, goes_on=True)
+        flowers.evaluate.stored_settings(place | given | {"base": "trained"}, **options)
     with pytest.raises(UsageError, match="needs pictures that do not change"):
         flowers.evaluate.stored_settings(place | {"version": "y"} | given, goes_on=True, may_begin=True)
 
@@ -874,6 +931,9 @@ def test_weights_that_cannot_be_used_leave_no_run(pictures, tmp_path, capsys):
 def test_interval_of_the_published_accuracy():
     low, high = flowers.evaluate.confidence_interval(38, 43)
     assert low == pytest.approx(75.5, abs=0.06) and high == pytest.approx(94.9, abs=0.06)
+    low, high = flowers.evaluate.confidence_interval(43, 43)
+    assert 91 < low < 92 and high == 100
+    assert "scipy>=" in (ROOT / "setup.cfg").read_text()
 
 
 @pytest.mark.slow

@@ -123,7 +123,8 @@ def test_publish_writes_rows_and_a_table(tmp_path):
             "published_source", "command", "images_seen", "wall_seconds", "hardware", "commit"}  # fmt: skip
     assert len(rows) == 4 and keys <= rows[0].keys() and "--train_steps=6" in rows[0]["command"]
     table = (tmp_path / "results" / "README.md").read_text()
-    assert "test_error" in table and "![error_curve](p/error_curve.png)" in table
+    assert "test_error" in table and "[p](p/README.md)" in table
+    assert "![error_curve](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
 
     # A run that differs in an option of the net has rows of its own.
@@ -162,7 +163,8 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
         {"metric": "missing", "value": None, "runs": 0, "note": "not measured: no torch"},
     ]
     (tmp_path / "kinds.json").write_text(json.dumps([row | kind for kind in kinds]))
-    table = write_table(tmp_path).read_text()
+    write_table(tmp_path)
+    table = (tmp_path / "kinds" / "README.md").read_text()
     for cells in (
         "| count | 100 x |",
         "| median | 1,234 x [0.50 .. 2,000] (3 times) |",
@@ -170,6 +172,24 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
         "| missing | not measured: no torch |",
     ):
         assert cells in table
+
+
+def test_the_index_of_results_is_short_and_its_links_lead_somewhere():
+    import json
+    import re
+
+    from conftest import ROOT
+
+    results = ROOT / "results"
+    assert (results / "README.md").stat().st_size < 20_000
+    pages = [results / "README.md", *results.glob("*/README.md")]
+    assert len(pages) > 30
+    linked = [page.parent / link for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    assert len(linked) > 200
+    assert [str(path) for path in linked if "://" not in str(path) and not path.exists()] == []
+    rows = [row for path in results.glob("*.json") for row in json.loads(path.read_text())]
+    written = "".join(page.read_text() for page in pages[1:])
+    assert all(row["command"] in written and f"| {row['metric']} |" in written for row in rows)
 
 
 def test_a_preset_of_another_kind_of_net_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """The project's table of results.
 
-publish(run)           small copies in results/<run name>/, a row in results/<experiment>.json, results/README.md
+publish(run)           small copies in results/<run name>/, a row in results/<experiment>.json, the index results/README.md and the
+                       pages results/<run>/README.md
 publish_study(folder)  the same for a study of several runs
 """
 
@@ -9,6 +10,7 @@ import contextlib
 import dataclasses
 import shutil
 import statistics
+import sys
 from pathlib import Path
 
 import filelock
@@ -252,49 +254,82 @@ def _publish_study(folder, experiment, results):
 
 
 def write_table(results: Path) -> Path:
-    """Writes `<results>/README.md` from all `<results>/*.json`."""
+    """Writes the index `<results>/README.md` and the page `<results>/<run>/README.md` of each run, from all `<results>/*.json`.
+
+    The index has one row for each data set, model and preset: its test metric, or else its first. Rows that come from no run,
+    such as speeds, have the page `<results>/<experiment>/README.md`.
+    """
     lines = [
         "# Results",
         "",
-        "Made from the JSON files of this folder by `--mode=publish` and by the benchmarks; not to be edited. Weights are chosen on",
-        "validation images and tested once, but for rows that say that they were chosen on test images, and those of all training",
-        "images: with none held out, the weights are those of the last step, of a recipe that was chosen before. `test_error_flip` is",
-        "that of the mean answer for picture and mirror image, by `--mode=test --test_flip` of the same run.",
-        "`±` is the sample standard deviation over seeds; a range in brackets goes from the",
-        "smallest to the largest of the values whose median stands before it. Time and commit are those of the last run; studies",
-        "(compare, degradation, robustness) add up the time of the runs of a row.",
+        "Made from the JSON files of this folder by `--mode=publish`, by the benchmarks and by `python -m resnet_study.reports.results`;",
+        "not to be edited. One row for each data set, model and preset; the page of a run has all its metrics, figures and commands.",
+        "",
+        *_NOTES,
     ]
+    pages = {}  # {page: {experiment: rows}}
     for path in sorted(results.glob("*.json")):
         rows = read_json(path, [_ROW])
-        lines += [
-            "",
-            f"## {path.stem}",
-            "",
-            "| data set | net | preset | metric | value | published | time | hardware | commit |",
-        ]
-        lines += ["|---|---|---|---|---:|---:|---:|---|---|"]
+        lines += ["", f"## {path.stem}", "", "| data set | model | preset | metric | value | published | page |"]
+        lines += ["|---|---|---|---|---:|---:|---|"]
+        shown = {}
         for row in rows:
-            cells = [
-                row["dataset"],
-                name_model(row["model"] or "", row.get("options") or {}),
-                row["preset"],
-                row["metric"],
-                _format_value(row),
-                _format_published(row),
-            ]
-            cells += [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
-            lines.append("| " + " | ".join(str(cell or "") for cell in cells) + " |")
-        lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
-        for run in dict.fromkeys(row["run"] for row in rows if row["run"]):
-            figures = sorted((results / run).glob("*.png"))
-            lines += ["", f"### {run}", ""]
-            text = results / run / "report.md"
-            if text.is_file():
-                lines += [text.read_text(encoding="utf-8").strip(), ""]
-            lines += [f"![{figure.stem}]({run}/{figure.name})" for figure in figures]
+            page = row["run"] or path.stem
+            pages.setdefault(page, {}).setdefault(path.stem, []).append(row)
+            key = (row["dataset"], _name_row(row), row["preset"], page)
+            if key not in shown or ("test" in row["metric"] and "test" not in shown[key]["metric"]):
+                shown[key] = row
+        for row in shown.values():
+            published = "" if row["published"] is None else f"{row['published']:.2f} {row['unit']}"
+            page = row["run"] or path.stem
+            lines.append(_table_line([*_cells(row)[:5], published, f"[{page}]({page}/README.md)"]))
+    for page, experiments in pages.items():
+        write_atomically(results / page / "README.md", _format_page(results, page, experiments))
     path = results / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")
     return path
+
+
+_NOTES = (
+    "Weights are chosen on validation images and tested once, but for rows that say that they were chosen on test images, and those",
+    "of all training images: with none held out, the weights are those of the last step, of a recipe that was chosen before.",
+    "`test_error_flip` is that of the mean answer for image and mirror image, by `--mode=test --test_flip` of the same run.",
+    "`±` is the sample standard deviation over seeds; a range in brackets goes from the smallest to the largest of the values whose",
+    "median stands before it. Time and commit are those of the last run; studies (compare, degradation, robustness) add up the time",
+    "of the runs of a row.",
+)
+
+
+def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -> str:
+    """Rows, commands, report and figures of one run."""
+    lines = [f"# {page}", "", "Made by the program, see [all results](../README.md); not to be edited."]
+    for experiment, rows in experiments.items():
+        lines += ["", f"## {experiment}", ""]
+        lines += ["| data set | model | preset | metric | value | published | time | hardware | commit |"]
+        lines += ["|---|---|---|---|---:|---:|---:|---|---|"]
+        for row in rows:
+            origin = [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
+            lines.append(_table_line([*_cells(row), _format_published(row), *origin]))
+        lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
+    report = results / page / "report.md"
+    if report.is_file():
+        lines += ["", "## Report", "", report.read_text(encoding="utf-8").strip()]
+    figures = sorted((results / page).glob("*.png"))
+    if figures:
+        lines += ["", "## Figures", "", *(f"![{figure.stem}]({figure.name})" for figure in figures)]
+    return "\n".join(lines) + "\n"
+
+
+def _table_line(cells) -> str:
+    return "| " + " | ".join(str(cell or "") for cell in cells) + " |"
+
+
+def _name_row(row) -> str:
+    return name_model(row["model"] or "", row.get("options") or {})
+
+
+def _cells(row) -> list:
+    return [row["dataset"], _name_row(row), row["preset"], row["metric"], _format_value(row)]
 
 
 def _format_value(row) -> str:
@@ -314,3 +349,7 @@ def _format_value(row) -> str:
 
 def _format_published(row) -> str:
     return "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"
+
+
+if __name__ == "__main__":
+    print(f"written: {write_table(Path(sys.argv[1] if len(sys.argv) > 1 else 'results'))}")
