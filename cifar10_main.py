@@ -227,12 +227,12 @@ def _test(config, _actions):
 
 
 def _predict(config, actions):
-    from cifar10_test import predict
+    from cifar10_test import explanations_of, predict
 
     table, path = predict(config, actions["images"], explains=actions["explain"])
     print(table.to_string(index=False), f"written to {path}", sep="\n")
     if actions["explain"]:
-        print(f"explanations: {path.parent / 'explanations'}")
+        print(f"explanations: {explanations_of(path)}")
 
 
 def _publish(config, actions):

@@ -189,7 +189,9 @@ def find_net(config: HyperParameters) -> tuple[str, RunFolder]:
 
 
 def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tuple[pd.DataFrame, Path]:
-    """The three most likely classes of picture files, also written as `predictions.csv` to the folder of `find_net`.
+    """The three most likely classes of picture files, also written to the folder of `find_net`.
+
+    The file is `predictions.csv`, or `predictions-2.csv` and so on where that holds other rows.
 
     Of a net with several heads, those of each: the columns are then called `<head>_1`, `<head>_probability_1`, ...
 
@@ -197,7 +199,7 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
         config: settings; `test_ckpt_path` or `version` names the net.
         paths: files, or folders whose pictures are taken in the order of their names; a picture of a folder that cannot be
             decoded is named and left out.
-        explains: also draw a Grad-CAM picture of each, in the folder `explanations` beside the table; see `grad_cam`.
+        explains: also draw a Grad-CAM picture of each, in the folder `explanations` beside the table, with its number; see `grad_cam`.
         read: how a file becomes a picture of a shape, as in the training of the net; None = `read_picture`.
 
     Returns:
@@ -222,16 +224,30 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
                     round(float(probability[label]), 4),
                 )
     table = pd.DataFrame(rows)
-    csv_path = run.path / "predictions.csv"
-    write_atomically(csv_path, table.to_csv(index=False))
+    csv_path = _write_beside(run.path, table.to_csv(index=False))
     if explains:
         from resnet_study.reports.grad_cam import write_explanations
 
         for head, probabilities in answers.items():
             names = _class_names(path, probabilities.shape[-1], head)
-            folder = run.path / "explanations" / head  # of a net with one head, whose name is "", the folder itself
+            folder = explanations_of(csv_path) / head  # of a net with one head, whose name is "", the folder itself
             write_explanations(model, files, images, probabilities, names, folder, head=head)
     return table, csv_path
+
+
+def _write_beside(folder: Path, text: str) -> Path:
+    """Writes `predictions.csv`, or the next free number where it holds other rows; returns the path."""
+    path, number = folder / "predictions.csv", 1
+    while path.exists() and path.read_bytes() != text.encode():
+        number += 1
+        path = folder / f"predictions-{number}.csv"
+    write_atomically(path, text)
+    return path
+
+
+def explanations_of(csv_path: Path) -> Path:
+    """The folder of the explanations of a table of predictions: it has the number of the table."""
+    return csv_path.with_name(csv_path.stem.replace("predictions", "explanations"))
 
 
 def _class_names(path: str, classes: int, head: str = "") -> list[str]:
