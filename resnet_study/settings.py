@@ -5,6 +5,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import argparse
 import dataclasses
+import difflib
 import json
 import math
 import re
@@ -112,6 +113,14 @@ def _check(field, value):
 
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`s."""
+
+    def parse_args(self, args=None, namespace=None):
+        """As of argparse; what is not known is named with the flag that comes nearest."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].split("=")[0], list(self._option_string_actions), n=1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return parsed
 
     def error(self, message):
         raise UsageError(f"{message}; see --help")
