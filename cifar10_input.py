@@ -1,6 +1,6 @@
 """What goes in: find or fetch a data set, verify and read it, split it, augment it, hand it over as `tf.data`.
 
-load_data(config)        -> ImageData          uint8 images and labels, training and test; MNIST by `mnist_input`
+load_data(config)        -> ImageData          uint8 images and labels, training and test; MNIST by `resnet_study.data.mnist`
 split_data(data, config) -> ImageData, ...     training part and validation part
 training_batches(...)    -> tf.data.Dataset    augmented batches, each a pure function of (seed, step)
 """

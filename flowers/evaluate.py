@@ -202,7 +202,7 @@ def _trial_table(config, data, facts, history) -> str:
 
 
 def publish(config: FlowerParameters, experiment: str, results: Path) -> Path:
-    """Puts an evaluated run among the project's results; see `training_report.publish`.
+    """Puts an evaluated run among the project's results; see `resnet_study.reports.results.publish`.
 
     Returns:
         Path of the table of all results.

@@ -22,7 +22,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
     Args:
         model: functional network of this library, or one of stock Keras layers; it is not changed.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
-            for processors that compute bfloat16 natively (`device_placement.choose_policy("auto")` knows). Pixel
+            for processors that compute bfloat16 natively (`devices.choose_policy("auto", "auto")` knows). Pixel
             normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the networks
             of this library.
 

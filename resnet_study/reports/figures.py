@@ -1,10 +1,10 @@
-"""How a run looks: figures and tables, made from its run folder only, and the project's table of results.
+"""How a run looks: its figures and its table of layers, made from its run folder only.
 
-    draw(run)              figures/*.png and figures/layers.md of one run
-    publish(run)           small copies in results/<run name>/, a row in results/<experiment>.json, results/README.md
-    publish_study(folder)  the same for a study of several runs, see `comparative_study`
+    draw(run)          figures/*.png and figures/layers.md of one run
+    draw_figures(...)  what every run has, whatever it was trained on
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in dash too, for print without colour.
+Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in dash too, for print without colour. Nothing here
+uses pyplot, so that a notebook keeps its backend.
 """
 
 import dataclasses

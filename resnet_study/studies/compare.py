@@ -241,7 +241,7 @@ def draw_accuracy(groups: dict, dataset: str):
     Where not every run looked at the test images, the right panel shows the validation accuracy, and says so.
 
     Args:
-        groups: (net, preset) -> list of `comparative_study.FinishedRun`, one per seed.
+        groups: (net, preset) -> list of `runs.FinishedRun`, one per seed.
         dataset: for the title.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)

@@ -1,4 +1,4 @@
-"""How the studies look: lines of several nets in one figure. Everything here draws; `comparative_study` reads and saves.
+"""What the figures of the studies share: a colour and a dash for each network, the mean over seeds and its band.
 
 Colours are Okabe and Ito's; lines differ in dash too, for print without colour, but where the dash tells something else.
 """

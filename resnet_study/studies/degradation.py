@@ -188,7 +188,7 @@ def draw_error_against_step(groups: dict, dataset: str):
     `draw_error_against_depth` tells them apart in print.
 
     Args:
-        groups: net -> list of `comparative_study.FinishedRun`, one per seed.
+        groups: net -> list of `runs.FinishedRun`, one per seed.
         dataset: for the title.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)

@@ -34,7 +34,7 @@ from resnet_study.studies.runs import (
 
 
 def measure_robustness(given: dict, models, datasets, seeds) -> Path:
-    """Accuracy on corrupted test pictures, see `image_corruption`, of nets that were trained on clean ones.
+    """Accuracy on corrupted test pictures, see `resnet_study.data.corruptions`, of nets that were trained on clean ones.
 
     Nothing is chosen by these numbers. Runs that are missing are trained first.
 

@@ -1,16 +1,10 @@
-"""How nets compare: several runs trained or reused, then tables and figures made from their run folders.
+"""The runs of a study: planned, trained or reused, grouped, and written down with what was made of them.
 
-    compare(...)            nets x data sets x seeds: table 1 and figures 3 - 6 of Lu & Song, costs, per-class metrics
-    degrade(...)            plain against residual nets at several depths: He et al. 2015, figure 6; gradient norm of each layer
-    measure_robustness(...) accuracy of trained nets on corrupted test pictures
-
-Each call can be repeated: a run that is finished is reused, one that was stopped goes on, what is missing is trained. A study
+Each study can be repeated: a run that is finished is reused, one that was stopped goes on, what is missing is trained. A study
 owns no run: the runs lie in `runs/<run name>/` as if trained by themselves, its tables and figures in `runs/<study>/`.
 
 What is wrong with settings, data or folders is found before the first run begins, and ends the study. A run that fails later,
 such as one that diverges, is reported at the end; the others are trained all the same, and make the tables and figures.
-
-Source: Lu & Song, Research on image classification based on ResNet.
 """
 
 import dataclasses
@@ -324,7 +318,7 @@ def study_folder(given: dict, name: str) -> Path:
 
 
 def write_results(folder, command, rows, report, drawn, groups, failures) -> Path:
-    """`training_report.write_study`. Raises UsageError at the end if runs failed, which the report names too."""
+    """`reports.results.write_study`. Raises UsageError at the end if runs failed, which the report names too."""
     if failures:
         report += "\n\n**Missing**, because the run failed:\n\n" + "\n".join(f"- {failure}" for failure in failures)
     names = [each.run.path.name for runs in groups.values() for each in runs]
