@@ -144,7 +144,7 @@ class Train:
             if not self._has_ended():
                 self._loop(callbacks)
             if self.is_chief:
-                save_model(self._export(), self.run.final)
+                self._save(self.run.final)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
                 atexit.register(devices.wait_for_all, self.strategy)
@@ -229,6 +229,19 @@ class Train:
             variable.assign(value)
         return self._exported
 
+    def _save(self, path):
+        """Saves the network as users get it, without the optimizer that callbacks see in it."""
+        model = self._export()
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is None:
+            save_model(model, path)
+            return
+        model.optimizer = None
+        try:
+            save_model(model, path)
+        finally:
+            model.optimizer = optimizer
+
     def _start_from(self, path):
         """Takes the weights of a trained model; step and optimizer stay at their start."""
         try:
@@ -279,8 +292,7 @@ class Train:
         self._left_by_callbacks = False
         shown = self._export() if callbacks else self.net
         shown.stop_training = self.net.stop_training = False
-        if callbacks:
-            shown.optimizer = None  # callbacks look for one; a real one would be saved with the model
+        shown.optimizer = self.optimizer  # where callbacks look for it
         self.callbacks = callback_list = make_callback_list(
             callbacks, shown, epochs=math.ceil(self.train_steps / self.report_freq), steps=self.report_freq
         )
@@ -412,11 +424,13 @@ class Train:
             self.run.trim_tensorboard(facts["tensorboard"])
         self._write_error_csv()
         if self.best_step == self.step:
-            save_model(self._export(), self.run.best)
+            self._save(self.run.best)
 
     def _make_optimizer(self):
         self.optimizer = make_optimizer(self.config, self.net.trainable_variables, self.replicas)
-        self.net.optimizer = self.optimizer  # where callbacks look for it
+        self.net.optimizer = self.optimizer
+        if getattr(getattr(self, "_exported", None), "optimizer", None) is not None:
+            self._exported.optimizer = self.optimizer  # of the second stage of a fine-tuning
 
     def _compile(self):
         self.steps = CompiledSteps(
@@ -541,7 +555,7 @@ class Train:
             tensorboard.write(self.history, config.train_ema_decay, self._validates_fully, images)
         self._write_checkpoint()
         if self.best_step == self.step:
-            save_model(self._export(), self.run.best)
+            self._save(self.run.best)
         self._write_error_csv()
         bar.write(format_row(row, self.train_steps, seconds_left(self.history, self.train_steps)))
         return row

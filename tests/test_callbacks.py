@@ -65,6 +65,7 @@ def test_stock_callbacks_run_and_see_the_model_as_users_get_it(tmp_path, stock):
         np.testing.assert_array_equal(saved.predict(images, verbose=0), kept.predict(images, verbose=0))
     answers = saved.predict(images, verbose=0)
     assert answers.shape == (40, 10) and np.allclose(answers.sum(axis=1), 1, atol=1e-5)
+    assert trainer.run.best.stat().st_size < 0.75 * (tmp_path / "checkpoint.keras").stat().st_size  # no optimizer in it
     assert (tmp_path / "log.csv").read_text().startswith("epoch,accuracy,learning_rate,loss,val_accuracy,val_loss")
 
 
