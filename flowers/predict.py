@@ -35,7 +35,7 @@ def _run(argv):
 
     devices.import_tensorflow()
     import flowers.heads  # noqa: F401 - registers its layer
-    from cifar10_test import predict
+    from cifar10_test import explanations_of, predict
     from flowers.data import read_picture
 
     def read(file, shape):
@@ -44,7 +44,7 @@ def _run(argv):
     table, path = predict(config, images, explains=explains, read=read)
     print(table.to_string(index=False), f"written to {path}", sep="\n")
     if explains:
-        print(f"explanations: {path.parent / 'explanations'}")
+        print(f"explanations: {explanations_of(path)}")
 
 
 if __name__ == "__main__":
