@@ -125,6 +125,7 @@ class Train:
                 f"this Train has trained to step {self.step:,}, expected a new one; make another Train, or give resume=True"
             )
         check_callbacks(callbacks)
+        self._left_by_callbacks = False  # of an earlier call
         with self.run.locked() if self.is_chief else contextlib.nullcontext(), self._naming_lost_machines():
             if self.is_chief:
                 self.run.begin(self.config, resume=resume, overwrite=overwrite)

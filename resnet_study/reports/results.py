@@ -282,7 +282,7 @@ def write_table(results: Path) -> Path:
         for row in shown.values():
             published = "" if row["published"] is None else f"{row['published']:.2f} {row['unit']}"
             page = row["run"] or path.stem
-            lines.append(_table_line([*_cells(row)[:5], published, f"[{page}]({page}/README.md)"]))
+            lines.append(table_line([*_cells(row)[:5], published, f"[{page}]({page}/README.md)"]))
     for page, experiments in pages.items():
         write_atomically(results / page / "README.md", _format_page(results, page, experiments))
     path = results / "README.md"
@@ -309,7 +309,7 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
         lines += ["|---|---|---|---|---:|---:|---:|---|---|"]
         for row in rows:
             origin = [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
-            lines.append(_table_line([*_cells(row), _format_published(row), *origin]))
+            lines.append(table_line([*_cells(row), _format_published(row), *origin]))
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
     report = results / page / "report.md"
     if report.is_file():
@@ -320,8 +320,9 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
     return "\n".join(lines) + "\n"
 
 
-def _table_line(cells) -> str:
-    return "| " + " | ".join(str(cell or "") for cell in cells) + " |"
+def table_line(cells) -> str:
+    """A row of a Markdown table; None leaves its cell empty."""
+    return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
 
 
 def _name_row(row) -> str:

@@ -12,6 +12,7 @@ import cifar10_input
 from resnet_study.files import write_atomically
 from resnet_study.reports.figures import BLACK, STYLE, draw_confusion, draw_samples, make_panels, save_figure
 from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_another_net
+from resnet_study.reports.results import table_line
 from resnet_study.studies.cost import COST_REPORTS, COST_STEPS, cost_table
 from resnet_study.studies.curves import draw_mean, part_shown, short_names, styles
 from resnet_study.studies.runs import (
@@ -22,7 +23,6 @@ from resnet_study.studies.runs import (
     result_row,
     study_command,
     study_folder,
-    table_line,
     write_results,
 )
 

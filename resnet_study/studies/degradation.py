@@ -17,6 +17,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.reports.figures import BLUE, STYLE, VERMILION, make_panels, save_figure
 from resnet_study.reports.published import published_number
+from resnet_study.reports.results import table_line
 from resnet_study.run_folder import RunFolder
 from resnet_study.studies.curves import draw_mean, part_shown, styles
 from resnet_study.studies.runs import (
@@ -27,7 +28,6 @@ from resnet_study.studies.runs import (
     result_row,
     study_command,
     study_folder,
-    table_line,
     write_results,
 )
 

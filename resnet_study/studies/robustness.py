@@ -13,6 +13,7 @@ from resnet_study.data import corruptions
 from resnet_study.files import write_atomically
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.reports.figures import STYLE, draw_grid, make_panels, save_figure
+from resnet_study.reports.results import table_line
 from resnet_study.saved_models import load_model
 from resnet_study.studies.curves import short_names, styles
 from resnet_study.studies.runs import (
@@ -26,7 +27,6 @@ from resnet_study.studies.runs import (
     result_row,
     study_command,
     study_folder,
-    table_line,
     write_results,
 )
 

@@ -277,10 +277,6 @@ def format_spread(values, digits=2) -> str:
     return f"{spread['value']:.{digits}f}" + ("" if spread["std"] is None else f" ± {spread['std']:.{digits}f}")
 
 
-def table_line(cells) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
 def training_work(config, data) -> int:
     """Multiply-adds of the way forward of a whole training."""
     images = data[data_key(config)].train.images
