@@ -79,7 +79,7 @@ def test_the_direction_of_an_accuracy_is_known(tmp_path):
 def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path):
     # No later report counts as better, so the weights of the first are put back.
     stopping = keras.callbacks.EarlyStopping(patience=1, min_delta=100.0, restore_best_weights=True)
-    trainer = Train(tiny(tmp_path, version="restored", train_steps=30))
+    trainer = Train(tiny(tmp_path, version="restored", train_steps=30, deterministic=True))
     first = keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.keras")
     trainer.train(callbacks=[stopping, first])
     images = trainer.data.test.images[:20]
@@ -87,6 +87,11 @@ def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path)
     final = keras.saving.load_model(trainer.run.final)
     np.testing.assert_array_equal(final.predict(images, verbose=0), expected)
     np.testing.assert_allclose(trainer.test(images), expected, atol=1e-6)
+    # Where the same object goes on, the weights of its training count again.
+    trainer.train(resume=True, callbacks=[])
+    whole = Train(tiny(tmp_path, version="whole", train_steps=30, deterministic=True))
+    whole.train()
+    np.testing.assert_array_equal(trainer.test(images), whole.test(images))
 
 
 @pytest.mark.parametrize(
