@@ -20,47 +20,14 @@ from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_images, read_picture
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically, write_json
+from resnet_study.predictor import predict_probabilities
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import find_heads, load_model
 
 
 def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.ndarray | dict[str, np.ndarray]:
-    """Softmax probabilities of any number of images; the last, smaller batch included.
-
-    Args:
-        model: net of `load_model`.
-        images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float.
-        batch_size: images at a time; the result does not depend on it.
-
-    Returns:
-        float32 [num_images, num_labels]; of a net with several heads a dict, name of the head -> such an array.
-
-    Raises:
-        UsageError: images of another shape than the net was built for, or with pixels that are no numbers; a net that
-            answers with something else than numbers.
-    """
-    try:
-        images = np.asarray(images)
-    except ValueError as error:
-        raise UsageError(f"images must be one array, received {error}; bring them to one size") from error
-    if images.dtype.kind not in "buif" or not np.isfinite(images).all():
-        raise UsageError(
-            f"images must hold finite numbers, received {images.dtype} with NaN, infinity or other things; mend or leave them out"
-        )
-    if images.shape[1:] != model.input_shape[1:]:
-        raise UsageError(
-            f"images must have the shape (num_images, {', '.join(map(str, model.input_shape[1:]))}), received {images.shape}"
-        )
-    heads = find_heads(model)
-    if len(images):
-        answers = model.predict(images, batch_size=batch_size, verbose=0)
-        answers = answers if isinstance(answers, dict) else {"": answers}
-    else:
-        answers = {name: np.empty((0, classes)) for name, classes in heads.items()}
-    probabilities = {name: answers[name].astype(np.float32) for name in heads}
-    if not all(np.isfinite(array).all() for array in probabilities.values()):
-        raise UsageError(f"the net {model.name} must answer with finite numbers, received NaN; give other weights")
-    return probabilities.get("", probabilities)
+    """Softmax probabilities of any number of images; see `resnet_study.predictor.predict_probabilities`."""
+    return predict_probabilities(model, images, batch_size)
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:

@@ -23,7 +23,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import cifar10_input
-import cifar10_test
 from hyper_parameters import HyperParameters, from_preset, is_made_for, learning_rate_at
 from resnet_study import devices
 from resnet_study.checkpoints import read_checkpoint
@@ -31,6 +30,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
+from resnet_study.predictor import predict_probabilities
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, load_model, save_model
@@ -103,7 +103,7 @@ class Train:
 
         With several heads a dict, name of the head -> such an array.
         """
-        return cifar10_test.test(self._export(), images, self.config.test_batch_size)
+        return predict_probabilities(self._export(), images, self.config.test_batch_size)
 
     def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:
         """Trains to `train_steps`, or until a callback sets `model.stop_training`, and fills the run folder.
@@ -210,7 +210,7 @@ class Train:
         return self.step >= self.train_steps
 
     def _net_facts(self) -> dict:
-        """What `cifar10_test.load_model` needs to build the network of a checkpoint."""
+        """What `saved_models.load_model` needs to build the network of a checkpoint."""
         return {
             "model": self.config.model_name,
             "options": self._options,

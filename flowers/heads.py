@@ -9,7 +9,8 @@ Sources: the first is J. (Nov. 7, 2021), "Deep Learning 101 - Building ResNet fo
 Waghmode, Ramisetty & Jidugu, "Deep Residual Learning for Image Recognition", figure 2. Layers have the names printed there.
 
 Every net takes raw pixels: the preprocessing its base was trained with is its first layer, and so the same in training,
-testing and prediction. Importing this module registers that layer, so that `keras.models.load_model` reads the nets.
+testing and prediction. Importing this module registers that layer (it is in `resnet_study.networks.layers`), so that
+`keras.models.load_model` reads the nets.
 """
 
 import contextlib
@@ -26,28 +27,12 @@ from keras import layers
 
 from resnet_study.data.download import keras_cache
 from resnet_study.errors import UsageError
-from resnet_study.networks.layers import PixelNormalization
+from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, read_model
 
-IMAGENET_BGR_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, 0..255
 _WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 _SECONDS_TO_CONNECT = 6
-
-
-@keras.saving.register_keras_serializable("flowers")
-class CaffePreprocessing(PixelNormalization):
-    """What the ImageNet weights of ResNet50 expect: RGB becomes BGR, minus the mean colour of ImageNet, not scaled.
-
-    Input: [batch, height, width, RGB], any number type, 0..255. Output: float32, same shape, BGR, about -124..152. Equal to
-    `keras.applications.resnet.preprocess_input`.
-    """
-
-    def __init__(self, mean=IMAGENET_BGR_MEAN[::-1], scale=1.0, **kwargs):
-        super().__init__(mean, scale, **kwargs)
-
-    def call(self, images):
-        return super().call(images)[..., ::-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""The shipped weights are the files that their README lists, and have the errors it states."""
+"""The shipped weights are the files that their README lists, and have the errors it states; files of every network load."""
 
 import functools
 import hashlib
 import os
 import re
+import subprocess
+import sys
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -16,7 +19,9 @@ from cifar10_test import measure
 from hyper_parameters import from_preset
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_picture
+from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.layers import CaffePreprocessing
 from resnet_study.saved_models import load_model
 
 FOLDER = ROOT / "resnet_study" / "pretrained"
@@ -45,6 +50,25 @@ def test_features_of_the_shipped_net(build):
     kernel, bias = whole.get_layer("predictions").get_weights()
     logits = features(picture).numpy() @ kernel + bias
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), whole(picture), rtol=1e-3)
+
+
+def test_a_process_that_has_built_nothing_loads_the_files_of_every_network(tmp_path):
+    """`load_model` knows the layers of a file without the module of its network."""
+    build_alexnet("original", input_shape=(64, 64, 3), classes=2, dense_units=()).save(tmp_path / "alexnet.keras")
+    pixels = keras.Input((8, 8, 3))
+    maps = keras.layers.Flatten()(CaffePreprocessing()(pixels))
+    keras.Model(pixels, keras.layers.Dense(2, "softmax")(maps)).save(tmp_path / "flowers.keras")
+    code = """
+import sys
+from resnet_study.saved_models import load_model
+for path in sys.argv[1:]:
+    print(load_model(path).output_shape)
+assert not [name for name in sys.modules if name.startswith("flowers") or name.endswith("baselines")]
+"""
+    command = [sys.executable, "-c", code, tmp_path / "alexnet.keras", tmp_path / "flowers.keras"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(None, 2)\n" * 2
 
 
 @pytest.fixture(scope="module")

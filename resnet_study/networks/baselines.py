@@ -15,15 +15,15 @@ and CIFAR-10 without saying which form of them they mean.
 References: LeCun et al., Gradient-based learning applied to document recognition, 1998. Krizhevsky et al., ImageNet
 classification with deep convolutional neural networks, 2012. Form A: the convolutions of torchvision's AlexNet, made small.
 Form C: bearpaw/pytorch-classification. Plain CNN: Keras' example cifar10_cnn.py.
-The networks are functional `keras.Model`s. Importing this file registers its layer, so that `keras.models.load_model` reads them.
+The networks are functional `keras.Model`s. Importing this file registers their layers, so that `keras.models.load_model` reads them.
 """
 
 import dataclasses
 
 import keras
-import tensorflow as tf
 from keras import layers
 
+from resnet_study.networks.layers import LocalResponseNormalization
 from resnet_study.saved_models import load_weights, open_weights
 
 
@@ -226,21 +226,6 @@ def build_plain_cnn(
     x = layers.Dropout(0.5, dtype=dtype, name="dropout5")(x)
     top = (classes, classifier_activation, "glorot_uniform") if include_top else None
     return _end(inputs, x, top, source, name or "plain_cnn")
-
-
-@keras.saving.register_keras_serializable("resnet")
-class LocalResponseNormalization(layers.Layer):
-    """Divides each value by a power of the energy of its neighbours among the channels (Krizhevsky et al. 2012, section 3.3).
-
-    Input and output: [batch, height, width, channels]. The constants are the paper's: k 2, n 5, alpha 1e-4, beta .75.
-    """
-
-    def call(self, inputs):
-        values = tf.nn.local_response_normalization(tf.cast(inputs, tf.float32), 2, bias=2.0, alpha=1e-4, beta=0.75)
-        return tf.cast(values, self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
 
 def _check_arguments(input_shape, classes, minimum):

@@ -141,6 +141,21 @@ class PixelNormalization(keras.layers.Layer):
         return super().get_config() | {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}
 
 
+@keras.saving.register_keras_serializable("flowers")
+class CaffePreprocessing(PixelNormalization):
+    """What the ImageNet weights of ResNet50 expect: RGB becomes BGR, minus the mean colour of ImageNet, not scaled.
+
+    Input: [batch, height, width, RGB], any number type, 0..255. Output: float32, same shape, BGR, about -124..152. Equal to
+    `keras.applications.resnet.preprocess_input`.
+    """
+
+    def __init__(self, mean=(123.68, 116.779, 103.939), scale=1.0, **kwargs):  # red, green, blue
+        super().__init__(mean, scale, **kwargs)
+
+    def call(self, images):
+        return super().call(images)[..., ::-1]
+
+
 @keras.saving.register_keras_serializable("resnet")
 class ZeroPadChannels(keras.layers.Layer):
     """Adds channels of zeros, half before and half after the given ones.
@@ -162,6 +177,21 @@ class ZeroPadChannels(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("resnet")
+class LocalResponseNormalization(keras.layers.Layer):
+    """Divides each value by a power of the energy of its neighbours among the channels (Krizhevsky et al. 2012, section 3.3).
+
+    Input and output: [batch, height, width, channels]. The constants are the paper's: k 2, n 5, alpha 1e-4, beta .75.
+    """
+
+    def call(self, inputs):
+        values = tf.nn.local_response_normalization(tf.cast(inputs, tf.float32), 2, bias=2.0, alpha=1e-4, beta=0.75)
+        return tf.cast(values, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 @keras.saving.register_keras_serializable("resnet")
