@@ -356,7 +356,7 @@ def _version(package):
 
 def _commit():
     """Commit of the code, with '+' where files differ from it; None outside a clone."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():  # installed, perhaps inside somebody else's repository
         return None
     try:

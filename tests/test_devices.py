@@ -149,6 +149,13 @@ def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardwar
     assert name_hardware(environment) == "Made Up 9000, 2 cores, float32"
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")
+def test_the_environment_names_the_commit_of_the_clone():
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commit = devices.describe_environment("float32")["commit"]
+    assert commit and head.startswith(commit.removesuffix("+"))
+
+
 def test_a_run_on_the_processor_beside_a_gpu_notes_no_gpu(machine, tmp_path):
     machine(AMPERE)
     run = train(tiny(tmp_path, strategy="cpu"))
