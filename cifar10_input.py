@@ -15,8 +15,8 @@ from resnet_study.data.cifar_files import CIFAR10_CLASSES as CIFAR10_CLASSES
 from resnet_study.data.cifar_files import KINDS, load_cifar
 from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.mnist import load_mnist
+from resnet_study.data.splits import hold_out
 from resnet_study.data.toy_data import draw_synthetic, load_digits
-from resnet_study.errors import UsageError
 
 
 def load_data(config: HyperParameters) -> ImageData:
@@ -74,19 +74,10 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
         UsageError: a class has too few images to appear in both parts.
     """
     labels = data.train.labels
-    rng = np.random.default_rng(config.split_seed)
-    held_out = []
-    present, sizes = np.unique(labels, return_counts=True)
-    for label, count in zip(present, _apportion(sizes, config.validation_fraction), strict=True):
-        members = np.flatnonzero(labels == label)
-        if count >= len(members):
-            raise UsageError(
-                f"class '{data.class_names[label]}' has {len(members)} training image(s), of which {count} would be held out; "
-                "give more images or a smaller --validation_fraction"
-            )
-        held_out.append(rng.permutation(members)[:count])
+    fractions = {"validation_fraction": config.validation_fraction}
+    (held_out,) = hold_out(labels, fractions, config.split_seed, data.class_names)
     is_validation = np.zeros(len(labels), bool)
-    is_validation[np.concatenate(held_out)] = True
+    is_validation[held_out] = True
     parts = [data.train.take(np.flatnonzero(~is_validation)), data.train.take(np.flatnonzero(is_validation))]
     for index, randomize in enumerate((config.train_random_label, config.vali_random_label)):
         if randomize:
@@ -95,15 +86,6 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
             )
             parts[index] = dataclasses.replace(parts[index], labels=random_labels.astype(np.int32))
     return parts[0], parts[1]
-
-
-def _apportion(sizes: np.ndarray, fraction: float) -> list[int]:
-    """`fraction` of each size, rounded so that the sum is right too: largest remainders are rounded up. At least 1, unless it is 0."""
-    shares = sizes * fraction
-    counts = np.floor(shares).astype(int)
-    up = np.argsort(counts - shares, kind="stable")[: max(0, round(shares.sum()) - counts.sum())]
-    counts[up] += 1
-    return np.maximum(fraction > 0, counts).tolist()
 
 
 def make_normalization(kind: str, images: np.ndarray):

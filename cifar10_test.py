@@ -17,7 +17,7 @@ import sklearn.metrics
 import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
-from resnet_study.data.image_files import read_images, read_picture
+from resnet_study.data.image_files import read_image, read_images
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically, write_json
 from resnet_study.predictor import predict_probabilities
@@ -167,7 +167,7 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
         paths: files, or folders whose pictures are taken in the order of their names; a picture of a folder that cannot be
             decoded is named and left out.
         explains: also draw a Grad-CAM picture of each, in the folder `explanations` beside the table, with its number; see `grad_cam`.
-        read: how a file becomes a picture of a shape, as in the training of the net; None = `read_picture`.
+        read: how a file becomes a picture of a shape, as in the training of the net; None = `read_image`.
 
     Returns:
         (table with columns image, class_1, probability_1, ... class_3, probability_3; path of the CSV file).
@@ -177,7 +177,7 @@ def predict(config: HyperParameters, paths, *, explains=False, read=None) -> tup
     """
     path, run = find_net(config)
     model = load_model(path, config.model_name)
-    files, images = read_images(paths, model.input_shape[1:], read or read_picture)
+    files, images = read_images(paths, model.input_shape[1:], read or read_image)
     answers = test(model, images, config.test_batch_size)
     answers = answers if isinstance(answers, dict) else {"": answers}
     rows = [{"image": str(file)} for file in files]

@@ -30,7 +30,7 @@ BATCH = 32
 
 def make_batches(contender: str, config, data):
     """An endless iterator over the batches of a contender."""
-    from flowers.data import training_batches
+    from flowers.batches import training_batches
 
     if contender != "flow_from_directory":
         return iter(training_batches(data.training, config, train_steps=10**6))
@@ -80,7 +80,7 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
 
 
 def _measure_and_write(flags):
-    from flowers.data import load_pictures
+    from flowers.data import load_images
     from flowers.settings import FlowerParameters
     from resnet_study.files import write_json
     from resnet_study.reports.results import write_table
@@ -95,7 +95,7 @@ def _measure_and_write(flags):
         config = FlowerParameters(
             data_dir=str(flags.data_dir), image_size=size, train_batch_size=BATCH, weights="none", find_leaks="off"
         )
-        data = load_pictures(config)
+        data = load_images(config)
         for number, name in itertools.product(range(flags.rounds), CONTENDERS):
             pipeline = {} if name == "flow_from_directory" else {"pipeline": name}
             settings = dataclasses.replace(config, **pipeline)

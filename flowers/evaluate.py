@@ -67,13 +67,14 @@ def evaluate(config: FlowerParameters) -> tuple[dict, RunFolder]:
 
     import cifar10_test
     import flowers.heads  # noqa: F401 - registers its layer
-    from flowers.data import load_pictures
+    from flowers.data import load_images
     from resnet_study.data.image_data import Split
     from resnet_study.saved_models import load_model
 
     path, run = cifar10_test.find_net(config)
     model = load_model(path)
-    data = load_pictures(dataclasses.replace(config, image_size=model.input_shape[1]))
+    # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
+    data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), RunFolder(Path(path).parent))
     if model.output_shape[-1] != len(data.class_names):
         raise UsageError(
             f"{path} tells {model.output_shape[-1]} classes apart, but {data.found} has {len(data.class_names)}; give the pictures "
@@ -237,7 +238,7 @@ def publish(config: FlowerParameters, experiment: str, results: Path) -> Path:
 def _draw(config, run, data, facts, history, shown, probabilities):
     import numpy as np
 
-    from flowers.data import make_variant
+    from flowers.augmentation import make_variant
     from resnet_study.reports.figures import draw_epochs, draw_figures, draw_grid
 
     part = facts["predictions"]

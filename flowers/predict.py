@@ -36,10 +36,10 @@ def _run(argv):
     devices.import_tensorflow()
     import flowers.heads  # noqa: F401 - registers its layer
     from cifar10_test import explanations_of, predict
-    from flowers.data import read_picture
+    from flowers.image_part import read_image
 
     def read(file, shape):
-        return read_picture(str(file), shape, config.faithful)
+        return read_image(str(file), shape, config.faithful)
 
     table, path = predict(config, images, explains=explains, read=read)
     print(table.to_string(index=False), f"written to {path}", sep="\n")

@@ -16,7 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from cifar10_train import Train
-from flowers.data import PictureData, load_pictures, make_variant, training_batches
+from flowers.augmentation import make_variant
+from flowers.batches import training_batches
+from flowers.data import FlowerData, load_images
 from flowers.heads import build_transfer, find_base, load_base_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
 from hyper_parameters import learning_rate_at
@@ -57,7 +59,7 @@ class TransferTrain(Train):
         self,
         config: FlowerParameters,
         run: RunFolder | None = None,
-        data: PictureData | None = None,
+        data: FlowerData | None = None,
         *,
         load_weights=True,
     ):
@@ -66,7 +68,7 @@ class TransferTrain(Train):
         Args:
             config: settings.
             run: where to write; None = `<runs_dir>/<run name>`, which is made new by `train()`.
-            data: pictures of `flowers.data.load_pictures`; None = as the settings say.
+            data: images of `flowers.data.load_images`; None = as the settings say.
             load_weights: False = leave the base random, for a run that goes on from a checkpoint.
 
         Raises:
@@ -88,7 +90,7 @@ class TransferTrain(Train):
 
     def _prepare(self, data):
         config = self.config
-        self.data = data or load_pictures(config)
+        self.data = data or load_images(config, self.run)
         self.training, self.validation = self.data.training, self.data.validation
         self.normalization = tf.identity  # the net has its preprocessing within
         self.classes = len(self.data.class_names)
@@ -276,6 +278,7 @@ class TransferTrain(Train):
             "class_names": list(data.class_names),
             "class_folders": list(data.class_folders),
             "images": counts,
+            "split_rounding": data.split_rounding,
             "found": data.found,
             "skipped": list(data.skipped),
             "leaks": [list(pair) for pair in data.leaks],

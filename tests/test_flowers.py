@@ -23,11 +23,11 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
-from flowers import data, heads, transfer
+from flowers import augmentation, batches, data, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
 from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.data.image_files import read_picture
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.reports import grad_cam
@@ -280,33 +280,33 @@ def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
 
 
 def test_classes_are_in_numeric_order_and_have_names(pictures, tmp_path):
-    found = data.load_pictures(settings(pictures, tmp_path))
+    found = data.load_images(settings(pictures, tmp_path))
     assert found.class_folders == ("1", "2", "10")
     assert found.class_names == ("pink primrose", "2", "globe thistle")
     assert np.bincount(found.training.labels).tolist() == [8, 7, 6]
     assert np.bincount(found.validation.labels).tolist() == [2, 3, 2] and found.test is None
     assert all(f"/train/{found.class_folders[label]}/" in file
                for file, label in zip(found.training.files, found.training.labels, strict=True))  # fmt: skip
-    first_two = data.load_pictures(settings(pictures, tmp_path, classes=2))
+    first_two = data.load_images(settings(pictures, tmp_path, classes=2))
     assert first_two.class_folders == ("1", "2") and len(first_two.training) == 15
     with pytest.raises(UsageError, match="at most the 3 classes"):
-        data.load_pictures(settings(pictures, tmp_path, classes=4))
+        data.load_images(settings(pictures, tmp_path, classes=4))
 
 
 def test_one_folder_is_split_by_seed(tmp_path):
     folder = draw_pictures(tmp_path / "all", {"rose": 10, "daisy": 20})
     changes = {"validation_fraction": 0.2, "test_fraction": 0.1}
-    found = data.load_pictures(settings(folder, tmp_path, **changes))
+    found = data.load_images(settings(folder, tmp_path, **changes))
     parts = [found.training, found.validation, found.test]
     assert found.class_names == ("daisy", "rose")
     assert [np.bincount(part.labels).tolist() for part in parts] == [[14, 7], [4, 2], [2, 1]]
     assert len({file for part in parts for file in part.files}) == 30
-    again = data.load_pictures(settings(folder, tmp_path, **changes))
+    again = data.load_images(settings(folder, tmp_path, **changes))
     assert again.validation.files == found.validation.files
-    other = data.load_pictures(settings(folder, tmp_path, **changes, split_seed=1))
+    other = data.load_images(settings(folder, tmp_path, **changes, split_seed=1))
     assert other.validation.files != found.validation.files
-    with pytest.raises(UsageError, match=r"class 'daisy' has 20 picture\(s\), of which 20 would be held out"):
-        data.load_pictures(settings(folder, tmp_path, validation_fraction=0.9))
+    with pytest.raises(UsageError, match=r"class 'daisy' has 20 image\(s\), of which 20 would be held out"):
+        data.load_images(settings(folder, tmp_path, validation_fraction=0.9))
 
 
 def test_broken_pictures_are_named(tmp_path):
@@ -316,10 +316,36 @@ def test_broken_pictures_are_named(tmp_path):
     (folder / "b" / "empty.png").write_bytes(b"")
     (folder / "b" / "longer.jpg").write_bytes(whole + b"what a camera appends")
     (folder / "b" / "notes.txt").write_text("no picture")
-    with pytest.raises(UsageError, match=r"2 picture\(s\) .*cut\.jpg.*empty\.png.*--on_bad_image=skip"):
-        data.load_pictures(settings(folder, tmp_path))
-    found = data.load_pictures(settings(folder, tmp_path, on_bad_image="skip"))
+    with pytest.raises(UsageError, match=r"2 image\(s\) .*cut\.jpg.*empty\.png.*--on_bad_image=skip"):
+        data.load_images(settings(folder, tmp_path))
+    found = data.load_images(settings(folder, tmp_path, on_bad_image="skip"))
     assert len(found.skipped) == 2 and len(found.training) + len(found.validation) + len(found.test) == 11
+
+
+def split_names(found):
+    return [" ".join(file[-8:-4] for file in part.files) for part in (found.validation, found.test)]
+
+
+def test_a_run_of_before_there_was_one_rounding_keeps_its_parts(tmp_path):
+    folder = tmp_path / "all"
+    for name in "abcd":
+        (folder / name).mkdir(parents=True)
+        for number in range(15):
+            cv2.imwrite(str(folder / name / f"{number:02d}.png"), np.full((8, 8, 3), 10 * number, np.uint8))
+    config, run = settings(folder, tmp_path, find_leaks="off"), RunFolder(tmp_path / "x")
+    # A tenth of 60 images is 6, as on the CIFAR side; each class rounded by itself gave 8.
+    new = ["a/02 a/11 b/02 b/11 c/12 d/06", "a/03 a/10 b/05 b/14 c/02 d/12"]
+    old = ["a/02 a/11 b/02 b/11 c/02 c/12 d/06 d/12", "a/03 a/10 b/05 b/14 c/07 c/08 d/04 d/07"]
+    assert split_names(data.load_images(config, run)) == new
+    run.path.mkdir()
+    run.data.write_text('{"class_names": ["a", "b", "c", "d"], "images": {"training": 44, "validation": 8, "test": 8}}')
+    trainer = transfer.TransferTrain(config, run, load_weights=False)
+    assert split_names(trainer.data) == old and trainer.data.split_rounding == "each_class"
+    run.data.write_text('{"split_rounding": "all_classes"}')
+    assert split_names(data.load_images(config, run)) == new
+    run.data.write_text('{"split_rounding": "else"}')
+    with pytest.raises(UsageError, match="must have a split_rounding of all_classes or each_class, received another"):
+        data.load_images(config, run)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -328,11 +354,11 @@ def test_a_jpeg_that_is_cut_off_is_refused(tmp_path, progressive):
     path = tmp_path / "image.jpg"
     PIL.Image.fromarray(image).save(path, progressive=progressive)
     whole = path.read_bytes()
-    assert data.read_picture(str(path), (32, 32, 3), False).shape == (32, 32, 3)
+    assert image_part.read_image(str(path), (32, 32, 3), False).shape == (32, 32, 3)
     for missing in (1, 2, 3, 10, 100, len(whole) // 4, len(whole) // 2):
         path.write_bytes(whole[:-missing])
         with pytest.raises(UsageError, match="is damaged"):
-            data.read_picture(str(path), (32, 32, 3), False)
+            image_part.read_image(str(path), (32, 32, 3), False)
 
 
 def test_a_class_whose_training_pictures_are_all_broken_is_named(tmp_path):
@@ -341,16 +367,16 @@ def test_a_class_whose_training_pictures_are_all_broken_is_named(tmp_path):
     for picture in (tmp_path / "all" / "train" / "b").iterdir():
         picture.write_bytes(b"broken")
     with pytest.raises(UsageError, match="that can be read, received none for b; mend"):
-        data.load_pictures(settings(tmp_path / "all", tmp_path, on_bad_image="skip"))
+        data.load_images(settings(tmp_path / "all", tmp_path, on_bad_image="skip"))
 
 
 def test_leaks_are_found_by_content(tmp_path):
     folder = tmp_path / "leaky"
     draw_pictures(folder / "train", {"a": 4, "b": 4})
     draw_pictures(folder / "valid", {"a": 2, "b": 2})
-    assert data.load_pictures(settings(folder, tmp_path)).leaks == ()
+    assert data.load_images(settings(folder, tmp_path)).leaks == ()
     shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "valid" / "b" / "another name.jpg")
-    found = data.load_pictures(settings(folder, tmp_path))
+    found = data.load_images(settings(folder, tmp_path))
     assert found.leak_count == 1 and [file.rsplit("/", 1)[1] for file in found.leaks[0]] == [
         "picture_01.jpg",
         "another name.jpg",
@@ -358,15 +384,15 @@ def test_leaks_are_found_by_content(tmp_path):
     shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "train" / "a" / "twice.jpg")
     for copy in range(15):
         shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "valid" / "b" / f"copy {copy}.jpg")
-    found = data.load_pictures(settings(folder, tmp_path))
+    found = data.load_images(settings(folder, tmp_path))
     assert found.leak_count == 2 * 16 and len(set(found.leaks)) == 20
     assert all("/train/" in one and "/valid/" in other for one, other in found.leaks)
 
 
 def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path, monkeypatch):
-    kept = data.load_pictures(settings(pictures, tmp_path)).training
-    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
-    again = data.load_pictures(settings(pictures, tmp_path)).training
+    kept = data.load_images(settings(pictures, tmp_path)).training
+    monkeypatch.setattr(image_part, "_LARGEST_IN_MEMORY", 0)
+    again = data.load_images(settings(pictures, tmp_path)).training
     assert again.images is None and kept.images is not None
     for one, two in zip(again.load([3, 1]), kept.load([3, 1]), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -390,14 +416,14 @@ def test_folders_that_are_no_data_set(tmp_path, files, found):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(b"x")
     with pytest.raises(UsageError, match=f"folders of two classes or more, with images in them, received {found}"):
-        data.load_pictures(settings(folder, tmp_path))
+        data.load_images(settings(folder, tmp_path))
 
 
 def test_a_class_without_training_pictures_is_named(tmp_path):
     draw_pictures(tmp_path / "all" / "train", {"a": 3, "b": 3})
     draw_pictures(tmp_path / "all" / "valid", {"a": 1, "c": 1})
     with pytest.raises(UsageError, match="received none for c"):
-        data.load_pictures(settings(tmp_path / "all", tmp_path))
+        data.load_images(settings(tmp_path / "all", tmp_path))
 
 
 # Augmentation
@@ -409,8 +435,8 @@ def smooth_picture():
 
 
 @pytest.mark.parametrize("transform", [
-    data.Transform(30, 0, 1, 1, False), data.Transform(0, 20, 1, 1, False), data.Transform(0, 0, 0.8, 1.2, False),
-    data.Transform(-17, 5, 1.1, 0.85, True),
+    augmentation.Transform(30, 0, 1, 1, False), augmentation.Transform(0, 20, 1, 1, False), augmentation.Transform(0, 0, 0.8, 1.2, False),
+    augmentation.Transform(-17, 5, 1.1, 0.85, True),
 ])  # fmt: skip
 def test_one_affine_map_does_what_image_data_generator_does(transform):
     from tensorflow.keras.preprocessing.image import ImageDataGenerator
@@ -419,13 +445,13 @@ def test_one_affine_map_does_what_image_data_generator_does(transform):
                   "flip_horizontal": transform.flip}  # fmt: skip
     picture = smooth_picture()
     expected = ImageDataGenerator(data_format="channels_last").apply_transform(picture.astype(np.float32), parameters)
-    received = data.apply_transform(picture, transform)
+    received = augmentation.apply_transform(picture, transform)
     assert np.abs(received - expected).max() <= 2  # of 255: OpenCV rounds positions to 1/32 pixel
 
 
 def test_draws_fill_their_ranges(pictures, tmp_path):
     config = settings(pictures, tmp_path)
-    drawn = np.array([dataclasses.astuple(data.draw_transform(0, variant, config)) for variant in range(2000)])
+    drawn = np.array([dataclasses.astuple(augmentation.draw_transform(0, variant, config)) for variant in range(2000)])
     for column, (low, high) in enumerate(((-30, 30), (-0.2, 0.2), (0.8, 1.2), (0.8, 1.2))):
         assert low <= drawn[:, column].min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < drawn[:, column].max() <= high
@@ -435,25 +461,25 @@ def test_draws_fill_their_ranges(pictures, tmp_path):
 @pytest.mark.parametrize("pipeline", ["tfdata", "generator"])
 def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, tmp_path, pipeline):
     config = settings(pictures, tmp_path, pipeline=pipeline)
-    training = data.load_pictures(config).training
-    batches = [batch for batch, _ in data.training_batches(training, config, 6)]
-    assert len(batches) == 6 and batches[0].shape == (8, 32, 32, 3) and batches[0].dtype == np.uint8
-    later = next(iter(data.training_batches(training, config, 6, first_step=4)))[0]
-    np.testing.assert_array_equal(batches[4], later)
-    assert not np.array_equal(batches[0], batches[3])
-    pieces = [batch for batch, _ in data.training_batches(training, config, 1, replicas=2)]
-    np.testing.assert_array_equal(np.concatenate(pieces), batches[0])
+    training = data.load_images(config).training
+    made = [batch for batch, _ in batches.training_batches(training, config, 6)]
+    assert len(made) == 6 and made[0].shape == (8, 32, 32, 3) and made[0].dtype == np.uint8
+    later = next(iter(batches.training_batches(training, config, 6, first_step=4)))[0]
+    np.testing.assert_array_equal(made[4], later)
+    assert not np.array_equal(made[0], made[3])
+    pieces = [batch for batch, _ in batches.training_batches(training, config, 1, replicas=2)]
+    np.testing.assert_array_equal(np.concatenate(pieces), made[0])
 
 
 def test_variants_come_in_turn_and_every_picture_once_an_epoch(pictures, tmp_path):
     config = settings(pictures, tmp_path, variants=2, train_batch_size=7)
-    plans = [data.plan_batch(step, 21, config) for step in range(9)]
+    plans = [batches.plan_batch(step, 21, config) for step in range(9)]
     for epoch in range(3):
         indices, variants = (np.concatenate(values) for values in zip(*plans[3 * epoch : 3 * epoch + 3], strict=True))
         assert sorted(indices) == list(range(21)) and set(variants) == {epoch % 2}
     plain = settings(pictures, tmp_path, augment=False)
-    training = data.load_pictures(plain).training
-    np.testing.assert_array_equal(data.make_variant(training, 3, 5, plain), training.read(3))
+    training = data.load_images(plain).training
+    np.testing.assert_array_equal(augmentation.make_variant(training, 3, 5, plain), training.read(3))
 
 
 # Training
@@ -490,7 +516,8 @@ def test_a_run_folder_holds_everything(finished):
         "predictions",
         "confusion_matrix",
     }
-    assert json.loads(finished.data.read_text())["class_folders"] == ["1", "2", "10"]
+    facts = json.loads(finished.data.read_text())
+    assert facts["class_folders"] == ["1", "2", "10"] and facts["split_rounding"] == "all_classes"
 
 
 def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monkeypatch):
@@ -513,14 +540,14 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     probabilities = np.load(finished.predictions)
     model = load_model(str(finished.best))
     paths = sorted((pictures / "valid" / "10").iterdir())
-    images = np.stack([read_picture(path, (32, 32, 3)) for path in paths])
+    images = np.stack([read_image(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
     # A net of the text's quirks is asked about pictures squeezed as in its training.
     asked = []
     monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
     net = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
     assert flowers.predict.main([str(pictures / "valid" / "10"), *net]) == 0
-    np.testing.assert_array_equal(asked[0], [data.read_picture(str(path), (32, 32, 3), True) for path in paths])
+    np.testing.assert_array_equal(asked[0], [image_part.read_image(str(path), (32, 32, 3), True) for path in paths])
 
 
 def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_path, capsys):
@@ -610,7 +637,7 @@ def test_cached_features_give_the_losses_of_the_whole_net(pictures, tmp_path):
 
 
 def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path, monkeypatch):
-    found = data.load_pictures(settings(pictures, tmp_path))
+    found = data.load_images(settings(pictures, tmp_path))
 
     def caches(**changes):
         return transfer.TransferTrain(settings(pictures, tmp_path, **changes), data=found).caches_features
@@ -625,7 +652,7 @@ def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path
 @pytest.mark.slow
 def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_path):
     config = settings(pictures, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
-    found = data.load_pictures(config)
+    found = data.load_images(config)
     whole = transfer.TransferTrain(dataclasses.replace(config, version="whole"), data=found)
     whole.train()
     stopped = dataclasses.replace(config, version="stopped")
@@ -673,7 +700,7 @@ def two_stages(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
     changes = {"unfreeze_at_epoch": 2, "epochs": 4, "patience": 1, "fine_tune_lr": 1e-3, "lr_schedule": "cosine"}
     config = settings(pictures, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01)
-    found = data.load_pictures(config)
+    found = data.load_images(config)
     trainer = transfer.TransferTrain(config, data=found)
     start = trainer.base.get_weights()
     assert trainer.caches_features
@@ -723,7 +750,7 @@ def test_a_run_stopped_around_the_switch_ends_as_one_never_stopped(two_stages, s
 @pytest.mark.slow
 def test_weight_decay_pulls_kernels(pictures, tmp_path):
     """The first step of plain SGD with and without decay d differs by rate * d * kernel, and in kernels only."""
-    found = data.load_pictures(settings(pictures, tmp_path))
+    found = data.load_images(settings(pictures, tmp_path))
     trainers = []
     for decay in (0.0, 0.1):
         changes = {"optimizer": "momentum", "weight_decay": decay, "augment": False, "init_lr": 0.1}
@@ -750,7 +777,7 @@ import cifar10_train
 from flowers import data, transfer
 
 config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
-found = data.load_pictures(config)
+found = data.load_images(config)
 whole = transfer.TransferTrain(config, data=found)
 assert whole.caches_features and whole.replicas == 2
 whole.train()
@@ -785,10 +812,10 @@ assert len(outputs) == 2 and not np.allclose(*outputs)
 
 
 def test_pictures_found_broken_while_training_are_named_and_replaced(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data, "_MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(image_part, "_MOST_IN_MEMORY", 0)
     folder = draw_pictures(tmp_path / "all", {"a": 5, "b": 5})
     config = settings(folder, tmp_path, on_bad_image="skip")
-    training = data.load_pictures(config).training
+    training = data.load_images(config).training
     index = int(np.flatnonzero(training.labels == 0)[-1])
     (folder / "a" / training.files[index].rsplit("/", 1)[1]).write_bytes(b"broken")
     other = int(np.flatnonzero(training.labels == 0)[0])
@@ -804,28 +831,28 @@ def test_pictures_found_broken_while_training_are_named_and_replaced(tmp_path, m
 def test_leaks_are_not_sought_among_too_many_files(tmp_path, monkeypatch):
     folder = draw_pictures(tmp_path / "all", {"a": 4, "b": 4})
     shutil.copy(folder / "a" / "picture_00.jpg", folder / "b" / "again.jpg")
-    monkeypatch.setattr(data, "_MOST_COMPARED", 1)
+    monkeypatch.setattr(leaks, "_MOST_COMPARED", 1)
     for wanted, looked in (("auto", False), ("on", True), ("off", False)):
         config = settings(folder, tmp_path, find_leaks=wanted, split_seed=1)
-        assert (data.load_pictures(config).leak_count is not None) == looked
+        assert (data.load_images(config).leak_count is not None) == looked
 
 
 def test_cifar_is_read_and_split_as_by_the_other_command(cifar_folder, tmp_path):
     changes = {"dataset": "cifar10", "validation_fraction": 0.2, "test_fraction": 0.5}
     config = settings(cifar_folder, tmp_path, **changes)
-    found = data.load_pictures(config)
+    found = data.load_images(config)
     assert [len(part) for part in (found.training, found.validation, found.test)] == [240, 60, 60]
     assert found.class_names[0] == "airplane" and found.training.read(3).shape == (32, 32, 3)
-    larger = data.load_pictures(dataclasses.replace(config, image_size=48, classes=2))
+    larger = data.load_images(dataclasses.replace(config, image_size=48, classes=2))
     assert larger.validation.read(0).shape == (48, 48, 3) and set(larger.training.labels) == {0, 1}
     assert config.dataset_name == "cifar10" and "--data_dir" not in config.command
     with pytest.raises(UsageError, match="--classes must be at most the 10 classes of cifar10, received 11"):
-        data.load_pictures(dataclasses.replace(config, classes=11))
+        data.load_images(dataclasses.replace(config, classes=11))
 
 
 def test_the_quirks_of_the_text(pictures, tmp_path):
     config = settings(pictures, tmp_path, faithful=True, variants=1)
-    found = data.load_pictures(config)
+    found = data.load_images(config)
     assert found.class_folders == ("1", "10", "2")
     trainer = transfer.TransferTrain(config, data=found)
     assert not trainer.caches_features
@@ -842,12 +869,12 @@ def test_the_text_squeezes_pictures_by_their_nearest_pixels(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "wide.png"), picture[..., ::-1])
     expected = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "wide.png", target_size=(32, 48)))
-    np.testing.assert_array_equal(data.read_picture(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
+    np.testing.assert_array_equal(image_part.read_image(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
 
 
 @pytest.mark.slow
 def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_LARGEST_IN_MEMORY", 0)
+    monkeypatch.setattr(image_part, "_LARGEST_IN_MEMORY", 0)
     folder = tmp_path / "copy"
     shutil.copytree(pictures, folder)
     trainer = transfer.TransferTrain(settings(folder, tmp_path))
@@ -946,6 +973,6 @@ def test_a_large_tree_starts_soon(tmp_path):
         for number in range(20):
             (folder / f"{number}.jpg").write_bytes(picture)
     started = time.monotonic()
-    found = data.load_pictures(settings(tmp_path / "all", tmp_path))
+    found = data.load_images(settings(tmp_path / "all", tmp_path))
     assert time.monotonic() - started < 15
     assert len(found.training) + len(found.validation) + len(found.test) == 20000

@@ -29,12 +29,12 @@ import cifar10_test
 import flowers.train
 from cifar10_input import load_data
 from cifar10_main import main
-from flowers.data import load_pictures
+from flowers.data import load_images
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import saved_models
 from resnet_study.checkpoints import check_checkpoint, read_checkpoint, write_checkpoint
-from resnet_study.data.image_files import read_picture
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.reports.figures import draw_grid
@@ -612,7 +612,7 @@ def is_picture(picture):
 def test_damaged_pictures(archive_folder, damage, kind):
     path = archive_folder / f"x.{kind.lower()}"
     path.write_bytes(damage(picture_bytes(kind)))
-    survive(lambda: read_picture(path, (32, 32, 3)), path.name, is_picture)
+    survive(lambda: read_image(path, (32, 32, 3)), path.name, is_picture)
 
 
 def declared(width, height):
@@ -651,7 +651,7 @@ def test_refused_pictures(tmp_path, capsys, kind):
 def test_pictures_that_are_cut_off_are_refused_not_filled(tmp_path, kind):
     content = picture_bytes(kind, (200, 200))
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    assert survive(lambda: read_picture(tmp_path / "cut.png", (32, 32, 3)), "cut.png")
+    assert survive(lambda: read_image(tmp_path / "cut.png", (32, 32, 3)), "cut.png")
 
 
 def several(kind):
@@ -666,7 +666,7 @@ def several(kind):
 def test_unusual_pictures_are_read_right(tmp_path):
     def read(name, content):
         (tmp_path / name).write_bytes(content)
-        return read_picture(tmp_path / name, (32, 32, 3))
+        return read_image(tmp_path / name, (32, 32, 3))
 
     for kind in ("PNG", "WEBP", "TIFF"):  # animated: the first picture
         assert abs(read(f"animated.{kind}", several(kind)).astype(int) - 10).max() <= 1
@@ -717,7 +717,7 @@ def class_folders(folder):
 
 
 def load_classes(folder, **changes):
-    return load_pictures(FlowerParameters(data_dir=str(folder), image_size=32, test_fraction=0.0, **changes))
+    return load_images(FlowerParameters(data_dir=str(folder), image_size=32, test_fraction=0.0, **changes))
 
 
 def is_loaded(classes, pictures):

@@ -18,7 +18,7 @@ from cifar10_input import load_data
 from cifar10_test import measure
 from hyper_parameters import from_preset
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
-from resnet_study.data.image_files import read_picture
+from resnet_study.data.image_files import read_image
 from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing
@@ -39,7 +39,7 @@ def test_readme_lists_every_file_with_its_checksum():
 )
 def test_shipped_weights_know_a_cat(build):
     model = build(weights="cifar10")
-    picture = read_picture(ROOT / "examples" / "cat.jpg", (32, 32, 3))
+    picture = read_image(ROOT / "examples" / "cat.jpg", (32, 32, 3))
     assert CIFAR10_CLASSES[int(model(picture[None])[0].numpy().argmax())] == "cat"
 
 

@@ -18,7 +18,15 @@ GROUPS = (
     ("resnet_study.networks.layers", "resnet_study.networks.registry", "resnet_study.networks.multiply_adds"),
     ("resnet_study.saved_models", "resnet_study.predictor"),
     ("resnet_study.networks", "resnet_study.data", "resnet", "flowers.settings"),
-    ("cifar10_input", "flowers.data", "flowers.heads"),
+    ("cifar10_input", "flowers.heads"),
+    (
+        "flowers.class_folders",
+        "flowers.image_part",
+        "flowers.leaks",
+        "flowers.augmentation",
+        "flowers.batches",
+        "flowers.data",
+    ),
     # `predict` draws what it explains, and a training tests.
     ("resnet_study.reports", "cifar10_test"),
     ("resnet_study.training", "cifar10_train", "flowers.transfer"),

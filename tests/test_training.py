@@ -25,7 +25,7 @@ from cifar10_test import measure
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.data.image_files import read_picture
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
@@ -543,7 +543,7 @@ def test_pictures_of_every_kind_are_read(tmp_path, shape):
         path = tmp_path / f"{kind}.png"
         cv2.imwrite(str(path), np.full(shape, np.iinfo(depth).max, depth))
         for channels in (1, 3):
-            picture = read_picture(path, (32, 32, channels))
+            picture = read_image(path, (32, 32, channels))
             assert picture.shape == (32, 32, channels) and picture.dtype == np.uint8 and picture.min() == 255
 
 
@@ -556,7 +556,7 @@ def test_pictures_stand_upright_however_the_camera_was_held(tmp_path, kind):
         PIL.Image.fromarray(quarters).convert("RGB").save(tmp_path / "held", kind, exif=exif, quality=95)
         with PIL.Image.open(tmp_path / "held") as opened:
             upright = np.asarray(PIL.ImageOps.exif_transpose(opened))
-        difference = read_picture(tmp_path / "held", (32, 32, 3)).astype(int) - upright
+        difference = read_image(tmp_path / "held", (32, 32, 3)).astype(int) - upright
         assert abs(difference).max() < 30, orientation
 
 
@@ -564,7 +564,7 @@ def test_colours_are_rgb(tmp_path):
     import cv2
 
     cv2.imwrite(str(tmp_path / "red.png"), np.full((5, 5, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
-    assert read_picture(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
+    assert read_image(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_two_devices_train_as_one(tmp_path):

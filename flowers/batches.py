@@ -1,0 +1,74 @@
+"""Batches of augmented images as `tf.data`, each a pure function of (seed, step): a run that is resumed sees the same ones."""
+
+import numpy as np
+
+from cifar10_input import piece_numbers, plan_indices
+from flowers.augmentation import make_variant
+from flowers.image_part import ImagePart
+from flowers.settings import FlowerParameters
+
+
+def plan_batch(step: int, count: int, config: FlowerParameters) -> tuple[np.ndarray, np.ndarray]:
+    """Which images and variants the batch of a step is made of, a pure function of (seed, step).
+
+    The variant is the epoch, so that images never repeat; with `variants` = N it is the epoch modulo N.
+
+    Args:
+        step: 0-based.
+        count: images of the training part.
+        config: uses seed, train_batch_size, augment, variants.
+
+    Returns:
+        (indices int64 [batch], variants int64 [batch]).
+    """
+    indices, epochs = plan_indices(step, count, config.train_batch_size, config.seed)
+    if not config.augment:
+        return indices, np.zeros_like(epochs)
+    return indices, epochs % config.variants if config.variants else epochs
+
+
+def training_batches(
+    part: ImagePart,
+    config: FlowerParameters,
+    train_steps: int,
+    first_step=0,
+    replicas=1,
+    worker=0,
+    workers=1,
+    features=None,
+):
+    """The batches from `first_step` to `train_steps`.
+
+    Args:
+        part: training part.
+        config: settings.
+        train_steps: batches to train.
+        first_step: 0-based step to begin with.
+        replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
+        worker, workers: give the pieces of one machine only, see `cifar10_input.piece_numbers`.
+        features: None, or float32 [n, variants, ...] to be taken in the place of the images.
+
+    Returns:
+        tf.data.Dataset of (images uint8 [batch / replicas, height, width, RGB], or features; labels int32 [batch / replicas]).
+    """
+    import tensorflow as tf
+
+    size = config.train_batch_size // replicas
+    shape, kind = (part.shape, np.uint8) if features is None else (features.shape[2:], np.float32)
+
+    def make(piece):
+        step, number = divmod(int(piece), replicas)
+        indices, variants = (
+            values[number * size : (number + 1) * size] for values in plan_batch(step, len(part), config)
+        )
+        if features is not None:
+            return features[indices, variants], part.labels[indices]
+        made = [make_variant(part, *pair, config) for pair in zip(indices, variants, strict=True)]
+        return np.stack(made), part.labels[indices]
+
+    def make_piece(piece):
+        images, labels = tf.numpy_function(make, [piece], [kind, tf.int32])
+        return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
+
+    pieces = piece_numbers(first_step, train_steps, replicas, worker, workers)
+    return pieces.map(make_piece, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)

@@ -1,0 +1,163 @@
+"""The images of one part of a data set: each read from its file when it is needed, or all of them at the start.
+
+A part of up to 10,000 images and 1 GiB is read at once, so that every broken image is known before training begins; images of a
+larger part are read when their turn comes. Either way a broken one is named, and `on_bad_image` decides: refuse = the start, or the
+run at its last checkpoint, ends; skip = left out, and where a batch needs it, the next image of its class stands in.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from flowers.settings import FlowerParameters
+from resnet_study.data import image_files
+from resnet_study.errors import UsageError
+
+_LARGEST_IN_MEMORY = 1 << 30  # bytes of decoded images per part
+_MOST_IN_MEMORY = 10_000  # images per part; to decode more would delay the start
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePart:
+    """The images of one part of a data set, with their labels.
+
+    Attributes:
+        files: name of each image.
+        labels: int32 [n].
+        shape: (height, width, RGB) that images are brought to.
+        images: uint8 [n, height, width, RGB], of any size; None = each is read from its file whenever it is needed.
+        skips: whether files that turn out to be broken are left out; otherwise they are an error.
+        squeezes: whether images are squeezed into `shape` by their nearest pixels, as Keras' `flow_from_directory` does,
+            and not cut to its aspect.
+        broken: {index: reason} of the files found broken so far.
+    """
+
+    files: tuple[str, ...]
+    labels: np.ndarray
+    shape: tuple[int, int, int]
+    images: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    skips: bool = False
+    squeezes: bool = False
+    broken: dict[int, str] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __len__(self):
+        return len(self.files)
+
+    def read(self, index: int) -> np.ndarray:
+        """One image; in the place of a broken one that is skipped, the next of its class.
+
+        Args:
+            index: 0-based place in the part.
+
+        Returns:
+            uint8 [height, width, RGB].
+
+        Raises:
+            UsageError: it is broken, and not to be skipped; or all of its class are.
+        """
+        image = self._attempt(index)
+        if image is not None:
+            return image
+        members = np.flatnonzero(self.labels == self.labels[index])
+        for other in np.roll(members, -int(np.searchsorted(members, index)) - 1):
+            image = self._attempt(int(other))
+            if image is not None:
+                return image
+        raise UsageError(f"no image of the class of {self.files[index]} can be read; mend some")
+
+    def load(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """Several images, without the broken ones that are skipped.
+
+        Args:
+            indices: 0-based places in the part, int [m].
+
+        Returns:
+            (images uint8 [n <= m, height, width, RGB], labels int32 [n]).
+
+        Raises:
+            UsageError: one is broken, and not to be skipped.
+        """
+        indices = np.asarray(indices, int)
+        attempts = [self._attempt(int(index)) for index in indices]
+        good = [place for place, image in enumerate(attempts) if image is not None]
+        images = np.array([attempts[place] for place in good], np.uint8).reshape(-1, *self.shape)
+        return images, self.labels[indices[good]]
+
+    def _attempt(self, index):
+        """The image; None if it is broken and to be skipped."""
+        if index in self.broken:
+            return None
+        try:
+            if self.images is None:
+                return read_image(self.files[index], self.shape, self.squeezes)
+        except UsageError as error:
+            if not self.skips:
+                raise
+            self.broken[index] = str(error)
+            print(f"skipped: {error}")
+            return None
+        image = self.images[index]
+        if image.shape == self.shape:
+            return image
+        import cv2
+
+        return cv2.resize(image, self.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def make_part(files, labels, config: FlowerParameters) -> tuple[ImagePart, list[str]]:
+    """Makes a part of files; where they are few, all are read.
+
+    Args:
+        files: path of each image.
+        labels: of each, 0-based.
+        config: uses image_size, on_bad_image, faithful.
+
+    Returns:
+        (the part, without images that are known to be broken; the reasons for these).
+    """
+    shape = (config.image_size, config.image_size, 3)
+    labels = np.array(labels, np.int32)
+    options = {"skips": config.on_bad_image == "skip", "squeezes": config.faithful}
+    if len(files) > _MOST_IN_MEMORY or len(files) * math.prod(shape) > _LARGEST_IN_MEMORY:
+        return ImagePart(tuple(files), labels, shape, **options), []
+    images = np.empty((len(files), *shape), np.uint8)
+
+    def attempt(index):
+        try:
+            images[index] = read_image(files[index], shape, config.faithful)
+            return None
+        except UsageError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = list(pool.map(attempt, range(len(files))))
+    good = [index for index, reason in enumerate(reasons) if reason is None]
+    images = images if len(good) == len(files) else images[good]
+    part = ImagePart(tuple(files[index] for index in good), labels[good], shape, images, **options)
+    return part, [reason for reason in reasons if reason]
+
+
+def read_image(file: str, shape: tuple[int, int, int], squeezes: bool) -> np.ndarray:
+    """Reads one image and brings it to a shape.
+
+    Args:
+        file: path.
+        shape: (height, width, RGB).
+        squeezes: see `ImagePart`; False = as `resnet_study.data.image_files.read_image`.
+
+    Returns:
+        uint8 of that shape.
+
+    Raises:
+        UsageError: the file cannot be read, or is no whole image; the message says why.
+    """
+    image = image_files.read_image(Path(file), shape)
+    if not squeezes:
+        return image
+    with PIL.Image.open(file) as opened:
+        return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))

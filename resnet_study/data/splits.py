@@ -1,0 +1,60 @@
+"""One rule for every data set that is split here: each class by its share, drawn by a seed."""
+
+import numpy as np
+
+from resnet_study.errors import UsageError
+
+# How the sizes of the parts are rounded. Runs of flowers that began before there was one rule rounded each class by itself.
+ALL_CLASSES, EACH_CLASS = "all_classes", "each_class"
+
+
+def hold_out(labels, fractions: dict[str, float], seed: int, class_names, rounding=ALL_CLASSES) -> list[np.ndarray]:
+    """Draws parts to hold out, such as for validation, with the same share of each class.
+
+    Args:
+        labels: int [n], 0-based.
+        fractions: setting -> share of each class, in 0..1; at least one image of each class unless it is 0.
+        seed: of the draw. A class of which equally many are held out gives the same images, whatever the rounding.
+        class_names: for messages.
+        rounding: "all_classes" = the total of a part is rounded, and classes with the largest remainders are rounded up;
+            "each_class" = each class to the nearest number, a half to the even one, and at least to 1.
+
+    Returns:
+        For each fraction the rising indices, int64; no index is in two parts.
+
+    Raises:
+        UsageError: nothing of a class would be left.
+
+    Example:
+        validation, test = hold_out([0] * 15 + [1] * 15, {"validation_fraction": 0.1, "test_fraction": 0.2}, 0, ["cat", "dog"])
+        # 2 cats and 1 dog; 3 cats and 3 dogs
+    """
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    present, sizes = np.unique(labels, return_counts=True)
+    if rounding == EACH_CLASS:
+        counts = [[max(1, round(fraction * int(size))) for size in sizes] for fraction in fractions.values()]
+    else:
+        counts = [_apportion(sizes, fraction) for fraction in fractions.values()]
+    parts = [[] for _ in fractions]
+    for label, *ends in zip(present, *np.cumsum(counts, axis=0), strict=True):
+        members = np.flatnonzero(labels == label)
+        if ends[-1] >= len(members):
+            flags = " and ".join(f"--{name}" for name in fractions)
+            raise UsageError(
+                f"class '{class_names[label]}' has {len(members)} image(s), of which {ends[-1]} would be held out; give more images, "
+                f"or a smaller {flags}"
+            )
+        drawn = np.split(rng.permutation(members), ends)
+        for part, held_out in zip(parts, drawn, strict=False):  # the last piece is what is left
+            part.append(held_out)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _apportion(sizes: np.ndarray, fraction: float) -> list[int]:
+    """`fraction` of each size, rounded so that the sum is right too: largest remainders are rounded up. At least 1, unless it is 0."""
+    shares = sizes * fraction
+    counts = np.floor(shares).astype(int)
+    up = np.argsort(counts - shares, kind="stable")[: max(0, round(shares.sum()) - counts.sum())]
+    counts[up] += 1
+    return np.maximum(fraction > 0, counts).tolist()
