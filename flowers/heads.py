@@ -26,7 +26,7 @@ import numpy as np
 from keras import layers
 
 from resnet_study.data.download import keras_cache
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, shorten
 from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, read_model
@@ -303,9 +303,8 @@ def load_base_weights(base: keras.Model, path: str) -> None:
             base.load_weights(place, by_name=True)
     # Keras raises nearly anything for a file that is damaged or of another net.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"--weights={path} is damaged or does not fit {base.name}: {reason}; give another file"
+            f"--weights={path} is damaged or does not fit {base.name}: {shorten(str(error))}; give another file"
         ) from error
     missing = sorted({v.path.split("/")[0] for v in base.variables if not np.isfinite(v.numpy()).all()})
     if missing:
@@ -352,7 +351,7 @@ def _policy(dtype):
         if "URL fetch failure" not in str(error):
             raise
         raise UsageError(
-            f"the download of the ImageNet weights failed ({error}); try again, or use --weights=FILE"
+            f"the download of the ImageNet weights failed ({shorten(str(error))}); try again, or use --weights=FILE"
         ) from error
     finally:
         keras.config.set_dtype_policy(before)

@@ -853,7 +853,7 @@ def test_class_folders_of_the_command_line(tmp_path, capsys):
     (folder / "b" / "line\nbreak \udcff.png").write_bytes(b"")
     code = flowers.train.main([f"--data_dir={folder}", f"--runs_dir={tmp_path}/runs", "--weights=none"])
     error = capsys.readouterr().err
-    assert code == 2 and len(error.splitlines()) == 1 and error.startswith("error: 1 picture(s)") and "break" in error
+    assert code == 2 and len(error.splitlines()) == 1 and error.startswith("error: 1 image(s)") and "break" in error
     assert not (tmp_path / "runs").exists()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from resnet_study.data.download import download, keras_cache
 from resnet_study.data.image_data import ImageData, Split, check_labels, read_file
-from resnet_study.errors import UsageError, one_line
+from resnet_study.errors import UsageError, one_line, shorten
 
 KINDS = ("vehicle", "animal")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -319,7 +319,7 @@ def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
     # What comes from the file is not put into messages before its type is known: it can be larger than the memory.
     if not isinstance(array, _PickledArray) or not isinstance(labels, list):
         raise UsageError(
-            f"{source} must hold an array 'data' and a list '{published.label_key}', received {sorted(batch)!r:.200}; download it "
+            f"{source} must hold an array 'data' and a list '{published.label_key}', received {shorten(str(sorted(batch)))}; download it "
             "again"
         )
     count = len(labels)

@@ -1,6 +1,7 @@
 """Image files of strangers: read within limits, and brought to the input shape of a network."""
 
 import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -8,65 +9,38 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, shorten
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 _EXIF_ORIENTATION = 0x0112
-_LARGEST_FILE = 256 << 20  # bytes of a file
+_LARGEST_FILE = 256 << 20  # bytes
+_BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
 def read_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads a image of any size, grey, RGB or RGBA, 8 or 16 bits, and brings it to the input shape of a net.
+    """Reads an image of any size, grey, RGB or RGBA, 8 or 16 bits, and brings it to the input shape of a network.
 
-    The largest centred part with the aspect of the net is cut out and shrunk by area, or enlarged. What is transparent
-    becomes white.
+    The largest centred part with the aspect of `shape` is cut out and shrunk by area, or enlarged. What is transparent becomes
+    white. An image is turned as its camera was held.
 
     Args:
-        file: image file.
+        file: PNG, JPEG, WebP, BMP, TIFF or PPM; of an animation the first image is read.
         shape: (height, width, channels), channels 1 or 3.
 
     Returns:
         uint8 of that shape, RGB or grey.
 
     Raises:
-        UsageError: the file cannot be read or decoded.
+        UsageError: the file is missing, may not be read, has too many bytes or pixels, is no image, is damaged, or is cut off; the
+            message says which.
+
+    Example:
+        image = read_image("cat.jpg", (32, 32, 3))
     """
     import cv2
 
-    file = Path(file)
-    if not file.is_file():  # a pipe would be waited for
-        raise UsageError(f"{file} must be a image file, received a folder, a pipe or nothing; leave it out")
-    try:
-        if file.stat().st_size > _LARGEST_FILE:
-            raise ValueError(f"it has more than {_LARGEST_FILE:,} bytes")
-        content = file.read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
-            # OpenCV would show that in grey.
-            with PIL.Image.open(io.BytesIO(content), formats=_IMAGE_FORMATS) as opened:
-                opened.load()
-                # How the camera was held. Of TIFF, OpenCV heeds it itself.
-                orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise ValueError("OpenCV cannot decode it")
-        if orientation in (5, 6, 7, 8):
-            image = image.swapaxes(0, 1)
-        if orientation in (2, 3, 6, 7):
-            image = image[:, ::-1]
-        if orientation in (3, 4, 7, 8):
-            image = image[::-1]
-        image = np.ascontiguousarray(image)
-    # A damaged image can raise nearly anything; whatever it is, the file cannot be used.
-    except Exception as error:
-        unknown = isinstance(error, PIL.UnidentifiedImageError)
-        reason = "its kind is not known" if unknown else " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{file} is damaged, too large or no image ({reason}); give PNG, JPEG, WebP, BMP or TIFF"
-        ) from error
+    image = _decode(Path(file), _read_content(Path(file)))
     if image.dtype != np.uint8:
         image = (
             cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
@@ -87,27 +61,107 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else image
 
 
-def read_images(paths, shape, read_one) -> tuple[list[Path], np.ndarray]:
-    """The files of `predict`, and their images, uint8 [n, *shape]."""
+def _read_content(file: Path) -> bytes:
+    """The bytes of a file that may be an image; raises UsageError as `read_image` does."""
+    try:
+        if not file.is_file():  # a pipe would be waited for
+            if file.is_dir():
+                raise UsageError(f"{file} must be an image file, received a folder; leave it out")
+            if file.exists():
+                raise UsageError(f"{file} must be an image file, received a pipe or a device; leave it out")
+            if os.path.lexists(file):
+                raise UsageError(f"{file} must be an image file, received a link that leads nowhere; leave it out")
+            raise UsageError(f"expected an image file, received '{file}', which does not exist; check the name")
+        size = file.stat().st_size
+        if size > _LARGEST_FILE:
+            raise UsageError(f"{file} has {size:,} bytes, expected at most {_LARGEST_FILE:,}; give a smaller image")
+        content = file.read_bytes()
+    except PermissionError as error:
+        raise UsageError(f"{file} may not be read by you; mend its rights or leave it out") from error
+    except OSError as error:
+        raise UsageError(f"{file} could not be read ({error.strerror or error}); leave it out") from error
+    if not content:
+        raise UsageError(f"{file} is empty; give PNG, JPEG, WebP, BMP or TIFF")
+    return content
+
+
+def _decode(file: Path, content: bytes) -> np.ndarray:
+    """The image as OpenCV gives it: grey, BGR or with alpha, of any integer type; raises UsageError as `read_image` does."""
+    import cv2
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
+            # OpenCV would show that in grey.
+            with PIL.Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+                opened.load()
+                # How the camera was held. Of TIFF, OpenCV heeds it itself.
+                orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise ValueError("OpenCV cannot decode it")
+    # A damaged image can raise nearly anything.
+    except Exception as error:
+        is_cut = (
+            "truncated" in str(error).lower()
+            or (content.startswith(b"RIFF") and len(content) < 8 + int.from_bytes(content[4:8], "little"))  # WebP
+            or (content.startswith(b"\x89PNG") and b"IEND" not in content)
+        )
+        if is_cut:
+            reason = "is cut off: its end is missing; copy it again or leave it out"
+        elif isinstance(error, PIL.UnidentifiedImageError):
+            reason = "is no image of a kind that is read; give PNG, JPEG, WebP, BMP or TIFF"
+        elif isinstance(error, _BOMBS):
+            reason = f"has too many pixels, expected at most {PIL.Image.MAX_IMAGE_PIXELS:,}; give a smaller image"
+        else:
+            reason = f"is damaged ({shorten(str(error))}); mend it or leave it out"
+        raise UsageError(f"{file} {reason}") from error
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def read_images(paths, shape: tuple[int, int, int], read_one) -> tuple[list[Path], np.ndarray]:
+    """Reads the images of files and folders.
+
+    Args:
+        paths: files, or folders whose images are taken in the order of their names; what cannot be read there is left out, and named.
+        shape: (height, width, channels).
+        read_one: reads one file, as `read_image`.
+
+    Returns:
+        (files that were read, images uint8 [n, height, width, channels]).
+
+    Raises:
+        UsageError: nothing could be read, or not a file that was named itself.
+    """
     read, failures = [], []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UsageError(
-                    f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any"
-                )
-            for file in found:
-                try:
-                    read.append((file, read_one(file, shape)))
-                except UsageError as error:
-                    failures.append(error)
-        elif path.exists():
+        if not path.is_dir():
             read.append((path, read_one(path, shape)))
-        else:
-            raise UsageError(f"expected image files or folders, received '{path}', which does not exist")
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise UsageError(
+                f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any; give another"
+            )
+        for file in found:
+            try:
+                read.append((file, read_one(file, shape)))
+            except UsageError as error:
+                failures.append(error)
     if not read:
-        raise failures[0] if failures else UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none")
+        raise (
+            failures[0]
+            if failures
+            else UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none; give some")
+        )
     for error in failures:
         print(f"left out: {error}", file=sys.stderr)
     files, images = zip(*read, strict=True)

@@ -1,0 +1,120 @@
+"""Image files of strangers: what cannot be used is refused in one line that names one cause."""
+
+import io
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from resnet_study.data import image_files
+from resnet_study.data.image_files import read_image, read_images
+from resnet_study.errors import UsageError
+
+SHAPE = (32, 32, 3)
+
+
+def encode(kind, size=(60, 50)):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def damaged_png():
+    content = bytearray(encode("PNG"))
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    return bytes(content)
+
+
+CAUSES = {
+    "missing": (None, "expected an image file, received '.*strange', which does not exist; check the name"),
+    "empty": (b"", "strange is empty; give PNG"),
+    "text": (b"not an image", "strange is no image of a kind that is read; give PNG, JPEG, WebP, BMP or TIFF"),
+    "gif": (encode("GIF"), "strange is no image of a kind that is read; give PNG"),
+    "damaged": (damaged_png(), r"strange is damaged \(broken data stream when reading image file\); mend it"),
+    "pixels": (b"P6 30000 30000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
+    "a bomb": (b"P6 30000 3000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_one_cause_each(tmp_path, cause):
+    content, message = CAUSES[cause]
+    if content is not None:
+        (tmp_path / "strange").write_bytes(content)
+    with pytest.raises(UsageError, match=f"{message}[^;]*$"):
+        read_image(tmp_path / "strange", SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_a_file_without_its_end_is_cut_off(tmp_path, kind):
+    content = encode(kind)
+    for length in (len(content) // 2, len(content) - 100, len(content) - 9):
+        (tmp_path / "strange").write_bytes(content[:length])
+        with pytest.raises(UsageError, match=r"strange is cut off: its end is missing; copy it again or leave it out$"):
+            read_image(tmp_path / "strange", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda place: place.mkdir(), "a folder"),
+        (os.mkfifo, "a pipe or a device"),
+        (lambda place: place.symlink_to("nowhere"), "a link that leads nowhere"),
+        (lambda place: place.symlink_to(place), "a link that leads nowhere"),
+    ],
+)
+def test_what_is_no_file_is_named(tmp_path, make, what):
+    make(tmp_path / "strange")
+    with pytest.raises(UsageError, match=f"strange must be an image file, received {what}; leave it out$"):
+        read_image(tmp_path / "strange", SHAPE)
+
+
+def test_a_file_of_too_many_bytes(tmp_path):
+    (tmp_path / "strange").touch()
+    os.truncate(tmp_path / "strange", 1 << 30)
+    with pytest.raises(
+        UsageError, match=r"has 1,073,741,824 bytes, expected at most 268,435,456; give a smaller image$"
+    ):
+        read_image(tmp_path / "strange", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), "may not be read by you; mend its rights or leave it out$"),
+        (OSError(5, "Input/output error"), r"could not be read \(Input/output error\); leave it out$"),
+    ],
+)
+def test_a_file_that_may_not_or_cannot_be_read(tmp_path, monkeypatch, error, message):
+    def fail(_):
+        raise error
+
+    (tmp_path / "strange").write_bytes(encode("PNG"))
+    monkeypatch.setattr(image_files.Path, "read_bytes", fail)  # root may read everything
+    with pytest.raises(UsageError, match=f"strange {message}"):
+        read_image(tmp_path / "strange", SHAPE)
+
+
+def test_a_long_reason_ends_at_a_word(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("a reason of very many words " * 20)
+
+    (tmp_path / "strange").write_bytes(encode("PNG"))
+    monkeypatch.setattr(image_files.PIL.Image, "open", fail)
+    with pytest.raises(UsageError, match=r"damaged \(.*many words a\.\.\.\); mend it or leave it out$"):
+        read_image(tmp_path / "strange", SHAPE)
+
+
+def test_a_folder_leaves_out_what_cannot_be_read(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(encode("PNG"))
+    (tmp_path / "b.png").write_bytes(b"")
+    (tmp_path / "c.txt").write_bytes(b"notes")
+    files, images = read_images([tmp_path], SHAPE, read_image)
+    assert files == [tmp_path / "a.png"] and images.shape == (1, *SHAPE)
+    assert capsys.readouterr().err == f"left out: {tmp_path / 'b.png'} is empty; give PNG, JPEG, WebP, BMP or TIFF\n"
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UsageError, match=r"b\.png is empty"):
+        read_images([tmp_path], SHAPE, read_image)
+    with pytest.raises(UsageError, match=r"nowhere', which does not exist"):
+        read_images([tmp_path / "nowhere"], SHAPE, read_image)
