@@ -286,6 +286,7 @@ def _draw(config, run, data, facts, history, shown, probabilities):
         shown,
         probabilities,
         more,
+        curve_smoothing=config.train_ema_decay,
         part=part,
     )
 

@@ -6,10 +6,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
 from cifar10_input import load_data, split_data
 from hyper_parameters import from_preset
-from resnet_study.reports import figures
+from resnet_study.reports import figures, fonts
 
 LONG = "resnet20, squeeze_excitation 4, stochastic_depth 0.1, heads fine,coarse on cifar100, preset fast with 3 other settings"
 HISTORY = pd.DataFrame({"step": [0, 10], "train_loss": [2.3, 1.0], "validation_loss": [2.3, 1.2]})
@@ -65,3 +68,89 @@ def test_a_choice_of_classes_is_told(training):
 def test_a_hundred_classes_have_a_confusion_matrix_without_counts():
     figure = figures.draw_confusion(np.eye(100, dtype=int), [f"class {i}" for i in range(100)], "a title")
     assert not figure.axes[0].texts and figure.axes[0].images[0].get_array().shape == (100, 100)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [96.875, 39.6, 4.5, 0.9, 0.2, 0.1, 0.1, 0.0, 0.0, 0.0, 0.0],  # the digits in 400 steps
+        [90.6, 58.3, 41.4, 33.4, 28.5, 25.3, 22.9, 20.9, 18.4, 17.2, 16.1, 15.5],  # CIFAR-10, a report per epoch
+    ],
+)
+def test_the_smoothed_curve_stands_on_the_raw_one_also_in_short_runs(errors):
+    history = pd.DataFrame({"step": range(len(errors)), "train_error": errors, "train_error_smoothed": errors[0]})
+    history["validation_error"] = history["train_error"]
+    result = {"test_error": 1.0, "best_step": 3}
+    for label, sign in (("error", 1), ("accuracy", -1)):
+        axes = figures._draw_percent(history, "title", label, result, sign, 0.8, None, "test").axes[0]
+        raw, smoothed = (line.get_ydata() for line in axes.lines[:2])
+        assert axes.lines[1].get_label() == "training, smoothed" and np.isnan(smoothed[0])
+        assert abs(smoothed - raw)[1:].max() < 1
+
+
+def test_the_smoothed_curve_of_a_long_run_is_smooth():
+    steps = np.arange(200)
+    level = 10 + 60 / (1 + steps / 5)
+    raw = level + np.random.default_rng(0).normal(0, 2, 200)
+    smoothed = figures.centred_means([90, *raw], 0.8)[1:]
+    assert abs(smoothed - level)[20:-5].mean() < 0.6 * abs(raw - level)[20:-5].mean()
+    assert abs((smoothed - level)[20:-5].mean()) < 0.3
+    np.testing.assert_array_equal(figures.centred_means([90, *raw], 0.0)[1:], raw)
+
+
+def make_font(path, family, characters):
+    """A font with a square for each character."""
+    names = [".notdef", *(f"u{ord(character):04X}" for character in characters)]
+    pen = TTGlyphPen(None)
+    for point, draw in zip([(0, 0), (0, 700), (700, 700), (700, 0)], [pen.moveTo, *[pen.lineTo] * 3], strict=True):
+        draw(point)
+    pen.closePath()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(map(ord, characters), names[1:], strict=True)))
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """No East Asian font is installed, and nothing has been told."""
+    others = [font for font in font_manager.fontManager.ttflist if font.name not in fonts._EAST_ASIAN]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
+    monkeypatch.setattr(fonts, "_told", set())
+
+
+def save_matrix(path):
+    with matplotlib.rc_context(figures.STYLE | {"font.family": fonts.font_families()}):
+        figure = figures.draw_confusion(np.eye(2, dtype=int), ["猫", "cat 개"], "a title of 犬")
+        return figures.save_figure(figure, path)
+
+
+def test_characters_that_no_font_has_are_told_in_one_line(tmp_path, told, capsys, recwarn):
+    for _ in range(2):
+        save_matrix(tmp_path / "matrix.png")
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "figures show boxes for 犬猫개: no installed font has them; install a Noto font, such as Noto Sans CJK"
+    )
+    assert len(error.splitlines()) == 1 and not [each for each in recwarn if "Glyph" in str(each.message)]
+    # Also where a figure is not written to a folder.
+    figures.draw_explanation(io.BytesIO(), np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8)), "鳥 99 %")
+    assert "boxes for 鳥:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["Noto Sans CJK JP", "WenQuanYi Zen Hei", "MS Gothic", "PingFang SC"])
+def test_a_font_that_has_the_characters_is_used_where_it_is_installed(tmp_path, told, capsys, family):
+    without = save_matrix(tmp_path / "without.png").read_bytes()
+    capsys.readouterr()
+    fonts._told.clear()
+    font_manager.fontManager.addfont(make_font(tmp_path / "font.ttf", family, "猫犬개"))
+    assert fonts.font_families() == ["sans-serif", family]
+    assert save_matrix(tmp_path / "with.png").read_bytes() != without
+    assert capsys.readouterr().err == ""

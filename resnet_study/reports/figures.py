@@ -20,6 +20,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_atomically
+from resnet_study.reports.fonts import font_families, missing_characters_told
 from resnet_study.reports.published import published_number
 from resnet_study.run_folder import TESTED, RunFolder
 from resnet_study.saved_models import load_model
@@ -29,6 +30,7 @@ BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E7
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
+    "font.family": font_families(),
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -77,10 +79,13 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     }
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
-    return draw_figures(run, title, history, result, names, data.test, probabilities, more, published=published)
+    options = {"curve_smoothing": config.train_ema_decay, "published": published}
+    return draw_figures(run, title, history, result, names, data.test, probabilities, more, **options)
 
 
-def draw_figures(run, title, history, result, names, pictures, probabilities, more, *, published=None, part="test"):
+def draw_figures(
+    run, title, history, result, names, images, probabilities, more, *, curve_smoothing, published=None, part="test"
+):
     """Draws what every run has: curves, predictions, confusion matrix, layer table.
 
     Args:
@@ -89,22 +94,27 @@ def draw_figures(run, title, history, result, names, pictures, probabilities, mo
         history: table of `error.csv`.
         result: dict with test_error (%), best_step and confusion_matrix.
         names: class names.
-        pictures: `cifar10_input.Split` of the first tested pictures.
+        images: `cifar10_input.Split` of the first tested images.
         probabilities: of these, float [n, classes].
         more: {name: function that draws a figure}.
+        curve_smoothing: decay of the smoothed curve, per report, 0..1; see `centred_means`.
         published: see `published_number`.
-        part: what the net was tested on.
+        part: what the model was tested on.
 
     Returns:
         Paths of the files.
     """
     with matplotlib.rc_context(STYLE):
         figures = {
-            "error_curve": _draw_percent(history, title, "top-1 error (%)", result, 1, published, part),
-            "accuracy_curve": _draw_percent(history, title, "top-1 accuracy (%)", result, -1, published, part),
+            "error_curve": _draw_percent(
+                history, title, "top-1 error (%)", result, 1, curve_smoothing, published, part
+            ),
+            "accuracy_curve": _draw_percent(
+                history, title, "top-1 accuracy (%)", result, -1, curve_smoothing, published, part
+            ),
             "loss_curve": _draw_loss(history, title, len(names)),
             **{name: function() for name, function in more.items()},
-            "predictions": _draw_predictions(pictures, probabilities, names, title, part),
+            "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
         figures["confusion_matrix"] = draw_confusion(np.array(result["confusion_matrix"]), names, title)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
@@ -133,7 +143,8 @@ def wrap_title(title: str, width: float) -> str:
 def save_figure(figure, path: Path) -> Path:
     """Writes a figure as PNG, see `write_atomically`; returns the path."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with missing_characters_told():
+        figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())
     return path
 
@@ -165,7 +176,32 @@ def _draw_curves(history, title, label, curves):
     return figure
 
 
-def _draw_percent(history, title, label, result, sign, published, part):
+def centred_means(errors, decay: float) -> np.ndarray:
+    """A smoothed curve that does not lag: each value the mean of as many reports after it as before it.
+
+    The running mean of the column `train_error_smoothed` uses earlier reports only. So it lags behind a falling curve, and in a
+    run of few reports stands several points above it. These means take at most as many reports to either side as that one
+    lags behind, decay / (1 - decay), and fewer where the curve is steep or ends: a quarter of those trained so far, and those left.
+
+    Args:
+        errors: float [reports], that of the untrained model first, which is left out.
+        decay: of the running mean, per report, 0 <= decay < 1.
+
+    Returns:
+        float [reports], the first not a number.
+
+    Example:
+        centred_means([90, 40, 30, 20, 10, 18, 8], 0.8)  # nan, 40, 30, 20, 10, 12, 8
+    """
+    trained = np.asarray(errors, float)[1:]
+    means = [np.nan]
+    for index in range(len(trained)):
+        width = min(round(decay / (1 - decay)), index // 4, len(trained) - 1 - index)
+        means.append(trained[index - width : index + width + 1].mean())
+    return np.array(means)
+
+
+def _draw_percent(history, title, label, result, sign, curve_smoothing, published, part):
     """Error (`sign` 1) or accuracy (`sign` -1), in %, against step: figures 6 and 7 of Liang 2020.
 
     The one test of the run is a diamond, the published number a dotted line.
@@ -177,7 +213,11 @@ def _draw_percent(history, title, label, result, sign, published, part):
     averaged = "validation_error_unaveraged" in history
     curves = [
         ("training (augmented)", percent("train_error"), {"color": ORANGE, "linewidth": 1, "alpha": 0.6}),
-        ("training, smoothed", percent("train_error_smoothed"), {"color": ORANGE, "linestyle": "--"}),
+        (
+            "training, smoothed",
+            centred_means(percent("train_error"), curve_smoothing),
+            {"color": ORANGE, "linestyle": "--"},
+        ),
     ]
     if "validation_error" in history:
         name = "validation, averaged weights" if averaged else "validation"
@@ -266,7 +306,8 @@ def draw_explanation(file, picture, heat, title):
             axis.axis("off")
         shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
         figure.colorbar(shown, ax=panels[1], shrink=0.7)
-        figure.savefig(file, format="png")
+        with missing_characters_told():
+            figure.savefig(file, format="png")
 
 
 def _draw_loss(history, title, classes):
