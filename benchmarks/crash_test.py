@@ -1,14 +1,20 @@
 """Kills a training run at the worst instants until it is done, and compares it with a run that nobody killed.
 
-    python benchmarks/crash_test.py --kills 100            # about a quarter of an hour on two cores
-    make crash-test
+    python benchmarks/crash_test.py --kills 100
+    nohup make crash-test > crash-test.log &      # started again, it goes on where it was stopped
 
-Every start is the command line of a user, `cifar10_main.main([...])`, in a process of its own that is ended by SIGKILL, so that
-nothing is tidied up. The instants, drawn at random:
+The run that nobody kills is a command line in a process of its own. The processes that are killed are forked from one that has
+imported TensorFlow and not begun to use it, which saves the import at every start. Each calls `cifar10_main.main([...])` and is ended
+by SIGKILL, so that nothing is tidied up. Runs of both kinds must end in the same files, so the fork cannot hide a fault.
 
-    random time        at any moment after training began
-    beside a file      as soon as an unfinished file is seen in the run folder
-    half a write       after half the bytes of a file (also of a member of a `.keras` archive)
+The instants. The one with the fewest kills so far has its turn; where exactly it falls is drawn at random:
+
+    random time             at any moment after training began
+    beside a file           as soon as an unfinished file is seen in the run folder
+    inside a checkpoint     after some of the bytes of a checkpoint
+    between arrays          after some of the arrays of a checkpoint
+    inside a model          after some of the bytes of a `.keras` file
+    half a write            after half the bytes of any other file
     before/after sync, before/after move, before delete       around the n-th such call
 
 A run that is done is compared with the undisturbed one, then the next run is begun, until all kills are spent. The figures go to
@@ -16,16 +22,21 @@ A run that is done is compared with the undisturbed one, then the next run is be
 """
 
 import argparse
+import builtins
 import collections
+import concurrent.futures
+import io
 import itertools
-import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,11 +45,13 @@ sys.path.insert(0, str(ROOT))
 from hyper_parameters import HyperParameters  # noqa: E402
 from resnet_study import devices  # noqa: E402
 from resnet_study.checkpoints import read_checkpoint  # noqa: E402
-from resnet_study.files import read_json, write_json  # noqa: E402
+from resnet_study.files import ASIDE, read_json, write_json  # noqa: E402
 from resnet_study.run_folder import RunFolder  # noqa: E402
 
-CALLS = ("half a write", "before sync", "after sync", "before move", "after move", "before delete")
-INSTANTS = ("random time", "beside a file", *CALLS)
+INSTANTS = (
+    "random time", "beside a file", "inside a checkpoint", "between arrays", "inside a model", "half a write", "before sync",
+    "after sync", "before move", "after move", "before delete",
+)  # fmt: skip
 FLAGS = (
     "--mode=train",
     "--preset=smoke",
@@ -48,121 +61,153 @@ FLAGS = (
     "--weight_averaging=0.9",
     "--resume",
 )
-_STOP = "ready\n"
+_STATE = {
+    "settings": {"steps": int, "seed": int, "commit": (str, None)},
+    "undisturbed": bool,
+    "seconds": float,
+    "kills": dict,
+    "stages": dict,
+    "runs": int,
+    "resumes": int,
+    "mismatches": [str],
+}
 
 
 # The process that is killed
 
 
-def _kill_at(instant: str, count: int) -> None:
-    """Makes this process kill itself at the `count`-th call of a kind."""
+class CutShort(io.FileIO):
+    """A file that takes `size` bytes and then kills the process; size 0 = half of the bytes that are written first."""
+
+    def __init__(self, path, size: int):
+        super().__init__(path, "w")
+        self._left = size
+
+    def write(self, content):
+        content = memoryview(content)
+        self._left = self._left or len(content) // 2
+        if len(content) >= self._left:
+            super().write(content[: self._left])
+            _die()
+        self._left -= len(content)
+        return super().write(content)
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_at(instant: str, count: int, size: int) -> None:
+    """Makes this process kill itself.
+
+    Args:
+        instant: one of `INSTANTS` that is not a matter of time.
+        count: in or at which file, array or call of this kind, 1 = the first.
+        size: after how many bytes of a checkpoint or a model.
+    """
     calls = itertools.count(1)
 
-    def die_if_it_is_time():
-        if next(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def patch(owner, name):
+    def patch(owner, name, before=lambda *_: None, after=lambda *_: None):
         original = getattr(owner, name)
 
         def patched(*arguments, **options):
-            if instant.startswith("before"):
-                die_if_it_is_time()
-            result = original(*arguments, **options)
-            if instant.startswith("after"):
-                die_if_it_is_time()
+            result = before(*arguments) or original(*arguments, **options)
+            after()
             return result
 
         setattr(owner, name, patched)
 
-    if instant.endswith("sync"):
-        patch(os, "fsync")
-    elif instant.endswith("move"):
-        patch(Path, "replace")
-    elif instant.endswith("delete"):
-        patch(Path, "unlink")
+    def die_if_it_is_time(*_):
+        if next(calls) == count:
+            _die()
+
+    def cut_short(path, mode="r", *_):
+        kind = {".npz": "inside a checkpoint", ".keras": "inside a model"}.get(Path(str(path)).suffix, "half a write")
+        if mode == "wb" and Path(path).name.startswith(ASIDE) and kind == instant and next(calls) >= count:
+            return io.BufferedWriter(CutShort(path, size))
+        return None
+
+    def die_between_arrays(archive, _name, mode="r", *_):
+        if mode == "w" and archive.filename.endswith(".npz"):
+            archive.fp.flush()
+            die_if_it_is_time()
+
+    if instant == "between arrays":
+        patch(zipfile.ZipFile, "open", die_between_arrays)
+    elif instant.startswith(("before", "after")):
+        when, what = instant.split()
+        owner, name = {"sync": (os, "fsync"), "move": (Path, "replace"), "delete": (Path, "unlink")}[what]
+        patch(owner, name, **{when: die_if_it_is_time})
     else:
-        import zipfile
-
-        def in_halves(original):
-            def write(self, target, content, *rest, **options):
-                if next(calls) == count:
-                    original(self, target, content[: len(content) // 2], *rest, **options)
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(self, target, content, *rest, **options)
-
-            return write
-
-        def write_bytes(path, content):
-            with path.open("wb") as file:
-                if next(calls) == count:
-                    file.write(content[: len(content) // 2])
-                    file.flush()
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return file.write(content)
-
-        Path.write_bytes = write_bytes
-        zipfile.ZipFile.writestr = in_halves(zipfile.ZipFile.writestr)
+        patch(io, "open", cut_short)  # the one of pathlib
+        patch(builtins, "open", cut_short)
 
 
-def _child() -> int:
-    """Loads everything, waits for its orders (a line of JSON) and runs the command line."""
+def _train(log: int, flags: list[str], instant: str | None, count: int, size: int) -> None:
+    """What a forked process does: the command line of a user, with its output in the file of the descriptor `log`."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     import cifar10_main
 
-    devices.import_tensorflow()
-    import cifar10_train  # noqa: F401
-
-    print(_STOP, end="", flush=True)
-    orders = json.loads(sys.stdin.readline())
-    if orders["instant"] in CALLS:
-        _kill_at(orders["instant"], orders["count"])
-    return cifar10_main.main(orders["flags"])
+    if instant not in (None, "random time", "beside a file"):
+        _kill_at(instant, count, size)
+    sys.exit(cifar10_main.main(flags))
 
 
 # The process that kills
 
 
-class Child:
-    """A process that has everything loaded and waits for its orders, so that one can load while another trains."""
+def start(run: RunFolder, flags, instant=None, *, count=0, size=0, seconds=0.0) -> tuple[bool, str]:
+    """Begins a run or goes on with it in a process of its own, until it is done or killed.
 
-    def __init__(self):
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read after the process has ended
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--child"], stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT, text=True
-        )  # fmt: skip
+    Args:
+        run: where.
+        flags: of the command line.
+        instant: one of `INSTANTS`, None = it is not killed.
+        count, size: see `_kill_at`; "beside a file" takes `count`, too: the how manieth look that sees a file.
+        seconds: of training before a kill at a random time.
 
-    def run(self, run: RunFolder, flags, instant=None, count=0, seconds=0.0) -> tuple[bool, str]:
-        """Runs the command line and kills it. Returns whether it was killed and what it printed."""
-        orders = {"flags": [*flags, f"--runs_dir={run.path.parent}", f"--version={run.path.name}"], "instant": instant,
-                  "count": count}  # fmt: skip
-        process = self._process
-        process.stdin.write(json.dumps(orders) + "\n")
-        process.stdin.close()
-        seen = 0
-        while instant in ("random time", "beside a file") and process.poll() is None:
-            if instant == "beside a file":
-                # Each unfinished file seen counts, so that other files than the first are met as well.
-                seen += any(run.path.rglob(".aside-*"))
-                time.sleep(0.0005)
-            elif "images/s" in self._output() or "going on after" in self._output():
-                time.sleep(seconds)
-                seen = count
-            if seen >= count:
-                process.kill()
-                break
-        code = process.wait(timeout=600)
-        if code not in (0, -signal.SIGKILL):
+    Returns:
+        Whether it was killed, and what it printed.
+
+    Raises:
+        SystemExit: it ended by itself with an error.
+    """
+    with tempfile.TemporaryFile() as log:
+
+        def output():
+            return os.pread(log.fileno(), 1 << 20, 0).decode()
+
+        arguments = (log.fileno(), flags_of(run, flags), instant, count, size)
+        process = multiprocessing.get_context("fork").Process(target=_train, args=arguments)
+        process.start()
+        try:
+            seen = 0
+            while instant in ("random time", "beside a file") and process.is_alive():
+                if instant == "beside a file":
+                    # Each look that sees an unfinished file counts, so that other files than the first are met as well.
+                    seen += any(run.path.rglob(f"{ASIDE}*"))
+                    time.sleep(0.0005)
+                elif "images/s" in output() or "going on after" in output():
+                    time.sleep(seconds)
+                    seen = count
+                if seen >= count:
+                    break
+            else:
+                process.join(600)
+        finally:
+            process.kill()
+            process.join()
+        if process.exitcode not in (0, -signal.SIGKILL):
             raise SystemExit(
-                f"expected a run that ends well or is killed, received exit code {code}:\n{self._output()}"
+                f"expected a run that ends well or is killed, received exit code {process.exitcode}:\n{output()}"
             )
-        return code != 0, self._output()
+        return process.exitcode != 0, output()
 
-    def stop(self):
-        self._process.kill()
-        self._process.wait()
 
-    def _output(self) -> str:
-        return os.pread(self._log.fileno(), 1 << 20, 0).decode()
+def flags_of(run: RunFolder, flags) -> list[str]:
+    return [*flags, f"--runs_dir={run.path.parent}", f"--version={run.path.name}"]
 
 
 def compare(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
@@ -217,65 +262,98 @@ def compare(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
     return differences
 
 
+def compare_elsewhere(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
+    """`compare` in a forked process: it uses TensorFlow, and after that this one could not be forked any more."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(compare, undisturbed, killed).result()
+
+
 def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTANTS) -> dict:
-    """Trains, kills and compares until `kills` kills are spent.
+    """Trains, kills and compares until `kills` kills are spent. What an earlier call in `folder` did counts.
 
     Args:
-        folder: where the runs go.
+        folder: where the runs go, and `state.json`, which holds what is returned. It is left there.
         kills: how many processes to kill.
         steps: length of a run; there is a report every second step.
         seed: of the instants.
-        instants: kinds to draw from, each in its turn.
+        instants: kinds of instants.
 
     Returns:
-        {"kills": {instant: count}, "stages": {"training" or "testing and drawing": count}, "runs": count, "resumes": count, "mismatches": [text]}
+        A dict: kills {instant: count}, stages {"training" or "testing and drawing": kills}, runs (that were compared), resumes,
+        mismatches [text], seconds, settings, undisturbed (whether that run is done).
+
+    Raises:
+        SystemExit: the folder holds something else, a run ended with an error, or an instant is never reached.
     """
-    rng = random.Random(seed)
+    state_file = folder / "state.json"
+    settings = {"steps": steps, "seed": seed, "commit": devices.describe_environment("float32")["commit"]}
+    state = {"settings": settings, "undisturbed": False, "seconds": 0.0, "kills": dict.fromkeys(instants, 0), "stages": {},
+             "runs": 0, "resumes": 0, "mismatches": []}  # fmt: skip
+    if state_file.exists():
+        state = read_json(state_file, _STATE)
+    elif folder.exists() and any(folder.iterdir()):
+        raise SystemExit(
+            f"error: {folder} must be empty or hold a crash test, received other files; give another --folder"
+        )
+    if (state["settings"], list(state["kills"])) != (settings, list(instants)):
+        raise SystemExit(f"error: {folder} holds a crash test with {state['settings']}, expected {settings}; delete it")
+    last = time.monotonic()
+
+    def save():
+        nonlocal last
+        now = time.monotonic()
+        state["seconds"] += now - last
+        last = now
+        write_json(state_file, state)
+
     flags = [*FLAGS, f"--train_steps={steps}", "--report_freq=2"]
     undisturbed = RunFolder(folder / "undisturbed")
-    child, waiting = Child(), Child()
-    child.run(undisturbed, flags)
-    done = {"kills": collections.Counter(), "stages": collections.Counter(), "runs": 0, "resumes": 0, "mismatches": []}
-    turns = itertools.cycle(instants)
-    try:
-        while sum(done["kills"].values()) < kills:
-            run = RunFolder(folder / f"killed-{done['runs'] + 1}")
-            killed = True
-            while killed:
-                child, waiting = waiting, Child()
-                spent = sum(done["kills"].values()) >= kills
-                instant = None if spent else next(turns)
-                # A start writes some four files for a report and eight at the end of a run; up to ten reports are survived.
-                killed, output = child.run(run, flags, instant, rng.randint(1, 40), rng.uniform(0, 3))
-                done["resumes"] += "going on after" in output
-                if killed:
-                    done["kills"][instant] += 1
-                    stage = "testing and drawing" if run.final.exists() else "training"
-                    done["stages"][stage] += 1
-                    print(f"kill {sum(done['kills'].values()):>3}: {instant}, while {stage}", flush=True)
-            done["runs"] += 1
-            done["mismatches"] += [f"{run}: {difference}" for difference in compare(undisturbed, run)]
-            print(f"run {done['runs']} done, mismatches so far: {len(done['mismatches'])}", flush=True)
-    finally:
-        waiting.stop()
-    return done
+    if not state["undisturbed"]:
+        command = [sys.executable, str(ROOT / "cifar10_main.py"), *flags_of(undisturbed, flags)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"expected a run that ends well, received exit code {done.returncode}:\n{done.stderr}")
+        state["undisturbed"] = True
+        save()
+    sizes = {"inside a checkpoint": undisturbed.latest_checkpoint().stat().st_size,
+             "inside a model": undisturbed.final.stat().st_size}  # fmt: skip
+    # A start writes some four files for a report and eight at the end of a run; up to ten reports are survived.
+    counts = collections.defaultdict(lambda: 40, {"inside a checkpoint": min(6, steps // 2), "inside a model": 2})
+    counts["between arrays"] = counts["inside a checkpoint"] * len(
+        zipfile.ZipFile(undisturbed.latest_checkpoint()).namelist()
+    )
+    missed = collections.Counter()
+    while (spent := sum(state["kills"].values())) < kills or (folder / f"killed-{state['runs'] + 1}").exists():
+        run = RunFolder(folder / f"killed-{state['runs'] + 1}")
+        rng = random.Random(f"{seed} {spent} {missed.total()}")
+        instant = min(instants, key=state["kills"].get) if spent < kills else None
+        began = time.monotonic()
+        killed, output = start(run, flags, instant, count=rng.randint(1, counts[instant]),
+                               size=rng.randint(1, sizes.get(instant, 1)) * (instant in sizes),
+                               seconds=rng.uniform(0, 3))  # fmt: skip
+        state["resumes"] += "going on after" in output
+        if killed:
+            state["kills"][instant] += 1
+            stage = "testing and drawing" if run.final.exists() else "training"
+            state["stages"][stage] = state["stages"].get(stage, 0) + 1
+            line = f"kill {spent + 1:>3}: {instant}, while {stage}, after {time.monotonic() - began:.1f} s"
+        else:
+            missed[instant] += instant is not None
+            if missed[instant] > 5 + state["kills"].get(instant, 0):
+                raise SystemExit(f"error: {missed[instant]} runs ended without a kill '{instant}'")
+            state["mismatches"] += [f"{run}: {difference}" for difference in compare_elsewhere(undisturbed, run)]
+            state["runs"] += 1
+            line = f"run {state['runs']} done, mismatches so far: {len(state['mismatches'])}"
+        save()
+        print(line, flush=True)
+    return state
 
 
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=60, help="length of a run; a report every second step [60]")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants [0]")
-    parser.add_argument("--results_dir", type=Path, default=ROOT / "results")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.child:
-        return _child()
-    from resnet_study import devices
+def _write_report(state: dict, kills: int, results_dir: Path) -> list[dict]:
+    """Writes `reliability.json` and the tables of `results_dir`; returns the rows."""
+    from resnet_study.reports.results import write_table
 
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        done = crash(Path(folder), options.kills, steps=options.steps, seed=options.seed)
+    settings = state["settings"]
     environment = devices.describe_environment("float32")
     common = {
         "experiment": "reliability",
@@ -283,32 +361,63 @@ def main(argv=None) -> int:
         "model": "resnet8",
         "preset": "smoke",
         "std": None,
-        "runs": done["runs"],
+        "runs": state["runs"],
         "published": None,
         "published_source": None,
-        "command": f"python benchmarks/crash_test.py --kills {options.kills} --steps {options.steps} --seed {options.seed}",
-        "images_seen": done["runs"] * options.steps * 32,
-        "wall_seconds": round(time.monotonic() - started),
+        "command": f"python benchmarks/crash_test.py --kills {kills} --steps {settings['steps']} --seed {settings['seed']}",
+        "images_seen": state["runs"] * settings["steps"] * 32,
+        "wall_seconds": round(state["seconds"]),
         "hardware": f"{environment['processor']}, {environment['cores']} cores, float32",
-        "commit": environment["commit"],
+        "commit": settings["commit"],
         "run": None,
     }
-    numbers = {"kills survived": sum(done["kills"].values()), "resumes": done["resumes"]}
-    numbers |= {f"kills, {instant}": count for instant, count in sorted(done["kills"].items())}
-    numbers |= {f"kills while {stage}": count for stage, count in sorted(done["stages"].items())}
+    numbers = {"kills survived": sum(state["kills"].values())}
+    numbers |= {f"kills, {instant}": count for instant, count in sorted(state["kills"].items())}
+    numbers |= {f"kills while {stage}": count for stage, count in sorted(state["stages"].items())}
     rows = [common | {"metric": name, "unit": "kills", "value": value} for name, value in numbers.items()]
-    rows[1]["unit"] = "starts"
-    rows.append(
-        common | {"metric": "differences from undisturbed runs", "unit": "files", "value": len(done["mismatches"])}
-    )
-    write_json(options.results_dir / "reliability.json", rows)
-    from resnet_study.reports.results import (
-        write_table,  # with TensorFlow, which the killing process does not need before
-    )
+    rows.insert(1, common | {"metric": "resumes", "unit": "starts", "value": state["resumes"]})
+    count = len(state["mismatches"])
+    rows.append(common | {"metric": "differences from undisturbed runs", "unit": "files", "value": count})
+    write_json(results_dir / "reliability.json", rows)
+    write_table(results_dir)
+    return rows
 
-    write_table(options.results_dir)
-    print(*done["mismatches"], *(f"{row['metric']}: {row['value']} {row['unit']}" for row in rows), sep="\n")
-    return 1 if done["mismatches"] else 0
+
+def _stop(*_):
+    """Ends this process and the one that trains at once: what counts is on the disk. An exception could be lost within a fork."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(128 + signal.SIGTERM)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60, help="length of a run; a report every second step [60]")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants [0]")
+    parser.add_argument("--instants", nargs="+", choices=INSTANTS, default=INSTANTS, help="[all]", metavar="INSTANT")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=ROOT / "runs" / "crash-test",
+        help="where the runs go; deleted at the end unless something differs [runs/crash-test]",
+    )
+    parser.add_argument("--results_dir", type=Path, default=ROOT / "results")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    # What every forked process would import.
+    devices.import_tensorflow()
+    import cifar10_main  # noqa: F401
+    import cifar10_train  # noqa: F401
+    from resnet_study.reports import figures  # noqa: F401
+
+    state = crash(options.folder, options.kills, steps=options.steps, seed=options.seed, instants=options.instants)
+    rows = _write_report(state, options.kills, options.results_dir)
+    print(*state["mismatches"], *(f"{row['metric']}: {row['value']} {row['unit']}" for row in rows), sep="\n")
+    if state["mismatches"]:
+        return 1
+    shutil.rmtree(options.folder)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import http.server
+import io
 import json
 import signal
 import subprocess
@@ -63,8 +64,38 @@ def last_arrays(folder):
 
 
 def test_killed_at_the_worst_instants_and_equal_to_a_run_never_killed(tmp_path):
-    done = crash_test.crash(tmp_path, 3, steps=8, seed=1, instants=("half a write", "after move", "before sync"))
-    assert sum(done["kills"].values()) == 3 and done["mismatches"] == []
+    kinds = ["inside a checkpoint", "between arrays", "after move"]
+    command = [sys.executable, ROOT / "benchmarks" / "crash_test.py", "--kills=3", "--steps=8", f"--folder={tmp_path / 'runs'}",
+               f"--results_dir={tmp_path / 'results'}", "--instants", *kinds]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stopped:
+        assert stopped.stdout.readline().startswith("kill   1: inside a checkpoint")
+        stopped.terminate()
+        assert stopped.wait() == 143
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kill   1" not in done.stdout  # it went on
+    rows = read_json(tmp_path / "results" / "reliability.json", [dict])
+    found = {row["metric"]: row["value"] for row in rows}
+    assert found["kills survived"] == 3 and found["differences from undisturbed runs"] == 0
+    assert [found[f"kills, {kind}"] for kind in kinds] == [1, 1, 1]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("size", [1, 4000])
+def test_a_file_is_cut_short_after_so_many_bytes(tmp_path, monkeypatch, size):
+    class Killed(BaseException):
+        pass
+
+    path, sizes = tmp_path / "x.npz", []
+
+    def die():
+        sizes.append(path.stat().st_size)
+        raise Killed
+
+    monkeypatch.setattr(crash_test, "_die", die)
+    with pytest.raises(Killed):
+        np.savez(io.BufferedWriter(crash_test.CutShort(path, size)), first=np.zeros(100), second=np.ones(1000))
+    assert sizes[0] == size  # the archive is closed afterwards, which a killed process cannot
 
 
 def test_what_a_killed_process_was_writing_is_no_obstacle_and_is_deleted(tmp_path):
