@@ -83,6 +83,9 @@ class Train:
             raise UsageError(
                 f"--train_batch_size must be a multiple of the {self.replicas} devices, received {self.config.train_batch_size}"
             )
+        self.towers = devices.choose_towers(
+            self.config.towers, self.strategy, self.config.train_batch_size, self.run.stored_towers()
+        )
         self._prepare(data)
         with self.strategy.scope():
             self.net = self._build_net()
@@ -253,7 +256,7 @@ class Train:
 
     def _note_start(self) -> dict:
         """Adds this start to `environment.json`; returns what is noted there."""
-        environment = devices.describe_environment(self.policy, self.config.strategy)
+        environment = devices.describe_environment(self.policy, self.config.strategy, self.towers)
         starts = read_json(self.run.environment, [dict]) if self.run.environment.exists() else []
         write_json(self.run.environment, [*starts, {"step": self.step, **environment}])
         return environment
@@ -269,7 +272,7 @@ class Train:
             preset += f" (made for other networks, that of this one is {usual})"
         print(
             f"{config.model_name}: {self.net.count_params():,} parameters, {self.policy}, "
-            f"{devices.describe_strategy(self.strategy)}, on "
+            f"{devices.describe_strategy(self.strategy, self.towers)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
@@ -441,6 +444,7 @@ class Train:
             measure=self._measure,
             normalization=self.normalization,
             strategy=self.strategy,
+            towers=self.towers,
             config=self.config,
             train_steps=self.train_steps,
         )
@@ -594,6 +598,7 @@ class Train:
             "tensorboard": self.run.tensorboard_sizes(),
             "net": self._net_facts(),
             "precision": self.policy,
+            "towers": self.towers,
         }
         self.run.save_checkpoint(self.step, self._variables(), facts)
 

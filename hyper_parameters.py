@@ -65,6 +65,13 @@ class HyperParameters(Settings):
         choices=("auto", "cpu", "one_gpu", "mirrored", "multi_worker"),
         operational=True,
     )
+    towers: int = setting(
+        0,
+        RUN,
+        "shards of each batch, computed side by side by the cores of a processor, each with batch-norm statistics of its own; "
+        "0 = one for each core that has at least 32 images, 1 on GPUs",
+        minimum=0,
+    )
     deterministic: bool = setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
 
     # Data and augmentation

@@ -34,6 +34,7 @@ class FlowerParameters(Settings):
     tensorboard: bool = setting(True, RUN, "write TensorBoard scalars", operational=True)
     precision: str = shared_setting("precision")
     strategy: str = shared_setting("strategy")
+    towers: int = shared_setting("towers")
     deterministic: bool = shared_setting("deterministic")
 
     # Data and augmentation

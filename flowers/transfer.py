@@ -300,7 +300,7 @@ class TransferTrain(Train):
         print(
             f"{config.model}, head {config.head_name}: {parameters:,} parameters, {trainable:,} of them trainable; base "
             f"{'trained' if config.base_trainable else 'frozen'}, its weights: {config.weights}; {self.policy}, "
-            f"{devices.describe_strategy(self.strategy)}, on "
+            f"{devices.describe_strategy(self.strategy, self.towers)}, on "
             f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)\n"
             f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test pictures at {config.image_size} x {config.image_size}\n"

@@ -18,6 +18,8 @@ from resnet_study.errors import UsageError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 # The Keras dtype policy of each `--precision`.
+# Images that one tower has at least, where the number of towers is chosen: batch norm needs that many.
+SMALLEST_SHARD = 32
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _BACKEND = "set KERAS_BACKEND=tensorflow"
 
@@ -142,6 +144,51 @@ def choose_policy(precision: str, strategy: str, stored: str | None = None) -> s
     if stored == POLICIES["bfloat16"] and not native:
         print("this machine does not compute bfloat16 natively: the run goes on in it, as it was begun, but slowly")
     return stored or POLICIES["bfloat16" if native else "float32"]
+
+
+def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = None) -> int:
+    """How many shards of a batch the cores of a processor share, see `resnet_study.training.step`; sets the threads of TensorFlow.
+
+    Args:
+        towers: of the settings; 0 = one for each core, where a shard has at least 32 images; 1 on GPUs and with several replicas.
+        strategy: of `choose_strategy`.
+        batch_size: images of a batch.
+        stored: what a run that goes on was begun with, which 0 keeps on whatever machine.
+
+    Raises:
+        UsageError: the batch has fewer images than `towers`, or several replicas share it already.
+    """
+    import tensorflow as tf
+
+    replicas = strategy.num_replicas_in_sync
+    if towers > 1 and replicas > 1:
+        raise UsageError(f"--towers={towers} is for one device, received {replicas} of them; use --towers=1")
+    if towers > batch_size:
+        raise UsageError(f"--towers must be at most the {batch_size} images of a batch, received {towers}")
+    cores = count_cores()
+    on_processor = replicas == 1 and not tf.config.get_visible_devices("GPU")
+    chosen = towers or stored or (max(1, min(cores, batch_size // SMALLEST_SHARD)) if on_processor else 1)
+    if chosen > 1 and on_processor:
+        _set_threads(-(-cores // chosen), cores)
+    return chosen
+
+
+def _set_threads(of_an_operation: int, operations: int):
+    """Lets TensorFlow compute so many operations at a time, each with so many threads; says so where it is too late."""
+    import tensorflow as tf
+
+    threading = tf.config.threading
+    wanted = (of_an_operation, operations)
+    if (threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()) == wanted:
+        return
+    try:
+        threading.set_intra_op_parallelism_threads(of_an_operation)
+        threading.set_inter_op_parallelism_threads(operations)
+    except RuntimeError:
+        _tell(
+            f"TensorFlow has computed in this process already, so its threads stay as they are; towers are faster with {of_an_operation} "
+            "for each operation: train in a process of its own"
+        )
 
 
 def choose_strategy(name: str):
@@ -295,8 +342,8 @@ def _add_up(strategy, values, counts):
     return strategy.reduce(tf.distribute.ReduceOp.SUM, shared, axis=None).numpy().tolist()
 
 
-def describe_strategy(strategy) -> str:
-    """In words: how many machines and devices share each batch."""
+def describe_strategy(strategy, towers: int = 1) -> str:
+    """In words: how many machines, devices and towers share each batch."""
     import tensorflow as tf
 
     replicas = strategy.num_replicas_in_sync
@@ -304,7 +351,7 @@ def describe_strategy(strategy) -> str:
         return f"MultiWorkerMirroredStrategy over {len(read_tf_config().addresses)} machines with {replicas} devices in all"
     if isinstance(strategy, tf.distribute.MirroredStrategy):
         return f"MirroredStrategy over {replicas} devices"
-    return "one device"
+    return "one device" + (f" in {towers} towers" if towers > 1 else "")
 
 
 def set_up(seed: int, deterministic: bool) -> None:
@@ -318,12 +365,13 @@ def set_up(seed: int, deterministic: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def describe_environment(policy: str, strategy: str = "auto") -> dict:
+def describe_environment(policy: str, strategy: str = "auto", towers: int = 1) -> dict:
     """Versions, devices, commit, command: what a reader needs to judge or repeat a number.
 
     Args:
         policy: number format, see `choose_policy`.
         strategy: of the run, see `choose_strategy`; the GPUs are those that it computes on.
+        towers: of the run, see `choose_towers`.
     """
     import tensorflow as tf
 
@@ -334,15 +382,16 @@ def describe_environment(policy: str, strategy: str = "auto") -> dict:
         "commit": _commit(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": _count_cores(),
+        "cores": count_cores(),
         "gpus": [
             tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in used_gpus(strategy)
         ],
         "dtype_policy": policy,
+        "towers": towers,
     }
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -135,16 +135,35 @@ class RunFolder:
         Raises:
             UsageError: `environment.json` is damaged or names something else.
         """
-        if self._begins_anew or not self.holds_run() or not self.environment.exists():
-            return None
-        starts = read_json(self.environment, [dict])
-        policy = starts[-1].get("dtype_policy") if starts else None
+        policy = (self._last_start() or {}).get("dtype_policy")
         if policy is not None and policy not in POLICIES.values():
             raise UsageError(
                 f"{self.environment} must name a dtype_policy of {', '.join(POLICIES.values())}, received {str(policy)[:50]}; restore "
                 "it or start a new run"
             )
         return policy
+
+    def stored_towers(self) -> int | None:
+        """The number of towers that the run was begun with; None for a run that begins. A run of a version without towers has one.
+
+        Raises:
+            UsageError: `environment.json` is damaged or names something else.
+        """
+        start = self._last_start()
+        if start is None:
+            return None
+        towers = start.get("towers", 1)
+        if type(towers) is not int or towers < 1:
+            raise UsageError(
+                f"{self.environment} must name a number of towers, received {str(towers)[:50]}; restore it or start a new run"
+            )
+        return towers
+
+    def _last_start(self) -> dict | None:
+        """What the last start noted in `environment.json`; None for a run that begins."""
+        if self._begins_anew or not self.holds_run() or not self.environment.exists():
+            return None
+        return (read_json(self.environment, [dict]) or [{}])[-1]
 
     def change_config(self, settings: type[Settings], flags: dict, runs_dir: str, *, tests: bool):
         """The stored settings, changed by the flags that were given: {name: value}.

@@ -1,7 +1,15 @@
-"""One step of training and one of validation, each a compiled function."""
+"""One step of training and one of validation, each a compiled function, in which the cores of a processor share the batch.
+
+With N towers a step splits its batch into N shards. The forward and the backward pass of each shard is a part of the graph that waits
+for no other, so that each core takes one ("tower", after the first training programs for several GPUs). Splitting every operation over the cores
+instead, as TensorFlow does by itself, wastes the cores on small maps. Batch normalisation then has the statistics of a shard ("ghost batch
+norm", Hoffer et al. 2017, arXiv:1705.08741). He et al. 2015 train on two GPUs, with the statistics of 64 images each.
+"""
 
 import contextlib
+import itertools
 
+import keras
 import tensorflow as tf
 
 from resnet_study.training.optimizers import find_decayed
@@ -15,7 +23,7 @@ class CompiledSteps:
         validate: the same for images before normalisation; changes nothing.
     """
 
-    def __init__(self, *, model, optimizer, averages, measure, normalization, strategy, config, train_steps):
+    def __init__(self, *, model, optimizer, averages, measure, normalization, strategy, towers, config, train_steps):
         """Compiles nothing yet: that happens at the first call.
 
         Args:
@@ -25,18 +33,25 @@ class CompiledSteps:
             measure: function (logits, labels) -> (losses to lower [images], dict of sums over the images).
             normalization: function of images, for `validate`.
             strategy: tf.distribute.Strategy.
+            towers: shards of each batch, see the head of this file; with several replicas 1.
             config: uses train_batch_size, beta_lr_factor, weight_decay, weight_decay_on, weight_averaging, lookahead_steps.
             train_steps: steps of the whole training, for Lookahead.
         """
         replicas = strategy.num_replicas_in_sync
         decayed = find_decayed(config, model.trainable_variables)
 
-        def replica_step(images, labels):
+        def find_gradients(images, labels):
             with tf.GradientTape() as tape:
                 objective, sums = measure(model(images, training=True), labels)
-                # The optimizer adds up the gradients of all replicas, so each contributes its share of the batch.
+                # The gradients of all replicas and towers are added up, so each contributes its share of the batch.
                 objective = tf.reduce_sum(objective) / config.train_batch_size
-            gradients = tape.gradient(objective, model.trainable_variables)
+            return tape.gradient(objective, model.trainable_variables), sums
+
+        def replica_step(images, labels):
+            if towers == 1:
+                gradients, sums = find_gradients(images, labels)
+            else:
+                gradients, sums = _share(find_gradients, model.non_trainable_variables, towers, images, labels)
             if config.beta_lr_factor != 1:
                 gradients = [
                     config.beta_lr_factor * gradient if variable.name == "beta" else gradient
@@ -70,9 +85,55 @@ class CompiledSteps:
 
         @tf.function(reduce_retracing=True)
         def validation_step(images, labels):
-            return measure(model(normalization(images), training=False), labels)[1]
+            parts = [
+                measure(model(normalization(some), training=False), of_these)[1]
+                for some, of_these in _shards(towers, images, labels)
+            ]
+            return {name: tf.add_n([sums[name] for sums in parts]) for name in parts[0]}
 
         self.train, self.validate = train_step, validation_step
+
+
+def _share(find_gradients, state, towers, images, labels):
+    """`find_gradients` on each shard of a batch: the sums of what it returns. `state`, the variables that a forward pass changes, is set
+    to the mean of the towers' moving statistics, and to the next state of dropout.
+    """
+    before = [
+        variable.value + tf.zeros((), variable.dtype) for variable in state
+    ]  # read once, before anything is written
+    gradients, sums, after = [], [], []
+    for number, shard in enumerate(_shards(towers, images, labels)):
+        # Each tower draws dropout of its own: the first as without towers, the others from another seed.
+        own = [
+            value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if _is_seed(variable) else value
+            for variable, value in zip(state, before, strict=True)
+        ]
+        # Towers that wrote to the variables themselves would wait for each other, and each count as a step of its own.
+        with keras.StatelessScope(state_mapping=list(zip(state, own, strict=True))) as scope:
+            found, summed = find_gradients(*shard)
+        gradients.append(found)
+        sums.append(summed)
+        after.append([scope.get_current_value(variable) for variable in state])
+    for variable, value, *ended in zip(state, before, *after, strict=True):
+        if _is_seed(variable):
+            variable.assign(ended[0])
+        elif any(end is not value for end in ended):
+            variable.assign(tf.add_n(ended) / towers)
+    return (
+        [tf.add_n(parts) for parts in zip(*gradients, strict=True)],
+        {name: tf.add_n([part[name] for part in sums]) for name in sums[0]},
+    )
+
+
+def _shards(count, *arrays):
+    """Splits arrays along their first axis into `count` nearly equal parts, of one length known to TensorFlow where theirs is."""
+    size = arrays[0].shape[0] or tf.shape(arrays[0])[0]
+    bounds = [number * size // count for number in range(count + 1)]
+    return [tuple(array[start:end] for array in arrays) for start, end in itertools.pairwise(bounds)]
+
+
+def _is_seed(variable) -> bool:
+    return variable.name == "seed_generator_state"
 
 
 @contextlib.contextmanager
