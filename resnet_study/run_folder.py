@@ -160,9 +160,11 @@ class RunFolder:
         return towers
 
     def _last_start(self) -> dict | None:
-        """What the last start noted in `environment.json`; None for a run that begins."""
-        if self._begins_anew or not self.holds_run() or not self.environment.exists():
+        """What the last start noted in `environment.json`, which runs of the first versions lack; None for a run that begins."""
+        if self._begins_anew or not self.holds_run():
             return None
+        if not self.environment.exists():
+            return {} if any(self.checkpoints.glob("step-*.npz")) else None
         return (read_json(self.environment, [dict]) or [{}])[-1]
 
     def change_config(self, settings: type[Settings], flags: dict, runs_dir: str, *, tests: bool):

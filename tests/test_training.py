@@ -584,7 +584,7 @@ class Losses(keras.callbacks.Callback):
 losses = []
 # A small rate: a large one amplifies the last bits of different sums step by step.
 settings = dict(precision="float32", init_lr=0.002, warmup_lr=0.002, report_freq=10, synthetic_images=200, runs_dir=sys.argv[1])
-settings |= dict(weight_averaging=0.8, lookahead_steps=4)
+settings |= dict(weight_averaging=0.8, lookahead_steps=4, towers=1)  # of towers, batch norm sees a shard alone
 for strategy in ("cpu", "mirrored"):
     losses.append([])
     for steps in (10, 20):

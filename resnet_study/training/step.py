@@ -84,14 +84,17 @@ class CompiledSteps:
             return {name: strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
 
         @tf.function(reduce_retracing=True)
-        def validation_step(images, labels):
+        def validation_step(images, labels, towers):
             parts = [
                 measure(model(normalization(some), training=False), of_these)[1]
                 for some, of_these in _shards(towers, images, labels)
             ]
             return {name: tf.add_n([sums[name] for sums in parts]) for name in parts[0]}
 
-        self.train, self.validate = train_step, validation_step
+        def validate(images, labels):
+            return validation_step(images, labels, min(towers, len(images)))  # batch norm takes no empty shard
+
+        self.train, self.validate = train_step, validate
 
 
 def _share(find_gradients, state, towers, images, labels):
