@@ -93,9 +93,11 @@ def test_a_file_is_cut_short_after_so_many_bytes(tmp_path, monkeypatch, size):
         raise Killed
 
     monkeypatch.setattr(crash_test, "_die", die)
-    with pytest.raises(Killed):
-        np.savez(io.BufferedWriter(crash_test.CutShort(path, size)), first=np.zeros(100), second=np.ones(1000))
-    assert sizes[0] == size  # the archive is closed afterwards, which a killed process cannot
+    with pytest.raises(Killed), io.BufferedWriter(crash_test.CutShort(path, size)) as file:
+        for _ in range(10):
+            file.write(bytes(1000))
+        file.flush()
+    assert sizes[0] == size  # the file is closed afterwards, which a killed process cannot
 
 
 def test_what_a_killed_process_was_writing_is_no_obstacle_and_is_deleted(tmp_path):
