@@ -143,7 +143,7 @@ def test_settings_that_no_run_could_use_are_refused_before_the_first(tmp_path, m
     monkeypatch.setattr(study_runs, "_finish", None)
     for given, models, dataset, message in (
         ({"shortcut": "B"}, ["resnet8", "lenet5"], "digits", "lenet5 has no option shortcut"),
-        ({"heads": "class,kind"}, ["resnet8"], "cifar10", "nets with one head, received --heads=class,kind"),
+        ({"heads": "class,kind"}, ["resnet8"], "cifar10", "models with one head, received --heads=class,kind"),
         (
             {},
             ["resnet8", "inception_resnet_v1"],
@@ -239,11 +239,11 @@ def test_robustness_begins_at_the_clean_test_accuracy(study):
     table = pd.read_csv(folder / "robustness.csv")
     run = RunFolder(f"{given['runs_dir']}/resnet8-synthetic-smoke-seed0")
     clean = 100 - json.loads(run.result.read_text())["test_error"]
-    assert len(table) == 24 and table["accuracy"][table["strength"] == 0].tolist() == pytest.approx([clean] * 4)
+    assert len(table) == 24 and table["accuracy"][table["severity"] == 0].tolist() == pytest.approx([clean] * 4)
     assert {path.name for path in folder.glob("*.png")} == {"robustness-synthetic.png", "corruptions-synthetic.png"}
     rows = json.loads((folder / "study.json").read_text())["rows"]
     noise = next(row for row in rows if row["metric"].startswith("noise"))
-    expected = table["accuracy"][(table["corruption"] == "noise") & (table["strength"] > 0)].mean()
+    expected = table["accuracy"][(table["corruption"] == "noise") & (table["severity"] > 0)].mean()
     assert noise["value"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -427,8 +427,8 @@ def test_corruption(channels):
     images = cifar10_input.load_data(from_preset("smoke", synthetic_images=40)).test.images[:8, ..., :channels]
     for corruption in corruptions.CORRUPTIONS:
         distances = [
-            np.abs(np.int32(corruptions.corrupt(images, corruption, strength)) - images).mean()
-            for strength in corruptions.STRENGTHS
+            np.abs(np.int32(corruptions.corrupt(images, corruption, severity)) - images).mean()
+            for severity in corruptions.SEVERITIES
         ]
         assert distances[0] == 0 and distances[1] > 0, (corruption, distances)
         # What JPEG does to a few flat pictures need not grow from one quality to the next.

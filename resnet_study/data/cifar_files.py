@@ -21,7 +21,7 @@ from resnet_study.errors import UsageError, one_line, shorten
 KINDS = ("vehicle", "animal")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_PICTURE_BYTES = 3072
+_IMAGE_BYTES = 3072
 _LARGEST_MEMBER = 256 << 20  # bytes; the largest published file, CIFAR-100's training file, has 155 MB
 _LARGEST_ARCHIVE = 512 << 20  # bytes unpacked; the published archives have 186 MB
 _SITE = "https://www.cs.toronto.edu/~kriz/"
@@ -94,6 +94,9 @@ def load_cifar(dataset: str, data_dir: str) -> ImageData:
         dataset: "cifar10", "cifar100" (fine labels) or "cifar100_coarse".
         data_dir: folder or archive to look in; "" = Keras' cache, and if it is not there a download into it.
 
+    Returns:
+        ImageData, images uint8 [n, 32, 32, RGB].
+
     Raises:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
     """
@@ -108,9 +111,6 @@ def load_cifar(dataset: str, data_dir: str) -> ImageData:
             f"found in {data_dir}; give another folder, leave it out to download, or use --dataset=digits"
         )
     return _read(published, place)
-
-
-# Finding and reading the published files
 
 
 def _find(published: _Published, place: Path) -> Path | None:
@@ -324,13 +324,13 @@ def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
         )
     count = len(labels)
     if (
-        array.shape != (count, _PICTURE_BYTES)
+        array.shape != (count, _IMAGE_BYTES)
         or array.type not in ("u1", "|u1", b"u1", b"|u1")
         or not isinstance(array.content, bytes | bytearray)
-        or len(array.content) != count * _PICTURE_BYTES
+        or len(array.content) != count * _IMAGE_BYTES
     ):
         raise UsageError(
-            f"{source} must hold uint8 data of shape ({count}, {_PICTURE_BYTES}) for its {count} labels, received something else; "
+            f"{source} must hold uint8 data of shape ({count}, {_IMAGE_BYTES}) for its {count} labels, received something else; "
             "download it again"
         )
     if not all(isinstance(label, int) for label in labels):
@@ -339,7 +339,7 @@ def _parse_pickle(content: bytes, published: _Published, source: str) -> Split:
 
 
 def _parse_binary(content: bytes, published: _Published, source: str) -> Split:
-    row = published.label_bytes + _PICTURE_BYTES
+    row = published.label_bytes + _IMAGE_BYTES
     if not content or len(content) % row:
         raise UsageError(
             f"{source} must be made of rows of {row} bytes, received {len(content):,} bytes; download it again"

@@ -1,6 +1,6 @@
 """Images made worse, to measure how much of it a network bears: noise, blur, brightness, JPEG.
 
-The five strengths are those that Hendrycks & Dietterich 2019 (arXiv:1903.12261) chose for CIFAR-10-C; strength 0 is the
+The five severities are those that Hendrycks & Dietterich 2019 (arXiv:1903.12261) chose for CIFAR-10-C; severity 0 is the
 image itself. We compute them with OpenCV on the whole pixels that a network is given, so single pixels differ from the published
 files of CIFAR-10-C: other random numbers, and blur and brightness with the edges and the rounding of OpenCV.
 """
@@ -10,42 +10,42 @@ import numpy as np
 
 from resnet_study.errors import UsageError
 
-# corruption -> (what the number means, its values at strengths 1 .. 5)
+# corruption -> (what the number means, its values at severities 1 .. 5)
 CORRUPTIONS = {
     "noise": ("Gaussian noise, standard deviation in shares of the pixel range", (0.04, 0.06, 0.08, 0.09, 0.10)),
     "blur": ("Gaussian blur, standard deviation in pixels", (0.4, 0.6, 0.7, 0.8, 1.0)),
     "brightness": ("brightness added, in shares of the pixel range", (0.05, 0.10, 0.15, 0.20, 0.30)),
     "jpeg": ("JPEG quality", (80, 65, 58, 50, 40)),
 }
-STRENGTHS = range(1 + len(CORRUPTIONS["noise"][1]))
+SEVERITIES = range(1 + len(CORRUPTIONS["noise"][1]))
 
 
-def corrupt(images: np.ndarray, corruption: str, strength: int, seed: int = 0) -> np.ndarray:
+def corrupt(images: np.ndarray, corruption: str, severity: int, seed: int = 0) -> np.ndarray:
     """Corrupts every image; a pure function of its arguments.
 
     Args:
         images: uint8 [n, height, width, channels], channels RGB or one grey.
         corruption: key of `CORRUPTIONS`.
-        strength: 0 (unchanged) .. 5.
+        severity: 0 (unchanged) .. 5.
         seed: of the noise.
 
     Returns:
         uint8 of the same shape.
 
     Raises:
-        UsageError: unknown corruption or strength, or other images.
+        UsageError: unknown corruption or severity, or other images.
     """
-    if corruption not in CORRUPTIONS or strength not in STRENGTHS:
+    if corruption not in CORRUPTIONS or severity not in SEVERITIES:
         raise UsageError(
-            f"expected a corruption of {', '.join(CORRUPTIONS)} at strength 0 .. {STRENGTHS[-1]}, received {corruption} at {strength}"
+            f"expected a corruption of {', '.join(CORRUPTIONS)} at severity 0 .. {SEVERITIES[-1]}, received {corruption} at {severity}"
         )
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UsageError(
             f"expected images uint8 [n, height, width, 1 or 3], received {images.dtype} {list(images.shape)}"
         )
-    if strength == 0:
+    if severity == 0:
         return images
-    value = CORRUPTIONS[corruption][1][strength - 1]
+    value = CORRUPTIONS[corruption][1][severity - 1]
     if corruption == "noise":
         cv2.setRNGSeed(seed)  # it is used by the next line and nowhere else
         noise = cv2.randn(np.empty(images.shape, np.float32).reshape(len(images), -1), 0, 255 * value)

@@ -1,4 +1,4 @@
-"""What every data set has in common: images with labels, files read within limits, downloads that can be trusted.
+"""What every data set has in common: images with labels, and files that are read within limits.
 
 Files come from strangers and disks break: what cannot be used ends in a `UsageError` that names the file.
 """
@@ -13,7 +13,15 @@ from resnet_study.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Pictures and their labels: images uint8 [n, height, width, channels], RGB or grey, labels int32 [n]."""
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 [n, height, width, channels], RGB or grey, 0..255.
+        labels: int32 [n], 0-based.
+
+    Example:
+        first = split.take(np.arange(100))
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -22,6 +30,7 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Split":
+        """The images and labels at `indices`, int [m] or bool [n]."""
         return Split(self.images[indices], self.labels[indices])
 
     def batches(self, size: int):
@@ -32,7 +41,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """A data set: its official training and test parts, the names of its classes, and where it was found."""
+    """A data set.
+
+    Attributes:
+        train, test: its official parts.
+        class_names: in the order of the labels.
+        found: where it was found.
+    """
 
     train: Split
     test: Split

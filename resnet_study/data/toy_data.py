@@ -9,11 +9,16 @@ SYNTHETIC_CLASSES = (
 )  # fmt: skip
 
 
-# Data sets that need no download
-
-
 def load_digits() -> ImageData:
-    """The 1,797 handwritten digits of scikit-learn (8x8, 17 grey levels), brought to 32x32 RGB; 360 of them are the test part."""
+    """Reads the 1,797 handwritten digits of scikit-learn (8 x 8, 17 grey levels).
+
+    Returns:
+        ImageData, images uint8 [n, 32, 32, RGB], enlarged by cubic interpolation; 360 of them are the test part.
+
+    Example:
+        data = load_digits()
+        data.class_names[data.train.labels[0]]
+    """
     import cv2
     import sklearn.datasets
     from sklearn.model_selection import train_test_split
@@ -30,7 +35,15 @@ def load_digits() -> ImageData:
 
 
 def draw_synthetic(count: int, seed: int) -> ImageData:
-    """Draws `count` images of ten shapes in random colours, places and sizes, with noise; a fifth is the test part."""
+    """Draws images of ten shapes in random colours, places and sizes, with noise.
+
+    Args:
+        count: of images.
+        seed: of the draws.
+
+    Returns:
+        ImageData, images uint8 [n, 32, 32, RGB]; a fifth, but at least 10, is the test part.
+    """
     import cv2
 
     rng = np.random.default_rng(seed)

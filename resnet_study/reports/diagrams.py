@@ -1,9 +1,9 @@
-"""Nets and blocks as pictures, drawn from the Keras model itself: what is in the picture is in the net.
+"""Diagrams of networks and blocks, drawn from the Keras model itself: what is in the diagram is in the network.
 
     draw_network(model)            one box per block or layer with its companions; arcs are shortcuts
-    draw_blocks(models, block)     one block of each net side by side, layer by layer
+    draw_blocks(models, block)     one block of each network side by side, layer by layer
 
-`keras.utils.plot_model` needs the program `dot` of Graphviz, which pip does not install, and draws every layer of a net of 56 layers
+`keras.utils.plot_model` needs the program `dot` of Graphviz, which pip does not install, and draws every layer of a network of 56 layers
 below the other. So this is drawn with matplotlib. Figures 1 and 2 of Liang 2020, 1 and 2 of Lu & Song.
 """
 
@@ -37,19 +37,19 @@ _COLOURS = {
 
 
 def draw_blocks(models: list[keras.Model], block: str):
-    """One block of each net, layer by layer from top to bottom; what is beside the longest way stands to the right of it.
+    """Draws one block of each network, layer by layer from top to bottom; what is beside the longest way stands to the right of it.
 
-    A net whose block equals that of one before it is left out.
+    A network whose block equals that of one before it is left out.
 
     Args:
-        models: functional nets.
+        models: functional models.
         block: beginning of the names of the block's layers, such as "stage1_block2".
 
     Returns:
         matplotlib figure.
 
     Raises:
-        UsageError: a net has no such block.
+        UsageError: a model has no such block.
     """
     parts = {}
     for model in models:
@@ -62,26 +62,37 @@ def draw_blocks(models: list[keras.Model], block: str):
     figure, panels = make_panels(
         1, len(parts), figsize=(0.8 * (right + 1.2) * len(parts), 0.55 * height + 0.7), squeeze=False
     )
-    for axes, (net, (labels, edges, ranks)) in zip(panels[0], parts.items(), strict=True):
-        places = {name: (2.3 * columns[net][name], -ranks[name]) for name in ranks}
+    for axes, (model_name, (labels, edges, ranks)) in zip(panels[0], parts.items(), strict=True):
+        places = {name: (2.3 * columns[model_name][name], -ranks[name]) for name in ranks}
         for name, (x, y) in places.items():
             _box(axes, x, y, labels[name], 2.0, 0.62, fontsize=8)
         for source, target in edges:
             _arrow(axes, places[source], places[target], 0.31, jumps=ranks[target] - ranks[source] > 1)
         axes.set(xlim=(-1.2, right), ylim=(-height + 0.4, 0.6))
-        axes.set_title(net)
+        axes.set_title(model_name)
         axes.axis("off")
     figure.suptitle(block.replace("_", ", "))
     return figure
 
 
 def draw_network(model: keras.Model):
-    """A net from left to right: one box per block, or per layer with the weightless layers that follow it; equal blocks are counted.
+    """Draws a network from left to right: one box per block, or per layer with the weightless layers that follow it; equal blocks are counted.
 
     A block is what shares a name, or branches that meet again. So the boxes are a chain, whatever is in them.
 
+    Args:
+        model: functional model.
+
     Returns:
         matplotlib figure.
+
+    Raises:
+        UsageError: the model is not functional.
+
+    Example:
+        from resnet import build_resnet20
+
+        draw_network(build_resnet20()).savefig("resnet20.png")
     """
     boxes = _network_boxes(model)
     rows = -(-len(boxes) // _BOXES_PER_ROW)
@@ -192,7 +203,7 @@ def _columns(edges, ranks) -> dict[str, int]:
 
 
 def _network_boxes(model) -> list[tuple[list[str], int, bool, str]]:
-    """(lines, count, has a shortcut, kind) of every box of a net, from input to output."""
+    """(lines, count, has a shortcut, kind) of every box of a network, from input to output."""
     groups, blocks = {}, set()
     for segment in _segments(model):
         first, last = segment[0], next(reversed(groups), None)

@@ -64,7 +64,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
             f"{len(names)} and {len(result['confusion_matrix'])}; repeat --mode=train --resume"
         )
     probabilities = run.read_predictions((len(data.test), len(names)))
-    # The net and the data set stand before the preset; another seed is the same recipe.
+    # The model and the data set stand before the preset; another seed is the same recipe.
     named = {
         name: getattr(config, name)
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.net_options)
@@ -150,7 +150,7 @@ def save_figure(figure, path: Path) -> Path:
 
 
 def describe_layers(model) -> str:
-    """A Markdown table of the layers of a net: output shape, trainable and non-trainable parameters, MB of float32 weights."""
+    """A Markdown table of the layers of a model: output shape, trainable and non-trainable parameters, MB of float32 weights."""
     rows = []
     for layer in model.layers:
         trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
@@ -241,7 +241,7 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
     lowest = history["validation_error"].min() if "validation_error" in history else result["test_error"]
-    # Beside the error of the untrained net, those of MNIST would lie on the axis.
+    # Beside the error of the untrained model, those of MNIST would lie on the axis.
     shown = max(1.0, 5 * lowest) if lowest < 2 else None
     axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
     axes.legend()
@@ -288,12 +288,12 @@ def draw_epochs(history, title, switch_epoch=0):
     return figure
 
 
-def draw_explanation(file, picture, heat, title):
-    """A picture, and beside it the same picture under a heat map.
+def draw_explanation(file, image, heat, title):
+    """Draws an image, and beside it the same image under a heat map.
 
     Args:
         file: where the PNG goes, a path or an open file.
-        picture: uint8 [height, width, RGB or grey].
+        image: uint8 [height, width, RGB or grey].
         heat: float [height, width], 0..1; see `grad_cam.explain`.
         title: of the figure.
     """
@@ -301,7 +301,7 @@ def draw_explanation(file, picture, heat, title):
         figure, panels = make_panels(1, 2, figsize=(6.4, 3.6))
         figure.suptitle(wrap_title(title, 6.4))
         for axis, label in zip(panels, ("image", "what speaks for it (Grad-CAM, 1 = most)"), strict=True):
-            _show(axis, picture)
+            _show(axis, image)
             axis.set_title(label, fontsize=9)
             axis.axis("off")
         shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
@@ -323,25 +323,37 @@ def _draw_loss(history, title, classes):
 
 
 def draw_grid(rows, row_labels, title):
-    """Rows of uint8 pictures, a label before each row."""
+    """Draws rows of images, a label before each row.
+
+    Args:
+        rows: lists of images uint8 [height, width, RGB or grey], of any length.
+        row_labels: one each.
+        title: of the figure.
+
+    Returns:
+        matplotlib figure.
+
+    Example:
+        draw_grid([data.train.images[:5], data.test.images[:5]], ["training", "test"], "digits").savefig("digits.png")
+    """
     figure, axes = make_panels(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
     figure.suptitle(wrap_title(title, 8))
     for axis in axes.flat:
         axis.axis("off")
     for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
         row_axes[0].text(-0.15, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center")
-        for picture, axis in zip(row, row_axes, strict=False):
-            _show(axis, picture)
+        for image, axis in zip(row, row_axes, strict=False):
+            _show(axis, image)
     return figure
 
 
-def _show(axis, picture):
-    """Shows a uint8 picture, RGB or grey."""
-    axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
+def _show(axis, image):
+    """Shows a uint8 image, RGB or grey."""
+    axis.imshow(image, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
 
 
 def _draw_augmentation(training, config):
-    """Some training pictures, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
+    """Some training images, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
     chosen = np.arange(min(5, len(training)))
     colour = training.images[:5000].mean(axis=(0, 1, 2))
     variants = []
@@ -373,7 +385,7 @@ def _draw_augmentation(training, config):
 
 
 def draw_samples(training, names, dataset):
-    """The first ten training pictures of each class, at most 20 classes: figure 5 of Lu & Song."""
+    """Draws the first ten training images of each class, at most 20 classes: figure 5 of Lu & Song."""
     classes = range(min(20, len(names)))
     rows = [training.images[training.labels == label][:10] for label in classes]
     shown = "" if len(rows) == len(names) else f", {len(rows)} of {len(names)} classes"
@@ -381,7 +393,7 @@ def draw_samples(training, names, dataset):
 
 
 def _draw_predictions(test, probabilities, names, title, part):
-    """The 24 first test pictures with what the net says of them; wrong answers in another colour, with the right one."""
+    """The first 24 test images with what the model says of them; wrong answers in another colour, with the right one."""
     rows = -(-min(24, len(test.labels)) // 8)
     lines = max(len(_wrap(name).splitlines()) for name in names)
     figure, axes = make_panels(rows, 8, figsize=(9.6, (1.2 + 0.27 * lines) * rows + 0.5), squeeze=False)
@@ -399,7 +411,7 @@ def _draw_predictions(test, probabilities, names, title, part):
 
 
 def _wrap(text: str) -> str:
-    """Lines of about the width of a small picture."""
+    """Lines of about the width of a small image."""
     return textwrap.fill(text, 16)
 
 
@@ -426,7 +438,7 @@ def draw_confusion(matrix, names, title):
 
 
 def model_choices(config: Settings) -> dict:
-    """What makes the net of a run another one than its name says."""
+    """What makes the model of a run another one than its name says."""
     return config.net_options | ({"heads": config.heads} if config.heads else {})
 
 

@@ -56,24 +56,24 @@ def accuracy_table(groups) -> pd.DataFrame:
 
 
 def difference_table(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Percentage points of test accuracy of every net over every LeNet and AlexNet on the same data; means over seeds."""
+    """Percentage points of test accuracy of every model over every LeNet and AlexNet on the same data; means over seeds."""
     rows = []
-    for _, net in accuracies.iterrows():
-        for _, other in accuracies[accuracies["dataset"] == net["dataset"]].iterrows():
-            same = (net["model"], net["preset"]) == (other["model"], other["preset"])
+    for _, row in accuracies.iterrows():
+        for _, other in accuracies[accuracies["dataset"] == row["dataset"]].iterrows():
+            same = (row["model"], row["preset"]) == (other["model"], other["preset"])
             family = find_family(other["model"])
             if not same and family in ("lenet", "alexnet"):
                 # Of two forms of one family, the paper has one number.
-                is_theirs = find_family(net["model"]) != family
+                is_theirs = find_family(row["model"]) != family
                 rows.append(
                     {
-                        "dataset": net["dataset"],
-                        "model": net["model"],
-                        "preset": net["preset"],
+                        "dataset": row["dataset"],
+                        "model": row["model"],
+                        "preset": row["preset"],
                         "over": other["model"],
                         "over_preset": other["preset"],
-                        "points": statistics.mean(net["test"]) - statistics.mean(other["test"]),
-                        "published_points": net["published_test"] - other["published_test"] if is_theirs else np.nan,
+                        "points": statistics.mean(row["test"]) - statistics.mean(other["test"]),
+                        "published_points": row["published_test"] - other["published_test"] if is_theirs else np.nan,
                     }
                 )
     return pd.DataFrame(rows)
@@ -173,7 +173,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         "last column is what a user gets: the one test of the weights that did best on the validation images. Accuracies on the",
         "training images are those of the augmented batches of a report interval.",
         "",
-        "| data set | net | preset | seeds | highest training, Lu & Song | highest training | highest validation | highest test, Lu & Song "
+        "| data set | model | preset | seeds | highest training, Lu & Song | highest training | highest validation | highest test, Lu & Song "
         "| highest test | test, chosen on validation |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -192,7 +192,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
             "",
             "**Differences of test accuracy** in percentage points, means over seeds:",
             "",
-            "| data set | net | over | Lu & Song | ours |",
+            "| data set | model | over | Lu & Song | ours |",
             "|---|---|---|---:|---:|",
         ]
         for _, row in differences.iterrows():
@@ -207,7 +207,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         f"process of its own that does nothing else: {COST_STEPS * COST_REPORTS} training steps with the run's settings, memory at its peak and data included;",
         "inference in float32 and batches of 125. The last column is the time of the whole run, other work of the machine included.",
         "",
-        "| data set | net | preset | trainable parameters | million multiply-adds per image | training, TFLOP | training, s per 1,000 images "
+        "| data set | model | preset | trainable parameters | million multiply-adds per image | training, TFLOP | training, s per 1,000 images "
         "| inference, s per 1,000 images | peak memory, MB | weights, MB | measured on | training, min |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
@@ -222,8 +222,8 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         if part["class"].nunique() > 20:
             continue
         table = part.pivot_table("f1", "class", ["model", "preset"], "mean", sort=False)
-        nets = short_names(table.columns).values()
-        lines += ["", table_line([dataset, *nets]), table_line(["---", *["---:"] * len(nets)])]
+        models = short_names(table.columns).values()
+        lines += ["", table_line([dataset, *models]), table_line(["---", *["---:"] * len(models)])]
         lines += [
             table_line([name, *(f"{value:.3f}" for value in values)])
             for name, values in zip(table.index, table.to_numpy(), strict=True)
@@ -241,7 +241,7 @@ def draw_accuracy(groups: dict, dataset: str):
     Where not every run looked at the test images, the right panel shows the validation accuracy, and says so.
 
     Args:
-        groups: (net, preset) -> list of `runs.FinishedRun`, one per seed.
+        groups: (model, preset) -> list of `runs.FinishedRun`, one per seed.
         dataset: for the title.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)

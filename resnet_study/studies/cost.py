@@ -28,7 +28,7 @@ COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory t
 
 
 def measure_cost(config: HyperParameters) -> dict:
-    """Speed and memory of a trained net; to be called in a process of its own, since the peak never falls.
+    """Measures speed and memory of a trained model; to be called in a process of its own, since the peak never falls.
 
     Returns:
         training_seconds and inference_seconds per 1,000 images: of the run's own settings, median of the reports of a short
@@ -55,7 +55,7 @@ def measure_cost(config: HyperParameters) -> dict:
         )
         trainer = Train(short, data=data)
         trainer.train()
-    # Not that of the run itself, which may have shared the machine with others. Row 0 is the untrained net.
+    # Not that of the run itself, which may have shared the machine with others. Row 0 is the untrained model.
     speed = statistics.median(row["examples_per_sec"] for row in trainer.history[2:])
     status = Path("/proc/self/status")
     peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
@@ -81,7 +81,7 @@ def _measure_cost_apart(config) -> dict:
 
 
 def cost_table(groups, folder: Path) -> pd.DataFrame:
-    """What each net costs: one row per group of runs. Speed and memory are measured once per net, in a process of its own."""
+    """What each model costs: one row per group of runs. Speed and memory are measured once per model, in a process of its own."""
     rows = []
     for (dataset, model_name, preset), runs in groups.items():
         first = runs[0]
@@ -98,7 +98,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
                 "preset": preset,
                 "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
                 "multiply_adds": macs,
-                # Two operations each; the gradients by inputs and by weights cost as much as the way forward.
+                # Two operations each; the gradients by inputs and by weights cost as much as the forward pass.
                 "training_tflop": 6 * macs * images / 1e12,
                 "training_seconds": measured["training_seconds"],
                 "inference_seconds": measured["inference_seconds"],

@@ -20,10 +20,10 @@ def styles(names) -> dict:
 
 
 def short_names(keys) -> dict:
-    """(net, preset) -> the net, with its preset where two have the same net."""
+    """(model, preset) -> the model, with its preset where two have the same model."""
     keys = list(keys)
-    nets = [net for net, _ in keys]
-    return {key: key[0] if nets.count(key[0]) == 1 else f"{key[0]} ({key[1]})" for key in keys}
+    models = [model for model, _ in keys]
+    return {key: key[0] if models.count(key[0]) == 1 else f"{key[0]} ({key[1]})" for key in keys}
 
 
 def draw_mean(axes, tables, x, column, transform, **options):

@@ -14,10 +14,10 @@ from resnet_study.studies.runs import study_command, study_folder
 
 
 def draw_study(given: dict, models) -> Path:
-    """Draws nets, and those of their blocks that they share, into a folder as a study has it.
+    """Draws networks, and those of their blocks that they share, into a folder as a study has it.
 
     Args:
-        given: settings by name; `version` and `runs_dir` name the folder, "diagrams" if not given, and those of the nets, such
+        given: settings by name; `version` and `runs_dir` name the folder, "diagrams" if not given, and those of the networks, such
             as `shortcut`, hold for each of them.
         models: registry names.
 
@@ -25,32 +25,34 @@ def draw_study(given: dict, models) -> Path:
         The folder: report.md, study.json and the figures.
 
     Raises:
-        UsageError: an unknown net, a setting that a net does not have, or a folder that holds a run.
+        UsageError: an unknown network, a setting that a network does not have, or a folder that holds a run.
     """
     folder = study_folder(given, "diagrams")
-    nets = {}
+    built = {}
     for name in models:
         config = HyperParameters(**given | {"model": name})
         spec = registry.find(config.model_name)
         spec.check_options(config.net_options)
-        nets[config.model_name] = spec.build(classes=10, **config.net_options), config.net_options
+        built[config.model_name] = spec.build(classes=10, **config.net_options), config.net_options
     command = study_command("diagram", given, models=models)
-    lines, rows = ["| net | options | trainable parameters |", "|---|---|---:|"], []
+    lines, rows = ["| model | options | trainable parameters |", "|---|---|---:|"], []
     drawn = []
     with matplotlib.rc_context(STYLE):
-        for name, (net, options) in nets.items():
-            drawn.append(save_figure(draw_network(net), folder / f"{name}.png"))
-            parameters = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
+        for name, (model, options) in built.items():
+            drawn.append(save_figure(draw_network(model), folder / f"{name}.png"))
+            parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
             lines.append(
                 f"| {name} | {', '.join(f'{key} {value}' for key, value in options.items())} | {parameters:,} |"
             )
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
-            row |= {"dataset": f"{describe_shape(net.input_shape)}, {net.output_shape[-1]} classes", "model": name}
+            row |= {"dataset": f"{describe_shape(model.input_shape)}, {model.output_shape[-1]} classes", "model": name}
             row |= {"options": options, "metric": "trainable parameters", "unit": "", "value": parameters, "runs": 1}
             rows.append(row | {"command": command, "images_seen": 0, "wall_seconds": 0})
         for block in BLOCKS:
             with_block = [
-                net for net, _ in nets.values() if any(layer.name.startswith(f"{block}_") for layer in net.layers)
+                model
+                for model, _ in built.values()
+                if any(layer.name.startswith(f"{block}_") for layer in model.layers)
             ]
             if with_block:
                 figure = draw_blocks(with_block, block)

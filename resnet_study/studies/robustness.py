@@ -30,11 +30,9 @@ from resnet_study.studies.runs import (
     write_results,
 )
 
-# Corrupted pictures
-
 
 def measure_robustness(given: dict, models, datasets, seeds) -> Path:
-    """Accuracy on corrupted test pictures, see `resnet_study.data.corruptions`, of nets that were trained on clean ones.
+    """Accuracy on corrupted test images, see `resnet_study.data.corruptions`, of models that were trained on clean ones.
 
     Nothing is chosen by these numbers. Runs that are missing are trained first.
 
@@ -58,9 +56,9 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
             )
             keys = {"dataset": dataset, "model": model_name, "preset": preset, "seed": each.config.seed}
             table += [
-                keys | {"corruption": corruption, "strength": strength, "accuracy": accuracy}
+                keys | {"corruption": corruption, "severity": severity, "accuracy": accuracy}
                 for corruption, accuracies in measured.items()
-                for strength, accuracy in enumerate(accuracies)
+                for severity, accuracy in enumerate(accuracies)
             ]
     table = pd.DataFrame(table)
     write_atomically(folder / "robustness.csv", table.to_csv(index=False))
@@ -68,11 +66,12 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
     for key, runs in groups.items():
         part = table[(table["dataset"] == key[0]) & (table["model"] == key[1]) & (table["preset"] == key[2])]
         rows.append(
-            result_row(runs, "test accuracy, clean", part[part["strength"] == 0].groupby("seed")["accuracy"].mean())
+            result_row(runs, "test accuracy, clean", part[part["severity"] == 0].groupby("seed")["accuracy"].mean())
         )
         for corruption in corruptions.CORRUPTIONS:
-            of_kind = part[(part["corruption"] == corruption) & (part["strength"] > 0)]
+            of_kind = part[(part["corruption"] == corruption) & (part["severity"] > 0)]
             rows.append(
+                # "strengths" as in the rows that are published.
                 result_row(runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean())
             )
     drawn = []
@@ -88,21 +87,21 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
 
 
 def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
-    """corruption -> accuracy in % at strengths 0 .. 5 on all test images."""
-    print(f"corrupted pictures: {finished.run.path.name}", flush=True)
+    """corruption -> accuracy in % at severities 0 .. 5 on all test images."""
+    print(f"corrupted images: {finished.run.path.name}", flush=True)
     config = finished.config
     test = cifar10_input.load_data(config).test
-    # In the number format of the run, which is faster than float32: each net is tested twenty-one times.
+    # In the number format of the run, which is faster than float32: each model is tested twenty-one times.
     policy = devices.choose_policy(config.precision, config.strategy, finished.run.stored_policy())
     model = fold_batch_norm(load_model(str(finished.run.best)), policy)
 
-    def accuracy(corruption, strength):
-        images = corruptions.corrupt(test.images, corruption, strength)
+    def accuracy(corruption, severity):
+        images = corruptions.corrupt(test.images, corruption, severity)
         return 100 * float(np.mean(cifar10_test.test(model, images).argmax(axis=1) == test.labels))
 
     clean = accuracy("noise", 0)
     return {
-        corruption: [clean, *(accuracy(corruption, strength) for strength in corruptions.STRENGTHS[1:])]
+        corruption: [clean, *(accuracy(corruption, severity) for severity in corruptions.SEVERITIES[1:])]
         for corruption in corruptions.CORRUPTIONS
     }
 
@@ -113,24 +112,24 @@ def _robustness_report(table) -> str:
         for name, (meaning, values) in corruptions.CORRUPTIONS.items()
     )
     lines = [
-        "Accuracy in % on all test images, corrupted with the strengths that Hendrycks & Dietterich chose for CIFAR-10-C; mean ± sample standard",
-        "deviation over the seeds. By nets in the number format of their training, batch norm folded, so that the clean accuracy can",
+        "Accuracy in % on all test images, corrupted with the severities that Hendrycks & Dietterich chose for CIFAR-10-C; mean ± sample standard",
+        "deviation over the seeds. By models in the number format of their training, batch norm folded, so that the clean accuracy can",
         f"differ from that of the test by some hundredths. {meanings}.",
         "",
-        table_line(["data set", "net", "preset", "corruption", "clean", *corruptions.STRENGTHS[1:]]),
-        table_line([*["---"] * 4, *["---:"] * len(corruptions.STRENGTHS)]),
+        table_line(["data set", "model", "preset", "corruption", "clean", *corruptions.SEVERITIES[1:]]),
+        table_line([*["---"] * 4, *["---:"] * len(corruptions.SEVERITIES)]),
     ]
     for key, part in table.groupby(["dataset", "model", "preset", "corruption"], sort=False):
-        by_strength = part.groupby("strength")["accuracy"]
-        lines.append(table_line([*key, *(format_spread(values) for _, values in by_strength)]))
+        by_severity = part.groupby("severity")["accuracy"]
+        lines.append(table_line([*key, *(format_spread(values) for _, values in by_severity)]))
     return "\n".join(lines)
 
 
 def draw_robustness(table, dataset: str):
-    """Accuracy against strength, a panel per corruption, a line per net; the band goes from the lowest to the highest seed.
+    """Accuracy against severity, a panel per corruption, a line per model; the band goes from the lowest to the highest seed.
 
     Args:
-        table: columns model, preset, seed, corruption, strength, accuracy (%).
+        table: columns model, preset, seed, corruption, severity, accuracy (%).
         dataset: for the title.
     """
     kinds = list(corruptions.CORRUPTIONS)
@@ -140,11 +139,11 @@ def draw_robustness(table, dataset: str):
     for axes, kind in zip(panels, kinds, strict=True):
         for key, style in styles(keys).items():
             part = table[(table["model"] == key[0]) & (table["preset"] == key[1]) & (table["corruption"] == kind)]
-            by_strength = part.groupby("strength")["accuracy"]
-            mean = by_strength.mean()
+            by_severity = part.groupby("severity")["accuracy"]
+            mean = by_severity.mean()
             axes.plot(mean.index, mean, marker="o", markersize=3, label=names[key], **style)
             axes.fill_between(
-                mean.index, by_strength.min(), by_strength.max(), color=style["color"], alpha=0.15, linewidth=0
+                mean.index, by_severity.min(), by_severity.max(), color=style["color"], alpha=0.15, linewidth=0
             )
         meaning, values = corruptions.CORRUPTIONS[kind]
         axes.set(title=kind, xticks=[0, *range(1, 1 + len(values))])
@@ -153,19 +152,19 @@ def draw_robustness(table, dataset: str):
     panels[0].set_ylabel("test accuracy (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-    figure.suptitle(f"corrupted test pictures of {dataset}")
+    figure.suptitle(f"corrupted test images of {dataset}")
     return figure
 
 
 def draw_corruptions(image, dataset: str):
-    """One test picture at every strength of every corruption.
+    """One test image at every severity of every corruption.
 
     Args:
         image: uint8 [1, height, width, channels].
         dataset: for the title.
     """
     rows = [
-        [corruptions.corrupt(image, kind, strength)[0] for strength in corruptions.STRENGTHS]
+        [corruptions.corrupt(image, kind, severity)[0] for severity in corruptions.SEVERITIES]
         for kind in corruptions.CORRUPTIONS
     ]
-    return draw_grid(rows, list(corruptions.CORRUPTIONS), f"the first test picture of {dataset}, strengths 0 - 5")
+    return draw_grid(rows, list(corruptions.CORRUPTIONS), f"the first test image of {dataset}, severities 0 - 5")

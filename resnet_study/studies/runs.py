@@ -74,14 +74,14 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     Their reports look at the test images too (`watch_test`), for the curves that the papers show.
 
     Args:
-        given: settings that hold for all runs, by name; a preset among them replaces each net's own, see
+        given: settings that hold for all runs, by name; a preset among them replaces each model's own, see
             `hyper_parameters.default_preset`.
         models: registry names, each perhaps with a preset and seeds of its own: "resnet20_preact:liang", "lenet5@0-2".
         datasets: names of data sets.
         seeds: ints.
 
     Raises:
-        UsageError: an unknown name, a value out of its range, an option that a net does not have, several heads, or an empty
+        UsageError: an unknown name, a value out of its range, an option that a model does not have, several heads, or an empty
             list.
     """
     common = {"watch_test": True} | {name: value for name, value in given.items() if name not in ("preset", "version")}
@@ -99,7 +99,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
             for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
     if not configs:
-        raise UsageError("a study needs at least one net, one data set and one seed, received none")
+        raise UsageError("a study needs at least one model, one data set and one seed, received none")
     for config in configs:
         registry.find(config.model_name).check_options(config.net_options)
         if not config.validation_fraction:
@@ -107,7 +107,9 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
                 "a study chooses weights on validation images, received --validation_fraction=0; leave it out"
             )
         if len(config.tasks) > 1:
-            raise UsageError(f"a study compares nets with one head, received --heads={config.heads}; give one of them")
+            raise UsageError(
+                f"a study compares models with one head, received --heads={config.heads}; give one of them"
+            )
     return list(dict.fromkeys(configs))
 
 
@@ -124,11 +126,11 @@ def finish_runs(
         (the finished runs, what is to be said of the others).
 
     Raises:
-        UsageError: before any work: a run folder that holds another run, missing data, or pictures too small for a net. After
+        UsageError: before any work: a run folder that holds another run, missing data, or images too small for a model. After
             all runs: all failed.
         Interrupted: as `Train.train`.
     """
-    # Counted twice, a run would look like two seeds. Names of nets may differ: the depth may be told by the number of blocks.
+    # Counted twice, a run would look like two seeds. Names of models may differ: the depth may be told by the number of blocks.
     configs = [_as_stored(config) for config in {config.run_name: config for config in configs}.values()]
     if make_callback:
         for config in configs:
@@ -141,8 +143,8 @@ def finish_runs(
     for config in configs:
         spec, shape = registry.find(config.model_name), data[data_key(config)].train.images.shape[1:]
         if min(shape[:2]) < spec.minimum_size:
-            spec.build(input_shape=shape)  # which refuses such pictures, and says so, before it builds anything
-    tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each net
+            spec.build(input_shape=shape)  # which refuses such images, and says so, before it builds anything
+    tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each model
     failures = {}
     for number, config in enumerate(configs, start=1):
         if _is_finished(config):
@@ -162,7 +164,7 @@ def finish_runs(
         except UsageError as error:
             print(f"failed: {error}", flush=True)
             failures[config] = f"{run_folder_of(config)}: {error}"
-        # Keras and TensorFlow keep what belongs to a net alive until they are told otherwise.
+        # Keras and TensorFlow keep what belongs to a model alive until they are told otherwise.
         keras.backend.clear_session()
         gc.collect()
     if len(failures) == len(configs):
@@ -185,7 +187,7 @@ def _as_stored(config):
         run.check(config, resume=True, overwrite=False)
         return config
     stored = run.read_config(HyperParameters)
-    # The depth may stand in the name of the net or in num_residual_blocks.
+    # The depth may stand in the name of the model or in num_residual_blocks.
     wanted, held = (
         dataclasses.replace(each, model=each.model_name, num_residual_blocks=0) for each in (config, stored)
     )
@@ -226,7 +228,7 @@ def _read_finished(config) -> FinishedRun:
 
 
 def _time_left(waiting, configs, data) -> str:
-    """How long the waiting runs will take, judged by those that are finished: of the same net, else by multiply-adds."""
+    """How long the waiting runs will take, judged by those that are finished: of the same model, else by multiply-adds."""
     seconds = {}
     for config in configs:
         if _is_finished(config):
@@ -255,7 +257,7 @@ def _group_key(config):
 
 
 def group_runs(runs: list[FinishedRun]) -> dict[tuple[str, str, str], list[FinishedRun]]:
-    """(data set, net, preset) -> the runs that differ in their seed, in the order of the study."""
+    """(data set, model, preset) -> the runs that differ in their seed, in the order of the study."""
     groups = {}
     for each in runs:
         groups.setdefault(_group_key(each.config), []).append(each)
@@ -280,10 +282,10 @@ def format_spread(values, digits=2) -> str:
 def training_work(config, data) -> int:
     """Multiply-adds of the way forward of a whole training."""
     images = data[data_key(config)].train.images
-    net = registry.find(config.model_name).build(
+    model = registry.find(config.model_name).build(
         input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.net_options
     )
-    return multiply_adds(net) * config.train_steps * config.train_batch_size
+    return multiply_adds(model) * config.train_steps * config.train_batch_size
 
 
 def remembered(path: Path, name: str, measure: Callable):
