@@ -1,13 +1,16 @@
 """Trained models on disk: saved, loaded from strangers' files, given to other networks, shipped in half precision.
 
 load_model(path)              a trained model: raw pixels -> probabilities
-open_weights(weights)         what a builder's `weights` names, with its normalization of the pixels
+open_weights(weights)         what a builder's `weights` names, with its normalisation of the pixels
 load_weights(model, source)   these weights for a model of the same network
 copy_weights(source, target)  layer by layer, by name
+find_new_heads(source, target)  the dense layers for another number of classes, which can take no weights
 halve_weights(source, target) a `.keras` file in half precision
 """
 
 import io
+import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -169,21 +172,69 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
     return source, found if preprocessing is None else preprocessing
 
 
-def load_weights(model, source, fresh: tuple[str, ...] = ()) -> None:
-    """Fills `model` from the source that `open_weights` gives; None leaves it as it is.
+def load_weights(network: keras.Model, source) -> None:
+    """Fills a network from the source that `open_weights` gives.
+
+    A head for another number of classes than the source has stays as it is; a warning says so.
 
     Args:
-        model: the network.
-        source: a model, the path of a `.weights.h5` file, or None.
-        fresh: layers that keep the weights they have, where the source is a model.
+        network: the layers to fill, of a model of this library.
+        source: a model, or the path of a `.weights.h5` file.
 
     Raises:
-        ValueError: the source holds another network. After a `.weights.h5` file the model may be partly filled then.
+        ValueError: the source holds another network. After a `.weights.h5` file the network may be partly filled then.
     """
     if isinstance(source, keras.Model):
-        copy_weights(source, model, fresh)
-    elif source is not None:
-        model.load_weights(source)
+        new_heads = find_new_heads(source, network)
+        copy_weights(source, network, new_heads)
+    else:
+        new_heads = _find_new_head(source, network)
+        filled = network
+        if new_heads:
+            filled = keras.Model(network.inputs, network.get_layer("predictions").input, name=network.name)
+        try:
+            with warnings.catch_warnings():
+                # Keras warns of each layer in a wrong file, and raises then.
+                warnings.filterwarnings("ignore", "Skipping nested container")
+                filled.load_weights(source)
+        # Keras raises nearly anything for a file of other layers.
+        except Exception as error:
+            raise ValueError(
+                f"weights of {source} do not fit '{network.name}': {shorten(str(error))}; give a file of the same network"
+            ) from error
+    for stored, wanted in new_heads.values():
+        warnings.warn(
+            f"the weights for {network.name} are of {stored} classes, expected {wanted}: the dense layer begins random; give "
+            f"classes={stored} to keep that of the weights",
+            stacklevel=4,  # the call of the builder
+        )
+
+
+def find_new_heads(source: keras.Model, target: keras.Model) -> dict[str, tuple[int, int]]:
+    """The heads of `target` that `source` has for another number of classes: name of the layer -> (classes there, classes here)."""
+    given = {layer.name: layer for layer in source.layers if isinstance(layer, keras.layers.Dense)}
+    found = {}
+    for layer in target.layers:
+        if layer.name in given and (layer.name == "predictions" or layer.name.startswith("predictions_")):
+            (features, stored), (wanted_features, wanted) = given[layer.name].kernel.shape, layer.kernel.shape
+            if features == wanted_features and stored != wanted:
+                found[layer.name] = (stored, wanted)
+    return found
+
+
+def _find_new_head(path: Path, network: keras.Model) -> dict[str, tuple[int, int]]:
+    """As `find_new_heads`, of the weights in a `.weights.h5` file; there dense layers have numbers in the place of names."""
+    dense = [layer for layer in network.layers if type(layer) is keras.layers.Dense]
+    if not dense or dense[-1].name != "predictions":
+        return {}
+    with h5py.File(path) as file:
+        groups = _layer_groups(file)
+        names = ["dense", *(f"dense_{number}" for number in range(1, len(dense)))]
+        if {name for name in groups if re.fullmatch(r"dense(_\d+)?", name)} != set(names):
+            return {}  # another network
+        features, stored = groups[names[-1]]["vars"]["0"].shape
+    wanted_features, wanted = dense[-1].kernel.shape
+    return {"predictions": (stored, wanted)} if features == wanted_features and stored != wanted else {}
 
 
 def _copy_normalization(source):
@@ -199,9 +250,7 @@ def _copy_normalization(source):
 def _stored_normalization(path: Path):
     """The `PixelNormalization` whose constants a `.weights.h5` file holds; None if its network had none."""
     with h5py.File(path) as file:
-        groups = file.get(
-            "layers", file.get("_layer_checkpoint_dependencies", {})
-        )  # the latter: first files of Keras 3
+        groups = _layer_groups(file)
         group = groups.get("pixel_normalization")
         stored = group["vars"] if group is not None and "vars" in group else {}
         if {"mean", "scale", "per_image"} <= set(stored):
@@ -216,8 +265,19 @@ def _stored_normalization(path: Path):
     return None
 
 
-def copy_weights(source, target, fresh: tuple[str, ...] = ()) -> None:
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`, but for the layers named in `fresh`.
+def _layer_groups(file: h5py.File):
+    """The layers of a `.weights.h5` file."""
+    # The second name is that of the first files of Keras 3.
+    return file.get("layers", file.get("_layer_checkpoint_dependencies", {}))
+
+
+def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
+    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
+
+    Args:
+        source: model with the weights.
+        target: model that gets them.
+        without: names of layers of `target` that keep the weights they have.
 
     Raises:
         ValueError: a layer is missing in `source`, or its weights have other shapes; `target` is then unchanged.
@@ -226,7 +286,7 @@ def copy_weights(source, target, fresh: tuple[str, ...] = ()) -> None:
     wanted = {
         layer.name: [tuple(weight.shape) for weight in layer.weights]
         for layer in target.layers
-        if layer.weights and layer.name not in fresh
+        if layer.weights and layer.name not in without
     }
     for name, shapes in wanted.items():
         received = [weight.shape for weight in given.get(name, [])]

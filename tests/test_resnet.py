@@ -1,7 +1,10 @@
 import functools
 import inspect
+import itertools
 import pickle
 import pydoc
+import re
+import textwrap
 
 import h5py
 import keras
@@ -17,7 +20,7 @@ from resnet_study import saved_models
 from resnet_study.errors import UsageError
 from resnet_study.networks import layers, registry
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
-from resnet_study.networks.inception_resnet import build_inception_resnet_v1_small
+from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
 from resnet_study.saved_models import copy_weights
 
@@ -37,20 +40,47 @@ def test_builders_have_the_papers_sizes(depth):
     assert count(model.non_trainable_variables) == 2 * (16 + 224 * (depth - 2) // 6)
 
 
+BUILDERS = (
+    *(getattr(resnet, name) for name in resnet.__all__ if name.startswith("build_")),
+    build_inception_resnet_v1,
+    build_inception_resnet_v1_small,
+    build_lenet5,
+    build_alexnet,
+    build_plain_cnn,
+)
+
+
+@pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
+def test_builders_show_their_arguments_and_say_what_they_are(build):
+    parameters = inspect.signature(build).parameters
+    assert {"weights", "include_top", "input_shape", "input_tensor", "pooling", "classes", "name"} <= set(parameters)
+    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    shown = pydoc.plain(pydoc.render_doc(build))
+    assert f"{build.__name__}(" in shown
+    arguments = shown[shown.index("Args:") : shown.index("Returns:")]
+    described = re.findall(r"^ {8}(\w+): ", arguments, re.M)
+    assert described == list(parameters)
+    assert "Raises:" in shown and "Example:" in shown
+    assert pickle.loads(pickle.dumps(build)) is build
+    with pytest.raises(TypeError, match=rf"{build.__name__}\(\).* unexpected keyword argument 'clases'"):
+        build(clases=10)
+
+
+@pytest.mark.parametrize("build", [pytest.param(build, marks=pytest.mark.slow if "1001" in build.__name__ else ()) for build in BUILDERS], ids=lambda build: build.__name__)  # fmt: skip
+def test_the_examples_of_builders_run(build, capsys):
+    lines = inspect.getdoc(build).split("Example:\n", 1)[1].splitlines()
+    example = "\n".join(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
+    exec(textwrap.dedent(example), {})
+    # What an example prints stands in a comment behind it.
+    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", example)
+
+
 @pytest.mark.parametrize("name", ["20", "32", "44", "56", "110", "164_v2", "1001_v2"])
-def test_named_builders_show_their_arguments(name):
+def test_named_builders_take_the_other_arguments_of_the_general_one(name):
     build = getattr(resnet, f"build_resnet{name}")
     expected = dict(inspect.signature(build_resnet).parameters)
     del expected["num_residual_blocks"], expected["form"]
     assert dict(inspect.signature(build).parameters) == expected
-    shown = pydoc.plain(pydoc.render_doc(build))
-    assert f"build_resnet{name}(*, weights=None, include_top=True, input_shape=(32, 32, 3)" in shown
-    for part in ("Args:", "Returns:", "Raises:", "squeeze_excitation: 0 = off", f"resnet.build_resnet{name}("):
-        assert part in shown
-    assert "form: one of" not in shown
-    assert (build.__module__, pickle.loads(pickle.dumps(build))) == ("resnet", build)
-    with pytest.raises(TypeError, match=rf"build_resnet{name}\(\).* unexpected keyword argument 'clases'"):
-        build(clases=10)
     with pytest.raises(TypeError, match=rf"build_resnet{name}\(\)"):
         build(10)
 
@@ -94,8 +124,10 @@ def test_weights_from_files_and_their_refusal(tmp_path):
             np.testing.assert_array_equal(expected, received)
     with pytest.raises(ValueError, match="layer stage1_block2_conv1 expects"):
         build_resnet(2, weights=tmp_path / "net.keras")
-    with pytest.raises(ValueError, match="predictions expects"):
-        build_resnet(1, weights=tmp_path / "net.keras", classes=3)
+    with pytest.raises(
+        ValueError, match=r"net\.weights\.h5 do not fit 'resnet14': .*; give a file of the same network"
+    ):
+        build_resnet(2, weights=tmp_path / "net.weights.h5")
     with pytest.raises(ValueError, match=r"existing \.keras or \.weights\.h5 file, received 'imagenet'"):
         build_resnet(1, weights="imagenet")
 
@@ -125,6 +157,71 @@ def test_a_file_brings_its_normalization(name, per_image, tmp_path):
         bare = build(weights=tmp_path / file, preprocessing=keras.layers.Identity())
         np.testing.assert_array_equal(other(images), bare(images / np.float32(255)), err_msg=file)
         assert not np.allclose(other(images), expected, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def files_of(tmp_path_factory):
+    """name in `WITH_FILES` -> its model with a normalisation, and its files."""
+
+    @functools.cache
+    def make(name):
+        model = WITH_FILES[name](preprocessing=PixelNormalization([120.5, 121.0, 122.0], [60.1, 61.2, 62.3]))
+        folder = tmp_path_factory.mktemp(name)
+        model.save(folder / "net.keras")
+        model.save_weights(folder / "net.weights.h5")
+        return model, (folder / "net.keras", folder / "net.weights.h5")
+
+    return make
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+class TestWeightsForOtherTasks:
+    """What `keras.applications` does with its weights, every builder does with a file."""
+
+    def test_other_classes_get_a_new_dense_layer_on_the_trained_network(self, name, files_of):
+        model, files = files_of(name)
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        expected = keras.Model(model.input, model.layers[-1].input)(images)
+        for file in files:
+            with pytest.warns(UserWarning, match="are of 10 classes, expected 3: the dense layer begins random"):
+                other = WITH_FILES[name](weights=file, classes=3)
+            assert other(images).shape == (2, 3) and np.std(other.layers[-1].kernel) > 0
+            np.testing.assert_array_equal(keras.Model(other.input, other.layers[-1].input)(images), expected)
+
+    def test_other_sizes_without_the_dense_layers(self, name, files_of):
+        model, files = files_of(name)
+        images = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
+        options = {"include_top": False, "input_shape": (40, 48, 3)}
+        for file in files:
+            large = WITH_FILES[name](weights=file, pooling=None, **options)
+            assert len(large.output_shape) == 4
+            for layer in large.layers:
+                given = model.get_layer(layer.name).get_weights() if layer.weights else []
+                for expected, received in zip(given, layer.get_weights(), strict=True):
+                    np.testing.assert_array_equal(expected, received)
+        maps = large(images)
+        for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+            pooled = WITH_FILES[name](weights=files[0], pooling=pooling, **options)(images)
+            factor = 9 if name == "resnet9" and pooling == "max" else 1
+            np.testing.assert_allclose(pooled, reduce(maps, (1, 2)) / factor, rtol=1e-4, atol=1e-5)
+
+    def test_on_a_tensor(self, name, files_of):
+        model, files = files_of(name)
+        photo = keras.Input((64, 64, 3))
+        shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
+        part = np.random.default_rng(0).random((2, 64, 64, 3)).astype("float32") * 255
+        for file in files:
+            whole = WITH_FILES[name](weights=file, input_tensor=shrunk)
+            assert whole.input is photo
+            np.testing.assert_allclose(whole(part), model(keras.Model(photo, shrunk)(part)), rtol=1e-3, atol=1e-6)
+
+
+def test_a_head_of_another_width_is_not_taken_for_one_of_other_classes(files_of):
+    """Of larger images the last layer of AlexNet C reads more features."""
+    for file in files_of("alexnet")[1]:
+        for classes in (10, 3):
+            with pytest.raises(ValueError, match=r"predictions expects|do not fit"):
+                build_alexnet("C", weights=file, input_shape=(64, 64, 3), classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +456,9 @@ SHIPPED = [resnet.build_resnet20, functools.partial(build_resnet, 3, "preact"), 
 class TestShippedWeightsForOtherTasks:
     def test_other_classes_get_a_new_dense_layer_on_the_trained_network(self, build):
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-        whole, other = build(weights="cifar10"), build(weights="cifar10", classes=3)
+        whole = build(weights="cifar10")
+        with pytest.warns(UserWarning, match="are of 10 classes, expected 3"):
+            other = build(weights="cifar10", classes=3)
         assert other.output_shape == (None, 3)
         features = [keras.Model(model.input, model.layers[-1].input)(images) for model in (whole, other)]
         np.testing.assert_array_equal(*features)
@@ -374,39 +473,29 @@ class TestShippedWeightsForOtherTasks:
         assert large(images).shape == small(images[:, :32, :32]).shape
         assert large.get_layer("normalization").mean == small.get_layer("normalization").mean
 
-    def test_pooling(self, build):
-        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-        maps, average, largest, old = (
-            build(weights="cifar10", include_top=False, **pooling)(images).numpy()
-            for pooling in ({"pooling": None}, {"pooling": "avg"}, {"pooling": "max"}, {})
-        )
-        is_wide = build is resnet.build_resnet9
-        assert maps.shape == ((2, 3, 3, 256) if is_wide else (2, 8, 8, 64))
-        np.testing.assert_allclose(average, maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(largest, maps.max((1, 2)) / (9 if is_wide else 1), rtol=1e-5)
-        np.testing.assert_array_equal(old, largest if is_wide else average)
 
-    def test_on_a_tensor(self, build, tmp_path):
-        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-        whole = build(weights="cifar10")
-        whole.save_weights(tmp_path / "net.weights.h5")
-        start = keras.Input((32, 32, 3), name="mine", dtype="uint8")
-        assert build(weights="cifar10", input_tensor=start).input is start
-        np.testing.assert_array_equal(build(weights="cifar10", input_tensor=start)(images), whole(images))
-        photo = keras.Input((64, 64, 3))
-        shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
-        for weights in ("cifar10", tmp_path / "net.weights.h5"):
-            model = build(weights=weights, input_tensor=shrunk)
-            assert model.input is photo
-            kernel, bias = model.get_layer("shrink").get_weights()
-            part = np.random.default_rng(0).random((2, 64, 64, 3)).astype("float32") * 255
-            expected = whole(keras.Model(photo, shrunk)(part))
-            np.testing.assert_allclose(model(part), expected, rtol=1e-4, atol=1e-6)
-            assert (kernel.shape, bias.shape) == ((2, 2, 3, 3), (3,))
-            model.save(tmp_path / "whole.keras")
-            np.testing.assert_allclose(
-                keras.models.load_model(tmp_path / "whole.keras")(part), expected, rtol=1e-4, atol=1e-6
-            )
+def test_shipped_weights_on_a_tensor(tmp_path):
+    build = resnet.build_resnet20
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    whole = build(weights="cifar10")
+    whole.save_weights(tmp_path / "net.weights.h5")
+    start = keras.Input((32, 32, 3), name="mine", dtype="uint8")
+    assert build(weights="cifar10", input_tensor=start).input is start
+    np.testing.assert_array_equal(build(weights="cifar10", input_tensor=start)(images), whole(images))
+    photo = keras.Input((64, 64, 3))
+    shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
+    for weights in ("cifar10", tmp_path / "net.weights.h5"):
+        model = build(weights=weights, input_tensor=shrunk)
+        assert model.input is photo
+        kernel, bias = model.get_layer("shrink").get_weights()
+        part = np.random.default_rng(0).random((2, 64, 64, 3)).astype("float32") * 255
+        expected = whole(keras.Model(photo, shrunk)(part))
+        np.testing.assert_allclose(model(part), expected, rtol=1e-4, atol=1e-6)
+        assert (kernel.shape, bias.shape) == ((2, 2, 3, 3), (3,))
+        model.save(tmp_path / "whole.keras")
+        np.testing.assert_allclose(
+            keras.models.load_model(tmp_path / "whole.keras")(part), expected, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_constants_for_each_pixel_need_images_of_their_size(tmp_path):

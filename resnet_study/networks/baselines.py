@@ -23,8 +23,10 @@ import dataclasses
 import keras
 from keras import layers
 
+from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.layers import LocalResponseNormalization
-from resnet_study.saved_models import load_weights, open_weights
+
+_POOLINGS = ("avg", "max", "dense")
 
 
 def build_lenet5(
@@ -33,6 +35,8 @@ def build_lenet5(
     weights=None,
     include_top=True,
     input_shape=(32, 32, 3),
+    input_tensor=None,
+    pooling="dense",
     classes=10,
     classifier_activation="softmax",
     preprocessing=None,
@@ -47,9 +51,15 @@ def build_lenet5(
     Args:
         form: "modern" = ReLU and maximum pooling; "1998" = tanh and average pooling.
         weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
-        include_top: False = end before the last dense layer, output [batch, 84].
+        include_top: False = end before the last dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 12.
-        classes: width of the output, int >= 1.
+        input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
+            None = a new `Input`. Its shape then stands for `input_shape`.
+        pooling: what ends the network with `include_top` False: "dense" = the hidden dense layers, output [batch, 84];
+            "avg" or "max" = global pooling of the last map, output [batch, 16]; None = that map, [batch, height, width, 16], 5 x 5
+            of 28 x 28 and of 32 x 32 pixels. But for "dense", weights fit images of any size.
+        classes: width of the output, int >= 1. Where the weights are of another number of classes, the last dense layer begins
+            random and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
             `weights`, or none; `keras.layers.Identity()` = none in any case.
@@ -57,31 +67,44 @@ def build_lenet5(
         name: name of the model; None = "lenet5" or "lenet5_1998".
 
     Returns:
-        keras.Model. Input [batch, height, width, channels]; raw pixels 0..255 with `preprocessing`, otherwise normalised pixels.
-        Output float32 [batch, classes].
+        keras.Model. Input [batch, height, width, channels], grey or RGB; raw pixels 0..255 with `preprocessing` or the weights of a
+        trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
         ValueError: an argument out of its range, or weights of another network.
 
-    Differs from the paper, in both forms: every map of the second convolution sees all maps of the first, pools have no weights
-    and come after the activation, tanh is not scaled, the output is a dense layer in the place of radial basis functions.
+    Example:
+        import numpy as np
+        from resnet_study.networks.baselines import build_lenet5
+
+        model = build_lenet5(input_shape=(28, 28, 1))
+        print(model(np.zeros((2, 28, 28, 1))).shape)  # (2, 10)
+
+    In the paper, a map of the second convolution sees some maps of the first, pools have weights and come before the activation,
+    tanh is scaled, and the output is one of radial basis functions. Ours, in both forms: it sees all maps, pools have no weights and
+    come after the activation, tanh is not scaled, and the output is a dense layer.
     """
     if form not in ("modern", "1998"):
         raise ValueError(f"form must be 'modern' or '1998', received {form!r}")
-    _check_arguments(input_shape, classes, minimum=12)
-    activation, pool = ("relu", layers.MaxPooling2D) if form == "modern" else ("tanh", layers.AveragePooling2D)
-    inputs, x, source = _begin(input_shape, weights, preprocessing)
+    input_shape = check_shape(input_shape, input_tensor, 12)
+    check_ending(classes, pooling, _POOLINGS)
+    name = name or ("lenet5" if form == "modern" else "lenet5_1998")
+    activation, pool_layer = ("relu", layers.MaxPooling2D) if form == "modern" else ("tanh", layers.AveragePooling2D)
+    source, start, x = begin(input_shape, input_tensor, weights, preprocessing)
     for index, filters in enumerate((6, 16), start=1):
         padding = "same" if index == 1 and min(input_shape[:2]) < 32 else "valid"
         x = layers.Conv2D(filters, 5, padding=padding, dtype=dtype, name=f"conv{index}")(x)
         x = layers.Activation(activation, dtype=dtype, name=f"{activation}{index}")(x)
-        x = pool(2, dtype=dtype, name=f"pool{index}")(x)
+        x = pool_layer(2, dtype=dtype, name=f"pool{index}")(x)
+    if not include_top and pooling != "dense":
+        return end(start, pool(x, pooling), name, source)
     x = layers.Flatten(dtype=dtype, name="flatten")(x)
     for index, units in enumerate((120, 84), start=3):
         x = layers.Dense(units, dtype=dtype, name=f"dense{index}")(x)
         x = layers.Activation(activation, dtype=dtype, name=f"{activation}{index}")(x)
-    top = (classes, classifier_activation, "glorot_uniform") if include_top else None
-    return _end(inputs, x, top, source, name or ("lenet5" if form == "modern" else "lenet5_1998"))
+    if include_top:
+        x = classify(x, classes, classifier_activation)
+    return end(start, x, name, source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +140,8 @@ def build_alexnet(
     weights=None,
     include_top=True,
     input_shape=(32, 32, 3),
+    input_tensor=None,
+    pooling="dense",
     classes=10,
     classifier_activation="softmax",
     dense_units=None,
@@ -132,9 +157,15 @@ def build_alexnet(
     Args:
         form: "A", "B", "C" or "original", see the table at the head of this file.
         weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
-        include_top: False = end before the last dense layer.
+        include_top: False = end before the last dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 16; >= 64 for "original", whose paper has 224.
-        classes: width of the output, int >= 1.
+        input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
+            None = a new `Input`. Its shape then stands for `input_shape`.
+        pooling: what ends the network with `include_top` False: "dense" = the hidden dense layers, output [batch, 4096] in three forms;
+            "avg" or "max" = global pooling of the last map, output [batch, 256]; None = that map, [batch, height, width, 256].
+            But for "dense", weights fit images of any size.
+        classes: width of the output, int >= 1. Where the weights are of another number of classes, the last dense layer begins
+            random and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         dense_units: widths of the hidden dense layers; None = as the form has them: 4096 and 4096, for "C" none.
         dropout: share of the values dropped before each hidden dense layer, 0..1.
@@ -144,20 +175,30 @@ def build_alexnet(
         name: name of the model; None = "alexnet", "alexnet_b", "alexnet_c" or "alexnet_original".
 
     Returns:
-        keras.Model. Input [batch, height, width, channels]; raw pixels 0..255 with `preprocessing`, otherwise normalised pixels.
-        Output float32 [batch, classes].
+        keras.Model. Input [batch, height, width, channels], grey or RGB; raw pixels 0..255 with `preprocessing` or the weights of a
+        trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
         ValueError: an argument out of its range, or weights of another network.
 
-    Differs from the paper: one tower in the place of two; weights by He's normal rule but for the last layer; dropout before the
-    hidden dense layers (torchvision) where the paper has it behind them; local response normalisation in "original" only.
+    Example:
+        import numpy as np
+        from resnet_study.networks.baselines import build_alexnet
+
+        model = build_alexnet("C", classes=100)
+        print(model(np.zeros((2, 32, 32, 3))).shape)  # (2, 100)
+
+    The paper has two towers, one for each GPU, normal weights of deviation .01, dropout behind the hidden dense layers, and local
+    response normalisation. Ours has one tower, weights by He's normal rule but for the last layer, dropout before the hidden dense
+    layers (as torchvision), and local response normalisation in "original" only.
     """
     if form not in _ALEXNET:
         raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")
     shape = _ALEXNET[form]
-    _check_arguments(input_shape, classes, minimum=shape.smallest)
-    inputs, x, source = _begin(input_shape, weights, preprocessing)
+    name = name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}")
+    input_shape = check_shape(input_shape, input_tensor, shape.smallest)
+    check_ending(classes, pooling, _POOLINGS)
+    source, start, x = begin(input_shape, input_tensor, weights, preprocessing)
     x = layers.ZeroPadding2D(shape.padding, dtype=dtype, name="pad1")(x)
     for index, (filters, size) in enumerate(zip(shape.filters, shape.kernels, strict=True), start=1):
         stride, padding = (shape.stride, "valid") if index == 1 else (1, "same")
@@ -169,14 +210,17 @@ def build_alexnet(
             x = LocalResponseNormalization(dtype=dtype, name=f"norm{index}")(x)
         if index in (1, 2, 5):
             x = layers.MaxPooling2D(shape.pool_size, 2, shape.pool_padding, dtype=dtype, name=f"pool{index}")(x)
+    if not include_top and pooling != "dense":
+        return end(start, pool(x, pooling), name, source)
     x = layers.Flatten(dtype=dtype, name="flatten")(x)
     for index, units in enumerate(shape.dense_units if dense_units is None else dense_units, start=6):
         x = layers.Dropout(dropout, dtype=dtype, name=f"dropout{index}")(x)
         x = layers.Dense(units, kernel_initializer="he_normal", dtype=dtype, name=f"dense{index}")(x)
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
-    # Krizhevsky's rule: after so many maximum pools, He's would begin with logits far from 0.
-    top = (classes, classifier_activation, keras.initializers.RandomNormal(stddev=0.01)) if include_top else None
-    return _end(inputs, x, top, source, name or ("alexnet" if form == "A" else f"alexnet_{form.lower()}"))
+    if include_top:
+        # Krizhevsky's rule: after so many maximum pools, He's would begin with logits far from 0.
+        x = classify(x, classes, classifier_activation, keras.initializers.RandomNormal(stddev=0.01))
+    return end(start, x, name, source)
 
 
 def build_plain_cnn(
@@ -184,11 +228,13 @@ def build_plain_cnn(
     weights=None,
     include_top=True,
     input_shape=(32, 32, 3),
+    input_tensor=None,
+    pooling="dense",
     classes=10,
     classifier_activation="softmax",
     preprocessing=None,
     dtype=None,
-    name=None,
+    name="plain_cnn",
 ):
     """Builds the CNN of the textbooks, as Keras' example cifar10_cnn.py has it.
 
@@ -197,61 +243,49 @@ def build_plain_cnn(
 
     Args:
         weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
-        include_top: False = end before the last dense layer, output [batch, 512].
+        include_top: False = end before the last dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 10.
-        classes: width of the output, int >= 1.
+        input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
+            None = a new `Input`. Its shape then stands for `input_shape`.
+        pooling: what ends the network with `include_top` False: "dense" = the hidden dense layer, output [batch, 512];
+            "avg" or "max" = global pooling of the last map, output [batch, 64]; None = that map, [batch, height, width, 64], 6 x 6
+            of 32 x 32 pixels. But for "dense", weights fit images of any size.
+        classes: width of the output, int >= 1. Where the weights are of another number of classes, the last dense layer begins
+            random and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
             `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy of all layers but the last, e.g. "mixed_bfloat16"; None = Keras' global policy.
-        name: name of the model; None = "plain_cnn".
+        name: name of the model.
 
     Returns:
-        keras.Model. Input [batch, height, width, channels]; raw pixels 0..255 with `preprocessing`, otherwise normalised pixels.
-        Output float32 [batch, classes].
+        keras.Model. Input [batch, height, width, channels], grey or RGB; raw pixels 0..255 with `preprocessing` or the weights of a
+        trained model, otherwise normalised pixels. Output float32 [batch, classes], or what `pooling` says.
 
     Raises:
         ValueError: an argument out of its range, or weights of another network.
+
+    Example:
+        import numpy as np
+        from resnet_study.networks.baselines import build_plain_cnn
+
+        features = build_plain_cnn(include_top=False, pooling=None)
+        print(features(np.zeros((2, 32, 32, 3))).shape)  # (2, 6, 6, 64)
     """
-    _check_arguments(input_shape, classes, minimum=10)
-    inputs, x, source = _begin(input_shape, weights, preprocessing)
+    input_shape = check_shape(input_shape, input_tensor, 10)
+    check_ending(classes, pooling, _POOLINGS)
+    source, start, x = begin(input_shape, input_tensor, weights, preprocessing)
     for index, (filters, padding) in enumerate(((32, "same"), (32, "valid"), (64, "same"), (64, "valid")), start=1):
         x = layers.Conv2D(filters, 3, padding=padding, dtype=dtype, name=f"conv{index}")(x)
         x = layers.ReLU(dtype=dtype, name=f"relu{index}")(x)
         if index % 2 == 0:
             x = layers.MaxPooling2D(2, dtype=dtype, name=f"pool{index}")(x)
             x = layers.Dropout(0.25, dtype=dtype, name=f"dropout{index}")(x)
+    if not include_top and pooling != "dense":
+        return end(start, pool(x, pooling), name, source)
     x = layers.Flatten(dtype=dtype, name="flatten")(x)
     x = layers.ReLU(dtype=dtype, name="relu5")(layers.Dense(512, dtype=dtype, name="dense5")(x))
     x = layers.Dropout(0.5, dtype=dtype, name="dropout5")(x)
-    top = (classes, classifier_activation, "glorot_uniform") if include_top else None
-    return _end(inputs, x, top, source, name or "plain_cnn")
-
-
-def _check_arguments(input_shape, classes, minimum):
-    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < minimum or input_shape[2] < 1:
-        raise ValueError(
-            f"input_shape must be (height >= {minimum}, width >= {minimum}, channels >= 1), received {tuple(input_shape)}"
-        )
-    if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"classes must be an int >= 1, received {classes!r}")
-
-
-def _begin(input_shape, weights, preprocessing):
-    """The input, what the first layer of the network reads, and the source of its weights for `load_weights`."""
-    source, preprocessing = open_weights(weights, preprocessing)
-    inputs = layers.Input(input_shape, name="image")
-    return inputs, inputs if preprocessing is None else preprocessing(inputs), source
-
-
-def _end(inputs, x, top, source, name):
-    """The model, with its classifier if `top` is (classes, activation, initializer), and with its weights."""
-    if top:
-        classes, activation, initializer = top
-        # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
-        x = layers.Dense(
-            classes, activation=activation, kernel_initializer=initializer, dtype="float32", name="predictions"
-        )(x)
-    model = keras.Model(inputs, x, name=name)
-    load_weights(model, source)
-    return model
+    if include_top:
+        x = classify(x, classes, classifier_activation)
+    return end(start, x, name, source)

@@ -19,11 +19,11 @@ program that the community takes for the paper's; its sixth C module and its emb
 Importing this file registers the layers of its networks, so that `keras.models.load_model` reads them.
 """
 
-import keras
 from keras import layers
 
+from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.layers import FusedBatchNormalization
-from resnet_study.saved_models import load_weights, open_weights
+from resnet_study.networks.signatures import name_builder
 
 MODULES = (5, 10, 5)
 SMALLEST = 75  # pixels; at 74 nothing is left for the last convolution of reduction B
@@ -110,6 +110,8 @@ def build_inception_resnet_v1(
     weights=None,
     include_top=True,
     input_shape=(299, 299, 3),
+    input_tensor=None,
+    pooling="avg",
     classes=1000,
     classifier_activation="softmax",
     scale_batch_norm=True,
@@ -120,15 +122,20 @@ def build_inception_resnet_v1(
     dropout=0.2,
     preprocessing=None,
     dtype=None,
-    name=None,
+    name="inception_resnet_v1",
 ):
     """Builds Inception-ResNet v1 (Szegedy et al. 2016, figure 15; Liang 2020, section 4).
 
     Args:
         weights: None = random, or the path of a `.keras` or `.weights.h5` file of the same network.
-        include_top: False = end after global average pooling, output [batch, 1792 * width].
+        include_top: False = end before the dropout and the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 75, with `reduced_stem` >= 13.
-        classes: width of the output, int >= 1.
+        input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
+            None = a new `Input`. Its shape then stands for `input_shape`.
+        pooling: what ends the network with `include_top` False: "avg" or "max" = global pooling, output [batch, 1792 * width];
+            None = the map [batch, height, width, 1792 * width] of the last module. With `include_top` it is always "avg".
+        classes: width of the output, int >= 1. Where the weights are of another number of classes, the dense layer begins
+            random and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         scale_batch_norm: False = BN learns beta only, as in TF-Slim and facenet, 13,520 trainable parameters less.
         batch_norm_momentum: decay per step of the moving statistics, 0..1; .995 (facenet) needs a thousand steps to settle.
@@ -140,27 +147,31 @@ def build_inception_resnet_v1(
             `weights`, or none; `keras.layers.Identity()` = none in any case.
         dtype: dtype policy, e.g. "mixed_bfloat16", of all layers up to global average pooling, which and what follows compute in
             float32; None = Keras' global policy.
-        name: name of the model; None = "inception_resnet_v1".
+        name: name of the model.
 
     Returns:
-        keras.Model. Input [batch, height, width, channels], RGB, normalised pixels (facenet: -1..1), or raw ones with
-        `preprocessing`. Output float32 [batch, classes]. With 299x299x3: 21,008,298 parameters at 10 classes, 22,783,368 at
-        1,000; without `scale_batch_norm` 20,994,778 and 22,769,848; 27,040 of them are moving statistics.
+        keras.Model. Input [batch, height, width, channels], RGB; raw pixels 0..255 with `preprocessing` or the weights of a trained
+        model, otherwise normalised pixels (facenet: -1..1). Output float32 [batch, classes], or what `pooling` says. With
+        299x299x3: 21,008,298 parameters at 10 classes, 22,783,368 at 1,000; without `scale_batch_norm` 20,994,778 and 22,769,848;
+        27,040 of them are moving statistics.
 
     Raises:
         ValueError: an argument out of its range, or weights of another network.
 
-    The paper does not give the scale of each kind of module nor the momentum of BN; both are facenet's (momentum .995, epsilon
-    1e-3). Kernels are drawn by Glorot's uniform rule.
+    Example:
+        import numpy as np
+        from resnet_study.networks.inception_resnet import build_inception_resnet_v1
+
+        features = build_inception_resnet_v1(include_top=False, input_shape=(160, 160, 3))
+        print(features(np.zeros((1, 160, 160, 3))).shape)  # (1, 1792)
+
+    The paper says neither how each kind of module is scaled nor the momentum of BN nor how kernels are drawn. We scale by .17, .10
+    and .20 and use momentum .995 and epsilon 1e-3, as facenet does, and draw kernels by Glorot's uniform rule.
     """
     smallest = 13 if reduced_stem else SMALLEST
-    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < smallest or input_shape[2] < 1:
-        hint = "; use reduced_stem for small images" if not reduced_stem else ""
-        raise ValueError(
-            f"input_shape must be (height >= {smallest}, width >= {smallest}, channels >= 1), received {tuple(input_shape)}{hint}"
-        )
-    if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"classes must be an int >= 1, received {classes!r}")
+    hint = "" if reduced_stem else "; use reduced_stem for small images"
+    input_shape = check_shape(input_shape, input_tensor, smallest, hint)
+    check_ending(classes, pooling)
     if len(modules) != 3 or min(modules) < 1:
         raise ValueError(f"modules must be three ints >= 1, the numbers of A, B and C; received {modules!r}")
     if width <= 0 or not 0 <= dropout < 1:
@@ -184,9 +195,7 @@ def build_inception_resnet_v1(
             layers.Add(dtype=dtype, name=f"{module}_add")([x, residual])
         )
 
-    source, preprocessing = open_weights(weights, preprocessing)
-    inputs = layers.Input(input_shape, name="image")
-    x = inputs if preprocessing is None else preprocessing(inputs)
+    source, start, x = begin(input_shape, input_tensor, weights, preprocessing)
     x = (small_stem if reduced_stem else stem)(x, conv=conv, dtype=dtype)
     kinds = zip(modules, "abc", (module_a, module_b, module_c), (reduction_a, reduction_b, None), strict=True)
     for count, letter, module, reduction in kinds:
@@ -194,25 +203,29 @@ def build_inception_resnet_v1(
             x = module(x, f"module_{letter}{index}", conv=conv, add=add)
         if reduction:
             x = reduction(x, conv=conv, dtype=dtype)
-    x = layers.GlobalAveragePooling2D(name="average_pool", dtype="float32")(x)
+    x = pool(x, "avg" if include_top else pooling)
     if include_top:
         if dropout:
             x = layers.Dropout(dropout, dtype="float32", name="dropout")(x)
-        # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
-        x = layers.Dense(classes, activation=classifier_activation, dtype="float32", name="predictions")(x)
-    model = keras.Model(inputs, x, name=name or "inception_resnet_v1")
-    load_weights(model, source)
-    return model
+        x = classify(x, classes, classifier_activation)
+    return end(start, x, name, source)
 
 
-def build_inception_resnet_v1_small(**arguments):
-    """Inception-ResNet v1 made small, to train on CIFAR-10 on two cores; 702,218 trainable parameters.
+build_inception_resnet_v1_small = name_builder(
+    build_inception_resnet_v1,
+    "build_inception_resnet_v1_small",
+    """Builds Inception-ResNet v1 made small, to train on CIFAR-10 on two cores; 702,218 trainable parameters.
 
-    Reduced are the stem (see `small_stem`), the filters (a quarter of each convolution's) and the modules (2, 3 and 2 in place
-    of 5, 10 and 5), and the memory of batch norm, for short trainings. What is in a module, and how modules follow each other, is as published.
-
-    Arguments: see `build_inception_resnet_v1`; `input_shape` is (32, 32, 3) and `classes` 10 unless given.
-    """
-    small = {"input_shape": (32, 32, 3), "classes": 10, "name": "inception_resnet_v1_small"}
-    small |= {"width": 0.25, "modules": (2, 3, 2), "reduced_stem": True, "batch_norm_momentum": 0.9}
-    return build_inception_resnet_v1(**small | arguments)
+    The paper has no such network. Reduced by us are the stem (see `small_stem`), the filters (a quarter of each convolution's), the
+    modules (2, 3 and 2 in place of 5, 10 and 5) and the memory of batch norm, for short trainings. What is in a module, and how
+    modules follow each other, is as published.""",
+    defaults={
+        "input_shape": (32, 32, 3),
+        "classes": 10,
+        "batch_norm_momentum": 0.9,
+        "modules": (2, 3, 2),
+        "width": 0.25,
+        "reduced_stem": True,
+        "name": "inception_resnet_v1_small",
+    },
+)

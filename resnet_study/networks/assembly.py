@@ -1,0 +1,101 @@
+"""What all builders have in common: arguments checked, the input, the pooling and the dense layer at the end, the weights."""
+
+import keras
+from keras import layers
+
+from resnet_study.saved_models import load_weights, open_weights
+
+
+def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tuple[int, int, int]:
+    """The shape (height, width, channels) of the images of a network.
+
+    Args:
+        input_shape: argument of the builder.
+        input_tensor: argument of the builder; if it is given, its shape counts.
+        smallest: lowest height and width, pixels.
+        hint: what the user of too small images is told to do.
+
+    Raises:
+        ValueError: images that are too small, without channels or of an open size; an `input_tensor` that holds no images.
+    """
+    if input_tensor is not None:
+        if not isinstance(input_tensor, keras.KerasTensor) or len(input_tensor.shape) != 4:
+            raise ValueError(
+                "input_tensor must be a Keras tensor [batch, height, width, channels], received "
+                f"{input_tensor!r}; give keras.Input(...) or the output of a layer"
+            )
+        input_shape = input_tensor.shape[1:]
+    shape = tuple(input_shape)
+    if len(shape) != 3 or None in shape or min(shape[:2]) < smallest or shape[2] < 1:
+        raise ValueError(
+            f"input_shape must be (height >= {smallest}, width >= {smallest}, channels >= 1), received {shape}{hint}"
+        )
+    return shape
+
+
+def check_ending(classes, pooling, poolings=("avg", "max")) -> None:
+    """Raises ValueError unless `classes` is an int >= 1 and `pooling` None or one of `poolings`."""
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes must be an int >= 1, received {classes!r}")
+    if pooling is not None and pooling not in poolings:
+        raise ValueError(f"pooling must be None, {' or '.join(map(repr, poolings))}, received {pooling!r}")
+
+
+def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True, shipped=None):
+    """Opens the weights and makes the input.
+
+    Args:
+        input_shape: (height, width, channels) of `check_shape`.
+        input_tensor, weights, preprocessing, include_top: arguments of the builder.
+        shipped: file in `resnet_study/pretrained`, for weights "cifar10".
+
+    Returns:
+        (source, start, x): the source of the weights and the tensor that the network starts from, both for `end`; the tensor
+        that its first layer reads.
+
+    Raises:
+        ValueError: the weights cannot be read, or the shipped ones do not fit the other arguments.
+    """
+    if weights == "cifar10" and shipped:
+        if input_shape != (32, 32, 3) and (include_top or input_shape[2] != 3):
+            raise ValueError(
+                "weights='cifar10' need input_shape (32, 32, 3) or, with include_top=False, any size with 3 channels; received "
+                f"{input_shape}"
+            )
+        if preprocessing is not None:
+            raise ValueError("weights='cifar10' bring their own preprocessing; leave the argument out")
+    source, preprocessing = open_weights(weights, preprocessing, shipped)
+    start = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
+    return source, start, start if preprocessing is None else preprocessing(start)
+
+
+def pool(x, pooling):
+    """`x` [batch, height, width, channels] reduced to float32 [batch, channels] by "avg" or "max", or itself with None."""
+    if pooling == "avg":
+        return layers.GlobalAveragePooling2D(name="average_pool", dtype="float32")(x)
+    if pooling == "max":
+        return layers.GlobalMaxPooling2D(name="max_pool", dtype="float32")(x)
+    return x
+
+
+def classify(x, classes, activation, kernel_initializer="glorot_uniform"):
+    """The dense layer that ends a network: [batch, features] to float32 [batch, classes]."""
+    # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
+    return layers.Dense(
+        classes, activation=activation, kernel_initializer=kernel_initializer, dtype="float32", name="predictions"
+    )(x)
+
+
+def end(start, x, name, source) -> keras.Model:
+    """The model to `x` from the inputs behind `start`, with the layers between these two filled from `source` of `begin`.
+
+    Raises:
+        ValueError: the source holds another network.
+    """
+    inputs = keras.utils.get_source_inputs(start)
+    model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
+    if source is not None:
+        # What the caller put before the network is not in the source.
+        starts_there = any(start is tensor for tensor in inputs)
+        load_weights(model if starts_there else keras.Model(start, x, name=name), source)
+    return model

@@ -1,0 +1,65 @@
+"""Builders under a name of their own, whose arguments `help` and completion show."""
+
+import inspect
+from collections.abc import Callable
+
+
+def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defaults=None) -> Callable:
+    """A function that calls `general` with some arguments given.
+
+    Unlike `functools.partial`, it has a name, a signature and a docstring of its own, and can be pickled.
+
+    Args:
+        general: builder with keyword arguments and a docstring with the parts "Args:", "Returns:", "Raises:" and "Example:".
+        name: under which the module of `general` keeps the function.
+        summary: first lines of the docstring.
+        fixed: dict of arguments of `general` that the function does not have.
+        defaults: dict of arguments of `general` that have another default in the function.
+
+    Returns:
+        The function. It takes keyword arguments only, and raises TypeError for one that it does not have.
+    """
+    fixed, defaults = fixed or {}, defaults or {}
+    signature = inspect.Signature(
+        [
+            parameter.replace(default=defaults.get(key, parameter.default))
+            for key, parameter in inspect.signature(general).parameters.items()
+            if key not in fixed
+        ]
+    )
+
+    def build(**arguments):
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise TypeError(f"{name}(): {error}") from None
+        return general(**fixed | defaults | arguments)
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = general.__module__
+    build.__signature__ = signature
+    given = ", ".join(f"{key}={value!r}" for key, value in (fixed | defaults).items())
+    build.__doc__ = f"""{summary}
+
+    This is `{general.__name__}` with {given}{"; these are defaults" if defaults else ""}.
+
+    Example:
+        from {general.__module__} import {name}
+
+        model = {name}(classes=10)
+
+{_describe_arguments(general, fixed)}
+    """
+    return build
+
+
+def _describe_arguments(general, without) -> str:
+    """The parts "Args:" to "Raises:" of a docstring, but for the arguments named in `without`."""
+    text = general.__doc__ or ""  # python -OO leaves no docstring
+    kept, is_kept = [], True
+    for line in text[text.find("    Args:\n") : text.find("    Example:\n")].splitlines():
+        if not line.startswith(" " * 12):  # no further line of the same argument
+            is_kept = line.strip().split(":")[0] not in without
+        if is_kept:
+            kept.append(line)
+    return "\n".join(kept).rstrip()
