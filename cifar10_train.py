@@ -33,7 +33,7 @@ from resnet_study.networks.layers import PatchWhitening
 from resnet_study.predictor import predict_probabilities
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
-from resnet_study.saved_models import copy_weights, load_model, save_model
+from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
 from resnet_study.training.callbacks import check_callbacks, make_callback_list
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, name_columns, seconds_left, smooth
@@ -247,12 +247,18 @@ class Train:
             model.optimizer = optimizer
 
     def _start_from(self, path):
-        """Takes the weights of a trained model; step and optimizer stay at their start."""
+        """Takes the weights of a trained model, but for a head of other classes; step and optimizer stay at their start."""
+        source = load_model(path, self.config.model_name)
+        new_heads = find_new_heads(source, self.net)
         try:
-            copy_weights(load_model(path, self.config.model_name), self.net)
+            copy_weights(source, self.net, new_heads)
         except ValueError as error:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
-        print(f"starting from the weights of {path}")
+        begin_random = [f"{name} ({here} classes, {there} there)" for name, (there, here) in new_heads.items()]
+        print(
+            f"starting from the weights of {path}"
+            + (f", but for the dense layer {', '.join(begin_random)}, which begins random" if new_heads else "")
+        )
 
     def _note_start(self) -> dict:
         """Adds this start to `environment.json`; returns what is noted there."""

@@ -275,3 +275,21 @@ def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path):
         other.restore(path)
     with pytest.raises(UsageError, match="does not fit --model=plain_cnn"):
         other._start_from(str(path))
+
+
+def test_a_training_takes_the_weights_of_a_network_of_other_classes_but_for_its_head(tmp_path, capsys):
+    source = registry.find("plain_cnn").build(classes=3, preprocessing=PixelNormalization())
+    source.save(tmp_path / "three.keras")
+    settings = {"model": "plain_cnn", "is_use_ckpt": True, "ckpt_path": str(tmp_path / "three.keras")}
+    trainer = Train(from_preset("smoke", runs_dir=str(tmp_path), **settings))
+    head = trainer.net.get_layer("predictions").get_weights()
+    trainer._start()
+    for layer in trainer.net.layers[:-1]:
+        for expected, received in zip(source.get_layer(layer.name).get_weights() if layer.weights else (), layer.get_weights(), strict=True):  # fmt: skip
+            np.testing.assert_array_equal(expected, received)
+    for expected, received in zip(head, trainer.net.get_layer("predictions").get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"starting from the weights of {tmp_path}/three.keras, but for the dense layer predictions (10 classes, 3 there), which "
+        "begins random"
+    )
