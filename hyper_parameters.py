@@ -196,9 +196,10 @@ class HyperParameters(Settings):
     lr_schedule: str = setting(
         "linear",
         TRAINING,
-        "course of the learning rate after warm-up; linear and cosine end at 0 after train_steps",
+        "course of the learning rate after warm-up; linear and cosine end at final_lr after train_steps",
         choices=("step", "cosine", "linear", "constant"),
     )
+    final_lr: float = setting(0.0, TRAINING, "learning rate where the linear and the cosine schedule end", minimum=0.0)
     lr_decay_factor: float = setting(
         0.1, TRAINING, "step schedule: factor at each decay step", minimum=0.0, maximum=1.0
     )
@@ -412,7 +413,7 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
 
     Args:
         step: 0-based index of the batch.
-        config: settings; uses init_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
+        config: settings; uses init_lr, final_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
         train_steps: where the schedule ends; None = as the settings say.
     """
     if step < config.warmup_steps:
@@ -427,9 +428,8 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     progress = min(
         1.0, (step - config.warmup_steps) / max(1, (train_steps or config.train_steps) - config.warmup_steps)
     )
-    if config.lr_schedule == "linear":
-        return config.init_lr * (1 - progress)
-    return config.init_lr * 0.5 * (1 + math.cos(math.pi * progress))
+    left = 1 - progress if config.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_lr + (config.init_lr - config.final_lr) * left
 
 
 def from_flags(given: dict) -> HyperParameters:

@@ -23,6 +23,7 @@ class FlowerParameters(Settings):
     is_full_validation: ClassVar[bool] = True
     watch_test: ClassVar[bool] = False
     beta_lr_factor: ClassVar[float] = 1.0
+    final_lr: ClassVar[float] = 0.0
     heads: ClassVar[str] = ""  # of several tasks, which is another thing than the head of a net
     tasks: ClassVar[dict] = {}
 

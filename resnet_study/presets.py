@@ -73,6 +73,29 @@ PRESETS = {
         },
         _RESNET110,
     ),
+    "ten_minutes": Preset(
+        "94 % on CIFAR-10 for 0.40 PFLOP, ten minutes on two cores: 11 epochs of all training images, Lookahead, none held out",
+        {
+            "model": "airbench",
+            "train_batch_size": 1024,
+            "train_steps": 550,
+            "report_freq": 55,
+            "momentum": 0.85,
+            "init_lr": 1.5,
+            "final_lr": 0.105,
+            "beta_lr_factor": 64.0,
+            "warmup_steps": 126,
+            "warmup_lr": 0.3,
+            "weight_decay": 1.33e-3,
+            "weight_decay_on": "all",
+            "label_smoothing": 0.2,
+            "weight_averaging": 0.774,
+            "lookahead_steps": 5,
+            "padding_size": 2,
+            "validation_fraction": 0.0,
+        },
+        ("test_error_shifts", 5.99, "Jordan 2024, airbench94, mean of 1,000 runs with test-time augmentation"),
+    ),
     "he2015": Preset(
         "He 2015: 64,000 steps, rate .1 divided by 10 at 32k and 48k, weight decay 1e-4",
         _HE2015,
@@ -231,7 +254,13 @@ OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits"
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
 # Nor does a recipe for the deep narrow networks for these: beginning of the network's name -> end of the preset's.
-_PRESET_OF_NET = {"lenet5": "lenet", "plain_cnn": "lenet", "alexnet": "alexnet", "resnet9": "resnet9"}
+_PRESET_OF_NET = {
+    "lenet5": "lenet",
+    "plain_cnn": "lenet",
+    "alexnet": "alexnet",
+    "resnet9": "resnet9",
+    "airbench": "ten_minutes",
+}
 
 
 def recipe_of_model(model: str) -> str | None:

@@ -63,6 +63,13 @@ def test_warm_up_rises_and_the_schedule_ends_at_zero(schedule):
     assert rates[100:] == sorted(rates[100:], reverse=True)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_schedule_may_end_above_zero(schedule):
+    config = from_preset("fast", lr_schedule=schedule, init_lr=1.5, final_lr=0.1, warmup_steps=100, train_steps=500)
+    rates = [learning_rate_at(step, config) for step in (100, 300, 500)]
+    assert rates == pytest.approx([1.5, 0.8, 0.1])
+
+
 def test_constant_schedule_and_decay_factor():
     assert learning_rate_at(10**6, from_preset("he2015", lr_schedule="constant")) == 0.1
     assert learning_rate_at(32000, from_preset("he2015", lr_decay_factor=0.5)) == pytest.approx(0.05)
@@ -90,7 +97,7 @@ def test_values_out_of_range_are_refused(settings, message):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, resnet9, resnet9_hour, he2015"):
+    with pytest.raises(UsageError, match="fast, resnet9, resnet9_hour, ten_minutes, he2015"):
         from_preset("best")
 
 
@@ -113,6 +120,8 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
         (None, "plain20", "fast"),
         (None, "resnet9", "resnet9"),
         (None, "resnet98", "fast"),
+        (None, "airbench", "ten_minutes"),
+        ("mnist", "airbench", "mnist"),
         ("mnist", "resnet9", "mnist_resnet9"),
         ("cifar10", "alexnet", "alexnet"),
         ("cifar100", "alexnet", "alexnet"),

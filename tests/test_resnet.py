@@ -19,9 +19,10 @@ from resnet import build_resnet
 from resnet_study import saved_models
 from resnet_study.errors import UsageError
 from resnet_study.networks import layers, registry
+from resnet_study.networks.airbench import build_airbench
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
 from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
-from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels
+from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels, sigmoid_gelu
 from resnet_study.saved_models import copy_weights
 
 # architecture: He et al. 2015, section 4.2, worked out by hand for 32x32x3 and 10 classes
@@ -135,6 +136,7 @@ def test_weights_from_files_and_their_refusal(tmp_path):
 WITH_FILES = {
     "resnet8": lambda **options: build_resnet(1, **options),
     "resnet9": resnet.build_resnet9,
+    "airbench": build_airbench,
     "inception": lambda **options: build_inception_resnet_v1_small(modules=(1, 1, 1), **options),
     "lenet5": build_lenet5,
     "alexnet": lambda **options: build_alexnet("C", **options),
@@ -202,7 +204,7 @@ class TestWeightsForOtherTasks:
         maps = large(images)
         for pooling, reduce in (("avg", np.mean), ("max", np.max)):
             pooled = WITH_FILES[name](weights=files[0], pooling=pooling, **options)(images)
-            factor = 9 if name == "resnet9" and pooling == "max" else 1
+            factor = 9 if name in ("resnet9", "airbench") and pooling == "max" else 1
             np.testing.assert_allclose(pooled, reduce(maps, (1, 2)) / factor, rtol=1e-4, atol=1e-5)
 
     def test_on_a_tensor(self, name, files_of):
@@ -503,6 +505,21 @@ def test_constants_for_each_pixel_need_images_of_their_size(tmp_path):
     model.save(tmp_path / "net.keras")
     with pytest.raises(ValueError, match=r"PixelNormalization, \(32, 32, 3\), received \(40, 40, 3\); give"):
         build_resnet(1, weights=tmp_path / "net.keras", include_top=False, input_shape=(40, 40, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sigmoid_gelu_and_its_gradient_by_hand(dtype):
+    values = np.linspace(-4, 4, 33)
+    inputs = tf.constant(values, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = sigmoid_gelu(inputs)
+    gate = 1 / (1 + np.exp(-1.702 * values))
+    tolerance = {"float32": 1e-6, "bfloat16": 0.03}[dtype]
+    np.testing.assert_allclose(outputs, values * gate, atol=tolerance)
+    np.testing.assert_allclose(outputs, keras.ops.gelu(values), atol=0.021 + tolerance)
+    gradient = tape.gradient(outputs, inputs, 3 * tf.ones_like(inputs))
+    np.testing.assert_allclose(gradient, 3 * gate * (1 + 1.702 * values * (1 - gate)), atol=3 * tolerance)
 
 
 class TestResnet9:

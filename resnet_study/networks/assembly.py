@@ -78,11 +78,16 @@ def pool(x, pooling):
     return x
 
 
-def classify(x, classes, activation, kernel_initializer="glorot_uniform"):
+def classify(x, classes, activation, kernel_initializer="glorot_uniform", use_bias=True):
     """The dense layer that ends a network: [batch, features] to float32 [batch, classes]."""
     # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
     return layers.Dense(
-        classes, activation=activation, kernel_initializer=kernel_initializer, dtype="float32", name="predictions"
+        classes,
+        activation=activation,
+        use_bias=use_bias,
+        kernel_initializer=kernel_initializer,
+        dtype="float32",
+        name="predictions",
     )(x)
 
 

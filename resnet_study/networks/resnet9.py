@@ -3,10 +3,40 @@
 References: Page 2019, "How to train your ResNet". Jordan 2024 = arXiv:2404.00498.
 """
 
+import functools
+
 from keras import layers
 
 from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.layers import FusedBatchNormalization, PartialIdentity, PatchWhitening
+
+
+def convolve_and_normalize(x, filters, name, *, pools=False, momentum, dtype):
+    """A 3x3 convolution that begins as a copy, perhaps 2x2 max pooling, and batch normalisation without gamma.
+
+    Args:
+        x: Keras tensor [batch, height, width, channels].
+        filters: channels of the output, int >= 1.
+        name: beginning of the names of the layers.
+        pools: whether to halve height and width.
+        momentum: share of the moving statistics that a step keeps, 0..1.
+        dtype: dtype policy of the layers; None = Keras' global policy.
+
+    Returns:
+        Keras tensor [batch, height, width, filters]; with `pools` [batch, height // 2, width // 2, filters].
+    """
+    x = layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=PartialIdentity(),
+        dtype=dtype,
+        name=f"{name}_conv",
+    )(x)
+    if pools:
+        x = layers.MaxPooling2D(2, dtype=dtype, name=f"{name}_pool")(x)
+    return FusedBatchNormalization(momentum=momentum, epsilon=1e-5, scale=False, dtype=dtype, name=f"{name}_bn")(x)
 
 
 def build_resnet9(
@@ -83,20 +113,7 @@ def build_resnet9(
         include_top=include_top,
         shipped="resnet9_cifar10.keras",
     )
-
-    def convolve(x, filters, layer_name, pools=False):
-        x = layers.Conv2D(
-            filters,
-            3,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=PartialIdentity(),
-            dtype=dtype,
-            name=f"{layer_name}_conv",
-        )(x)
-        if pools:
-            x = layers.MaxPooling2D(2, dtype=dtype, name=f"{layer_name}_pool")(x)
-        return FusedBatchNormalization(momentum=0.8, epsilon=1e-5, scale=False, dtype=dtype, name=f"{layer_name}_bn")(x)
+    convolve = functools.partial(convolve_and_normalize, momentum=0.8, dtype=dtype)
 
     def relu(x, layer_name):
         return layers.ReLU(dtype=dtype, name=f"{layer_name}_relu")(x)
