@@ -1,6 +1,6 @@
 """What is the network: a ResNet of `keras.applications` without its top, and a head for classes of one's own.
 
-    builder                        base          head                                          parameters (10 classes)
+    builder                        backbone      head                                          parameters (10 classes)
     build_resnet50_transfer        ResNet50      Flatten, 512 ELU, 64 ELU, dropout .4          75,001,930 at 224 x 224
                                                  global average pooling, then the same         24,670,282 at any size
     build_resnet152v2_transfer     ResNet152V2   four 3x3 convolutions, 512, dropout .5        59,024,586 at 32 x 32
@@ -8,9 +8,9 @@
 Sources: the first is J. (Nov. 7, 2021), "Deep Learning 101 - Building ResNet for Flower Image Recognition"; the second is
 Waghmode, Ramisetty & Jidugu, "Deep Residual Learning for Image Recognition", figure 2. Layers have the names printed there.
 
-Every net takes raw pixels: the preprocessing its base was trained with is its first layer, and so the same in training,
+Every model takes raw pixels: the preprocessing its backbone was trained with is its first layer, and so the same in training,
 testing and prediction. Importing this module registers that layer (it is in `resnet_study.networks.layers`), so that
-`keras.models.load_model` reads the nets.
+`keras.models.load_model` reads the models.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _SECONDS_TO_CONNECT = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class Backbone:
     """A ResNet without its top.
 
     Attributes:
@@ -47,15 +47,16 @@ class Base:
     application: str
     weights_file: str
 
-    def make_preprocessing(self):
+    def make_preprocessing(self) -> PixelNormalization:
+        """The first layer of a model with this backbone: what the ImageNet weights expect, from raw pixels."""
         if self.application == "ResNet50":
             return CaffePreprocessing(name="preprocessing")
         return PixelNormalization(127.5, 127.5, name="preprocessing")  # 0..255 becomes [-1, 1]
 
 
-BASES = {
-    "resnet50": Base("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
-    "resnet152v2": Base("ResNet152V2", "resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+BACKBONES = {
+    "resnet50": Backbone("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    "resnet152v2": Backbone("ResNet152V2", "resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5"),
 }
 HEADS = ("flatten", "pool", "convolutional")
 
@@ -66,7 +67,7 @@ def build_resnet50_transfer(
     input_shape=(224, 224, 3),
     weights=None,
     head="flatten",
-    base_trainable=False,
+    backbone_trainable=False,
     dropout=0.4,
     classifier_activation="softmax",
     dtype=None,
@@ -77,19 +78,19 @@ def build_resnet50_transfer(
     ResNet50 (blocks 3, 4, 6, 3; stride 2 in the first 1x1 convolution of a stage), 23,587,712 parameters, then Flatten,
     Dropout, `fc1` 512 ELU, Dropout, `fc2` 64 ELU, Dropout, `fc3_output`.
 
-        parameters, 224 x 224, 10 classes           total     trainable, base frozen     base trained
-        head="flatten" (the text)              75,001,930                 51,414,218       74,948,810
-        head="pool"                            24,670,282                  1,082,570       24,617,162
+        parameters, 224 x 224, 10 classes           total     trainable, backbone frozen     backbone trained
+        head="flatten" (the text)              75,001,930                     51,414,218           74,948,810
+        head="pool"                            24,670,282                      1,082,570           24,617,162
 
     Args:
         classes: width of the output, int >= 2.
         input_shape: (height, width, 3), height and width >= 32 pixels.
-        weights: of the base. None = random; "imagenet" = downloaded by Keras; or the path of a no-top file (`.h5`,
+        weights: of the backbone. None = random; "imagenet" = downloaded by Keras; or the path of a no-top file (`.h5`,
             `.weights.h5`, `.keras`) or of a run folder of this library.
         head: "flatten" as in the text; "pool" = global average pooling in the place of Flatten; "convolutional" = the
             head of `build_resnet152v2_transfer`.
-        base_trainable: False = the base is frozen, and its batch normalisation uses its moving statistics, also while
-            the head is trained. The prose of the text says "train all model parameters", its program freezes the base.
+        backbone_trainable: False = the backbone is frozen, and its batch normalisation uses its moving statistics, also while
+            the head is trained. The prose of the text says "train all model parameters", its program freezes the backbone.
         dropout: share of the values that each dropout layer drops while training.
         classifier_activation: "softmax", or None for logits.
         dtype: dtype policy, "float32" or "mixed_bfloat16"; None = the current one. Preprocessing and output are float32.
@@ -101,8 +102,12 @@ def build_resnet50_transfer(
     Raises:
         UsageError: an argument is out of its range, or the weights cannot be had or do not fit.
 
+    Example:
+        model = build_resnet50_transfer(10, input_shape=(64, 64, 3), head="pool")
+        model.predict(np.zeros((1, 64, 64, 3))).shape  # (1, 10)
+
     Differs from the text: the BGR mean subtraction that the ImageNet weights need is there (the text sets an unused mean
-    instead); the base is one nested layer, `resnet50`.
+    instead); the backbone is one nested layer, `resnet50`.
     """
     options = {"head": head, "dropout": dropout, "classifier_activation": classifier_activation, "dtype": dtype}
     return build_transfer(
@@ -110,7 +115,7 @@ def build_resnet50_transfer(
         classes,
         input_shape=input_shape,
         weights=weights,
-        base_trainable=base_trainable,
+        backbone_trainable=backbone_trainable,
         name=name,
         **options,
     )
@@ -122,7 +127,7 @@ def build_resnet152v2_transfer(
     input_shape=(32, 32, 3),
     weights=None,
     head="convolutional",
-    base_trainable=True,
+    backbone_trainable=True,
     dropout=0.5,
     classifier_activation="softmax",
     dtype=None,
@@ -147,10 +152,10 @@ def build_resnet152v2_transfer(
     59,024,586 (printed: 59024556) and is 225.16 MB (printed: 223.16 MB). Its trainable and non-trainable counts, which it
     prints rightly, add up to the corrected total.
 
-    The map sizes show "same" padding for convolutions and pooling. At 32 x 32 pixels the base ends in a 1 x 1 map, so eight
+    The map sizes show "same" padding for convolutions and pooling. At 32 x 32 pixels the backbone ends in a 1 x 1 map, so eight
     of the nine taps of each 3x3 kernel see padding only; 64 x 64 and more use them all.
 
-    Args, returns, raises: as `build_resnet50_transfer`, with "convolutional" as the head of the text and the base trained.
+    Args, returns, raises: as `build_resnet50_transfer`, with "convolutional" as the head of the text and the backbone trained.
 
     Differs from the text, which gives no activation, pool size, dropout rate or preprocessing: we take ReLU, 2x2, .5 and
     the [-1, 1] of the ImageNet weights.
@@ -161,45 +166,55 @@ def build_resnet152v2_transfer(
         classes,
         input_shape=input_shape,
         weights=weights,
-        base_trainable=base_trainable,
+        backbone_trainable=backbone_trainable,
         name=name,
         **options,
     )
 
 
 def build_transfer(
-    base_name,
+    backbone_name,
     classes,
     *,
     input_shape,
     weights=None,
     head="pool",
-    base_trainable=False,
+    backbone_trainable=False,
     dropout=0.4,
     classifier_activation="softmax",
     dtype=None,
     name=None,
     preprocessing=None,
 ):
-    """Builds one of `BASES` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
+    """Builds one of `BACKBONES` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
 
     Args:
-        preprocessing: first layer; None = what the ImageNet weights of the base need.
+        backbone_name: key of `BACKBONES`.
+        preprocessing: first layer; None = what the ImageNet weights of the backbone need.
+
+    Returns:
+        keras.Model from raw pixels to the output of the head.
+
+    Raises:
+        UsageError: an argument is out of its range, or the weights cannot be had or do not fit.
     """
-    _check_arguments(base_name, classes, input_shape, head)
+    _check_arguments(backbone_name, classes, input_shape, head)
     if weights == "imagenet":
-        _check_imagenet(base_name)
-    spec = BASES[base_name]
+        _check_imagenet(backbone_name)
+    spec = BACKBONES[backbone_name]
     with _policy(dtype):
-        base = _build_base(spec, input_shape, "imagenet" if weights == "imagenet" else None)
-        base.trainable = base_trainable
+        build = getattr(keras.applications, spec.application)
+        backbone = build(
+            include_top=False, weights="imagenet" if weights == "imagenet" else None, input_shape=input_shape
+        )
+        backbone.trainable = backbone_trainable
         inputs = keras.Input(input_shape, name="pixels")
         pixels = (preprocessing or spec.make_preprocessing())(inputs)
-        features = base(pixels) if base_trainable else base(pixels, training=False)
+        features = backbone(pixels) if backbone_trainable else backbone(pixels, training=False)
         outputs = _attach_head(features, head, classes, dropout, classifier_activation)
     if weights not in (None, "imagenet"):
-        load_base_weights(base, weights)
-    return keras.Model(inputs, outputs, name=name or f"{base_name}_transfer")
+        load_backbone_weights(backbone, weights)
+    return keras.Model(inputs, outputs, name=name or f"{backbone_name}_transfer")
 
 
 def _attach_head(x, head, classes, dropout, activation):
@@ -210,7 +225,7 @@ def _attach_head(x, head, classes, dropout, activation):
             x = layers.Conv2D(filters, 3, padding="same", name=f"conv2d{suffix}")(x)
             x = layers.Activation("relu", name=f"activation{suffix}")(x)
             if index % 2:
-                # The base holds three pooling layers of these automatic names.
+                # The backbone holds three pooling layers of these automatic names.
                 x = layers.MaxPooling2D(2, padding="same", name=f"max_pooling2d_{3 + index // 2}")(x)
         x = layers.Flatten(name="flatten")(x)
         x = layers.Dense(512, activation="relu", name="dense")(x)
@@ -225,44 +240,50 @@ def _attach_head(x, head, classes, dropout, activation):
     return layers.Dense(classes, activation=activation, dtype="float32", name="fc3_output")(x)
 
 
-def _build_base(spec, input_shape, weights):
-    return getattr(keras.applications, spec.application)(include_top=False, weights=weights, input_shape=input_shape)
-
-
-def find_base(model: keras.Model) -> keras.Model:
-    """The nested base of a net of this module. Raises UsageError if there is none."""
+def find_backbone(model: keras.Model) -> keras.Model:
+    """The nested backbone of a model of this module. Raises UsageError if there is none."""
     for layer in model.layers:
-        if layer.name in BASES:
+        if layer.name in BACKBONES:
             return layer
-    raise UsageError(f"expected a net with one of the layers {', '.join(BASES)}, received '{model.name}'")
+    raise UsageError(f"expected a model with one of the layers {', '.join(BACKBONES)}, received '{model.name}'")
 
 
-def unfreeze_stages(base: keras.Model, stages: int) -> None:
-    """Makes the convolutions of the last stages of a base trainable and freezes the rest.
+def unfreeze_stages(backbone: keras.Model, stages: int) -> None:
+    """Makes the convolutions of the last stages of a backbone trainable and freezes the rest.
 
-    All batch normalisation stays frozen, and so in inference mode: the few pictures of a transfer would spoil its statistics.
-    (Calling the base with `training=False` would not do: Keras' functional nets pass their own `training` on to it.)
+    All batch normalisation stays frozen, and so in inference mode: the few images of a transfer would spoil its statistics.
+    (Calling the backbone with `training=False` would not do: Keras' functional models pass their own `training` on to it.)
 
     Args:
-        base: ResNet of `keras.applications`.
+        backbone: ResNet of `keras.applications`.
         stages: 1 = conv5, ... 4 = conv2 to conv5, 5 = everything, the stem included.
     """
-    base.trainable = True
-    for layer in base.layers:
+    backbone.trainable = True
+    for layer in backbone.layers:
         named = re.match(r"(?:conv|pool)(\d)_", layer.name)
         is_last = named is not None and int(named[1]) > 5 - stages
         layer.trainable = is_last and not isinstance(layer, layers.BatchNormalization)
 
 
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Cuts a net in two that share its weights: pixels -> features, features -> output.
+    """Cuts a model in two that share its weights: pixels -> features, features -> output.
 
-    The features are what the base gives; where the head begins with global average pooling, they are pooled already.
+    The features are what the backbone gives; where the head begins with global average pooling, they are pooled already.
+
+    Args:
+        model: of this module.
+
+    Returns:
+        (pixels -> features, features -> output).
+
+    Example:
+        to_features, head = split_model(build_resnet50_transfer(10, input_shape=(64, 64, 3), head="pool"))
+        to_features.output_shape  # (None, 2048)
     """
-    cut = next(index for index, layer in enumerate(model.layers) if layer.name in BASES)
+    cut = next(index for index, layer in enumerate(model.layers) if layer.name in BACKBONES)
     if isinstance(model.layers[cut + 1], layers.GlobalAveragePooling2D):
         cut += 1
-    maps = model.layers[cut + 1].input  # `output` of a nested net is a tensor within it
+    maps = model.layers[cut + 1].input  # `output` of a nested model is a tensor within it
     features = keras.Model(model.input, maps, name="features")
     inputs = x = keras.Input(maps.shape[1:], name="features")
     for layer in model.layers[cut + 1 :]:
@@ -270,16 +291,16 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return features, keras.Model(inputs, x, name="head")
 
 
-def load_base_weights(base: keras.Model, path: str) -> None:
-    """Fills a base from a file, layer by layer by name.
+def load_backbone_weights(backbone: keras.Model, path: str) -> None:
+    """Fills a backbone from a file, layer by layer by name.
 
     Args:
-        base: net of `keras.applications` without its top.
-        path: `.h5` (weights of the base, or a whole net of Keras 2 that holds its layers), `.weights.h5` (of the base),
-            `.keras` (the base, or a net of this library), or a run folder (its `best.keras`).
+        backbone: model of `keras.applications` without its top.
+        path: `.h5` (weights of the backbone, or a whole model of Keras 2 that holds its layers), `.weights.h5` (of the backbone),
+            `.keras` (the backbone, or a model of this library), or a run folder (its `best.keras`).
 
     Raises:
-        UsageError: not found, damaged, of another net, or a layer got no weights; the base is then not to be used.
+        UsageError: not found, damaged, of another network, or a layer got no weights; the backbone is then not to be used.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -289,34 +310,39 @@ def load_base_weights(base: keras.Model, path: str) -> None:
             f"--weights must be imagenet, none, a run folder or a .h5, .weights.h5 or .keras file, received '{path}'; give one "
             "that exists"
         )
+    source = None
+    if place.suffix == ".keras":
+        try:
+            source = read_model(place)
+        # A damaged file can raise nearly anything.
+        except Exception as error:
+            raise UsageError(f"--weights={path} could not be read: {shorten(str(error))}; give another file") from error
     # What is still not a number afterwards was not in the file.
-    for variable in base.variables:
+    for variable in backbone.variables:
         variable.assign(np.full(variable.shape, np.nan))
     try:
-        if place.suffix == ".keras":
-            source = read_model(place)
-            nested = [layer for layer in source.layers if layer.name == base.name]
-            copy_weights(nested[0] if nested else source, base)
+        if source:
+            nested = [layer for layer in source.layers if layer.name == backbone.name]
+            copy_weights(nested[0] if nested else source, backbone)
         elif place.name.endswith(".weights.h5"):
-            base.load_weights(place)
+            backbone.load_weights(place)
         else:
-            base.load_weights(place, by_name=True)
-    # Keras raises nearly anything for a file that is damaged or of another net.
+            backbone.load_weights(place, by_name=True)
+    # Keras raises nearly anything for a file that is damaged or of another network.
     except Exception as error:
-        raise UsageError(
-            f"--weights={path} is damaged or does not fit {base.name}: {shorten(str(error))}; give another file"
-        ) from error
-    missing = sorted({v.path.split("/")[0] for v in base.variables if not np.isfinite(v.numpy()).all()})
+        fault = "could not be read" if isinstance(error, OSError) else f"does not fit {backbone.name}"
+        raise UsageError(f"--weights={path} {fault}: {shorten(str(error))}; give another file") from error
+    missing = sorted({v.path.split("/")[0] for v in backbone.variables if not np.isfinite(v.numpy()).all()})
     if missing:
         raise UsageError(
-            f"--weights={path} must hold finite weights for every layer of {base.name}, received none for {len(missing)} of them "
-            f"({', '.join(missing[:3])}, ...); give a file of the same net"
+            f"--weights={path} must hold finite weights for every layer of {backbone.name}, received none for {len(missing)} of them "
+            f"({', '.join(missing[:3])}, ...); give a file of the same network"
         )
 
 
-def _check_imagenet(base_name):
+def _check_imagenet(backbone_name):
     """Raises UsageError if the ImageNet weights are neither in Keras' cache nor can be reached within some seconds."""
-    spec = BASES[base_name]
+    spec = BACKBONES[backbone_name]
     cache = keras_cache("models")
     if (cache / spec.weights_file).is_file():
         return
@@ -358,9 +384,9 @@ def _policy(dtype):
         socket.setdefaulttimeout(timeout)
 
 
-def _check_arguments(base_name, classes, input_shape, head):
-    if base_name not in BASES:
-        raise UsageError(f"--model must be one of {', '.join(BASES)}; received '{base_name}'")
+def _check_arguments(backbone_name, classes, input_shape, head):
+    if backbone_name not in BACKBONES:
+        raise UsageError(f"--model must be one of {', '.join(BACKBONES)}; received '{backbone_name}'")
     if head not in HEADS:
         raise UsageError(f"head must be one of {', '.join(HEADS)}; received {head!r}")
     if not isinstance(classes, int) or classes < 2:

@@ -19,7 +19,7 @@ from cifar10_train import Train
 from flowers.augmentation import make_variant
 from flowers.batches import training_batches
 from flowers.data import FlowerData, load_images
-from flowers.heads import build_transfer, find_base, load_base_weights, split_model, unfreeze_stages
+from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
 from hyper_parameters import learning_rate_at
 from resnet_study import devices
@@ -80,7 +80,7 @@ class TransferTrain(Train):
         super().__init__(config, run, data)
         # Not where the net is built: there every variable, also those of a net from a file, belongs to all devices.
         if load_weights and config.weights not in ("imagenet", "none"):
-            load_base_weights(self.base, config.weights)
+            load_backbone_weights(self.base, config.weights)
 
     def train(self, **options):
         """As `Train.train`; afterwards `data.json` also names the pictures that were found broken on the way."""
@@ -101,7 +101,7 @@ class TransferTrain(Train):
     def _build_net(self):
         weights = self.config.weights if self._load_weights and self.config.weights == "imagenet" else None
         self.transfer = self._build(dtype=self.policy, classifier_activation=None, weights=weights)
-        self.base = find_base(self.transfer)
+        self.base = find_backbone(self.transfer)
         if self.replicas > 1 and self.config.base_trainable:
             for layer in self.base.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
@@ -117,7 +117,7 @@ class TransferTrain(Train):
             self.classes,
             input_shape=self.training.shape,
             head=config.head_name,
-            base_trainable=config.base_trainable,
+            backbone_trainable=config.base_trainable,
             dropout=0.4 if config.model == "resnet50" else 0.5,
             preprocessing=PixelNormalization(0.0, 1.0, name="preprocessing") if config.faithful else None,
             **options,
@@ -174,7 +174,7 @@ class TransferTrain(Train):
     def restore(self, path) -> None:
         """As `Train.restore`, with the frozen base from the run folder."""
         if not self.config.base_trainable:
-            load_base_weights(self.base, str(self.frozen_base))
+            load_backbone_weights(self.base, str(self.frozen_base))
             self._features = None
         if 0 < self.switch_step < read_checkpoint(path)[1]["step"]:
             self._unfreeze()

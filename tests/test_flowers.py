@@ -82,10 +82,10 @@ def count(variables):
 def test_parameters_of_the_flower_text():
     model = heads.build_resnet50_transfer(10)
     assert model.count_params() == 75_001_930 and count(model.trainable_variables) == 51_414_218
-    assert heads.find_base(model).count_params() == 23_587_712
+    assert heads.find_backbone(model).count_params() == 23_587_712
     assert [layer.name for layer in model.layers if layer.name.startswith("fc")] == ["fc1", "fc2", "fc3_output"]
     assert [model.get_layer(name).count_params() for name in ("fc1", "fc2", "fc3_output")] == [51_380_736, 32_832, 650]
-    trained = heads.build_resnet50_transfer(10, base_trainable=True, input_shape=(64, 64, 3), head="pool")
+    trained = heads.build_resnet50_transfer(10, backbone_trainable=True, input_shape=(64, 64, 3), head="pool")
     assert trained.count_params() == 24_670_282 and count(trained.non_trainable_weights) == 53_120
 
 
@@ -123,7 +123,7 @@ def test_preprocessing_is_that_of_the_weights():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
     for name, module in (("resnet50", keras.applications.resnet), ("resnet152v2", keras.applications.resnet_v2)):
         expected = module.preprocess_input(images.copy())
-        np.testing.assert_allclose(heads.BASES[name].make_preprocessing()(images), expected, atol=1e-4)
+        np.testing.assert_allclose(heads.BACKBONES[name].make_preprocessing()(images), expected, atol=1e-4)
 
 
 def test_the_program_of_the_text_has_the_same_loss(small):
@@ -137,7 +137,7 @@ def test_the_program_of_the_text_has_the_same_loss(small):
         x = layers.Dropout(0.4)(layers.Dense(units, activation="elu", name=f"fc{stage}")(x))
     x = layers.Dense(3, activation="softmax", name="fc3_output")(x)
     text = keras.Model(base_model.input, x)
-    base_model.set_weights(heads.find_base(small).get_weights())
+    base_model.set_weights(heads.find_backbone(small).get_weights())
     for name in ("fc1", "fc2", "fc3_output"):
         text.get_layer(name).set_weights(small.get_layer(name).get_weights())
     assert count(text.trainable_variables) == count(small.trainable_variables)
@@ -151,7 +151,7 @@ def test_the_program_of_the_text_has_the_same_loss(small):
 
 
 def test_a_frozen_base_keeps_its_statistics_and_one_picture_equals_its_row(small):
-    base = heads.find_base(small)
+    base = heads.find_backbone(small)
     before = base.get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
     features, head = heads.split_model(small)
@@ -171,7 +171,7 @@ def test_saved_nets_come_back(small, tmp_path):
 
 @pytest.mark.parametrize("name", ["base.weights.h5", "base.h5", "base.keras", "net.keras", "flat.h5"])
 def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
-    base = heads.find_base(small)
+    base = heads.find_backbone(small)
     path = tmp_path / name
     if name == "base.weights.h5":
         base.save_weights(path)
@@ -180,28 +180,39 @@ def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
     else:
         (small if name == "net.keras" else base).save(path)
     other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
-    heads.load_base_weights(other, str(path))
+    heads.load_backbone_weights(other, str(path))
     for expected, received in zip(base.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
 
 
 def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
-    base = heads.find_base(small)
+    base = heads.find_backbone(small)
     part = keras.Model(base.inputs, base.get_layer("conv4_block1_out").output)
     part.save(tmp_path / "part.h5")
     part.save_weights(tmp_path / "part.weights.h5")
     part.save(tmp_path / "part.keras")
     (tmp_path / "broken.h5").write_bytes(b"no weights")
     other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
-    for name in ("part.h5", "part.weights.h5", "part.keras", "broken.h5", "missing.h5"):
-        with pytest.raises(UsageError, match=f"--weights.*{name}"):
-            heads.load_base_weights(other, str(tmp_path / name))
+    (tmp_path / "broken.keras").write_bytes(b"no weights")
+    (tmp_path / "broken.weights.h5").write_bytes(b"no weights")
+    faults = {
+        "part.h5": " must hold finite weights for every layer of resnet50, received none for",
+        "part.weights.h5": " does not fit resnet50: ",
+        "part.keras": " does not fit resnet50: ",
+        "broken.h5": " could not be read: ",
+        "broken.weights.h5": " could not be read: ",
+        "broken.keras": " could not be read: ",
+        "missing.h5": "'; give one that exists",
+    }
+    for name, fault in faults.items():
+        with pytest.raises(UsageError, match=f"--weights.*{name}{fault}"):
+            heads.load_backbone_weights(other, str(tmp_path / name))
     monkeypatch.setattr(saved_models, "_LARGEST_MODEL", 1000)
     base.save(tmp_path / "large.keras")
     with pytest.raises(UsageError, match="more than 1,000"):
-        heads.load_base_weights(other, str(tmp_path / "large.keras"))
+        heads.load_backbone_weights(other, str(tmp_path / "large.keras"))
     with pytest.raises(UsageError, match=r"received none for .* of them \(conv4_block2"):
-        heads.load_base_weights(other, str(tmp_path / "part.h5"))
+        heads.load_backbone_weights(other, str(tmp_path / "part.h5"))
 
 
 def test_imagenet_without_network_fails_soon_and_names_the_ways(tmp_path, monkeypatch):
@@ -249,7 +260,7 @@ def test_grad_cam_finds_maps_within_the_base(small):
     heat = grad_cam.explain(small, np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), [0, 2])
     assert heat.shape == (2, 32, 32) and np.isfinite(heat).all() and heat.max() <= 1
     with pytest.raises(UsageError, match="ends in a dense layer"):
-        grad_cam.explain(heads.find_base(small), np.zeros((1, 32, 32, 3)), [0])
+        grad_cam.explain(heads.find_backbone(small), np.zeros((1, 32, 32, 3)), [0])
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet8", 8), ("inception_resnet_v1_small", 32)])
@@ -614,7 +625,7 @@ def test_published_trials():
 @pytest.mark.slow
 def test_a_run_gives_its_base_to_another(finished, pictures, tmp_path):
     trainer = transfer.TransferTrain(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
-    source = heads.find_base(load_model(str(finished.best)))
+    source = heads.find_backbone(load_model(str(finished.best)))
     for expected, received in zip(source.get_weights(), trainer.base.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
     other = settings(pictures, tmp_path, weights=str(finished.path), model="resnet152v2")
@@ -686,7 +697,7 @@ class StopAfter(keras.callbacks.Callback):
 
 
 def test_the_last_stages_of_a_base_are_unfrozen(small):
-    base = heads.find_base(small)
+    base = heads.find_backbone(small)
     for stages, first in ((1, "conv5"), (3, "conv3"), (5, "conv1")):
         heads.unfreeze_stages(base, stages)
         trained = {variable.path.split("/")[0][:5] for variable in base.trainable_variables}
