@@ -20,14 +20,19 @@ from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_image, read_images
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically, write_json
-from resnet_study.predictor import predict_probabilities
+from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import find_heads, load_model
 
 
-def test(model: keras.Model, images: np.ndarray, batch_size: int = 125) -> np.ndarray | dict[str, np.ndarray]:
-    """Softmax probabilities of any number of images; see `resnet_study.predictor.predict_probabilities`."""
-    return predict_probabilities(model, images, batch_size)
+def test(
+    model: keras.Model | Predictor, images: np.ndarray, batch_size: int = 125
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Softmax probabilities of any number of images, in float32; see `resnet_study.predictor.Predictor.predict`.
+
+    A `Predictor` is prepared once for many calls, a model at each.
+    """
+    return (model if isinstance(model, Predictor) else Predictor(model)).predict(images, batch_size)
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:

@@ -30,7 +30,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
-from resnet_study.predictor import predict_probabilities
+from resnet_study.predictor import Predictor
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
@@ -106,7 +106,7 @@ class Train:
 
         With several heads a dict, name of the head -> such an array.
         """
-        return predict_probabilities(self._export(), images, self.config.test_batch_size)
+        return Predictor(self._export()).predict(images, self.config.test_batch_size)
 
     def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:
         """Trains to `train_steps`, or until a callback sets `model.stop_training`, and fills the run folder.

@@ -173,6 +173,13 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
     return chosen
 
 
+def count_inference_towers() -> int:
+    """Shards of a batch in inference: one for each core where TensorFlow gives each operation one thread, else 1."""
+    import tensorflow as tf
+
+    return count_cores() if tf.config.threading.get_intra_op_parallelism_threads() == 1 else 1
+
+
 def _set_threads(of_an_operation: int, operations: int):
     """Lets TensorFlow compute so many operations at a time, each with so many threads; says so where it is too late."""
     import tensorflow as tf

@@ -1,0 +1,79 @@
+"""A prepared model answers as the model itself, whatever the number of images, heads and cores."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import resnet
+from resnet_study import devices
+from resnet_study.networks import registry
+from resnet_study.networks.layers import PixelNormalization
+from resnet_study.predictor import Predictor
+
+
+def small_model(**options):
+    """A network with moving statistics that are not those of its start."""
+    keras.utils.set_random_seed(0)
+    model = resnet.build_resnet20(
+        input_shape=(16, 16, 3), preprocessing=PixelNormalization(120.0, 60.0, name="normalization"), **options
+    )
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = (rng.uniform(0.5, 1.5, weight.shape) for weight in layer.weights)
+            layer.set_weights([gamma, beta - 1, mean - 1, variance])
+    return model
+
+
+def some_images(count, kind=np.uint8):
+    return np.random.default_rng(1).integers(0, 256, (count, 16, 16, 3)).astype(kind)
+
+
+@pytest.mark.parametrize("towers", [1, 2, 3])
+@pytest.mark.parametrize("kind", [np.uint8, np.float64, np.int32])
+def test_answers_are_those_of_the_model(monkeypatch, towers, kind):
+    monkeypatch.setattr(devices, "count_inference_towers", lambda: towers)
+    model, images = small_model(), some_images(11, kind)
+    answers = Predictor(model).predict(images, batch_size=6)
+    np.testing.assert_allclose(answers, model.predict(images, verbose=0), atol=2e-6)
+    assert answers.dtype == np.float32
+
+
+def test_each_head_answers(monkeypatch):
+    monkeypatch.setattr(devices, "count_inference_towers", lambda: 2)
+    model = registry.find("resnet20").build(input_shape=(16, 16, 3), classes={"kind": 2, "name": 7})
+    answers, expected = Predictor(model).predict(some_images(5), batch_size=4), model.predict(some_images(5), verbose=0)
+    assert answers.keys() == expected.keys()
+    for head, values in answers.items():
+        np.testing.assert_allclose(values, expected[head], atol=2e-6)
+
+
+def test_no_images_have_no_answers():
+    assert Predictor(small_model()).predict(some_images(0)).shape == (0, 10)
+
+
+def test_a_model_that_cannot_be_folded_answers_in_float32_alone():
+    twice = keras.layers.Conv2D(3, 3, padding="same")
+    inputs = keras.Input((16, 16, 3))
+    model = keras.Model(inputs, keras.layers.GlobalMaxPooling2D()(twice(twice(inputs))))
+    images = some_images(4)
+    np.testing.assert_allclose(Predictor(model).predict(images), model.predict(images, verbose=0), atol=1e-6)
+    with pytest.raises(ValueError, match="uses each layer once"):
+        Predictor(model, "bfloat16")
+
+
+def test_the_second_call_builds_nothing():
+    predictor, images = Predictor(small_model()), some_images(4)
+    predictor.predict(images)
+    built = predictor._answer.experimental_get_tracing_count()
+    predictor.predict(images)
+    assert predictor._answer.experimental_get_tracing_count() == built
+
+
+def test_cores_share_a_batch_where_an_operation_has_one_thread(monkeypatch):
+    monkeypatch.setattr(devices, "count_cores", lambda: 4)
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 1)
+    assert devices.count_inference_towers() == 4
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
+    assert devices.count_inference_towers() == 1
