@@ -1,7 +1,7 @@
 """What goes in: find or fetch a data set, verify and read it, split it, augment it, hand it over as `tf.data`.
 
-load_data(config)        -> ImageData          uint8 images and labels, training and test; MNIST by `resnet_study.data.mnist`
-split_data(data, config) -> ImageData, ...     training part and validation part
+load_data(config)        -> ImageData          uint8 images and labels, training and test
+split_data(data, config) -> Split, Split       training part and validation part
 training_batches(...)    -> tf.data.Dataset    augmented batches, each a pure function of (seed, step)
 """
 
@@ -25,8 +25,17 @@ def load_data(config: HyperParameters) -> ImageData:
     CIFAR and MNIST are looked for in `config.data_dir` if that is given, otherwise in Keras' cache, otherwise downloaded into it.
     The labels are those of the first of `config.heads`, if there are any.
 
+    Args:
+        config: uses dataset, data_dir, heads, synthetic_images.
+
+    Returns:
+        ImageData.
+
     Raises:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
+
+    Example:
+        data = load_data(from_preset("fast", dataset="digits"))
     """
     if config.dataset == "digits":
         return load_digits()
@@ -67,6 +76,10 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
     (He 2015, section 4.2), on MNIST 1/12 gives 55,000 and 5,000; 0 leaves the validation part empty. With `train_random_label` /
     `vali_random_label` the labels of a part are random.
 
+    Args:
+        data: of `load_data`.
+        config: uses split_seed, validation_fraction, train_random_label, vali_random_label, seed.
+
     Returns:
         (training, validation).
 
@@ -96,7 +109,11 @@ def make_normalization(kind: str, images: np.ndarray):
         images: uint8 [n, height, width, channels], the training part.
 
     Returns:
-        `resnet_layers.PixelNormalization`.
+        `resnet_study.networks.layers.PixelNormalization`, from [n, height, width, channels] of 0..255 to float32 of that shape.
+
+    Example:
+        layer = make_normalization("channel_standard", training.images)
+        layer(training.images[:8])
     """
     from resnet_study.networks.layers import PixelNormalization
 

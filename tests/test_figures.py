@@ -154,3 +154,8 @@ def test_a_font_that_has_the_characters_is_used_where_it_is_installed(tmp_path, 
     assert fonts.font_families() == ["sans-serif", family]
     assert save_matrix(tmp_path / "with.png").read_bytes() != without
     assert capsys.readouterr().err == ""
+
+
+def test_wide_characters_break_lines_sooner():
+    assert fonts.wrap("a name of some words", 16) == "a name of some\nwords"
+    assert fonts.wrap("三色堇和向日葵以及玫瑰", 16) == "三色堇和向日葵以\n及玫瑰"

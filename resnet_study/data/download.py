@@ -14,7 +14,14 @@ _TIMEOUT = 30  # seconds without a byte
 
 
 def keras_cache(kind: str = "datasets") -> Path:
-    """The folder of data sets or "models" that Keras downloaded, as Keras documents it; it has no public function for it."""
+    """The folder of what Keras downloaded, as Keras documents it; it has no public function for it.
+
+    Args:
+        kind: "datasets" or "models".
+
+    Returns:
+        `$KERAS_HOME/<kind>`, or `~/.keras/<kind>`; it need not exist.
+    """
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / kind
 
 
@@ -22,6 +29,13 @@ def download(url: str, sha256: str) -> Path:
     """Downloads a file into Keras' cache, once, also where several processes ask for it at the same time.
 
     The file gets its name only when its checksum is right, so what is half there, for whatever reason, is never read.
+
+    Args:
+        url: of the file; its last part is the name in the cache.
+        sha256: checksum, 64 hexadecimal digits.
+
+    Returns:
+        Path of the file.
 
     Raises:
         UsageError: three tries failed, or the cache cannot be written to.

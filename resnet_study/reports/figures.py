@@ -9,7 +9,6 @@ uses pyplot, so that a notebook keeps its backend.
 
 import dataclasses
 import io
-import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -18,9 +17,9 @@ from matplotlib.figure import Figure
 
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, shorten
 from resnet_study.files import read_json, write_atomically
-from resnet_study.reports.fonts import font_families, missing_characters_told
+from resnet_study.reports.fonts import font_families, missing_characters_told, wrap
 from resnet_study.reports.published import published_number
 from resnet_study.run_folder import TESTED, RunFolder
 from resnet_study.saved_models import load_model
@@ -137,7 +136,7 @@ def make_panels(rows=1, columns=1, *, figsize, **options):
 
 def wrap_title(title: str, width: float) -> str:
     """The title in lines that fit a figure of `width` inches."""
-    return textwrap.fill(title, int(9 * width))
+    return wrap(title, int(9 * width))
 
 
 def save_figure(figure, path: Path) -> Path:
@@ -395,7 +394,7 @@ def draw_samples(training, names, dataset):
 def _draw_predictions(test, probabilities, names, title, part):
     """The first 24 test images with what the model says of them; wrong answers in another colour, with the right one."""
     rows = -(-min(24, len(test.labels)) // 8)
-    lines = max(len(_wrap(name).splitlines()) for name in names)
+    lines = max(len(wrap(name, 16).splitlines()) for name in names)
     figure, axes = make_panels(rows, 8, figsize=(9.6, (1.2 + 0.27 * lines) * rows + 0.5), squeeze=False)
     figure.suptitle(wrap_title(f"{title}: first {part} images", 9.6))
     for axis in axes.flat:
@@ -404,21 +403,17 @@ def _draw_predictions(test, probabilities, names, title, part):
         _show(axis, image)
         predicted = int(probability.argmax())
         right = predicted == label
-        text = _wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%")
-        text += "" if right else "\n" + _wrap(f"not {names[label]}")
+        # In lines of about the width of a small image.
+        text = wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%", 16)
+        text += "" if right else "\n" + wrap(f"not {names[label]}", 16)
         axis.set_title(text, fontsize=8, color=BLACK if right else VERMILION)
     return figure
-
-
-def _wrap(text: str) -> str:
-    """Lines of about the width of a small image."""
-    return textwrap.fill(text, 16)
 
 
 def draw_confusion(matrix, names, title):
     """Counts, true class by row; the shade is the share of the row. Above 20 classes without the counts."""
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    shown = [textwrap.shorten(name, 28, placeholder="...") or name[:28] for name in names]
+    shown = [shorten(name, 28) for name in names]
     counted = len(names) <= 20
     size = max(4.5, 1.2 + (0.5 if counted else 0.12) * len(names) + 0.07 * max(map(len, shown)))
     figure, axes = make_panels(figsize=(size + 0.6, size))

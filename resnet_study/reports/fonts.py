@@ -3,6 +3,8 @@
 import contextlib
 import re
 import sys
+import textwrap
+import unicodedata
 import warnings
 
 from matplotlib import font_manager
@@ -26,6 +28,12 @@ def font_families() -> list[str]:
     """
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["sans-serif", *(name for name in _EAST_ASIAN if name in installed)]
+
+
+def wrap(text: str, width: int) -> str:
+    """Breaks a text into lines of at most `width` letters; East Asian characters are twice as wide, and need no spaces."""
+    is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return textwrap.fill(text, width // 2 if is_wide else width)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,6 @@ from resnet_study.studies.runs import (
     write_results,
 )
 
-# The comparison of Lu & Song
-
 
 def accuracy_table(groups) -> pd.DataFrame:
     """Table 1 of Lu & Song: a row per group, single values per seed in lists, published numbers beside them (or NaN)."""

@@ -31,14 +31,12 @@ from resnet_study.studies.runs import (
     write_results,
 )
 
-# Plain against residual
-
 
 class GradientNorms(keras.callbacks.Callback):
     """Notes the norm of the loss gradient by each kernel, at every report, on one batch that stays the same.
 
     The batch is the first 128 training images without augmentation, with batch statistics as in training, without weight decay. What
-    the net is and how it trains stays the same to the last bit. `gradient_norms.csv` in the run folder has one row per report: the
+    the model is and how it trains stays the same to the last bit. `gradient_norms.csv` in the run folder has one row per report: the
     step, then a column per layer, from input to output. After a kill the rows go on from the checkpoint; none is doubled.
     """
 
@@ -90,7 +88,7 @@ class GradientNorms(keras.callbacks.Callback):
 
 
 def degrade(given: dict, depths, seeds, short: bool) -> Path:
-    """The degradation experiment of He et al. 2015: plain and residual nets of equal depth, trained by one recipe.
+    """The degradation experiment of He et al. 2015: plain and residual networks of equal depth, trained by one recipe.
 
     Args:
         given: as in `plan_runs`; without a preset, "degradation" (short) or "he2015", of which ResNet-110 and plain-110 take
@@ -172,7 +170,7 @@ def _degradation_report(table) -> str:
         "Top-1 errors in %. Training: mean over the augmented batches of the last report interval. Validation: at the last step. Test: once,",
         "with the weights chosen on validation images. Gradient: norm of the loss gradient by the first convolution over that by the last.",
         "",
-        "| depth | net | preset | seeds | training | validation | test | gradient, untrained | gradient, trained |",
+        "| depth | model | preset | seeds | training | validation | test | gradient, untrained | gradient, trained |",
         "|---:|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for _, row in table.sort_values(["depth", "form"], kind="stable").iterrows():
@@ -182,13 +180,13 @@ def _degradation_report(table) -> str:
 
 
 def draw_error_against_step(groups: dict, dataset: str):
-    """Figure 6 of He et al. 2015: left plain, right residual nets; dashed training, solid test error.
+    """Figure 6 of He et al. 2015: left plain, right residual networks; dashed training, solid test error.
 
     Where not every run looked at the test images, the solid lines are the validation error. Depths differ in colour alone;
     `draw_error_against_depth` tells them apart in print.
 
     Args:
-        groups: net -> list of `runs.FinishedRun`, one per seed.
+        groups: model -> list of `runs.FinishedRun`, one per seed.
         dataset: for the title.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)
@@ -209,7 +207,7 @@ def draw_error_against_step(groups: dict, dataset: str):
         axes.legend(handles, [*labels, shown, "training"], ncols=2)
     panels[0].set_ylabel("top-1 error (%)")
     panels[0].set_ylim(bottom=0)
-    figure.suptitle(f"plain and residual nets on {dataset}")
+    figure.suptitle(f"plain and residual networks on {dataset}")
     return figure
 
 
@@ -233,7 +231,7 @@ def draw_error_against_depth(table, dataset: str):
         axes.legend()
     panels[0].set_ylabel("top-1 error (%)")
     panels[0].set_ylim(bottom=0)
-    figure.suptitle(f"plain and residual nets on {dataset}")
+    figure.suptitle(f"plain and residual networks on {dataset}")
     return figure
 
 
@@ -241,7 +239,7 @@ def draw_gradient_norms(norms: dict, dataset: str):
     """Gradient norm of each convolution, from input to output: plain above, residual below, at three times of the training.
 
     Args:
-        norms: net -> table of `gradient_norms.csv`.
+        norms: model -> table of `gradient_norms.csv`.
         dataset: for the title.
     """
     depths = _depths(norms)
@@ -268,5 +266,5 @@ def draw_gradient_norms(norms: dict, dataset: str):
     return figure
 
 
-def _depths(nets) -> list[int]:
-    return sorted({int(name.removeprefix("plain").removeprefix("resnet")) for name in nets})
+def _depths(models) -> list[int]:
+    return sorted({int(name.removeprefix("plain").removeprefix("resnet")) for name in models})
