@@ -15,7 +15,12 @@ _SPEC.loader.exec_module(structure)
 GROUPS = (
     ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints", "resnet_study.devices"),
     ("resnet_study.settings", "resnet_study.presets", "hyper_parameters", "resnet_study.run_folder"),
-    ("resnet_study.networks.layers", "resnet_study.networks.registry", "resnet_study.networks.multiply_adds"),
+    (
+        "resnet_study.networks.layers",
+        "resnet_study.networks.registry",
+        "resnet_study.networks.multiply_adds",
+        "resnet_study.networks.fold_batch_norm",
+    ),
     ("resnet_study.saved_models", "resnet_study.predictor"),
     ("resnet_study.networks", "resnet_study.data", "resnet", "flowers.settings"),
     ("cifar10_input", "flowers.heads"),

@@ -20,6 +20,7 @@ from hyper_parameters import HyperParameters
 from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.predictor import Predictor
 from resnet_study.reports.results import name_hardware
 from resnet_study.saved_models import load_model
 from resnet_study.studies.runs import fingerprint, remembered, run_folder_of
@@ -32,23 +33,18 @@ def measure_cost(config: HyperParameters) -> dict:
 
     Returns:
         training_seconds and inference_seconds per 1,000 images: of the run's own settings, median of the reports of a short
-        training without the first; float32, batches of 125, median of 5. training_memory, the peak resident memory in MB
+        training without the first; of a `Predictor` in float32, batches of 125, median of 5. training_memory, the peak resident memory in MB
         (2**20 bytes) of this process, data included, after that training; None where the system does not tell. And the hardware on
         which this was measured, which need not be that of the run.
     """
     data = cifar10_input.load_data(config)
-    model = load_model(str(run_folder_of(config).best))
-    images = data.test.images[np.arange(1000) % len(data.test)]
-    seconds = []
-    for _ in range(6):
-        started = time.perf_counter()
-        model.predict(images, batch_size=125, verbose=0)
-        seconds.append(time.perf_counter() - started)
+    run = run_folder_of(config)
     with tempfile.TemporaryDirectory() as folder:
         short = dataclasses.replace(
             config,
             train_steps=COST_STEPS * COST_REPORTS,
             report_freq=COST_STEPS,
+            towers=run.stored_towers() or 0,
             tensorboard=False,
             watch_test=False,
             runs_dir=folder,
@@ -59,6 +55,13 @@ def measure_cost(config: HyperParameters) -> dict:
     speed = statistics.median(row["examples_per_sec"] for row in trainer.history[2:])
     status = Path("/proc/self/status")
     peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    predictor = Predictor(str(run.best))
+    images = data.test.images[np.arange(1000) % len(data.test)]
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        predictor.predict(images, batch_size=125)
+        seconds.append(time.perf_counter() - started)
     return {
         "training_seconds": 1000 / speed,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph

@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 
 import cifar10_input
-import cifar10_test
 from resnet_study import devices
 from resnet_study.data import corruptions
 from resnet_study.files import write_atomically
-from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.predictor import Predictor
 from resnet_study.reports.figures import STYLE, draw_grid, make_panels, save_figure
 from resnet_study.reports.results import table_line
-from resnet_study.saved_models import load_model
 from resnet_study.studies.curves import short_names, styles
 from resnet_study.studies.runs import (
     FinishedRun,
@@ -93,11 +91,11 @@ def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
     test = cifar10_input.load_data(config).test
     # In the number format of the run, which is faster than float32: each model is tested twenty-one times.
     policy = devices.choose_policy(config.precision, config.strategy, finished.run.stored_policy())
-    model = fold_batch_norm(load_model(str(finished.run.best)), policy)
+    predictor = Predictor(str(finished.run.best), "float32" if policy == "float32" else "bfloat16")
 
     def accuracy(corruption, severity):
         images = corruptions.corrupt(test.images, corruption, severity)
-        return 100 * float(np.mean(cifar10_test.test(model, images).argmax(axis=1) == test.labels))
+        return 100 * float(np.mean(predictor.predict(images).argmax(axis=1) == test.labels))
 
     clean = accuracy("noise", 0)
     return {
