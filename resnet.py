@@ -14,8 +14,8 @@
 
 References: He 2015 = He et al., Deep Residual Learning, arXiv:1512.03385. He 2016 = He et al., Identity Mappings in Deep
 Residual Networks, arXiv:1603.05027. Liang 2020 = J. Phys.: Conf. Ser. 1634 012110.
-The networks of this file are plain functional `keras.Model`s. Importing it registers their layers, so that
-`keras.models.load_model` reads a saved network after `import resnet`.
+The networks of this file are plain functional `keras.Model`s. Importing it registers the layers of the library, so that
+`keras.models.load_model` reads any of its models after `import resnet`.
 """
 
 import keras

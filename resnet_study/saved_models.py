@@ -46,24 +46,24 @@ def read_model(path: Path):
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
-def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
+def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
     """Loads a trained network that takes raw pixels 0..255 and returns probabilities.
 
     Args:
-        path: "cifar10" = the shipped weights of `shipped_net`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
+        path: "cifar10" = the shipped weights of `shipped_name`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
             `step-*.npz` in the folder of its run.
-        shipped_net: registry name, used with "cifar10" alone.
+        shipped_name: registry name, used with "cifar10" alone.
 
     Raises:
         UsageError: not found, damaged, or not a classifier of images.
     """
     if path == "cifar10":
         try:
-            return registry.find(shipped_net).build(weights="cifar10")
+            return registry.find(shipped_name).build(weights="cifar10")
         except Exception as error:  # none of this network, missing or damaged
             reason = shorten(str(error))
             raise UsageError(
-                f"'cifar10', the shipped weights, cannot be loaded for {shipped_net} ({reason})"
+                f"'cifar10', the shipped weights, cannot be loaded for {shipped_name} ({reason})"
             ) from error
     place = Path(path).expanduser()
     if place.is_dir():
@@ -104,12 +104,12 @@ def load_model(path: str, shipped_net: str = "resnet20") -> keras.Model:
 def _load_checkpoint(path: Path) -> keras.Model:
     arrays, facts = read_checkpoint(path)
     try:
-        net = facts["net"]
-        model = registry.find(net["model"]).build(
-            input_shape=tuple(net["input_shape"]),
-            classes=net["classes"],
-            preprocessing=PixelNormalization.from_config(net["normalization"]),
-            **net["options"],
+        stored = facts["net"]
+        model = registry.find(stored["model"]).build(
+            input_shape=tuple(stored["input_shape"]),
+            classes=stored["classes"],
+            preprocessing=PixelNormalization.from_config(stored["normalization"]),
+            **stored["options"],
         )
         averaged = any(name.startswith("average/") for name in arrays)
         for index, variable in enumerate(model.weights):
@@ -150,7 +150,10 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
     if weights is None:
         return None, preprocessing
     if weights == "cifar10" and shipped:
-        source = shipped_model(shipped)
+        path = Path(__file__).parent / "pretrained" / shipped
+        if not path.is_file():
+            raise ValueError(f"expected the shipped weights {path}, found no such file; install the library again")
+        source = keras.saving.load_model(path, compile=False)
         return source, _copy_normalization(source)
     path = Path(weights).expanduser()
     if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
@@ -296,14 +299,6 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
             )
     for name in wanted:
         target.get_layer(name).set_weights(given[name])
-
-
-def shipped_model(file_name: str) -> keras.Model:
-    """A trained model of `resnet_study/pretrained`. Raises ValueError if it is not there."""
-    path = Path(__file__).parent / "pretrained" / file_name
-    if not path.is_file():
-        raise ValueError(f"expected the shipped weights {path}, found no such file; install the library again")
-    return keras.saving.load_model(path, compile=False)
 
 
 def halve_weights(source: Path, target: Path) -> None:

@@ -96,8 +96,8 @@ def test_local_response_normalization_is_the_papers(tmp_path):
     padded = np.pad(values**2, ((0, 0), (0, 0), (0, 0), (2, 2)))
     energy = sum(padded[..., shift : shift + 96] for shift in range(5))
     np.testing.assert_allclose(received, values / (2 + 1e-4 * energy) ** 0.75, rtol=1e-4, atol=1e-5)
-    model.save(tmp_path / "net.keras")
-    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "net.keras")(images), model(images))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(images), model(images))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_1998", "alexnet_c", "plain_cnn"])
@@ -105,19 +105,19 @@ def test_save_load_and_fast_inference(name, tmp_path):
     build = registry.find(name).build
     model = build(preprocessing=PixelNormalization([120.0, 121.0, 122.0], 60.0))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    model.save(tmp_path / "net.keras")
-    model.save_weights(tmp_path / "net.weights.h5")
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
     expected = cifar10_test.test(model, images)
     np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(cifar10_test.test(load_model(str(tmp_path / "net.keras")), images), expected)
-    for file in ("net.keras", "net.weights.h5"):
+    np.testing.assert_array_equal(cifar10_test.test(load_model(str(tmp_path / "model.keras")), images), expected)
+    for file in ("model.keras", "model.weights.h5"):
         again = build(weights=tmp_path / file, preprocessing=model.layers[1])
         np.testing.assert_array_equal(cifar10_test.test(again, images), expected)
     np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(model), images), expected, atol=1e-6)
     np.testing.assert_allclose(cifar10_test.test(fold_batch_norm(model, "mixed_bfloat16"), images), expected, atol=0.05)
 
 
-def test_residual_nets_halve_28_twice():
+def test_residual_networks_halve_28_twice():
     model = registry.find("resnet8").build(input_shape=(28, 28, 1))
     assert maps(model, *(f"stage{stage}_block1_relu2" for stage in (1, 2, 3))) == [28, 14, 7]
 
@@ -144,7 +144,7 @@ def test_wrong_arguments_are_refused(build, arguments, message):
 
 
 @pytest.mark.parametrize("build", [build_lenet5, build_alexnet, build_plain_cnn])
-def test_the_smallest_pictures_go_through(build):
+def test_the_smallest_images_go_through(build):
     smallest = {build_lenet5: 12, build_alexnet: 16, build_plain_cnn: 10}[build]
     assert build(input_shape=(smallest, smallest, 1), classes=2)(np.zeros((1, smallest, smallest, 1))).shape == (1, 2)
 
@@ -164,7 +164,7 @@ def flags(mnist_folder, runs, *more):
 
 
 def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays, tmp_path):
-    """Grey pictures of 28 x 28 through everything: normalisation, augmentation, TensorBoard, testing, figures, prediction."""
+    """Grey images of 28 x 28 through everything: normalisation, augmentation, TensorBoard, testing, figures, prediction."""
     assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", "--version=x")) == 0
     run = tmp_path / "x"
     assert json.loads((run / "result.json").read_text())["images"] == 30
@@ -194,7 +194,7 @@ def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays,
 
 
 def test_dropout_goes_on_exactly_where_it_was(tmp_path):
-    """Stopped after 4 of 8 steps and resumed by a net whose dropout layers have other names: the same weights, bit by bit."""
+    """Stopped after 4 of 8 steps and resumed by a model whose dropout layers have other names: the same weights, bit by bit."""
 
     def config(version):
         return from_preset("smoke", model="plain_cnn", deterministic=True, train_steps=8, report_freq=4, synthetic_images=100,
@@ -222,12 +222,14 @@ def test_dropout_goes_on_exactly_where_it_was(tmp_path):
 
 
 def test_dropout_differs_between_seeds_and_steps(tmp_path):
-    nets = [Train(from_preset("smoke", model="plain_cnn", seed=seed, runs_dir=str(tmp_path))).net for seed in (0, 0, 1)]
-    states = [[layer.seed_generator.state.numpy().tolist() for layer in net.layers if isinstance(layer, keras.layers.Dropout)] for net in nets]  # fmt: skip
+    models = [
+        Train(from_preset("smoke", model="plain_cnn", seed=seed, runs_dir=str(tmp_path))).net for seed in (0, 0, 1)
+    ]
+    states = [[layer.seed_generator.state.numpy().tolist() for layer in model.layers if isinstance(layer, keras.layers.Dropout)] for model in models]  # fmt: skip
     assert states[0] == states[1] != states[2] and len({tuple(state) for state in states[0]}) == 3
     images = np.ones((1, 32, 32, 3), np.float32)
-    assert not np.array_equal(nets[0](images, training=True), nets[0](images, training=True))
-    np.testing.assert_array_equal(nets[0](images, training=False), nets[0](images, training=False))
+    assert not np.array_equal(models[0](images, training=True), models[0](images, training=True))
+    np.testing.assert_array_equal(models[0](images, training=False), models[0](images, training=False))
 
 
 @pytest.mark.parametrize(
@@ -255,14 +257,14 @@ def test_published_numbers_and_their_sources(dataset, model, error):
 
 @pytest.mark.parametrize("setting", ["--num_residual_blocks=3", "--shortcut=B"])
 @pytest.mark.parametrize("model", NAMES)
-def test_settings_of_residual_nets_are_refused(tmp_path, capsys, model, setting):
+def test_settings_of_residual_networks_are_refused(tmp_path, capsys, model, setting):
     assert main(["--mode=train", f"--model={model}", setting, f"--runs_dir={tmp_path}/runs"]) == 2
     error = capsys.readouterr().err
     assert setting.split("=")[0] in error and f"--model={model}" in error and len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_of_another_net_are_refused(mnist_folder, tmp_path):
+def test_checkpoints_of_another_network_are_refused(mnist_folder, tmp_path):
     def make(model, **more):
         settings = {"train_steps": 1, "train_batch_size": 8, "tensorboard": False, "validation_fraction": 0.1} | more
         return Train(from_preset("mnist_lenet", model=model, data_dir=str(mnist_folder), runs_dir=str(tmp_path), **settings))  # fmt: skip

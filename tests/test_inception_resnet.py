@@ -28,7 +28,7 @@ PARTS = {
         (75, 10, False, 20_994_778),
     ],
 )
-def test_size_of_the_published_net(size, classes, scale, total):
+def test_size_of_the_published_network(size, classes, scale, total):
     model = build_inception_resnet_v1(input_shape=(size, size, 3), classes=classes, scale_batch_norm=scale)
     assert model.count_params() == total
     assert sum(int(np.prod(variable.shape)) for variable in model.non_trainable_weights) == 27_040
@@ -92,7 +92,7 @@ def test_a_module_without_weights_passes_its_input_on():
     assert np.any(before)
 
 
-def test_the_small_net():
+def test_the_small_network():
     model = build_inception_resnet_v1_small()
     shapes = [
         model.get_layer(name).output.shape[1:] for name in ("stem_conv6", "reduction_a_concat", "reduction_b_concat")
@@ -103,7 +103,7 @@ def test_the_small_net():
 
 
 @pytest.mark.parametrize("is_small", [True, False])
-def test_a_mixed_net_computes_in_float32_at_its_ends_only(is_small):
+def test_a_mixed_network_computes_in_float32_at_its_ends_only(is_small):
     options = {"reduced_stem": is_small, "input_shape": (75, 75, 3), "modules": (1, 1, 1), "width": 0.1}
     model = build_inception_resnet_v1(**options, dtype="mixed_bfloat16")
     exact = [layer.name for layer in model.layers if layer.compute_dtype == "float32"]
@@ -124,11 +124,11 @@ def test_weights_folding_and_the_beta_only_norm(tmp_path):
     folded = fold_batch_norm(model)
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
     np.testing.assert_allclose(folded.predict_on_batch(images), expected, atol=1e-5)
-    model.save(tmp_path / "net.keras")
-    again = build_inception_resnet_v1_small(weights=tmp_path / "net.keras", **small)
+    model.save(tmp_path / "model.keras")
+    again = build_inception_resnet_v1_small(weights=tmp_path / "model.keras", **small)
     np.testing.assert_array_equal(again.predict_on_batch(images), expected)
     with pytest.raises(ValueError, match="layer stem_conv1_bn expects"):
-        build_inception_resnet_v1_small(weights=tmp_path / "net.keras", modules=(1, 1, 1))
+        build_inception_resnet_v1_small(weights=tmp_path / "model.keras", modules=(1, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 
 def test_the_modules_are_drawn_from_the_model(tmp_path):
-    """Figures 2 and 3 of Liang 2020: the study of diagrams has a picture of each module."""
+    """Figures 2 and 3 of Liang 2020: the study of diagrams has a figure of each module."""
     folder = draw_study({"runs_dir": str(tmp_path)}, ["inception_resnet_v1_small"])
     drawn = {path.stem for path in folder.glob("block-*.png")}
     assert drawn == {f"block-{name}" for name in ("module_a1", "module_b1", "module_c1", "reduction_a", "reduction_b")}

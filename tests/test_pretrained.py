@@ -39,22 +39,22 @@ def test_readme_lists_every_file_with_its_checksum():
 )
 def test_shipped_weights_know_a_cat(build):
     model = build(weights="cifar10")
-    picture = read_image(ROOT / "examples" / "cat.jpg", (32, 32, 3))
-    assert CIFAR10_CLASSES[int(model(picture[None])[0].numpy().argmax())] == "cat"
+    image = read_image(ROOT / "examples" / "cat.jpg", (32, 32, 3))
+    assert CIFAR10_CLASSES[int(model(image[None])[0].numpy().argmax())] == "cat"
 
 
 @pytest.mark.parametrize("build", [resnet.build_resnet20, resnet.build_resnet9])
-def test_features_of_the_shipped_net(build):
+def test_features_of_the_shipped_models(build):
     whole, features = build(weights="cifar10"), build(weights="cifar10", include_top=False)
-    picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     kernel, bias = whole.get_layer("predictions").get_weights()
-    logits = features(picture).numpy() @ kernel + bias
-    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), whole(picture), rtol=1e-3)
+    logits = features(image).numpy() @ kernel + bias
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), whole(image), rtol=1e-3)
 
 
 def test_a_process_that_has_built_nothing_loads_the_files_of_every_network(tmp_path):
     """`load_model` knows the layers of a file without the module of its network."""
-    build_alexnet("original", input_shape=(64, 64, 3), classes=2, dense_units=()).save(tmp_path / "alexnet.keras")
+    build_alexnet("original", input_shape=(64, 64, 3), classes=2, dense_units=()).save(tmp_path / "alexmodel.keras")
     pixels = keras.Input((8, 8, 3))
     maps = keras.layers.Flatten()(CaffePreprocessing()(pixels))
     keras.Model(pixels, keras.layers.Dense(2, "softmax")(maps)).save(tmp_path / "flowers.keras")
@@ -65,7 +65,7 @@ for path in sys.argv[1:]:
     print(load_model(path).output_shape)
 assert not [name for name in sys.modules if name.startswith("flowers") or name.endswith("baselines")]
 """
-    command = [sys.executable, "-c", code, tmp_path / "alexnet.keras", tmp_path / "flowers.keras"]
+    command = [sys.executable, "-c", code, tmp_path / "alexmodel.keras", tmp_path / "flowers.keras"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "(None, 2)\n" * 2
@@ -100,5 +100,5 @@ def test_shipped_weights_have_the_error_they_state(cifar10, name, error):
 def test_folded_bfloat16_names_the_same_classes(cifar10, name):
     model = load_model(str(FOLDER / name))
     folded = fold_batch_norm(model, "mixed_bfloat16")
-    expected, received = (cifar10_test.test(net, cifar10.test.images).argmax(axis=1) for net in (model, folded))
+    expected, received = (cifar10_test.test(tested, cifar10.test.images).argmax(axis=1) for tested in (model, folded))
     assert np.mean(received == expected) >= 0.998

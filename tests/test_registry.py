@@ -24,16 +24,16 @@ def is_quick(name):
     return not deep and spec.minimum_size <= 32 and spec.trainable < 5_000_000
 
 
-EVERY_NET = [*SHALLOW, *(pytest.param(name, marks=() if is_quick(name) else pytest.mark.slow) for name in MODELS)]
+EVERY_NETWORK = [*SHALLOW, *(pytest.param(name, marks=() if is_quick(name) else pytest.mark.slow) for name in MODELS)]
 
 
 def count(variables):
     return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
-@pytest.mark.parametrize("name", EVERY_NET)
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_every_registered_net(name, policy, tmp_path, request):
+def test_every_registered_network(name, policy, tmp_path, request):
     """Shape, finite numbers, size, a gradient for every weight, a step that lowers the loss, save and load."""
     keras.utils.set_random_seed(0)
     spec = registry.find(name)
@@ -67,8 +67,8 @@ def test_every_registered_net(name, policy, tmp_path, request):
         assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
         assert variable.dtype == "float32"
 
-    model.save(tmp_path / "net.keras")
-    loaded = keras.saving.load_model(tmp_path / "net.keras", compile=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(loaded(images, training=False), model(images, training=False))
     assert np.isfinite(model(images, training=False)).all()
 
@@ -100,7 +100,7 @@ def test_unknown_names_get_the_known_ones(name):
         registry.find(name)
 
 
-def test_small_pictures_are_refused_by_nets_for_large_ones():
+def test_small_images_are_refused_by_networks_for_large_ones():
     with pytest.raises(
         UsageError, match="inception_resnet_v1 needs images of at least 75 x 75 pixels, received 75 x 74"
     ):
@@ -117,7 +117,7 @@ def test_small_pictures_are_refused_by_nets_for_large_ones():
         ("resnet20", {"dropout": 0.2}),
     ],
 )
-def test_options_that_a_net_does_not_have_are_refused(model, options):
+def test_options_that_a_network_does_not_have_are_refused(model, options):
     config = HyperParameters(model=model, **options)
     assert config.net_options == options
     (name,) = options
@@ -125,7 +125,7 @@ def test_options_that_a_net_does_not_have_are_refused(model, options):
         registry.find(model).check_options(config.net_options)
 
 
-def test_every_net_builds_with_the_options_it_accepts():
+def test_every_network_builds_with_the_options_it_accepts():
     values = {"shortcut": "B", "squeeze_excitation": 4, "block_dropout": 0.1, "stochastic_depth": 0.2,
               "zero_last_gamma": True, "maxout": 2}  # fmt: skip
     for name in ("resnet8", "resnet8_preact", "plain8", "resnet8_v2"):

@@ -109,26 +109,26 @@ def test_any_size_from_8(form, size):
 def test_save_and_load_with_plain_keras(form, tmp_path):
     model = build_resnet(1, form, preprocessing=PixelNormalization([120.0, 121.0, 122.0], 60.0))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    model.save(tmp_path / "net.keras")
-    loaded = keras.models.load_model(tmp_path / "net.keras")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images), model(images))
     assert not any(isinstance(layer, keras.layers.Lambda) for layer in model.layers)
 
 
 def test_weights_from_files_and_their_refusal(tmp_path):
     model = build_resnet(1)
-    model.save(tmp_path / "net.keras")
-    model.save_weights(tmp_path / "net.weights.h5")
-    for name in ("net.keras", "net.weights.h5"):
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    for name in ("model.keras", "model.weights.h5"):
         again = build_resnet(1, weights=tmp_path / name)
         for expected, received in zip(model.get_weights(), again.get_weights(), strict=True):
             np.testing.assert_array_equal(expected, received)
     with pytest.raises(ValueError, match="layer stage1_block2_conv1 expects"):
-        build_resnet(2, weights=tmp_path / "net.keras")
+        build_resnet(2, weights=tmp_path / "model.keras")
     with pytest.raises(
-        ValueError, match=r"net\.weights\.h5 do not fit 'resnet14': .*; give a file of the same network"
+        ValueError, match=r"model\.weights\.h5 do not fit 'resnet14': .*; give a file of the same network"
     ):
-        build_resnet(2, weights=tmp_path / "net.weights.h5")
+        build_resnet(2, weights=tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match=r"existing \.keras or \.weights\.h5 file, received 'imagenet'"):
         build_resnet(1, weights="imagenet")
 
@@ -151,9 +151,9 @@ def test_a_file_brings_its_normalization(name, per_image, tmp_path):
     model = build(preprocessing=given)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     expected = model(images)
-    model.save(tmp_path / "net.keras")
-    model.save_weights(tmp_path / "net.weights.h5")
-    for file in ("net.keras", "net.weights.h5"):
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    for file in ("model.keras", "model.weights.h5"):
         np.testing.assert_array_equal(build(weights=tmp_path / file)(images), expected, err_msg=file)
         other = build(weights=tmp_path / file, preprocessing=PixelNormalization(0.0, 255.0))
         bare = build(weights=tmp_path / file, preprocessing=keras.layers.Identity())
@@ -169,9 +169,9 @@ def files_of(tmp_path_factory):
     def make(name):
         model = WITH_FILES[name](preprocessing=PixelNormalization([120.5, 121.0, 122.0], [60.1, 61.2, 62.3]))
         folder = tmp_path_factory.mktemp(name)
-        model.save(folder / "net.keras")
-        model.save_weights(folder / "net.weights.h5")
-        return model, (folder / "net.keras", folder / "net.weights.h5")
+        model.save(folder / "model.keras")
+        model.save_weights(folder / "model.weights.h5")
+        return model, (folder / "model.keras", folder / "model.weights.h5")
 
     return make
 
@@ -232,25 +232,25 @@ def test_a_head_of_another_width_is_not_taken_for_one_of_other_classes(files_of)
 def test_a_file_brings_the_normalization_of_stock_keras(layer, tmp_path):
     model = build_resnet(1, preprocessing=layer)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8).astype(np.float32)
-    model.save(tmp_path / "net.keras")
-    np.testing.assert_array_equal(build_resnet(1, weights=tmp_path / "net.keras")(images), model(images))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(build_resnet(1, weights=tmp_path / "model.keras")(images), model(images))
 
 
 def test_weights_without_the_constants_of_their_normalization_are_refused(tmp_path):
     """Files written before the constants were kept in them."""
-    path = tmp_path / "net.weights.h5"
+    path = tmp_path / "model.weights.h5"
     build_resnet(1, preprocessing=PixelNormalization(120.0, 60.0)).save_weights(path)
     with h5py.File(path, "a") as file:
         for name in list(file["layers/pixel_normalization/vars"]):
             del file["layers/pixel_normalization/vars"][name]
     with pytest.raises(
-        ValueError, match=r"expected .*, received .*net\.weights\.h5.*; give that layer as preprocessing"
+        ValueError, match=r"expected .*, received .*model\.weights\.h5.*; give that layer as preprocessing"
     ):
         build_resnet(1, weights=path)
     assert build_resnet(1, weights=path, preprocessing=PixelNormalization(120.0, 60.0)).layers[1].mean == 120.0
 
 
-@pytest.mark.parametrize("name", ["net.keras", "net.weights.h5"])
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
 def test_damaged_weights_are_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=rf"{name} is damaged or no file of Keras .*; give another file"):
@@ -271,9 +271,9 @@ def test_long_texts_of_keras_end_behind_a_word(tmp_path, monkeypatch):
         raise TypeError(long)
 
     monkeypatch.setattr(saved_models, "read_model", fail)
-    (tmp_path / "net.keras").write_bytes(b"")
+    (tmp_path / "model.keras").write_bytes(b"")
     with pytest.raises(UsageError, match=r"expected 3 variables, but\.\.\.\); give another file") as caught:
-        saved_models.load_model(str(tmp_path / "net.keras"))
+        saved_models.load_model(str(tmp_path / "model.keras"))
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
@@ -420,7 +420,7 @@ def test_fused_batch_normalization_refuses_what_it_lacks():
         FusedBatchNormalization(center=False)
 
 
-def test_fused_net_has_the_gradients_of_plain_layers():
+def test_a_fused_model_has_the_gradients_of_plain_layers():
     """Same weights, same batch, float64 as the judge: fused float32 gradients are as close as the plain layers' are."""
     keras.utils.set_random_seed(0)
     fused = build_resnet(1, classifier_activation=None, dtype="float32")
@@ -480,13 +480,13 @@ def test_shipped_weights_on_a_tensor(tmp_path):
     build = resnet.build_resnet20
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     whole = build(weights="cifar10")
-    whole.save_weights(tmp_path / "net.weights.h5")
+    whole.save_weights(tmp_path / "model.weights.h5")
     start = keras.Input((32, 32, 3), name="mine", dtype="uint8")
     assert build(weights="cifar10", input_tensor=start).input is start
     np.testing.assert_array_equal(build(weights="cifar10", input_tensor=start)(images), whole(images))
     photo = keras.Input((64, 64, 3))
     shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
-    for weights in ("cifar10", tmp_path / "net.weights.h5"):
+    for weights in ("cifar10", tmp_path / "model.weights.h5"):
         model = build(weights=weights, input_tensor=shrunk)
         assert model.input is photo
         kernel, bias = model.get_layer("shrink").get_weights()
@@ -502,9 +502,9 @@ def test_shipped_weights_on_a_tensor(tmp_path):
 
 def test_constants_for_each_pixel_need_images_of_their_size(tmp_path):
     model = build_resnet(1, preprocessing=PixelNormalization(np.full((32, 32, 3), 120.0).tolist(), 60.0))
-    model.save(tmp_path / "net.keras")
+    model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"PixelNormalization, \(32, 32, 3\), received \(40, 40, 3\); give"):
-        build_resnet(1, weights=tmp_path / "net.keras", include_top=False, input_shape=(40, 40, 3))
+        build_resnet(1, weights=tmp_path / "model.keras", include_top=False, input_shape=(40, 40, 3))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -565,16 +565,16 @@ class TestResnet9:
         grey(images[:1, ..., :1])
         assert grey.trainable_weights == []
 
-    def test_training_sets_the_whitening_filters_and_a_saved_net_keeps_them(self, tmp_path):
+    def test_training_sets_the_whitening_filters_and_a_saved_model_keeps_them(self, tmp_path):
         config = from_preset(
             "smoke", model="resnet9", runs_dir=str(tmp_path), train_steps=2, report_freq=2, tensorboard=False
         )
         run = train(config)
         trainer = Train(config, run)
         expected = layers.PatchWhitening(3)
-        pictures = trainer.normalization(trainer.training.images[:5000])
-        expected(pictures[:1])
-        expected.adapt(pictures)
+        images = trainer.normalization(trainer.training.images[:5000])
+        expected(images[:1])
+        expected.adapt(images)
         kept = keras.models.load_model(run.final).get_layer("stem_whitening")
         np.testing.assert_allclose(kept.kernel, expected.kernel, atol=1e-5)
 
@@ -587,13 +587,13 @@ class TestResnet9:
         pytest.param(18, "v2", 1_727_962, 8_096, marks=pytest.mark.slow),
     ],
 )
-def test_preactivation_nets_have_the_papers_sizes(blocks, form, trainable, fixed):
+def test_preactivation_networks_have_the_papers_sizes(blocks, form, trainable, fixed):
     model = build_resnet(blocks, form)
     assert count(model.trainable_variables) == trainable
     assert count(model.non_trainable_variables) == fixed
 
 
-def test_names_and_features_of_preactivation_nets():
+def test_names_and_features_of_preactivation_networks():
     assert build_resnet(1, "bottleneck_v2", include_top=False).output_shape == (None, 256)
     assert build_resnet(1, "bottleneck_v2").name == "resnet11_v2"
     assert build_resnet(1, "v2").name == "resnet8_v2"
@@ -625,7 +625,7 @@ def test_preactivation_blocks_add_to_an_untouched_path(form):
     assert len(readers) == 2 and shared.shape[1] == 8 and given.shape[1] == 4
 
 
-# options: trainable parameters that each adds to a v1 net with one block a stage (16, 32, 64 channels), worked out by hand
+# options: trainable parameters that each adds to a v1 network with one block a stage (16, 32, 64 channels), worked out by hand
 OPTIONS = {
     "squeeze_excitation": (4, sum(2 * c * (c // 4) + c // 4 + c for c in (16, 32, 64))),
     "block_dropout": (0.3, 0),
@@ -639,24 +639,24 @@ OPTIONS = {
 def plain_and_optional():
     """A ResNet-8 and one with each option, with the weights of the first where they have them."""
     keras.utils.set_random_seed(0)
-    net = build_resnet(1)
-    return net, {option: build_resnet(1, **{option: value}) for option, (value, _) in OPTIONS.items()}
+    model = build_resnet(1)
+    return model, {option: build_resnet(1, **{option: value}) for option, (value, _) in OPTIONS.items()}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_add_what_they_should_and_nothing_when_off(option, plain_and_optional):
-    net, optional = plain_and_optional
-    assert count(optional[option].trainable_variables) - count(net.trainable_variables) == OPTIONS[option][1]
+    plain, optional = plain_and_optional
+    assert count(optional[option].trainable_variables) - count(plain.trainable_variables) == OPTIONS[option][1]
     off = build_resnet(1, **{option: type(OPTIONS[option][0])(0)})
-    assert [layer.get_config() for layer in off.layers] == [layer.get_config() for layer in net.layers]
+    assert [layer.get_config() for layer in off.layers] == [layer.get_config() for layer in plain.layers]
 
 
 @pytest.mark.parametrize("option", ["block_dropout", "stochastic_depth"])
 def test_dropping_changes_training_only(option, plain_and_optional):
-    net, optional = plain_and_optional
-    copy_weights(net, optional[option])
+    plain, optional = plain_and_optional
+    copy_weights(plain, optional[option])
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
-    np.testing.assert_array_equal(optional[option](images, training=False), net(images, training=False))
+    np.testing.assert_array_equal(optional[option](images, training=False), plain(images, training=False))
     first, second = (optional[option](images, training=True).numpy() for _ in range(2))
     assert not np.allclose(first, second)
 

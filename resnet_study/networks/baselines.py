@@ -15,7 +15,7 @@ and CIFAR-10 without saying which form of them they mean.
 References: LeCun et al., Gradient-based learning applied to document recognition, 1998. Krizhevsky et al., ImageNet
 classification with deep convolutional neural networks, 2012. Form A: the convolutions of torchvision's AlexNet, made small.
 Form C: bearpaw/pytorch-classification. Plain CNN: Keras' example cifar10_cnn.py.
-The networks are functional `keras.Model`s. Importing this file registers their layers, so that `keras.models.load_model` reads them.
+The networks are functional `keras.Model`s.
 """
 
 import dataclasses

@@ -1,8 +1,4 @@
-"""A trained network made faster for inference and smaller to send.
-
-fold_batch_norm(model, dtype)     batch normalisation folded into the convolutions, bfloat16 where that helps
-halve_weights(source, target)     a .keras file with its weights in half precision
-"""
+"""A trained network made faster for inference: batch normalisation folded into the convolutions, bfloat16 where that helps."""
 
 import collections
 

@@ -16,7 +16,6 @@ stands for "valid": no padding.
 References: Szegedy et al. 2016, Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning,
 arXiv:1602.07261. Liang 2020 = J. Phys.: Conf. Ser. 1634 012110. Scales and batch normalisation: davidsandberg/facenet, the
 program that the community takes for the paper's; its sixth C module and its embedding are not in the paper and not here.
-Importing this file registers the layers of its networks, so that `keras.models.load_model` reads them.
 """
 
 from keras import layers
@@ -24,9 +23,6 @@ from keras import layers
 from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.layers import FusedBatchNormalization
 from resnet_study.networks.signatures import name_builder
-
-MODULES = (5, 10, 5)
-SMALLEST = 75  # pixels; at 74 nothing is left for the last convolution of reduction B
 
 
 def stem(x, *, conv, dtype):
@@ -116,7 +112,7 @@ def build_inception_resnet_v1(
     classifier_activation="softmax",
     scale_batch_norm=True,
     batch_norm_momentum=0.995,
-    modules=MODULES,
+    modules=(5, 10, 5),
     width=1.0,
     reduced_stem=False,
     dropout=0.2,
@@ -168,7 +164,7 @@ def build_inception_resnet_v1(
     The paper says neither how each kind of module is scaled nor the momentum of BN nor how kernels are drawn. We scale by .17, .10
     and .20 and use momentum .995 and epsilon 1e-3, as facenet does, and draw kernels by Glorot's uniform rule.
     """
-    smallest = 13 if reduced_stem else SMALLEST
+    smallest = 13 if reduced_stem else 75  # at 74 pixels nothing is left for the last convolution of reduction B
     hint = "" if reduced_stem else "; use reduced_stem for small images"
     input_shape = check_shape(input_shape, input_tensor, smallest, hint)
     check_ending(classes, pooling)

@@ -1,4 +1,4 @@
-"""The layers that Keras lacks: pixel normalisation and whitening, zero channels, batch normalisation as one fused operation.
+"""The layers that Keras lacks: pixel normalisation, zero channels, patch whitening, batch normalisation as one fused operation.
 
 Importing this module registers them, so that `keras.models.load_model` reads networks made of them.
 """
@@ -98,8 +98,8 @@ class PixelNormalization(keras.layers.Layer):
     Args:
         mean: number, list [channels] or list [height][width][channels] subtracted from the pixels, 0..255.
         scale: number or list [channels] the difference is divided by, 0..255.
-        per_image: True = whitening: subtract each image's own mean and divide by its own standard deviation, the latter
-            at least 1/sqrt(number of values) (Liang's program, `whitening_image`); `mean` and `scale` are then ignored.
+        per_image: True = per-image standardisation: subtract each image's own mean and divide by its own standard deviation, the
+            latter at least 1/sqrt(number of values) (Liang's program, `whitening_image`); `mean` and `scale` are then ignored.
     """
 
     def __init__(self, mean=0.0, scale=255.0, per_image=False, **kwargs):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds (MACs) of one image through a net: convolutions and matrix products, without biases and the rest.
+    """Multiply-adds (MACs) of one image through a network: convolutions and matrix products, without biases and the rest.
 
     TensorFlow counts them on the graph that it would compute, so that every kind of convolution is covered.
     """

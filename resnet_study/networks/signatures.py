@@ -38,6 +38,15 @@ def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defa
     build.__name__ = build.__qualname__ = name
     build.__module__ = general.__module__
     build.__signature__ = signature
+
+    # The parts from "Args:" to "Raises:"; python -OO leaves none.
+    text, described, is_described = general.__doc__ or "", [], True
+    for line in text[text.find("    Args:\n") : text.find("    Example:\n")].splitlines():
+        if not line.startswith(" " * 12):  # no further line of the same argument
+            is_described = line.strip().split(":")[0] not in fixed
+        if is_described:
+            described.append(line)
+    described = "\n".join(described).rstrip()
     given = ", ".join(f"{key}={value!r}" for key, value in (fixed | defaults).items())
     build.__doc__ = f"""{summary}
 
@@ -48,18 +57,6 @@ def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defa
 
         model = {name}(classes=10)
 
-{_describe_arguments(general, fixed)}
+{described}
     """
     return build
-
-
-def _describe_arguments(general, without) -> str:
-    """The parts "Args:" to "Raises:" of a docstring, but for the arguments named in `without`."""
-    text = general.__doc__ or ""  # python -OO leaves no docstring
-    kept, is_kept = [], True
-    for line in text[text.find("    Args:\n") : text.find("    Example:\n")].splitlines():
-        if not line.startswith(" " * 12):  # no further line of the same argument
-            is_kept = line.strip().split(":")[0] not in without
-        if is_kept:
-            kept.append(line)
-    return "\n".join(kept).rstrip()
