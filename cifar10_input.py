@@ -314,7 +314,7 @@ def training_batches(
     and with a square cut out.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
-    image's own mean and deviation. (Liang's program pads before it whitens.)
+    image's own mean and deviation. (Liang's program pads before it standardises.)
 
     Args:
         split: training part.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, shorten
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 # The Keras dtype policy of each `--precision`.
@@ -65,9 +65,8 @@ def check_keras() -> None:
     try:
         import keras
     except (ImportError, ValueError) as error:  # a backend that is not installed, or that there is not
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"Keras could not be imported with the backend of keras.json ({reason}); {_BACKEND}"
+            f"Keras could not be imported with the backend of keras.json ({shorten(str(error))}); {_BACKEND}"
         ) from error
     _check_keras_setting("the backend", "tensorflow", keras.backend.backend(), _BACKEND)
     _check_keras_setting("image_data_format", "channels_last", keras.config.image_data_format(), "mend keras.json")
@@ -77,7 +76,7 @@ def check_keras() -> None:
 
 def _check_keras_setting(what, expected, received, remedy):
     if received != expected:
-        raise UsageError(f"Keras must have {what} {expected}, received {received[:50]}; {remedy}")
+        raise UsageError(f"Keras must have {what} {expected}, received {shorten(received, 50)}; {remedy}")
 
 
 def used_gpus(strategy: str) -> list:
@@ -285,7 +284,7 @@ def read_tf_config() -> Workers:
     # What a user wrote by hand can be anything at all.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UsageError(f"TF_CONFIG must be like {example}, received {text[:200]} ({reason}); mend it") from error
+        raise UsageError(f"TF_CONFIG must be like {example}, received {shorten(text)} ({reason}); mend it") from error
     return Workers(tuple(addresses), place)
 
 
@@ -311,7 +310,7 @@ def _join_workers():
         ) from error
     except tf.errors.OpError as error:
         raise UsageError(
-            f"the machines of TF_CONFIG could not be joined ({' '.join(error.message.split())[:200]}); check that the ports are free "
+            f"the machines of TF_CONFIG could not be joined ({shorten(error.message)}); check that the ports are free "
             "and that each machine was started"
         ) from error
 

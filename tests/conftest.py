@@ -57,7 +57,7 @@ def idx_bytes(array):
 
 @pytest.fixture(scope="session")
 def mnist_arrays():
-    """Training pictures and labels, test pictures and labels: bars whose place and direction tell the class."""
+    """Training images and labels, test images and labels: bars whose place and direction tell the class."""
     rng = np.random.default_rng(0)
     arrays = []
     for count in (120, 30):

@@ -229,7 +229,7 @@ def test_random_labels_change_only_the_labels():
         np.testing.assert_array_equal(changed[1 - part].labels, plain[1 - part].labels)
 
 
-def test_whitening_is_tensorflows():
+def test_per_image_standardisation_is_tensorflows():
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     images[4] = 7  # no deviation: the floor keeps it finite
     ours = make_normalization("whiten", images)(images)

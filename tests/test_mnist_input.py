@@ -34,7 +34,7 @@ def same(data, arrays):
     return True
 
 
-def test_pictures_labels_and_names(mnist_folder, mnist_arrays):
+def test_images_labels_and_names(mnist_folder, mnist_arrays):
     data = load(mnist_folder)
     assert same(data, mnist_arrays) and data.class_names == tuple("0123456789")
     assert data.train.images.shape == (120, 28, 28, 1) and data.test.images.shape == (30, 28, 28, 1)
@@ -116,7 +116,7 @@ def test_missing_data_names_the_ways_out(tmp_path, mnist_folder):
 
 
 def test_the_split_of_the_presets_is_55000_and_5000():
-    """The class counts of the published training part, without its pictures."""
+    """The class counts of the published training part, without its images."""
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     labels = np.repeat(np.arange(10, dtype=np.int32), counts)
     train = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
