@@ -23,7 +23,7 @@ from resnet_study.networks.airbench import build_airbench
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
 from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels, sigmoid_gelu
-from resnet_study.saved_models import copy_weights
+from resnet_study.saved_models import copy_weights, find_new_heads
 
 # architecture: He et al. 2015, section 4.2, worked out by hand for 32x32x3 and 10 classes
 TRAINABLE = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -48,6 +48,7 @@ BUILDERS = (
     build_lenet5,
     build_alexnet,
     build_plain_cnn,
+    build_airbench,
 )
 
 
@@ -216,6 +217,17 @@ class TestWeightsForOtherTasks:
             whole = WITH_FILES[name](weights=file, input_tensor=shrunk)
             assert whole.input is photo
             np.testing.assert_allclose(whole(part), model(keras.Model(photo, shrunk)(part)), rtol=1e-3, atol=1e-6)
+
+
+def test_each_head_of_several_is_new_where_its_classes_are_others():
+    first, second = (registry.find("resnet8").build(classes={"digit": 10, "kind": count}) for count in (2, 5))
+    assert find_new_heads(first, second) == {"predictions_kind": (2, 5)}
+    copy_weights(first, second, find_new_heads(first, second))
+    expected, received = (model.get_layer("predictions_digit").get_weights() for model in (first, second))
+    np.testing.assert_array_equal(expected[0], received[0])
+    assert find_new_heads(build_resnet(1), second) == {}
+    with pytest.raises(ValueError, match="layer predictions_digit expects"):
+        copy_weights(build_resnet(1), second)
 
 
 def test_a_head_of_another_width_is_not_taken_for_one_of_other_classes(files_of):
