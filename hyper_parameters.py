@@ -349,6 +349,11 @@ class HyperParameters(Settings):
         }
 
     @property
+    def model_choices(self) -> dict:
+        """What makes the network another one than its name says."""
+        return self.net_options | ({"heads": self.heads} if self.heads else {})
+
+    @property
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
         recipe = self.preset if self.validation_fraction else f"{self.preset}-all"

@@ -129,7 +129,7 @@ def _measure_ours(job):
     timer = _make_timer()
     with tempfile.TemporaryDirectory() as folder:
         training = Train(config, RunFolder(Path(folder) / "run"), data)
-        _check_parameters(training.net.trainable_variables, job)
+        _check_parameters(training.model.trainable_variables, job)
         training.train(callbacks=[timer])
     return facts | _training_result(timer.ends, job)
 

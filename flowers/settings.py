@@ -17,15 +17,6 @@ class FlowerParameters(Settings):
     """One transfer run. Pictures are [height, width, RGB] of 0..255; an epoch is one pass over the training pictures."""
 
     PROGRAM: ClassVar[str] = "python -m flowers.train"
-    # The loop of the CIFAR side asks for these. Dropout keeps a state of whole numbers, of which there is no average.
-    weight_averaging: ClassVar[float] = 0.0
-    lookahead_steps: ClassVar[int] = 0
-    is_full_validation: ClassVar[bool] = True
-    watch_test: ClassVar[bool] = False
-    beta_lr_factor: ClassVar[float] = 1.0
-    final_lr: ClassVar[float] = 0.0
-    heads: ClassVar[str] = ""  # of several tasks, which is another thing than the head of a net
-    tasks: ClassVar[dict] = {}
 
     # Run and report
     version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
@@ -162,6 +153,7 @@ class FlowerParameters(Settings):
         minimum=0.0,
     )
     lr_schedule: str = shared_setting("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
+    final_lr: float = shared_setting("final_lr")
     warmup_steps: int = shared_setting("warmup_steps", 0)
     warmup_lr: float = shared_setting("warmup_lr", 0.0)
     warmup_shape: str = shared_setting("warmup_shape")
@@ -215,7 +207,8 @@ class FlowerParameters(Settings):
         return Path(self.data_dir or "pictures").expanduser().resolve().name
 
     @property
-    def net_options(self) -> dict:
+    def model_choices(self) -> dict:
+        """What makes the network another one than its name says."""
         return {} if self.head == "auto" else {"head": self.head}
 
     @property

@@ -24,7 +24,7 @@ import numpy as np
 from resnet_study.checkpoints import HISTORY, check_checkpoint, write_checkpoint
 from resnet_study.devices import POLICIES
 from resnet_study.errors import UsageError, as_text
-from resnet_study.files import ASIDE, read_json, read_text, write_atomically
+from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
 from resnet_study.settings import Settings
 
 CHECKPOINTS_KEPT = 2
@@ -128,6 +128,11 @@ class RunFolder:
                 f"expected a run in {self}, found no config.json; train it first or give another --version"
             )
         return settings.from_json(read_text(self.config), str(self.config))
+
+    def note_start(self, environment: dict) -> None:
+        """Adds a start of the run to `environment.json`."""
+        starts = read_json(self.environment, [dict]) if self.environment.exists() else []
+        write_json(self.environment, [*starts, environment])
 
     def stored_policy(self) -> str | None:
         """The Keras dtype policy of the last start; None for a run that begins, or of a version that did not note it.

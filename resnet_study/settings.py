@@ -76,6 +76,17 @@ class Settings:
             if not field.metadata["operational"] and getattr(self, field.name) != getattr(other, field.name)
         ]
 
+    def resume_command(self, folder: Path) -> str:
+        """The command that goes on with the run in `folder`."""
+        flags = [f"--version={folder.name}", "--resume"]
+        # Which may have been asked for by a later start than the first.
+        for name, value in (("watch_test", True), ("strategy", "multi_worker")):
+            if getattr(self, name, None) == value:
+                flags.insert(0, f"--{name}={str(value).lower()}")
+        if folder.parent != Path(type(self).__dataclass_fields__["runs_dir"].default):
+            flags.insert(0, f"--runs_dir={shlex.quote(str(folder.parent))}")
+        return " ".join([self.PROGRAM, *flags])
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
 

@@ -207,7 +207,9 @@ def test_dropout_goes_on_exactly_where_it_was(tmp_path):
     whole = arrays(train(config("whole")))
     stopped = Train(config("parts"))
     stopped.train(
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stopped.net, "stop_training", True))]
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stopped.model, "stop_training", True))
+        ]
     )
     assert stopped.step == 4
     halfway = arrays(stopped.run)
@@ -223,7 +225,7 @@ def test_dropout_goes_on_exactly_where_it_was(tmp_path):
 
 def test_dropout_differs_between_seeds_and_steps(tmp_path):
     models = [
-        Train(from_preset("smoke", model="plain_cnn", seed=seed, runs_dir=str(tmp_path))).net for seed in (0, 0, 1)
+        Train(from_preset("smoke", model="plain_cnn", seed=seed, runs_dir=str(tmp_path))).model for seed in (0, 0, 1)
     ]
     states = [[layer.seed_generator.state.numpy().tolist() for layer in model.layers if isinstance(layer, keras.layers.Dropout)] for model in models]  # fmt: skip
     assert states[0] == states[1] != states[2] and len({tuple(state) for state in states[0]}) == 3
@@ -276,7 +278,7 @@ def test_checkpoints_of_another_network_are_refused(mnist_folder, tmp_path):
     with pytest.raises(UsageError, match="another network"):
         other.restore(path)
     with pytest.raises(UsageError, match="does not fit --model=plain_cnn"):
-        other._start_from(str(path))
+        other.task._start_from(other.model, str(path))
 
 
 def test_a_training_takes_the_weights_of_a_network_of_other_classes_but_for_its_head(tmp_path, capsys):
@@ -284,12 +286,12 @@ def test_a_training_takes_the_weights_of_a_network_of_other_classes_but_for_its_
     source.save(tmp_path / "three.keras")
     settings = {"model": "plain_cnn", "is_use_ckpt": True, "ckpt_path": str(tmp_path / "three.keras")}
     trainer = Train(from_preset("smoke", runs_dir=str(tmp_path), **settings))
-    head = trainer.net.get_layer("predictions").get_weights()
-    trainer._start()
-    for layer in trainer.net.layers[:-1]:
+    head = trainer.model.get_layer("predictions").get_weights()
+    trainer.task.begin(trainer.model, resumed=False)
+    for layer in trainer.model.layers[:-1]:
         for expected, received in zip(source.get_layer(layer.name).get_weights() if layer.weights else (), layer.get_weights(), strict=True):  # fmt: skip
             np.testing.assert_array_equal(expected, received)
-    for expected, received in zip(head, trainer.net.get_layer("predictions").get_weights(), strict=True):
+    for expected, received in zip(head, trainer.model.get_layer("predictions").get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"starting from the weights of {tmp_path}/three.keras, but for the dense layer predictions (10 classes, 3 there), which "

@@ -298,15 +298,15 @@ def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
     assert [name for name in norms.columns if "conv" in name][:2] == ["stem_conv", "stage1_block1_conv1"]
     assert norms.shape == (3, 9) and (norms.iloc[:, 1:] > 0).all().all()
     # The last row is the gradient of the trained net, by hand; measuring it leaves every variable as it was.
-    before = [variable.numpy() for variable in (*trainer.net.variables, *trainer.optimizer.variables)]
-    images, labels = trainer.normalization(trainer.training.images[:128]), trainer.training.labels[:128]
+    before = [variable.numpy() for variable in (*trainer.model.variables, *trainer.stage.optimizer.variables)]
+    images, labels = trainer.task.normalization(trainer.task.training.images[:128]), trainer.task.training.labels[:128]
     assert callback._measure() == pytest.approx(norms.iloc[2, 1:].to_dict(), rel=1e-2)
-    for left, right in zip(before, (*trainer.net.variables, *trainer.optimizer.variables), strict=True):
+    for left, right in zip(before, (*trainer.model.variables, *trainer.stage.optimizer.variables), strict=True):
         np.testing.assert_array_equal(left, right)
     with tf.GradientTape() as tape:
-        log_probabilities = tf.nn.log_softmax(trainer.net(images, training=True))
+        log_probabilities = tf.nn.log_softmax(trainer.model(images, training=True))
         loss = -tf.reduce_mean(tf.gather(log_probabilities, labels, batch_dims=1))
-    gradient = tape.gradient(loss, trainer.net.get_layer("predictions").kernel.value)
+    gradient = tape.gradient(loss, trainer.model.get_layer("predictions").kernel.value)
     assert norms["predictions"][2] == pytest.approx(float(np.sqrt(np.sum(np.square(gradient)))), rel=1e-2)
 
 

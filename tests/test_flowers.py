@@ -1,6 +1,7 @@
 """Transfer learning: exact parameter counts, weights that are checked, pure batches, runs that can be killed."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
@@ -350,7 +351,7 @@ def test_a_run_of_before_there_was_one_rounding_keeps_its_parts(tmp_path):
     assert split_names(data.load_images(config, run)) == new
     run.path.mkdir()
     run.data.write_text('{"class_names": ["a", "b", "c", "d"], "images": {"training": 44, "validation": 8, "test": 8}}')
-    trainer = transfer.TransferTrain(config, run, load_weights=False)
+    trainer = make_trainer(config, run=run, load_weights=False)
     assert split_names(trainer.data) == old and trainer.data.split_rounding == "each_class"
     run.data.write_text('{"split_rounding": "all_classes"}')
     assert split_names(data.load_images(config, run)) == new
@@ -624,25 +625,30 @@ def test_published_trials():
 
 @pytest.mark.slow
 def test_a_run_gives_its_base_to_another(finished, pictures, tmp_path):
-    trainer = transfer.TransferTrain(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
+    trainer = make_trainer(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
     source = heads.find_backbone(load_model(str(finished.best)))
-    for expected, received in zip(source.get_weights(), trainer.base.get_weights(), strict=True):
+    for expected, received in zip(source.get_weights(), trainer.task.backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
     other = settings(pictures, tmp_path, weights=str(finished.path), model="resnet152v2")
     with pytest.raises(UsageError, match="does not fit resnet152v2"):
-        transfer.TransferTrain(other)
+        make_trainer(other)
+
+
+def make_trainer(config, data=None, run=None, load_weights=True):
+    task = functools.partial(transfer.Transfer, load_weights=load_weights)
+    return cifar10_train.Train(config, run, data, task=task)
 
 
 def losses(trainer, steps):
-    return [trainer._take_step(*batch) for batch in itertools.islice(trainer._training_batches(), steps)]
+    return [trainer._take_step(*batch) for batch in itertools.islice(trainer.task.training_batches(), steps)]
 
 
 def test_cached_features_give_the_losses_of_the_whole_net(pictures, tmp_path):
     both = []
     for cache in ("on", "off"):
-        trainer = transfer.TransferTrain(settings(pictures, tmp_path, variants=2, cache_features=cache, head="flatten"))
-        assert trainer.caches_features == (cache == "on")
-        both.append((losses(trainer, 4), list(trainer._validate().values())))
+        trainer = make_trainer(settings(pictures, tmp_path, variants=2, cache_features=cache, head="flatten"))
+        assert trainer.task.caches_features == (cache == "on")
+        both.append((losses(trainer, 4), list(trainer.stage.measure(0)[0].values())))
     np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-4)
     np.testing.assert_allclose(both[0][1], both[1][1], rtol=1e-3)
 
@@ -651,7 +657,7 @@ def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path
     found = data.load_images(settings(pictures, tmp_path))
 
     def caches(**changes):
-        return transfer.TransferTrain(settings(pictures, tmp_path, **changes), data=found).caches_features
+        return make_trainer(settings(pictures, tmp_path, **changes), data=found).task.caches_features
 
     assert caches(augment=False) and not caches()
     monkeypatch.setattr(transfer, "_LARGEST_FEATURES", 1000)
@@ -664,16 +670,16 @@ def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path
 def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_path):
     config = settings(pictures, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
     found = data.load_images(config)
-    whole = transfer.TransferTrain(dataclasses.replace(config, version="whole"), data=found)
+    whole = make_trainer(dataclasses.replace(config, version="whole"), data=found)
     whole.train()
     stopped = dataclasses.replace(config, version="stopped")
 
     with pytest.raises(
         cifar10_train.Interrupted, match=r"python -m flowers\.train --runs_dir=\S+ --version=stopped --resume"
     ):
-        transfer.TransferTrain(stopped, data=found).train(callbacks=[StopAfter(8)])
+        make_trainer(stopped, data=found).train(callbacks=[StopAfter(8)])
     keras.utils.set_random_seed(99)
-    second = transfer.TransferTrain(stopped, data=found, load_weights=False)
+    second = make_trainer(stopped, data=found, load_weights=False)
     second.train(resume=True)
     arrays = [read_checkpoint(trainer.run.latest_checkpoint())[0] for trainer in (whole, second)]
     assert arrays[0].keys() == arrays[1].keys()
@@ -712,9 +718,9 @@ def two_stages(pictures, tmp_path_factory):
     changes = {"unfreeze_at_epoch": 2, "epochs": 4, "patience": 1, "fine_tune_lr": 1e-3, "lr_schedule": "cosine"}
     config = settings(pictures, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01)
     found = data.load_images(config)
-    trainer = transfer.TransferTrain(config, data=found)
-    start = trainer.base.get_weights()
-    assert trainer.caches_features
+    trainer = make_trainer(config, data=found)
+    start = trainer.task.backbone.get_weights()
+    assert trainer.task.caches_features
     trainer.train()
     return trainer, found, start
 
@@ -726,14 +732,14 @@ def last_arrays(trainer):
 @pytest.mark.slow
 def test_fine_tuning_trains_the_last_stage_only_and_keeps_statistics(two_stages):
     trainer, _, start = two_stages
-    assert trainer.unfrozen and not trainer.caches_features and trainer.net is trainer.transfer
+    assert trainer.task.unfrozen and not trainer.task.caches_features and trainer.model is trainer.task.transfer
     assert trainer.step >= 3 * trainer.report_freq  # patience 1 cannot end the first stage
-    for before, variable in zip(start, trainer.base.weights, strict=True):
+    for before, variable in zip(start, trainer.task.backbone.weights, strict=True):
         changed = not np.array_equal(before, variable)
         trains = variable.path.startswith("conv5") and variable.name in ("kernel", "bias")
         assert changed == trains, variable.path
     rates = pd.read_csv(trainer.run.error_csv)["learning_rate"].tolist()
-    first, second = trainer.switch_step, trainer.train_steps - trainer.switch_step
+    first, second = trainer.task.stage_ends[0], trainer.train_steps - trainer.task.stage_ends[0]
     expected = [0.01 * (1 + np.cos(np.pi * (trainer.report_freq - 1) / first)) / 2]
     expected += [0.01 * (1 + np.cos(np.pi * (first - 1) / first)) / 2]
     expected += [1e-3 * (1 + np.cos(np.pi * (trainer.report_freq - 1) / second)) / 2]
@@ -745,12 +751,12 @@ def test_fine_tuning_trains_the_last_stage_only_and_keeps_statistics(two_stages)
 @pytest.mark.parametrize("step", [5, 6, 7, 8])
 def test_a_run_stopped_around_the_switch_ends_as_one_never_stopped(two_stages, step):
     whole, found, _ = two_stages
-    assert whole.switch_step == 6
+    assert whole.task.stage_ends[0] == 6
     config = dataclasses.replace(whole.config, version=f"stopped-{step}")
     with pytest.raises(cifar10_train.Interrupted):
-        transfer.TransferTrain(config, data=found).train(callbacks=[StopAfter(step)])
+        make_trainer(config, data=found).train(callbacks=[StopAfter(step)])
     keras.utils.set_random_seed(99)
-    second = transfer.TransferTrain(config, data=found, load_weights=False)
+    second = make_trainer(config, data=found, load_weights=False)
     second.train(resume=True)
     one, two = last_arrays(whole), last_arrays(second)
     assert one.keys() == two.keys()
@@ -765,10 +771,10 @@ def test_weight_decay_pulls_kernels(pictures, tmp_path):
     trainers = []
     for decay in (0.0, 0.1):
         changes = {"optimizer": "momentum", "weight_decay": decay, "augment": False, "init_lr": 0.1}
-        trainers.append(transfer.TransferTrain(settings(pictures, tmp_path, **changes), data=found))
-        start = [variable.numpy() for variable in trainers[-1].net.trainable_variables]
+        trainers.append(make_trainer(settings(pictures, tmp_path, **changes), data=found))
+        start = [variable.numpy() for variable in trainers[-1].model.trainable_variables]
         losses(trainers[-1], 1)
-    for before, plain, decayed in zip(start, *(trainer.net.trainable_variables for trainer in trainers), strict=True):
+    for before, plain, decayed in zip(start, *(trainer.model.trainable_variables for trainer in trainers), strict=True):
         expected = -0.1 * 0.1 * before if plain.name == "kernel" else 0 * before
         np.testing.assert_allclose(decayed.numpy() - plain.numpy(), expected, atol=1e-6, err_msg=plain.path)
 
@@ -783,32 +789,32 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, "tests")
-from test_flowers import StopAfter, last_arrays, settings
+from test_flowers import StopAfter, last_arrays, make_trainer, settings
 import cifar10_train
-from flowers import data, transfer
+from flowers import data
 
 config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
 found = data.load_images(config)
-whole = transfer.TransferTrain(config, data=found)
-assert whole.caches_features and whole.replicas == 2
+whole = make_trainer(config, data=found)
+assert whole.task.caches_features and whole.replicas == 2
 whole.train()
 
 stopped = dataclasses.replace(config, version="stopped")
-first = transfer.TransferTrain(stopped, data=found)
+first = make_trainer(stopped, data=found)
 try:
     first.train(callbacks=[StopAfter(4)])
     raise AssertionError("it was not stopped")
 except cifar10_train.Interrupted:
     pass
-second = transfer.TransferTrain(stopped, data=found, load_weights=False)
+second = make_trainer(stopped, data=found, load_weights=False)
 second.train(resume=True)
 one, two = last_arrays(whole), last_arrays(second)
 assert one.keys() == two.keys()
 for name, array in one.items():
     np.testing.assert_array_equal(array, two[name], err_msg=name)
 
-ones = tf.ones((4, *whole.net.input_shape[1:]))
-outputs = whole.strategy.run(tf.function(lambda: whole.net(ones, training=True)))
+ones = tf.ones((4, *whole.model.input_shape[1:]))
+outputs = whole.strategy.run(tf.function(lambda: whole.model(ones, training=True)))
 outputs = [np.array(output) for output in whole.strategy.experimental_local_results(outputs)]
 assert len(outputs) == 2 and not np.allclose(*outputs)
 """
@@ -865,14 +871,13 @@ def test_the_quirks_of_the_text(pictures, tmp_path):
     config = settings(pictures, tmp_path, faithful=True, variants=1)
     found = data.load_images(config)
     assert found.class_folders == ("1", "10", "2")
-    trainer = transfer.TransferTrain(config, data=found)
-    assert not trainer.caches_features
+    trainer = make_trainer(config, data=found)
+    assert not trainer.task.caches_features
     pixels = np.full((1, 32, 32, 3), (1.0, 2.0, 3.0), np.float32)
-    np.testing.assert_array_equal(trainer.transfer.get_layer("preprocessing")(pixels), pixels)
-    first = np.concatenate([images for images, _ in trainer._validation_batches()])
+    np.testing.assert_array_equal(trainer.task.transfer.get_layer("preprocessing")(pixels), pixels)
+    first = np.concatenate([images for images, _ in trainer.task.validation_batches(0)])
     plain, _ = found.validation.load(range(len(found.validation)))
-    trainer.step = trainer.report_freq
-    second = np.concatenate([images for images, _ in trainer._validation_batches()])
+    second = np.concatenate([images for images, _ in trainer.task.validation_batches(trainer.report_freq)])
     assert first.shape == plain.shape and not np.array_equal(first, plain) and not np.array_equal(first, second)
 
 
@@ -888,7 +893,7 @@ def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, mon
     monkeypatch.setattr(image_part, "_LARGEST_IN_MEMORY", 0)
     folder = tmp_path / "copy"
     shutil.copytree(pictures, folder)
-    trainer = transfer.TransferTrain(settings(folder, tmp_path))
+    trainer = make_trainer(settings(folder, tmp_path))
     (folder / "train" / "2" / "picture_03.jpg").unlink()
     with pytest.raises(UsageError, match=r"picture_03\.jpg., which does not exist"):
         trainer.train()
@@ -897,12 +902,12 @@ def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, mon
 @pytest.mark.slow
 def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_path):
     config = settings(pictures, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3)
-    trainer = transfer.TransferTrain(config)
+    trainer = make_trainer(config)
     trainer.train()
     steps = [row["step"] for row in trainer.history]
     best = min(trainer.history, key=lambda row: row["validation_loss"])
-    assert trainer.step < trainer.train_steps and trainer.best_step == best["step"] == steps[-3]
-    again = transfer.TransferTrain(config, load_weights=False)
+    assert trainer.step < trainer.train_steps and best["step"] == steps[-3]
+    again = make_trainer(config, load_weights=False)
     again.train(resume=True)
     assert again.step == trainer.step
 
@@ -910,10 +915,10 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_p
 @pytest.mark.slow
 def test_a_trained_base_changes_and_a_frozen_one_does_not(pictures, tmp_path):
     for base in ("trained", "frozen"):
-        trainer = transfer.TransferTrain(settings(pictures, tmp_path, base=base, cache_features="off"))
-        before = trainer.base.get_weights()
+        trainer = make_trainer(settings(pictures, tmp_path, base=base, cache_features="off"))
+        before = trainer.task.backbone.get_weights()
         losses(trainer, 1)
-        changed = [not np.array_equal(a, b) for a, b in zip(before, trainer.base.get_weights(), strict=True)]
+        changed = [not np.array_equal(a, b) for a, b in zip(before, trainer.task.backbone.get_weights(), strict=True)]
         assert any(changed) == (base == "trained")
 
 

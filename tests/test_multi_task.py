@@ -14,7 +14,7 @@ import cifar10_test
 import cifar10_train
 from cifar10_input import load_data, load_heads, split_data
 from cifar10_main import main
-from cifar10_train import MultiTaskTrain, Train, train
+from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.errors import UsageError
@@ -73,28 +73,29 @@ def test_one_head_alone_is_a_choice_of_labels(cifar_folder, tmp_path):
     assert load_data(config).class_names == ("vehicle", "animal")
     run = train(config)
     assert load_model(str(run.best)).output_shape == (None, 2)
-    with pytest.raises(UsageError, match="Train has one head, received --heads=class,kind"):
-        Train(tiny(tmp_path, cifar_folder))
 
 
 def test_heads_share_the_trunk_and_the_split(cifar_folder, tmp_path):
     config = tiny(tmp_path, cifar_folder)
-    trainer = MultiTaskTrain(config)
+    trainer = Train(config)
     alone = Train(dataclasses.replace(config, heads="class"))
-    assert trainer.net.count_params() == alone.net.count_params() + 64 * 2 + 2
-    for both, single in ((trainer.training, alone.training), (trainer.validation, alone.validation)):
+    assert trainer.model.count_params() == alone.model.count_params() + 64 * 2 + 2
+    for both, single in (
+        (trainer.task.training, alone.task.training),
+        (trainer.task.validation, alone.task.validation),
+    ):
         np.testing.assert_array_equal(both.images, single.images)
         np.testing.assert_array_equal(both.labels[:, 0], single.labels)
     kinds, _ = split_data(load_data(dataclasses.replace(config, heads="class")), config)
-    np.testing.assert_array_equal(trainer.training.labels[:, 1], ~np.isin(kinds.labels, [0, 1, 8, 9]))
+    np.testing.assert_array_equal(trainer.task.training.labels[:, 1], ~np.isin(kinds.labels, [0, 1, 8, 9]))
 
 
 def test_the_loss_is_the_weighted_sum(cifar_folder, tmp_path):
-    trainer = MultiTaskTrain(tiny(tmp_path, cifar_folder, head_weights="2,0.25"))
+    trainer = Train(tiny(tmp_path, cifar_folder, head_weights="2,0.25"))
     rng = np.random.default_rng(0)
     logits = {"class": rng.normal(size=(5, 10)).astype("f"), "kind": rng.normal(size=(5, 2)).astype("f")}
     labels = np.int32([[3, 1], [0, 0], [9, 0], [5, 1], [2, 1]])
-    losses, sums = trainer._measure(logits, labels)
+    losses, sums = trainer.task.measure(logits, labels)
 
     def cross_entropy(head, column):
         shares = np.exp(logits[head]) / np.exp(logits[head]).sum(axis=1, keepdims=True)

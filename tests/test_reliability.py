@@ -303,9 +303,9 @@ def test_the_smallest_run_is_a_whole_run(tmp_path):
 def test_a_learning_rate_of_zero_learns_nothing(tmp_path):
     settings = {"train_steps": 4, "report_freq": 2, "synthetic_images": 200, "tensorboard": False}
     trainer = Train(from_preset("smoke", init_lr=0.0, warmup_lr=0.0, runs_dir=str(tmp_path), **settings))
-    before = [variable.numpy() for variable in trainer.net.trainable_variables]
+    before = [variable.numpy() for variable in trainer.model.trainable_variables]
     trainer.train()
-    assert all(map(np.array_equal, before, trainer.net.trainable_variables))
+    assert all(map(np.array_equal, before, trainer.model.trainable_variables))
 
 
 def pictures(labels):

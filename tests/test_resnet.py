@@ -584,7 +584,7 @@ class TestResnet9:
         run = train(config)
         trainer = Train(config, run)
         expected = layers.PatchWhitening(3)
-        images = trainer.normalization(trainer.training.images[:5000])
+        images = trainer.task.normalization(trainer.task.training.images[:5000])
         expected(images[:1])
         expected.adapt(images)
         kept = keras.models.load_model(run.final).get_layer("stem_whitening")

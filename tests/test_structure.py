@@ -34,7 +34,7 @@ GROUPS = (
     ),
     # `predict` draws what it explains, and a training tests.
     ("resnet_study.reports", "cifar10_test"),
-    ("resnet_study.training", "cifar10_train", "flowers.transfer"),
+    ("resnet_study.training", "resnet_study.training.tasks", "cifar10_train", "flowers.transfer"),
     ("resnet_study.studies", "flowers.evaluate"),
     ("cifar10_main", "flowers.train", "flowers.predict"),
 )

@@ -16,7 +16,7 @@ from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.run_folder import RunFolder
-from resnet_study.training.step import CompiledSteps
+from resnet_study.training.step import CompiledSteps, UpdateRule
 
 SETTINGS = {"train_steps": 4, "report_freq": 2, "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False}
 
@@ -34,7 +34,6 @@ def one_step(model, towers, images, labels):
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return losses, {"loss": tf.reduce_sum(losses)}
 
-    config = from_preset("smoke", train_batch_size=len(images), weight_decay=0.0, weight_averaging=0.0)
     steps = CompiledSteps(
         model=model,
         optimizer=optimizer,
@@ -43,7 +42,7 @@ def one_step(model, towers, images, labels):
         normalization=tf.identity,
         strategy=tf.distribute.get_strategy(),
         towers=towers,
-        config=config,
+        update=UpdateRule(batch_size=len(images), weight_decay=0.0, weight_decay_on="kernels"),
         train_steps=1,
     )
     return {name: float(value) for name, value in steps.train(images, labels).items()}
@@ -104,10 +103,12 @@ def test_each_tower_draws_dropout_of_its_own():
 
 def test_validation_in_towers_counts_every_image_once(tmp_path):
     trainers = [Train(tiny(tmp_path, version=f"t{towers}", towers=towers)) for towers in (1, 3)]
-    trainers[1].net.set_weights(trainers[0].net.get_weights())
+    trainers[1].model.set_weights(trainers[0].model.get_weights())
     for count in (2, 7):  # fewer than towers, and not a multiple of them
-        images, labels = trainers[0].validation.images[:count], trainers[0].validation.labels[:count]
-        alone, shared = (trainer.steps.validate(images, labels) for trainer in trainers)
+        images, labels = (
+            part[:count] for part in (trainers[0].task.validation.images, trainers[0].task.validation.labels)
+        )
+        alone, shared = (trainer.stage.steps.validate(images, labels) for trainer in trainers)
         assert float(shared["wrong"]) == float(alone["wrong"])
         assert float(shared["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-4)
 
@@ -118,8 +119,7 @@ import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras, numpy as np
-from hyper_parameters import from_preset
-from resnet_study.training.step import CompiledSteps
+from resnet_study.training.step import CompiledSteps, UpdateRule
 
 def losses(strategy, towers):
     keras.utils.set_random_seed(0)
@@ -132,9 +132,9 @@ def losses(strategy, towers):
     def measure(logits, labels):
         found = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return found, {"loss": tf.reduce_sum(found)}
-    config = from_preset("smoke", train_batch_size=16, weight_decay=1e-3)
+    update = UpdateRule(batch_size=16, weight_decay=1e-3, weight_decay_on="kernels")
     steps = CompiledSteps(model=model, optimizer=optimizer, averages=[], measure=measure, normalization=tf.identity,
-                          strategy=strategy, towers=towers, config=config, train_steps=10)
+                          strategy=strategy, towers=towers, update=update, train_steps=10)
     found = []
     for step in range(10):
         rng = np.random.default_rng(step)

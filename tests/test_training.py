@@ -290,7 +290,7 @@ def test_starting_from_given_weights(tmp_path):
     first, given = (table.read_history()["validation_loss"].iloc[row] for table, row in ((trainer.run, 0), (run, -1)))
     assert first == pytest.approx(given, rel=1e-3)
     np.testing.assert_array_equal(
-        trainer.net.get_layer("stem_conv").get_weights()[0], final.get_layer("stem_conv").get_weights()[0]
+        trainer.model.get_layer("stem_conv").get_weights()[0], final.get_layer("stem_conv").get_weights()[0]
     )
 
 
@@ -354,10 +354,10 @@ def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares(tmp_path):
             trainer = Train(
                 tiny(tmp_path, version="x", deterministic=True, weight_decay=value, weight_decay_on=kinds, **settings)
             )
-            before = [variable.numpy() for variable in trainer.net.trainable_variables]
+            before = [variable.numpy() for variable in trainer.model.trainable_variables]
             images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
             trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
-            nets.append(trainer.net.trainable_variables)
+            nets.append(trainer.model.trainable_variables)
         for start_value, plain, decayed in zip(before, *nets, strict=True):
             expected = -rate * decay * start_value if plain.name in names else 0
             np.testing.assert_allclose(
@@ -371,12 +371,12 @@ def test_the_offsets_of_batch_norm_learn_faster_but_do_not_decay_faster(tmp_path
         config = tiny(tmp_path, momentum=0.0, beta_lr_factor=factor, weight_decay=decay, weight_decay_on="all")
         trainer = Train(dataclasses.replace(config, precision="float32", warmup_steps=0))
         # At 0, where batch norm puts them, decay would not be seen.
-        for variable in trainer.net.trainable_variables:
+        for variable in trainer.model.trainable_variables:
             variable.assign(variable + (variable.name == "beta"))
-        before = [variable.numpy() for variable in trainer.net.trainable_variables]
+        before = [variable.numpy() for variable in trainer.model.trainable_variables]
         images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
         trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
-        after = trainer.net.trainable_variables
+        after = trainer.model.trainable_variables
         changes.append([new.numpy() - old for new, old in zip(after, before, strict=True)])
     for variable, plain, fast, decayed in zip(after, *changes, strict=True):
         is_offset = variable.name == "beta"
@@ -395,7 +395,7 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
     pd.testing.assert_frame_equal(tables[0].drop(columns=watched.columns), tables[1])
     first, second = (RunFolder(tmp_path / name / config.run_name) for name in ("True", "False"))
     assert_same_state(last_arrays(first), last_arrays(second))
-    assert "--watch_test=true" in Train(tiny(tmp_path, watch_test=True))._resume_command
+    assert "--watch_test=true" in tiny(tmp_path, watch_test=True).resume_command(first.path)
     # Of the averaged weights, which are those that are kept.
     data = Train(config).data
     probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)
@@ -417,7 +417,7 @@ def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
 def test_measuring_the_untrained_net_changes_nothing(tmp_path, optimizer):
     config = tiny(tmp_path, train_steps=1, optimizer=optimizer, weight_averaging=0.9, block_dropout=0.1)
     untrained = read_checkpoint(train(config).checkpoint_of(0))[0]
-    expected = {name: np.asarray(variable) for name, variable in Train(config)._variables().items()}
+    expected = {name: np.asarray(variable) for name, variable in Train(config).stage.variables.items()}
     assert any(name.startswith("state/") for name in expected)  # of the dropout
     assert_same_state(untrained, expected)
 
@@ -426,12 +426,12 @@ def test_all_images_can_be_trained_on(tmp_path):
     """The last weights are kept, also of a run that was killed; nothing is told of a validation that does not take place."""
     settings = {"validation_fraction": 0.0, "train_steps": 9, "weight_averaging": 0.9, "tensorboard": True}
     trainer = Train(tiny(tmp_path, **settings))
-    assert len(trainer.training) == 160 and trainer.run.path.name.endswith("-smoke-all-seed0")
+    assert len(trainer.task.training) == 160 and trainer.run.path.name.endswith("-smoke-all-seed0")
     stop = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: setattr(trainer.net, "stop_training", epoch == 1)
+        on_epoch_end=lambda epoch, logs: setattr(trainer.model, "stop_training", epoch == 1)
     )
     trainer.train(callbacks=[stop])
-    assert trainer.step == 6 and trainer.best_step == 6
+    assert trainer.step == 6
 
     common = ("--validation_fraction=0", "--preset=smoke", f"--runs_dir={tmp_path}")
     run_main("--mode=train", "--resume", *common, cwd=tmp_path)
@@ -455,15 +455,15 @@ def test_averaged_weights_watch_and_are_kept(tmp_path):
     plain.train()
     averaged = Train(tiny(tmp_path, version="averaged", deterministic=True, weight_averaging=0.9))
     averaged.train()
-    for expected, received in zip(plain.net.variables, averaged.net.variables, strict=True):
+    for expected, received in zip(plain.model.variables, averaged.model.variables, strict=True):
         np.testing.assert_array_equal(expected, received)
     history = pd.read_csv(averaged.run.error_csv)
     np.testing.assert_array_equal(
         history["validation_error_unaveraged"], pd.read_csv(plain.run.error_csv)["validation_error"]
     )
     kernel = load_model(str(averaged.run.final)).get_layer("stem_conv").get_weights()[0]
-    np.testing.assert_array_equal(kernel, averaged.averages[0])
-    assert not np.array_equal(kernel, averaged.net.variables[0])
+    np.testing.assert_array_equal(kernel, averaged.stage.averages[0])
+    assert not np.array_equal(kernel, averaged.model.variables[0])
     reloaded = load_model(str(averaged.run.latest_checkpoint())).get_layer("stem_conv").get_weights()[0]
     np.testing.assert_array_equal(reloaded, kernel)
 
@@ -472,7 +472,7 @@ def test_a_report_of_lookahead_tells_of_the_average_which_the_last_step_enters(t
     trainer = Train(tiny(tmp_path, train_steps=5, report_freq=5, weight_averaging=0.8, lookahead_steps=2))
     trainer.train()
     assert not [name for name in pd.read_csv(trainer.run.error_csv) if "unaveraged" in name]
-    for average, variable in zip(trainer.averages, trainer.net.weights, strict=True):
+    for average, variable in zip(trainer.stage.averages, trainer.model.weights, strict=True):
         np.testing.assert_array_equal(average, variable, err_msg=variable.path)
 
 
@@ -481,13 +481,13 @@ def test_lookahead_sets_the_weights_to_their_average(tmp_path):
     settings = {"train_steps": 4, "deterministic": True, "precision": "float32"}
     plain = Train(tiny(tmp_path, **settings))
     ahead = Train(tiny(tmp_path, weight_averaging=0.8, lookahead_steps=2, **settings))
-    start = [variable.numpy() for variable in ahead.net.weights]
+    start = [variable.numpy() for variable in ahead.model.weights]
     images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
     for step in range(2):
         for trainer in (plain, ahead):
             trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
         for old, free, average, variable in zip(
-            start, plain.net.weights, ahead.averages, ahead.net.weights, strict=True
+            start, plain.model.weights, ahead.stage.averages, ahead.model.weights, strict=True
         ):
             decay = 0.8 * 0.5**3  # half of the steps are done
             expected = old if step == 0 else decay * old + (1 - decay) * free.numpy()

@@ -23,7 +23,6 @@ from resnet_study.reports.fonts import font_families, missing_characters_told, w
 from resnet_study.reports.published import published_number
 from resnet_study.run_folder import TESTED, RunFolder
 from resnet_study.saved_models import load_model
-from resnet_study.settings import Settings
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
 STYLE = {
@@ -69,7 +68,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.net_options)
     }
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
-    title = f"{name_model(config.model_name, model_choices(config))} on {config.dataset}, preset {config.preset}"
+    title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     published = published_number(config)
     more = {
@@ -430,11 +429,6 @@ def draw_confusion(matrix, names, title):
     axes.set_yticklabels(shown, **font)
     axes.grid(False)
     return figure
-
-
-def model_choices(config: Settings) -> dict:
-    """What makes the model of a run another one than its name says."""
-    return config.net_options | ({"heads": config.heads} if config.heads else {})
 
 
 def name_model(model_name: str, options: dict) -> str:

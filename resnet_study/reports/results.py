@@ -18,7 +18,7 @@ import filelock
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError, advise
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
-from resnet_study.reports.figures import model_choices, name_model
+from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import published_number
 from resnet_study.run_folder import TESTED, RunFolder
 from resnet_study.settings import Settings
@@ -149,7 +149,7 @@ def _add_results(run, experiment, results, config, preset, measured):
             **origin,
             "run": run.path.name,
             "note": note if len(values) == 1 else "",
-            "options": model_choices(config),
+            "options": config.model_choices,
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]

@@ -44,8 +44,8 @@ class GradientNorms(keras.callbacks.Callback):
         super().__init__()
         self._trainer = trainer
         self._path = trainer.run.gradient_norms
-        part = trainer.training.take(np.arange(min(128, len(trainer.training))))
-        self._images, self._labels = trainer.normalization(part.images), part.labels
+        part = trainer.task.training.take(np.arange(min(128, len(trainer.task.training))))
+        self._images, self._labels = trainer.task.normalization(part.images), part.labels
         self._rows = None
 
     def on_train_begin(self, logs=None):
@@ -75,7 +75,7 @@ class GradientNorms(keras.callbacks.Callback):
         write_atomically(self._path, pd.DataFrame(self._rows).to_csv(index=False))
 
     def _measure(self) -> dict[str, float]:
-        net = self._trainer.net
+        net = self._trainer.model
         kernels = {layer.name: layer.kernel for layer in net.layers if hasattr(layer, "kernel")}
         kept = [variable.numpy() for variable in net.non_trainable_variables]
         with tf.GradientTape() as tape:

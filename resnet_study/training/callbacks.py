@@ -5,6 +5,10 @@ there are any. It is brought up to date before training begins, at each report a
 last one. One Keras "epoch" is one report interval.
 """
 
+import operator
+import types
+from pathlib import Path
+
 import keras
 
 from resnet_study.errors import UsageError
@@ -46,3 +50,58 @@ def make_callback_list(callbacks, model, *, epochs: int, steps: int) -> keras.ca
         if getattr(callback, "mode", None) == "auto" and str(getattr(callback, "monitor", "")).endswith("accuracy"):
             callback.mode = "max"
     return keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps, verbose=1)
+
+
+class KeepBest(keras.callbacks.ModelCheckpoint):
+    """Keras' ModelCheckpoint for the weights that a run keeps.
+
+    Its epochs, as those of `Patience`, are all reports of the run; epoch 0 is that of the untrained network.
+    """
+
+    def __init__(self, path: Path, monitor: str | None, save):
+        """Writes nothing yet.
+
+        Args:
+            path: file that it writes, again and again.
+            monitor: column of `error.csv` whose lowest value decides; None = the newest weights are kept.
+            save: function of a path that writes the model; a kill must leave the old file or the new one.
+        """
+        # Keras fills in the braces of a path.
+        path = str(path).replace("{", "{{").replace("}", "}}")
+        super().__init__(path, monitor=monitor, mode="min", save_best_only=monitor is not None)
+        self.monitor_op = operator.lt  # that of Keras compares in float32
+        self.set_model(types.SimpleNamespace(save=lambda path, overwrite: save(path)))
+
+    def go_on(self, reports: list[tuple[int, dict]], step: int) -> None:
+        """Brings it to its state after the reports of a run that goes on after `step`: (epoch, columns of `error.csv`).
+
+        What the report of this very step keeps is written again: a kill may have come before.
+        """
+        earlier = [columns for _, columns in reports if columns["step"] < step]
+        self.best = min((columns[self.monitor] for columns in earlier), default=None) if self.save_best_only else None
+        if len(earlier) < len(reports):
+            self.on_epoch_end(*reports[-1])
+
+
+class Patience(keras.callbacks.EarlyStopping):
+    """Keras' EarlyStopping by the lowest value of a column, whose patience counts from an epoch on.
+
+    The lowest value is that of all epochs, also of those before.
+    """
+
+    def __init__(self, monitor: str, patience: int, first_epoch: int):
+        """Epochs up to and with `first_epoch` never stop the training."""
+        super().__init__(monitor=monitor, mode="min", patience=patience)
+        self.monitor_op = operator.lt  # that of Keras compares in float32
+        self._first_epoch = first_epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch <= self._first_epoch:
+            self.wait = -1  # to which Keras adds one
+        super().on_epoch_end(epoch, logs)
+
+    def go_on(self, reports: list[tuple[int, dict]]) -> None:
+        """Brings it to its state after the reports of a run that goes on; that may be to stop."""
+        self.on_train_begin()
+        for report in reports:
+            self.on_epoch_end(*report)

@@ -25,9 +25,9 @@ def make_optimizer(config, variables, replicas: int) -> keras.optimizers.Optimiz
     return optimizer
 
 
-def find_decayed(config, variables) -> set[int]:
-    """`id` of each variable to which weight decay applies; uses weight_decay, weight_decay_on."""
-    names = _DECAYED[config.weight_decay_on] if config.weight_decay > 0 else ()
+def find_decayed(update, variables) -> set[int]:
+    """`id` of each variable to which weight decay applies; `update` is a `step.UpdateRule`."""
+    names = _DECAYED[update.weight_decay_on] if update.weight_decay > 0 else ()
     return {id(variable) for variable in variables if variable.name in names}
 
 

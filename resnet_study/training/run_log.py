@@ -58,44 +58,51 @@ def format_row(row: dict, train_steps: int, seconds: float | None) -> str:
 
 
 class TensorBoardLog:
-    """The event files of a run: scalars under the names of the original stack, histogram and share of zeros of activations."""
+    """The event files of a run: scalars under the names of the original stack, histogram and share of zeros of activations.
 
-    def __init__(self, folder, model: keras.Model | None):
+    Attributes:
+        watches: whether activations are measured.
+    """
+
+    def __init__(self, folder, model: keras.Model, images):
         """Opens a new event file.
 
         Args:
             folder: of the event files.
-            model: whose activation layers are measured; None = no layers, as for a backbone of 50 or 152 layers, which would fill
-                the disk.
+            model: whose activation layers are measured at each report.
+            images: normalised, [n, height, width, channels], on which they are measured; None = no layers, as for a backbone of 50 or
+                152 layers, which would fill the disk.
 
         Raises:
             UsageError: the files cannot be written.
         """
-        self._folder = folder
+        self._folder, self._images, self.watches = folder, images, images is not None
         with self._naming_errors():
             self._writer = tf.summary.create_file_writer(str(folder))
         self._activations = None
-        if model is not None:
+        if images is not None:
             kinds = keras.layers.ReLU | keras.layers.Activation
             outputs = {layer.name: layer.output for layer in model.layers if isinstance(layer, kinds)}
             self._activations = keras.Model(model.inputs, outputs)
 
-    def write_start(self, images, graph):
-        """Writes the first training images, float [batch, height, width, channels] of any range, and a graph, or None."""
+    def write_start(self, images, labels, step):
+        """Writes the first training batch, images float [batch, height, width, channels] of any range, and the graph of `step`.
+
+        `step` is the compiled function of images and labels that trains; None = no graph is written.
+        """
         with self._naming_errors(), self._writer.as_default(step=0):
-            if graph is not None:
-                tf.summary.graph(graph)
+            if step is not None:
+                tf.summary.graph(step.get_concrete_function(images, labels).graph)
             low, high = tf.reduce_min(images), tf.reduce_max(images)
             tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
 
-    def write(self, history: list[dict], decay: float, full_validation: bool, images):
+    def write(self, history: list[dict], decay: float, full_validation: bool):
         """Writes what a report tells.
 
         Args:
             history: rows of `error.csv`, the last one the report's.
             decay: of the smoothed curves, per report.
             full_validation: whether the validation error is that of all validation images.
-            images: normalised, [n, height, width, channels], for the activations.
         """
         row = history[-1]
         scalars = {"learning_rate": row["learning_rate"]}
@@ -116,7 +123,7 @@ class TensorBoardLog:
             with self._writer.as_default(step=row["step"]):
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value)
-                measured = self._activations(images, training=False) if self._activations else {}
+                measured = self._activations(self._images, training=False) if self._activations else {}
                 for name, values in measured.items():
                     values = tf.cast(values, tf.float32)
                     tf.summary.histogram(f"{name}/activations", values)

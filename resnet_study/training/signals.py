@@ -1,8 +1,21 @@
-"""SIGINT and SIGTERM while a step runs."""
+"""What ends a training early: signals while a step runs, a loss without a value, machines that are gone, images that cannot be read."""
 
 import contextlib
+import math
+import re
 import signal
 import threading
+
+import tensorflow as tf
+
+from resnet_study.errors import UsageError
+
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 @contextlib.contextmanager
@@ -24,3 +37,28 @@ def catch_signals():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_loss(loss: float, step: int, task, run) -> None:
+    """Raises UsageError unless `loss`, of a batch or of the validation part after `step` steps, is finite."""
+    if not math.isfinite(loss):
+        raise UsageError(
+            f"the loss must be finite, received {loss} at step {step} (learning rate {task.learning_rate(step):g}); lower --init_lr "
+            f"or lengthen --warmup_steps; last good checkpoint: {run.latest_checkpoint() or 'none'}"
+        )
+
+
+@contextlib.contextmanager
+def naming_errors(resume_command: str, several_machines: bool):
+    """Says of what TensorFlow raises while it trains what a user can do about it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # The input pipeline wraps what is raised while it reads.
+        if reason := re.search(r"UsageError: (.*)", error.message):
+            raise UsageError(reason[1]) from error
+        if not several_machines or not isinstance(error, _LOST):
+            raise
+        raise UsageError(
+            f"another machine has stopped or cannot be reached; see what it said, then start all machines again with: {resume_command}"
+        ) from error

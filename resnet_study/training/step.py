@@ -7,12 +7,34 @@ norm", Hoffer et al. 2017, arXiv:1705.08741). He et al. 2015 train on two GPUs, 
 """
 
 import contextlib
+import dataclasses
 import itertools
 
 import keras
 import tensorflow as tf
 
 from resnet_study.training.optimizers import find_decayed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateRule:
+    """How a step changes the weights, beside what optimizer and learning rate do.
+
+    Attributes:
+        batch_size: images of a batch, those of all devices together.
+        weight_decay: factor d of the gradient term d*w.
+        weight_decay_on: which variables decay, a key of `optimizers.find_decayed`.
+        beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
+        weight_averaging: decay per step of an exponential moving average of the weights; 0 = none is kept.
+        lookahead_steps: every that many steps the weights are set to their average; 0 = never.
+    """
+
+    batch_size: int
+    weight_decay: float
+    weight_decay_on: str
+    beta_lr_factor: float = 1.0
+    weight_averaging: float = 0.0
+    lookahead_steps: int = 0
 
 
 class CompiledSteps:
@@ -23,7 +45,7 @@ class CompiledSteps:
         validate: the same for images before normalisation; changes nothing.
     """
 
-    def __init__(self, *, model, optimizer, averages, measure, normalization, strategy, towers, config, train_steps):
+    def __init__(self, *, model, optimizer, averages, measure, normalization, strategy, towers, update, train_steps):
         """Compiles nothing yet: that happens at the first call.
 
         Args:
@@ -34,17 +56,17 @@ class CompiledSteps:
             normalization: function of images, for `validate`.
             strategy: tf.distribute.Strategy.
             towers: shards of each batch, see the head of this file; with several replicas 1.
-            config: uses train_batch_size, beta_lr_factor, weight_decay, weight_decay_on, weight_averaging, lookahead_steps.
+            update: `UpdateRule`.
             train_steps: steps of the whole training, for Lookahead.
         """
         replicas = strategy.num_replicas_in_sync
-        decayed = find_decayed(config, model.trainable_variables)
+        decayed = find_decayed(update, model.trainable_variables)
 
         def find_gradients(images, labels):
             with tf.GradientTape() as tape:
                 objective, sums = measure(model(images, training=True), labels)
                 # The gradients of all replicas and towers are added up, so each contributes its share of the batch.
-                objective = tf.reduce_sum(objective) / config.train_batch_size
+                objective = tf.reduce_sum(objective) / update.batch_size
             return tape.gradient(objective, model.trainable_variables), sums
 
         def replica_step(images, labels):
@@ -52,13 +74,13 @@ class CompiledSteps:
                 gradients, sums = find_gradients(images, labels)
             else:
                 gradients, sums = _share(find_gradients, model.non_trainable_variables, towers, images, labels)
-            if config.beta_lr_factor != 1:
+            if update.beta_lr_factor != 1:
                 gradients = [
-                    config.beta_lr_factor * gradient if variable.name == "beta" else gradient
+                    update.beta_lr_factor * gradient if variable.name == "beta" else gradient
                     for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
                 ]
             gradients = [
-                gradient + config.weight_decay / replicas * variable if id(variable) in decayed else gradient
+                gradient + update.weight_decay / replicas * variable if id(variable) in decayed else gradient
                 for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
             ]
             optimizer.apply(gradients, model.trainable_variables)
@@ -72,15 +94,15 @@ class CompiledSteps:
         def train_step(images, labels):
             sums = strategy.run(replica_step, (images, labels))
             count = optimizer.iterations.value
-            if config.lookahead_steps:
-                if count % config.lookahead_steps == 0 or count == train_steps:
-                    move_averages(config.weight_averaging * (tf.cast(count, tf.float32) / train_steps) ** 3)
+            if update.lookahead_steps:
+                if count % update.lookahead_steps == 0 or count == train_steps:
+                    move_averages(update.weight_averaging * (tf.cast(count, tf.float32) / train_steps) ** 3)
                     for variable, value in zip(model.weights, averages, strict=True):
                         variable.assign(value)
             elif averages:
                 steps = tf.cast(count, tf.float32)
                 # The first steps weigh more, so that the average does not remember the random start.
-                move_averages(tf.minimum(config.weight_averaging, (1 + steps) / (10 + steps)))
+                move_averages(tf.minimum(update.weight_averaging, (1 + steps) / (10 + steps)))
             return {name: strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
 
         @tf.function(reduce_retracing=True)
@@ -151,3 +173,47 @@ def averaged_weights(model, averages):
     finally:
         for variable, value in zip(weights, current, strict=True):
             variable.assign(value)
+
+
+def spread_dropout(model, strategy) -> None:
+    """Gives each device dropout of its own; from Keras all get the same. The first keeps its seeds, which checkpoints hold."""
+    states = [variable for variable in model.variables if _is_seed(variable)]
+    if strategy.num_replicas_in_sync == 1 or not states:
+        return
+    values = [tf.constant(state.numpy()) for state in states]
+
+    def spread():
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, values[0].dtype)
+        for state, value in zip(states, values, strict=True):
+            state.assign(value + tf.stack([replica, tf.zeros_like(replica)]))
+
+    strategy.run(tf.function(spread))
+
+
+@contextlib.contextmanager
+def undone(variables):
+    """Lets variables change for a while; then they have their values again."""
+    kept = [(variable, variable.numpy()) for variable in variables]
+    yield
+    for variable, value in kept:
+        variable.assign(value)
+
+
+def measure_classes(logits, labels, label_smoothing: float) -> tuple:
+    """What training lowers and reports tell.
+
+    Args:
+        logits: float [images, classes].
+        labels: of these, int32 [images].
+        label_smoothing: share of the target that is spread evenly over all classes.
+
+    Returns:
+        (losses to lower, float32 [images]; sums over the images: {"loss": cross-entropy in nat, "wrong": number of errors}).
+    """
+    log_probabilities = tf.nn.log_softmax(logits)
+    losses = -tf.gather(log_probabilities, labels, batch_dims=1)
+    wrong = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != labels, tf.float32)
+    objective = losses
+    if label_smoothing:
+        objective = (1 - label_smoothing) * losses - label_smoothing * tf.reduce_mean(log_probabilities, axis=-1)
+    return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}

@@ -1,0 +1,229 @@
+"""What is trained, and on what: the part of a training that `cifar10_train.Train` asks, and that its loop knows nothing of.
+
+A task is made from settings, run folder and data set. `Classification` is the task of one label for each image, `SeveralHeads` that of
+several; `flowers.transfer.Transfer` trains a new head on a backbone. All have what `Classification` has:
+
+data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
+network      `build`, `begin` with its first weights; `build_for_users`, `copy_for_users`; `name_variables`, `facts` for checkpoints
+course       `stage_ends`, `report_freq`, `learning_rate`, `update`, `measure`, `chosen_by`, `patience`
+what is said `describe_data`, `describe`
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import cifar10_input
+from hyper_parameters import HyperParameters, is_made_for, learning_rate_at
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.networks.layers import PatchWhitening
+from resnet_study.presets import default_preset
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import copy_weights, find_new_heads, load_model
+from resnet_study.training.step import UpdateRule, measure_classes
+
+
+class Classification:
+    """One label for each image of a data set of `cifar10_input`.
+
+    Attributes:
+        data: the data set without its training images (`data.train` is None), which are in `training` and `validation`.
+        training, validation: `cifar10_input.Split`; the latter may be empty.
+        normalization: layer of `cifar10_input.make_normalization`.
+        classes: number of classes; with several heads {name of the head: number}.
+        stage_ends: the step with which each stage of the training ends; a stage has a network and an optimizer of its own.
+        report_freq: steps between reports.
+        update: `UpdateRule`.
+        chosen_by: column of `error.csv` whose lowest value decides which weights are kept; None = the newest are.
+        patience: `callbacks.Patience` that may end the training early; None = nothing does.
+        validates_fully: whether the validation error is that of all validation images.
+    """
+
+    patience = None
+
+    def __init__(self, config: HyperParameters, run: RunFolder, data=None):
+        """`data`: `cifar10_input.ImageData`; None = read as the settings say."""
+        self.config, self.run = config, run
+        self._options = config.net_options
+        registry.find(config.model_name).check_options(self._options)
+        data = data or cifar10_input.load_data(config)
+        self.training, self.validation = cifar10_input.split_data(data, config)
+        self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
+        self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
+        self.classes = len(data.class_names)
+        self.stage_ends, self.report_freq = (config.train_steps,), config.report_freq
+        self.update = UpdateRule(
+            batch_size=config.train_batch_size,
+            weight_decay=config.weight_decay,
+            weight_decay_on=config.weight_decay_on,
+            beta_lr_factor=config.beta_lr_factor,
+            weight_averaging=config.weight_averaging,
+            lookahead_steps=config.lookahead_steps,
+        )
+        self.chosen_by = "validation_error" if len(self.validation) else None
+        self.validates_fully = config.is_full_validation and len(self.validation) > 0
+
+    # Data
+
+    def training_batches(self, first_step=0, *share) -> tf.data.Dataset:
+        """The batches of the network from `first_step` to the end of the stage; see `cifar10_input.training_batches`."""
+        return cifar10_input.training_batches(self.training, self.normalization, self.config, first_step, *share)
+
+    def validation_batches(self, step: int):
+        """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it, as the settings say."""
+        part, size = self.validation, self.config.validation_batch_size
+        if not self.config.is_full_validation:
+            rng = np.random.default_rng((self.config.seed, 4, step))
+            part = part.take(rng.choice(len(part), min(size, len(part)), replace=False))
+        return part.batches(size)
+
+    def test_batches(self):
+        """Yields the same of the test images, if reports tell of them."""
+        return self._tested.batches(self.config.validation_batch_size) if self.config.watch_test else ()
+
+    def watched_images(self):
+        """The normalised images whose activations TensorBoard shows, the first validation images, else training images; or None."""
+        part = self.validation if len(self.validation) else self.training
+        # So few because TensorBoard's histogram takes 240 bytes a value.
+        return self.normalization(part.images[:16])
+
+    # Network
+
+    def build(self, stage: int, policy: str, strategy) -> keras.Model:
+        """The network of a 0-based stage: to logits, in the precision of the run, its variables where the strategy has them."""
+        with strategy.scope():
+            return self._build(dtype=policy, classifier_activation=None)
+
+    def build_for_users(self) -> keras.Model:
+        """The same network from raw pixels to probabilities, in float32."""
+        return self._build(dtype="float32", preprocessing=self.normalization)
+
+    def copy_for_users(self, model, averages, exported) -> None:
+        """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
+        for variable, value in zip(exported.weights, averages or model.weights, strict=True):
+            variable.assign(value)
+
+    def _build(self, **options):
+        return registry.find(self.config.model_name).build(
+            input_shape=self.training.images.shape[1:], classes=self.classes, **self._options, **options
+        )
+
+    def begin(self, model: keras.Model, resumed: bool) -> None:
+        """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint."""
+        if resumed:
+            return
+        for layer in model.layers:
+            if isinstance(layer, PatchWhitening):
+                layer.adapt(self.normalization(self.training.images[:5000]))
+        if self.config.is_use_ckpt:
+            self._start_from(model, self.config.ckpt_path)
+
+    def _start_from(self, model, path):
+        """Takes the weights of a trained model, but for a head of other classes; step and optimizer stay at their start."""
+        source = load_model(path, self.config.model_name)
+        new_heads = find_new_heads(source, model)
+        try:
+            copy_weights(source, model, new_heads)
+        except ValueError as error:
+            raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
+        begin_random = [f"{name} ({here} classes, {there} there)" for name, (there, here) in new_heads.items()]
+        print(
+            f"starting from the weights of {path}"
+            + (f", but for the dense layer {', '.join(begin_random)}, which begins random" if new_heads else "")
+        )
+
+    def name_variables(self, model: keras.Model) -> dict:
+        """The variables of the network that a checkpoint holds, by a stable name."""
+        weights = {id(variable) for variable in model.weights}
+        # The other variables are the states of dropout. By number: Keras counts their paths on from network to network of a process.
+        states = [variable for variable in model.variables if id(variable) not in weights]
+        named = {f"net/{variable.path}": variable for variable in model.weights}
+        return named | {f"state/{index:04d}": variable for index, variable in enumerate(states)}
+
+    def facts(self, model: keras.Model) -> dict:
+        """What `saved_models.load_model` needs to build the network of a checkpoint."""
+        return {
+            "model": self.config.model_name,
+            "options": self._options,
+            "input_shape": model.input_shape[1:],
+            "classes": self.classes,
+            "normalization": self.normalization.get_config(),
+        }
+
+    # Course
+
+    def learning_rate(self, step: int) -> float:
+        """That of a 0-based step; see `learning_rate_at`."""
+        return learning_rate_at(step, self.config)
+
+    def measure(self, logits, labels) -> tuple:
+        """What training lowers and reports tell of some images, see `step.measure_classes`."""
+        return measure_classes(logits, labels, self.config.label_smoothing)
+
+    # What is said
+
+    def describe_data(self, resumed: bool) -> dict:
+        """What `data.json` holds. Raises UsageError where a resumed run was begun on other data, if the task can tell."""
+        return {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
+
+    def _count_images(self) -> dict[str, int]:
+        return {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
+
+    def describe(self, model: keras.Model, machine: str) -> str:
+        """What was chosen, in some lines; `machine` says where it trains."""
+        config, counts = self.config, self._count_images()
+        preset, usual = config.preset, default_preset(config.dataset, config.model)
+        if preset != usual and not is_made_for(preset, config.model):
+            preset += f" (made for other networks, that of this one is {usual})"
+        return (
+            f"{config.model_name}: {model.count_params():,} parameters, {machine}\n"
+            f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
+            f"{counts['test']:,} test images\n"
+            f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
+            f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
+        )
+
+
+class SeveralHeads(Classification):
+    """One network with several heads on a shared trunk: for each image one label for each of `config.heads`.
+
+    The loss is the sum of the heads' cross-entropies, each times its factor of `config.head_weights`. In `error.csv` the columns
+    of the first head have the usual names, those of the others end in the name of the head. Weights are chosen by the first.
+
+    Attributes:
+        heads: name of the head -> `cifar10_input.ImageData`, the same images with the labels of the head; without training images,
+            as `data`.
+    """
+
+    def __init__(self, config: HyperParameters, run: RunFolder, data=None):
+        """`data`: name of the head -> `cifar10_input.ImageData`; None = read as the settings say."""
+        heads = data or cifar10_input.load_heads(config)
+        first = next(iter(heads.values()))
+        super().__init__(config, run, first)
+        self.classes = {head: len(data.class_names) for head, data in heads.items()}
+        # The same split as with the first head alone, with the labels int32 [images, heads].
+        numbers = cifar10_input.Split(np.arange(len(first.train)), first.train.labels)
+        labels = np.stack([data.train.labels for data in heads.values()], axis=1)
+        self.training, self.validation = (
+            cifar10_input.Split(first.train.images[part.images], labels[part.images])
+            for part in cifar10_input.split_data(dataclasses.replace(first, train=numbers), config)
+        )
+        tested = np.stack([data.test.labels for data in heads.values()], axis=1)
+        self._tested = cifar10_input.Split(first.test.images, tested)
+        self.heads = {head: dataclasses.replace(data, train=None) for head, data in heads.items()}
+
+    def measure(self, logits, labels):
+        """As `Classification.measure`; logits: {name of the head: float [images, classes]}, labels: int32 [images, heads]."""
+        objective, sums = 0.0, {}
+        for index, (head, factor) in enumerate(self.config.tasks.items()):
+            losses, found = measure_classes(logits[head], labels[:, index], self.config.label_smoothing)
+            objective += factor * losses
+            sums |= {f"{name}_{head}" if index else name: value for name, value in found.items()}
+        return objective, sums
+
+    def describe_data(self, resumed):
+        """As `Classification.describe_data`, with the class names of each head."""
+        return super().describe_data(resumed) | {"heads": {head: data.class_names for head, data in self.heads.items()}}
