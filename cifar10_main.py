@@ -15,15 +15,20 @@ import hyper_parameters
 from resnet_study import devices
 from resnet_study.errors import UsageError, run_command
 from resnet_study.presets import PRESETS
-from resnet_study.run_folder import RunFolder
+from resnet_study.reports.console import add_explain_flags, print_predictions, print_result
+from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
 from resnet_study.settings import Parser, add_flags
 
+# The settings that the name of a run folder follows from.
+_NAMING = (
+    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "seed", "validation_fraction",
+)  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "diagram")
 # Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
 _TAKES = {
     "train": ("resume", "overwrite"),
     "test": (),
-    "predict": ("images", "explain"),
+    "predict": ("images", "explain", "explain_limit"),
     "publish": ("results_dir", "experiment"),
     "compare": ("models", "datasets", "seeds", "resume"),
     "degradation": ("depths", "short", "seeds", "resume"),
@@ -36,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in PRESETS.items())
     parser = Parser(
         prog="cifar10_main.py",
-        description="Trains, tests and runs residual networks for small pictures.",
+        description="Trains, tests and runs residual networks for small images.",
         epilog=f"presets:\n{presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -47,17 +52,13 @@ def make_parser() -> argparse.ArgumentParser:
         required=True,
         help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
         "publish = put a tested run or a study among the project's results; "
-        "compare = nets against each other on several data sets; degradation = plain against residual nets at several depths; "
-        "robustness = accuracy on corrupted test pictures; diagram = draw nets and their blocks",
+        "compare = networks against each other on several data sets; degradation = plain against residual networks at several "
+        "depths; robustness = accuracy on corrupted test images; diagram = draw networks and their blocks",
     )
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="PATH", help="picture files or folders, for --mode=predict"
+        "--images", nargs="+", default=[], metavar="PATH", help="image files or folders, for --mode=predict"
     )
-    parser.add_argument(
-        "--explain",
-        action="store_true",
-        help="for --mode=predict: draw what speaks for each answer (Grad-CAM), in explanations/",
-    )
+    add_explain_flags(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
     parser.add_argument(
@@ -77,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--models",
         type=_list_of(str),
         metavar="NAME,...",
-        help="nets, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0, NAME@0-2 [--model]",
+        help="networks, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0, NAME@0-2 [--model]",
     )
     studies.add_argument("--datasets", type=_list_of(str), metavar="NAME,...", help="data sets [--dataset]")
     studies.add_argument("--seeds", type=_parse_seeds, metavar="INT,...", help="seeds, such as 0,1,2 or 0-2 [--seed]")
@@ -157,10 +158,10 @@ def _check_actions(actions, parser):
 
 def _study(flags, actions):
     if flags.get("test_ckpt_path"):
-        raise UsageError("--test_ckpt_path is for --mode=test and predict; a study tests the runs that it names")
+        raise UsageError("--test_ckpt_path is for --mode=test and predict; a study tests its own runs")
     if actions["mode"] == "degradation" and (named := {"model", "num_residual_blocks"} & flags.keys()):
         raise UsageError(
-            f"--mode=degradation has no --{min(named)}, received one; leave it out, nets are told by --depths"
+            f"--mode=degradation has no --{min(named)}, received one; leave it out, --depths names the networks"
         )
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
     defaults = hyper_parameters.from_flags(flags)
@@ -187,17 +188,31 @@ def _study(flags, actions):
 
 def _settings(flags, actions):
     """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given."""
-    config = hyper_parameters.from_flags(flags)
-    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    if actions["mode"] == "publish" and (run.path / "study.json").is_file():
-        return config
-    goes_on = actions["resume"] if actions["mode"] == "train" else not config.test_ckpt_path
-    if goes_on and (run.holds_run() or actions["mode"] != "train"):
-        tests = actions["mode"] != "train"
-        return run.change_config(hyper_parameters.HyperParameters, flags, config.runs_dir, tests=tests)
-    if goes_on:
-        print(f"there is no run in {run} yet, so --resume begins one")
-    return config
+    mode, make = actions["mode"], hyper_parameters.from_flags
+    if flags.get("test_ckpt_path"):
+        return make(_read_data_flags(flags) | flags)
+    run = find_run(make, flags, _NAMING)
+    if mode == "publish" and (run.path / "study.json").is_file():
+        return make(flags)
+    if mode in ("test", "predict") and not run.holds_run():
+        raise UsageError(
+            f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
+            "shipped weights"
+        )
+    goes_on, begins = actions["resume"] or mode != "train", mode == "train"
+    return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
+
+
+def _read_data_flags(flags):
+    """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
+    path = flags["test_ckpt_path"]
+    run = None if path == "cifar10" else run_around(path)
+    if run is None or not run.holds_run():
+        return {}
+    stored = run.read_config(hyper_parameters.HyperParameters)
+    return (
+        {} if "dataset" in flags else {name: getattr(stored, name) for name in ("dataset", "synthetic_images", "heads")}
+    )
 
 
 def _train(config, actions):
@@ -212,27 +227,18 @@ def _test(config, _actions):
     from cifar10_test import evaluate
 
     result, run = evaluate(config)
-    print(
-        f"{result['model']} on {result['images']:,} test images of {config.dataset}: top-1 error {result['test_error']:.2f} %, "
-        + (f"top-5 error {result['test_top5_error']:.2f} %, " if len(result["per_class"]) > 5 else "")
-        + (f"with mirror images {result['test_error_flip']:.2f} %, " if config.test_flip else "")
-        + f"loss {result['test_loss']:.4f}; {run.result}"
-    )
-    for name, head in result.get("heads", {}).items():
-        print(f"head {name}: top-1 error {head['test_error']:.2f} %, loss {head['test_loss']:.4f}")
+    print_result(result)
     if run.holds_run():
         from resnet_study.reports.figures import draw
 
-        print(f"figures: {', '.join(str(path) for path in draw(run, config.data_dir))}")
+        draw(run, config.data_dir)
+    print(f"written: {run.result}" + (f", figures in {run.figures}" if run.holds_run() else ""))
 
 
 def _predict(config, actions):
-    from cifar10_test import explanations_of, predict
+    from cifar10_test import predict
 
-    table, path = predict(config, actions["images"], explains=actions["explain"])
-    print(table.to_string(index=False), f"written to {path}", sep="\n")
-    if actions["explain"]:
-        print(f"explanations: {explanations_of(path)}")
+    print_predictions(predict(config, actions["images"]), actions["explain"], actions["explain_limit"])
 
 
 def _publish(config, actions):

@@ -1,9 +1,10 @@
-"""What a transfer net says of pictures: `python -m flowers.predict PATH... --version=NAME`."""
+"""What a transfer model says of images: `python -m flowers.predict PATH... --version=NAME`."""
 
 import sys
 
 from flowers.settings import FlowerParameters
 from resnet_study.errors import run_command
+from resnet_study.reports.console import add_explain_flags, print_predictions
 from resnet_study.settings import Parser, add_flags
 
 
@@ -17,34 +18,26 @@ def _run(argv):
 
     parser = Parser(
         prog="python -m flowers.predict",
-        description="Prints the three most likely classes of pictures, and writes them to predictions.csv of the run.",
+        description="Prints the three most likely classes of images, and writes them to predictions.csv of the run.",
         allow_abbrev=False,
     )
-    parser.add_argument("images", nargs="+", metavar="PATH", help="picture files, or folders of pictures")
-    parser.add_argument(
-        "--explain",
-        action="store_true",
-        help="draw what speaks for each answer (Grad-CAM), in explanations/ of the run",
-    )
+    parser.add_argument("images", nargs="+", metavar="PATH", help="image files, or folders of images")
+    add_explain_flags(parser)
     add_flags(parser, FlowerParameters, PREDICT_READS)
     flags = vars(parser.parse_args(argv))
-    images, explains = flags.pop("images"), flags.pop("explain")
+    images, explains, limit = (flags.pop(name) for name in ("images", "explain", "explain_limit"))
     config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
 
     from resnet_study import devices
 
     devices.import_tensorflow()
-    import flowers.heads  # noqa: F401 - registers its layer
-    from cifar10_test import explanations_of, predict
+    from cifar10_test import predict
     from flowers.image_part import read_image
 
     def read(file, shape):
         return read_image(str(file), shape, config.faithful)
 
-    table, path = predict(config, images, explains=explains, read=read)
-    print(table.to_string(index=False), f"written to {path}", sep="\n")
-    if explains:
-        print(f"explanations: {explanations_of(path)}")
+    print_predictions(predict(config, images, read), explains, limit)
 
 
 if __name__ == "__main__":

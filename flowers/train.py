@@ -36,7 +36,7 @@ def _run(argv):
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
-    config = stored_settings(flags, goes_on=resume, may_begin=True)
+    config = stored_settings(flags, goes_on=resume, begins=True)
 
     from resnet_study import devices
 

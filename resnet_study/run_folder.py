@@ -16,6 +16,7 @@ import dataclasses
 import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -23,18 +24,11 @@ import numpy as np
 
 from resnet_study.checkpoints import HISTORY, check_checkpoint, write_checkpoint
 from resnet_study.devices import POLICIES
-from resnet_study.errors import UsageError, as_text
+from resnet_study.errors import UsageError, as_text, shorten
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
 from resnet_study.settings import Settings
 
 CHECKPOINTS_KEPT = 2
-# What `result.json` of a tested run holds at least.
-TESTED = {
-    "test_error": float,
-    "test_top5_error": float,
-    "best_step": int,
-    "confusion_matrix": [[int]],
-}
 
 
 class RunFolder:
@@ -143,7 +137,7 @@ class RunFolder:
         policy = (self._last_start() or {}).get("dtype_policy")
         if policy is not None and policy not in POLICIES.values():
             raise UsageError(
-                f"{self.environment} must name a dtype_policy of {', '.join(POLICIES.values())}, received {str(policy)[:50]}; restore "
+                f"{self.environment} must name a dtype_policy of {', '.join(POLICIES.values())}, received {shorten(str(policy), 50)}; restore "
                 "it or start a new run"
             )
         return policy
@@ -160,7 +154,7 @@ class RunFolder:
         towers = start.get("towers", 1)
         if type(towers) is not int or towers < 1:
             raise UsageError(
-                f"{self.environment} must name a number of towers, received {str(towers)[:50]}; restore it or start a new run"
+                f"{self.environment} must name a number of towers, received {shorten(str(towers), 50)}; restore it or start a new run"
             )
         return towers
 
@@ -172,28 +166,6 @@ class RunFolder:
             return {} if any(self.checkpoints.glob("step-*.npz")) else None
         return (read_json(self.environment, [dict]) or [{}])[-1]
 
-    def change_config(self, settings: type[Settings], flags: dict, runs_dir: str, *, tests: bool):
-        """The stored settings, changed by the flags that were given: {name: value}.
-
-        Args:
-            settings: class of the settings.
-            flags: only those on the command line.
-            runs_dir: the folder that the run was looked for in.
-            tests: the run is only read, so that no flag may change what it computes; in training `check` decides.
-
-        Raises:
-            UsageError: there is no run, or a flag would change what it computes.
-        """
-        stored = self.read_config(settings)
-        # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
-        place = {"runs_dir": runs_dir, "version": self.path.name, "test_ckpt_path": ""}
-        config = dataclasses.replace(stored, **flags | place)
-        if tests and (changed := config.flags_beside(stored)):
-            raise UsageError(
-                f"{self} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out"
-            )
-        return config
-
     def read_history(self):
         """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""
         import pandas as pd
@@ -204,7 +176,9 @@ class RunFolder:
             validated = [name for name in ("validation_loss", "validation_error") if name in history]
             values = history[[*HISTORY, *validated]].to_numpy(float)
         except (ValueError, KeyError) as error:
-            raise UsageError(f"{self.error_csv} is damaged ({error}); go on with --mode=train --resume") from error
+            raise UsageError(
+                f"{self.error_csv} is damaged ({shorten(str(error))}); go on with --mode=train --resume"
+            ) from error
         steps = values[:, HISTORY.index("step")]
         if not len(steps) or not np.isfinite(values).all() or steps[0] < 0 or (np.diff(steps) <= 0).any():
             raise UsageError(
@@ -218,9 +192,9 @@ class RunFolder:
         try:
             probabilities = np.load(io.BytesIO(self.predictions.read_bytes()), allow_pickle=False)
         except Exception as error:  # a damaged header can raise nearly anything
-            raise UsageError(f"{expected}, received {error}; use --mode=test first") from error
+            raise UsageError(f"{expected}, received {shorten(str(error))}; test the run first") from error
         if probabilities.shape != shape or probabilities.dtype != np.float32 or not np.isfinite(probabilities).all():
-            raise UsageError(f"{expected}, received {probabilities.dtype} {probabilities.shape}; use --mode=test first")
+            raise UsageError(f"{expected}, received {probabilities.dtype} {probabilities.shape}; test the run first")
         return probabilities
 
     def read_class_names(self, head: str = "") -> list[str]:
@@ -300,3 +274,54 @@ class RunFolder:
                 path.unlink()
             elif size > before:
                 os.truncate(path, before)
+
+
+def run_around(path: str) -> RunFolder | None:
+    """The run that a path leads to: its folder, a file in it or a checkpoint. None where no `data.json` is found there."""
+    place = Path(path).expanduser()
+    runs = (RunFolder(folder) for folder in (place, place.parent, place.parent.parent))
+    return next((run for run in runs if run.data.is_file()), None)
+
+
+def find_run(make: Callable, flags: dict, naming: tuple[str, ...]) -> RunFolder:
+    """The run folder that a command line means; what it holds is not looked at.
+
+    Args:
+        make: makes settings from flags, {name: value}.
+        flags: only those on the command line.
+        naming: the settings that the name of the folder follows from; the others are judged with what the run has stored.
+    """
+    named = make({name: flags[name] for name in naming if name in flags})
+    return RunFolder(f"{named.runs_dir}/{named.run_name}")
+
+
+def find_settings(
+    run: RunFolder, settings: type[Settings], make: Callable, flags: dict, *, goes_on: bool, begins: bool
+):
+    """The settings that a command line means: those a run has stored, changed by the flags that were given, or new ones.
+
+    Args:
+        run: see `find_run`.
+        settings: class of the settings.
+        make, flags: see `find_run`.
+        goes_on: whether a run that exists is meant.
+        begins: whether it may be missing, because it is begun then. Otherwise the run is only read.
+
+    Raises:
+        UsageError: the run is missing and may not be, or is only read and a flag would change what it computes: with another
+            split, images it was trained on would be tested.
+    """
+    if not goes_on or (begins and not run.holds_run()):
+        config = make(flags)
+        if goes_on:
+            print(f"there is no run in {run} yet, so --resume begins one")
+        return config
+    stored = run.read_config(settings)
+    # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
+    place = {"runs_dir": settings.__dataclass_fields__["runs_dir"].default} | flags
+    config = dataclasses.replace(stored, **place | {"version": run.path.name, "test_ckpt_path": ""})
+    if not begins and (changed := config.flags_beside(stored)):
+        raise UsageError(
+            f"{run} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out"
+        )
+    return config

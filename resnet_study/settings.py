@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 from typing import ClassVar
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, shorten
 
 RUN, DATA, NETWORK, TRAINING, LOADING = (
     "run and report",
@@ -45,6 +45,13 @@ def setting(default, group, text, *, choices=None, minimum=None, maximum=None, o
         "operational": operational,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+# A field that only the settings of one program have, and the commands of that program.
+_COMMANDS = {
+    "preset": "python cifar10_main.py --mode=train, test or predict",
+    "on_bad_image": "python -m flowers.train, flowers.evaluate or flowers.predict",
+}
 
 
 class Settings:
@@ -92,14 +99,17 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str, source: str):
-        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run."""
+        """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run of this program."""
         try:
             values = json.loads(text)
-            return cls(**values)
+            marks = [name for name in _COMMANDS if name in values and name not in cls.__dataclass_fields__]
+            if not marks:
+                return cls(**values)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
-                f"expected the settings of a run in {source}, received {error}; start a new run"
+                f"expected the settings of a run in {source}, received {shorten(str(error))}; start a new run"
             ) from error
+        raise UsageError(f"{source} is of a run of another program; use {_COMMANDS[marks[0]]}")
 
 
 def _check(field, value):

@@ -19,7 +19,7 @@ from resnet_study.training.step import averaged_weights
 
 def tiny(folder, **settings):
     given = vars(make_parser().parse_args(["--mode=train", *TINY, f"--runs_dir={folder}"]))
-    names = {"mode", "images", "explain", "resume", "overwrite", "results_dir", "experiment", "models", "datasets", "seeds", "depths", "short"}  # fmt: skip
+    names = {"mode", "images", "explain", "explain_limit", "resume", "overwrite", "results_dir", "experiment", "models", "datasets", "seeds", "depths", "short"}  # fmt: skip
     return from_flags({name: value for name, value in given.items() if name not in names} | settings)
 
 

@@ -73,8 +73,9 @@ def made_up(tmp_path, model, dataset, seed, train_errors, validation_errors, tes
     history = pd.DataFrame(
         {"step": range(len(train_errors)), "train_error": train_errors, "validation_error": validation_errors}
     )
-    result = {"test_error": test_error, "best_step": 1, "test_loss": 0.5, "confusion_matrix": [[1]]}
-    result["per_class"] = [{"class": "a", "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "images": 1}]
+    result = {"best_step": 1, "last_step": 1, "test": {"error": test_error, "accuracy": 100 - test_error, "loss": 0.5}}
+    result["test"]["confusion_matrix"] = [[1]]
+    result["test"]["per_class"] = [{"class": "a", "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "images": 1}]
     return FinishedRun(config, run, history, result)
 
 
@@ -165,7 +166,7 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     run = RunFolder(f"{given['runs_dir']}/resnet8-synthetic-smoke-seed0")
     result, history = json.loads(run.result.read_text()), run.read_history()
     rows = {(row["model"], row["metric"]): row for row in json.loads((folder / "study.json").read_text())["rows"]}
-    assert rows["resnet8", "test accuracy, chosen on validation"]["value"] == pytest.approx(100 - result["test_error"])
+    assert rows["resnet8", "test accuracy, chosen on validation"]["value"] == pytest.approx(result["test"]["accuracy"])
     highest = rows["resnet8", "highest validation accuracy"]
     assert highest["value"] == pytest.approx(100 - history["validation_error"][1:].min(), abs=1e-4)
     looked = rows["resnet8", "highest test accuracy, chosen on the test images"]
@@ -238,7 +239,7 @@ def test_robustness_begins_at_the_clean_test_accuracy(study):
     folder = measure_robustness(given, ["resnet8"], ["synthetic"], [0])
     table = pd.read_csv(folder / "robustness.csv")
     run = RunFolder(f"{given['runs_dir']}/resnet8-synthetic-smoke-seed0")
-    clean = 100 - json.loads(run.result.read_text())["test_error"]
+    clean = json.loads(run.result.read_text())["test"]["accuracy"]
     assert len(table) == 24 and table["accuracy"][table["severity"] == 0].tolist() == pytest.approx([clean] * 4)
     assert {path.name for path in folder.glob("*.png")} == {"robustness-synthetic.png", "corruptions-synthetic.png"}
     rows = json.loads((folder / "study.json").read_text())["rows"]
@@ -329,7 +330,8 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
             "best_step": 60,
             "last_step": 60,
         }
-        result |= {"confusion_matrix": [[1]], "test_loss": 1.0, "per_class": [{"precision": 0.0, "recall": 0.0}]}
+        scores = {"class": "a", "precision": 0.0, "recall": 0.0, "f1": 0.0}
+        result |= {"images": 10, "confusion_matrix": [[1]], "test_loss": 1.0, "per_class": [scores]}
         write_json(run.result, result)
         write_json(
             run.environment, [{"command": "", "commit": "c", "processor": "p", "cores": 2, "dtype_policy": "float32"}]
@@ -529,7 +531,7 @@ def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
             ["--mode=compare", "--short"],
             "--mode=compare has no --short, received one; leave it out, it is for degradation",
         ),
-        (["--mode=degradation", "--num_residual_blocks=2"], "nets are told by --depths"),
+        (["--mode=degradation", "--num_residual_blocks=2"], "--depths names the networks"),
         (["--mode=train", "--models=resnet20"], "it is for compare and robustness and diagram"),
     ],
 )

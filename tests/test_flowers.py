@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import cv2
 import keras
@@ -30,8 +31,10 @@ from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.evaluation import confidence_interval
 from resnet_study.networks import registry
 from resnet_study.reports import grad_cam
+from resnet_study.reports.published import published_trials
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
@@ -281,11 +284,18 @@ def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
     model.get_layer("predictions_class").set_weights([kernel, bias])
     assert not grad_cam.explain(model, images, [8], "class").any()
     assert grad_cam.explain(model, images, [9], "class").any()
-    probabilities = np.eye(10)[[9]]
-    (path,) = grad_cam.write_explanations(
-        model, ["a.png"], images, probabilities, list("abcdefghij"), tmp_path, "class"
+    predictions = cifar10_test.Predictions(
+        model,
+        [Path("a.png")],
+        images,
+        {"class": np.eye(10)[[9]], "kind": np.eye(2)[[0]]},
+        {"class": list("abcdefghij"), "kind": ["x", "y"]},
+        None,
+        tmp_path / "predictions-2.csv",
     )
-    assert path.is_file()
+    folder = grad_cam.write_explanations(predictions, 1)
+    assert folder == tmp_path / "explanations-2"
+    assert (folder / "class" / "001-a.png").is_file() and (folder / "kind" / "001-a.png").is_file()
 
 
 # The pictures
@@ -566,8 +576,10 @@ def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_p
     for part in ("train", "valid"):
         draw_pictures(tmp_path / "other" / part, {"cat": 2, "dog": 2, "mouse": 2})
     before = finished.result.read_bytes()
-    flags = [f"--runs_dir={finished.path.parent}", "--version=done", f"--data_dir={tmp_path / 'other'}"]
-    assert flowers.evaluate.main(flags) == 2 and finished.result.read_bytes() == before
+    flags = [f"--runs_dir={finished.path.parent}", f"--data_dir={tmp_path / 'other'}"]
+    assert flowers.evaluate.main([*flags, "--version=done"]) == 2 and finished.result.read_bytes() == before
+    assert "expected class_folders ['1', '2', '10'], received ['cat'," in capsys.readouterr().err
+    assert flowers.evaluate.main([*flags, f"--test_ckpt_path={finished.path}"]) == 2
     error = capsys.readouterr().err
     assert "tells pink primrose, 2, globe thistle, ... apart" in error and "has cat, dog, mouse, ...;" in error
 
@@ -604,23 +616,23 @@ def test_flags_are_judged_together_with_what_the_run_has_stored(tmp_path):
     RunFolder(tmp_path / "x").begin(config, resume=False, overwrite=False)
     place = {"runs_dir": str(tmp_path), "version": "x"}
     given = {"cache_features": "on", "unfreeze_at_epoch": 30}  # each fits that run, and not the defaults
-    options = {"goes_on": True, "may_begin": True}
+    options = {"goes_on": True, "begins": True}
     assert flowers.evaluate.stored_settings(place | given, **options) == dataclasses.replace(config, **given)
     with pytest.raises(UsageError, match="needs a frozen base"):
         flowers.evaluate.stored_settings(place | given | {"base": "trained"}, **options)
     with pytest.raises(UsageError, match="needs pictures that do not change"):
-        flowers.evaluate.stored_settings(place | {"version": "y"} | given, goes_on=True, may_begin=True)
+        flowers.evaluate.stored_settings(place | {"version": "y"} | given, goes_on=True, begins=True)
 
 
 def test_published_trials():
     of_text = FlowerParameters(dataset="cifar10", model="resnet152v2", image_size=32)
-    assert [trial.numbers["test"] for trial in flowers.evaluate.published_trials(of_text, 10, 10000)] == [
+    assert [trial.numbers["test"] for trial in published_trials(of_text, 10, 10000)] == [
         (76.80, 0.7163),
         (78.95, 0.6532),
     ]
-    (flower,) = flowers.evaluate.published_trials(FlowerParameters(data_dir="x"), 10, 43)
+    (flower,) = published_trials(FlowerParameters(data_dir="x"), 10, 43)
     assert flower.numbers == {"validation": (pytest.approx(100 * 38 / 43, abs=0.01), None)}
-    assert flowers.evaluate.published_trials(FlowerParameters(data_dir="x"), 10, 44) == ()
+    assert published_trials(FlowerParameters(data_dir="x"), 10, 44) == ()
 
 
 @pytest.mark.slow
@@ -972,9 +984,9 @@ def test_weights_that_cannot_be_used_leave_no_run(pictures, tmp_path, capsys):
 
 
 def test_interval_of_the_published_accuracy():
-    low, high = flowers.evaluate.confidence_interval(38, 43)
+    low, high = confidence_interval(38, 43)
     assert low == pytest.approx(75.5, abs=0.06) and high == pytest.approx(94.9, abs=0.06)
-    low, high = flowers.evaluate.confidence_interval(43, 43)
+    low, high = confidence_interval(43, 43)
     assert 91 < low < 92 and high == 100
     assert "scipy>=" in (ROOT / "setup.cfg").read_text()
 

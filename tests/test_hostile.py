@@ -36,9 +36,9 @@ from resnet_study import saved_models
 from resnet_study.checkpoints import check_checkpoint, read_checkpoint, write_checkpoint
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.reports.figures import draw_grid
-from resnet_study.reports.results import TESTED
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
@@ -987,7 +987,7 @@ def test_damaged_files_of_a_run(finished, damage, kind):
         "config": lambda: finished.read_config(HyperParameters),
         "data": finished.read_class_names,
         "environment": lambda: read_json(path, [dict]),
-        "result": lambda: read_json(path, TESTED),
+        "result": lambda: read_result(finished),
         "error_csv": finished.read_history,
         "predictions": lambda: finished.read_predictions((40, 10)),
     }

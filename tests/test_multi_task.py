@@ -120,7 +120,9 @@ def test_metrics_of_each_head_are_in_the_run_folder(finished):
         assert np.isfinite(history[column]).all()
     result = json.loads(run.result.read_text())
     best_test = history.loc[history["validation_error"].idxmin(), "test_error_kind"]
-    assert best_test == pytest.approx(result["heads"]["kind"]["test_error"], abs=4)  # 60 images, another number format
+    assert best_test == pytest.approx(
+        result["heads"]["kind"]["test"]["error"], abs=4
+    )  # 60 images, another number format
     best = history.loc[history["validation_error"].idxmin()]
     assert result["best_step"] == best["step"] and result["head"] == "class"
     assert result["heads"]["kind"]["validation_error"] == best["validation_error_kind"]
@@ -129,8 +131,8 @@ def test_metrics_of_each_head_are_in_the_run_folder(finished):
         for head, name in (("class", "predictions.npy"), ("kind", "predictions-kind.npy"))
     }
     assert answers["class"].shape == (60, 10) and answers["kind"].shape == (60, 2)
-    matrix = np.array(result["heads"]["kind"]["confusion_matrix"])
-    assert result["heads"]["kind"]["test_error"] == pytest.approx(100 * (1 - np.trace(matrix) / 60))
+    matrix = np.array(result["heads"]["kind"]["test"]["confusion_matrix"])
+    assert result["heads"]["kind"]["test"]["error"] == pytest.approx(100 * (1 - np.trace(matrix) / 60))
     assert matrix.sum(axis=1).tolist() == [24, 36]
     assert {path.stem for path in run.figures.glob("*.png")} >= {"heads", "error_curve", "confusion_matrix"}
 

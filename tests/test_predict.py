@@ -1,21 +1,160 @@
-"""What a second `predict` leaves alone."""
+"""What `predict` writes and leaves alone, which program it names, and results of earlier versions."""
 
+import itertools
+import json
+import shutil
+
+import cv2
+import keras
+import numpy as np
 import pytest
+from conftest import ROOT
 
 import cifar10_main
 import cifar10_test
+import flowers.evaluate
+import flowers.predict
+from flowers.settings import FlowerParameters
+from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
+from resnet_study.evaluation import PARTS, measure, read_result
+from resnet_study.files import write_json
+from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
+from resnet_study.reports.results import publish
+from resnet_study.run_folder import RunFolder
 
 
-def test_other_predictions_and_explanations_are_kept(tmp_path):
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((40, 40, 3), 60 * number, np.uint8))
+    return folder
+
+
+def begin(config):
+    """A run that has begun and tells its classes, with a model that answers."""
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    run.path.mkdir(parents=True)
+    run.begin(config, resume=False, overwrite=False)
+    write_json(run.data, {"class_names": [str(index) for index in range(10)]})
+    inputs = keras.Input((8, 8, 1))
+    outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, outputs).save(run.best)
+    return run
+
+
+def test_other_predictions_are_kept(tmp_path):
     first = cifar10_test._write_beside(tmp_path, "image\na\n")
     again = cifar10_test._write_beside(tmp_path, "image\na\n")
     other = cifar10_test._write_beside(tmp_path, "image\nb\n")
     assert [path.name for path in (first, again, other)] == ["predictions.csv", "predictions.csv", "predictions-2.csv"]
     assert first.read_text() == "image\na\n"
-    assert cifar10_test.explanations_of(other) == tmp_path / "explanations-2"
+
+
+def test_explanations_show_progress_and_have_a_limit(images, tmp_path, capsys):
+    flags = [
+        "--mode=predict",
+        f"--runs_dir={tmp_path}",
+        "--test_ckpt_path=cifar10",
+        "--images",
+        str(images),
+        "--explain",
+    ]
+    assert cifar10_main.main([*flags, "--explain_limit=2"]) == 0
+    told = capsys.readouterr()
+    assert "explained the first 2 of 3 images; --explain_limit=3 explains them all" in told.out
+    assert "2/2" in told.err
+    folder = tmp_path / "test-resnet20-cifar10-cifar10" / "explanations"
+    assert sorted(path.name for path in folder.iterdir()) == ["001-0.png", "002-1.png"]
+    assert cifar10_main.main(flags) == 0
+    assert "explained the first" not in capsys.readouterr().out and len(list(folder.iterdir())) == 3
+    assert cifar10_main.make_parser().parse_args(["--mode=predict"]).explain_limit == 24
+    assert cifar10_main.main([*flags, "--explain_limit=0"]) == 2
+    assert "expected at least 1" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_told_the_nearest():
     with pytest.raises(UsageError, match="did you mean --dataset"):
         cifar10_main.make_parser().parse_args(["--mode=train", "--datset=digits"])
+
+
+def test_a_run_of_the_other_program_is_named(images, tmp_path, capsys):
+    begin(FlowerParameters(runs_dir=str(tmp_path), version="flower"))
+    run = begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
+    place = f"--runs_dir={tmp_path}"
+
+    def refused(main, *flags):
+        assert main([place, *flags]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1 and "is of a run of another program; use " in error
+        return error
+
+    for named, mode in itertools.product(
+        ("--version=flower", f"--test_ckpt_path={tmp_path / 'flower'}"),
+        (["--mode=test"], ["--mode=predict", "--images", str(images)]),
+    ):
+        error = refused(cifar10_main.main, named, *mode)
+        assert "python -m flowers.train, flowers.evaluate or flowers.predict" in error
+    assert "python -m flowers" in refused(cifar10_main.main, "--mode=train", "--version=flower", "--resume")
+    assert "python cifar10_main.py" in refused(flowers.predict.main, "--version=digits", str(images))
+    assert "python cifar10_main.py" in refused(flowers.evaluate.main, "--version=digits")
+    assert run.best.is_file()
+
+
+def test_images_alone_are_told_the_shipped_weights(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cifar10_main.main(["--mode=predict", "--images", str(images)]) == 2
+    assert "--test_ckpt_path=cifar10 for the shipped weights" in capsys.readouterr().err
+
+
+def test_predictions_of_a_run_are_named_after_its_data(images, tmp_path):
+    run = begin(from_preset("demo", dataset="digits", runs_dir=str(tmp_path / "elsewhere"), version="demo"))
+    flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--images", str(images)]
+    assert cifar10_main.main([*flags, f"--test_ckpt_path={run.path}"]) == 0
+    assert (tmp_path / "test-demo-digits" / "predictions.csv").is_file()
+    assert cifar10_main.main([*flags, f"--test_ckpt_path={run.best}", "--dataset=mnist"]) == 0
+    assert (tmp_path / "test-demo-best-mnist" / "predictions.csv").is_file()
+
+
+def published_results():
+    return sorted(ROOT.glob("results/**/result.json"))
+
+
+@pytest.mark.parametrize("path", published_results(), ids=lambda path: str(path.parent.relative_to(ROOT / "results")))
+def test_results_of_earlier_versions_are_read(path, tmp_path):
+    shutil.copy(path, tmp_path)
+    kept, result = json.loads(path.read_text()), read_result(RunFolder(tmp_path))
+    new = measure(np.eye(3), np.arange(3), "abc").keys()
+    for part in PARTS:
+        assert part not in result or new <= result[part].keys()
+    part = result["predictions"]
+    earlier = kept if "test_error" in kept else {f"test_{name}": value for name, value in kept[part].items()}
+    for name in ("error", "top5_error", "loss"):
+        assert result[part][name] == earlier[f"test_{name}"]
+    assert result["best_step"] == kept["best_step"]
+    for head, metrics in kept.get("heads", {}).items():
+        assert result["heads"][head]["test"]["error"] == metrics["test_error"]
+
+
+def test_runs_of_earlier_versions_are_published(tmp_path):
+    cifar = from_preset("fast", runs_dir=str(tmp_path), version="resnet20-cifar10-fast-seed0")
+    flower = FlowerParameters(runs_dir=str(tmp_path), version="flowers10-resnet50-pool", head="pool")
+    for config, list_numbers, metric in (
+        (cifar, list_cifar_numbers, "test_error"),
+        (flower, list_flower_numbers, "validation_accuracy"),
+    ):
+        run = begin(config)
+        kept = ROOT / "results" / config.version
+        for name in ("result.json", "error.csv"):
+            shutil.copy(kept / name, run.path)
+        start = {"command": "", "commit": "c", "processor": "p", "cores": 2, "dtype_policy": "float32"}
+        write_json(run.environment, [start])
+        run.figures.mkdir()
+        publish(run, "kept", tmp_path / "results", list_numbers)
+        rows = json.loads((tmp_path / "results" / "kept.json").read_text())
+        result = json.loads(run.result.read_text())
+        expected = result["test_error"] if metric == "test_error" else result["validation"]["accuracy"]
+        (value,) = [row["value"] for row in rows if row["metric"] == metric]
+        assert value == pytest.approx(expected, abs=1e-6)

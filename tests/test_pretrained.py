@@ -15,10 +15,10 @@ from conftest import ROOT
 import cifar10_test
 import resnet
 from cifar10_input import load_data
-from cifar10_test import measure
 from hyper_parameters import from_preset
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_image
+from resnet_study.evaluation import measure
 from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing
@@ -92,7 +92,7 @@ def test_real_cifar10_is_read_right(cifar10):
 def test_shipped_weights_have_the_error_they_state(cifar10, name, error):
     probabilities = cifar10_test.test(load_model(str(FOLDER / name)), cifar10.test.images)
     result = measure(probabilities, cifar10.test.labels, cifar10.class_names)
-    assert result["test_error"] == pytest.approx(error, abs=0.03)
+    assert result["error"] == pytest.approx(error, abs=0.03)
 
 
 @pytest.mark.slow

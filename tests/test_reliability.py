@@ -484,8 +484,9 @@ def a_tested_run(folder, seed):
         run.begin(config, resume=False, overwrite=False)
     row = dict.fromkeys(HISTORY, 1.0)
     write_atomically(run.error_csv, ",".join(row) + "\n" + ",".join(map(str, row.values())) + "\n")
-    tested = {"test_error": 10.0 + seed, "test_top5_error": 1.0, "best_step": 1, "confusion_matrix": [[1]]}
-    write_json(run.result, tested)
+    tested = {"error": 10.0 + seed, "top5_error": 1.0, "loss": 1.0, "images": 10, "confusion_matrix": [[1]]}
+    facts = {"best_step": 1, "last_step": 1, "validation_error": 1.0, "predictions": "test"}
+    write_json(run.result, facts | {"test": tested | {"per_class": []}})
     write_json(
         run.environment, [{"command": "", "commit": "c", "processor": "p", "cores": 2, "dtype_policy": "float32"}]
     )

@@ -13,31 +13,19 @@ _SPEC.loader.exec_module(structure)
 
 # From the ground up: a module imports only modules of its own group or of groups above it in this list.
 GROUPS = (
-    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints", "resnet_study.devices"),
-    ("resnet_study.settings", "resnet_study.presets", "hyper_parameters", "resnet_study.run_folder"),
+    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints"),  # the ground
     (
-        "resnet_study.networks.layers",
-        "resnet_study.networks.registry",
-        "resnet_study.networks.multiply_adds",
-        "resnet_study.networks.fold_batch_norm",
+        "resnet_study.settings", "resnet_study.presets", "resnet_study.run_folder", "resnet_study.devices",
+        "resnet_study.networks", "resnet_study.saved_models", "resnet_study.predictor", "resnet_study.evaluation",
+        "resnet_study.data", "resnet_study.training",
     ),
-    ("resnet_study.saved_models", "resnet_study.predictor"),
-    ("resnet_study.networks", "resnet_study.data", "resnet", "flowers.settings"),
-    ("cifar10_input", "flowers.heads"),
     (
-        "flowers.class_folders",
-        "flowers.image_part",
-        "flowers.leaks",
-        "flowers.augmentation",
-        "flowers.batches",
-        "flowers.data",
+        "hyper_parameters", "resnet", "cifar10_input", "cifar10_train", "cifar10_test", "flowers",
+        "resnet_study.training.tasks",  # what is trained on what: the part of cifar10_train that knows data sets
     ),
-    # `predict` draws what it explains, and a training tests.
-    ("resnet_study.reports", "cifar10_test"),
-    ("resnet_study.training", "resnet_study.training.tasks", "cifar10_train", "flowers.transfer"),
-    ("resnet_study.studies", "flowers.evaluate"),
-    ("cifar10_main", "flowers.train", "flowers.predict"),
-)
+    ("resnet_study.reports", "resnet_study.studies"),
+    ("cifar10_main", "flowers.train", "flowers.evaluate", "flowers.predict"),
+)  # fmt: skip
 MODULES = structure.find_modules(ROOT)
 # The package root holds nothing to import; these have no work to do where TensorFlow is missing.
 LIGHT = (
@@ -79,13 +67,23 @@ def test_the_top_level_holds_the_promised_names_only():
     assert top == {"resnet", "cifar10_input", "cifar10_train", "cifar10_test", "cifar10_main", "hyper_parameters"}
 
 
-def test_the_networks_know_no_settings_and_no_run_folder():
-    imports, waiting, seen = structure.read_imports(MODULES), ["resnet"], set()
+def reached(module):
+    """All modules that come with the import of one."""
+    imports, waiting, seen = structure.read_imports(MODULES), [module], set()
     while waiting:
         for name in imports[waiting.pop()] - seen:
             seen.add(name)
             waiting.append(name)
-    assert not seen & {"hyper_parameters", "resnet_study.settings", "resnet_study.run_folder"}
+    return seen
+
+
+def test_the_networks_know_no_settings_and_no_run_folder():
+    assert not reached("resnet") & {"hyper_parameters", "resnet_study.settings", "resnet_study.run_folder"}
+
+
+def test_a_training_needs_no_test_and_a_test_no_report():
+    assert "cifar10_test" not in reached("cifar10_train")
+    assert not {name for name in reached("cifar10_test") if name.startswith("resnet_study.reports")}
 
 
 @pytest.mark.parametrize("names", [[name] for name in LIGHT] + [list(MODULES)], ids=[*LIGHT, "all modules"])

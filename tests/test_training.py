@@ -21,12 +21,12 @@ import cifar10_input
 import cifar10_test
 import cifar10_train
 from cifar10_main import main
-from cifar10_test import measure
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.evaluation import confidence_interval, find_model, measure
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.training import optimizers
@@ -75,7 +75,7 @@ def test_a_run_folder_holds_everything(finished):
     ]  # fmt: skip
     assert history["train_loss"][0] == pytest.approx(np.log(10), abs=1)
     result = json.loads(finished.result.read_text())
-    assert result["images"] == 40 and result["validation_error"] == history["validation_error"].min()
+    assert result["test"]["images"] == 40 and result["validation_error"] == history["validation_error"].min()
     probabilities = np.load(finished.predictions)
     assert probabilities.shape == (40, 10) and probabilities.dtype == np.float32
     drawn = {path.stem for path in finished.figures.glob("*.png")}
@@ -129,7 +129,7 @@ def test_mirror_images_are_told_apart(finished):
     both, _ = cifar10_test.evaluate(dataclasses.replace(config, test_flip=True))
     tested, net = cifar10_input.load_data(config).test, load_model(finished.best)
     answers = cifar10_test.test(net, tested.images) + cifar10_test.test(net, np.flip(tested.images, axis=2))
-    assert both.pop("test_error_flip") == pytest.approx(100 * np.mean(answers.argmax(axis=1) != tested.labels))
+    assert both["test"].pop("error_flip") == pytest.approx(100 * np.mean(answers.argmax(axis=1) != tested.labels))
     assert both == plain
     cifar10_test.evaluate(config)
 
@@ -159,8 +159,9 @@ def test_one_image_alone_equals_its_row_and_the_last_batch_counts(finished):
 def test_measure_by_hand():
     probabilities = np.float32([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
     result = measure(probabilities, np.array([0, 1, 1, 2]), ["a", "b", "c"])
-    assert result["test_error"] == 25 and result["test_top5_error"] == 0
-    assert result["test_loss"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean(), rel=1e-6)
+    assert result["error"] == 25 and result["accuracy"] == 75 and result["top5_error"] == 0
+    assert result["accuracy_interval"] == list(confidence_interval(3, 4))
+    assert result["loss"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean(), rel=1e-6)
     assert result["confusion_matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert [row["recall"] for row in result["per_class"]] == [1, 0.5, 1] and result["per_class"][0]["precision"] == 0.5
 
@@ -173,7 +174,7 @@ def test_what_is_said_of_other_nets_lies_apart(finished):
         ("cifar10", "resnet8-cifar10"),
     ):
         config = from_preset("smoke", test_ckpt_path=str(path), runs_dir="~/runs")
-        folder = cifar10_test.find_net(config)[1].path
+        folder = find_model(config)[1].path
         assert folder == Path.home() / "runs" / f"test-{name}-synthetic"
 
 
@@ -400,8 +401,8 @@ def test_watching_the_test_error_changes_nothing_else(tmp_path):
     data = Train(config).data
     probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)
     expected = measure(probabilities, data.test.labels, data.class_names)
-    assert watched["test_error"].iloc[-1] == pytest.approx(expected["test_error"], abs=1)  # of another number format
-    assert watched["test_loss"].iloc[-1] == pytest.approx(expected["test_loss"], rel=1e-2)
+    assert watched["test_error"].iloc[-1] == pytest.approx(expected["error"], abs=1)  # of another number format
+    assert watched["test_loss"].iloc[-1] == pytest.approx(expected["loss"], rel=1e-2)
 
 
 def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):

@@ -18,10 +18,12 @@ from matplotlib.figure import Figure
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.errors import UsageError, shorten
-from resnet_study.files import read_json, write_atomically
+from resnet_study.evaluation import read_result
+from resnet_study.files import write_atomically
 from resnet_study.reports.fonts import font_families, missing_characters_told, wrap
 from resnet_study.reports.published import published_number
-from resnet_study.run_folder import TESTED, RunFolder
+from resnet_study.reports.tables import table_lines
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
@@ -51,15 +53,14 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     """
     config = run.read_config(HyperParameters)
     config = dataclasses.replace(config, data_dir=config.data_dir if data_dir is None else data_dir)
-    result, names, history = read_json(run.result, TESTED), run.read_class_names(), run.read_history()
+    result, names, history = read_result(run, "test"), run.read_class_names(), run.read_history()
+    matrix = result["test"]["confusion_matrix"]
     data = cifar10_input.load_data(config)
     training, _ = cifar10_input.split_data(data, config)
-    if len(names) != len(data.class_names) or {len(names)} != {
-        len(row) for row in [result["confusion_matrix"], *result["confusion_matrix"]]
-    }:
+    if len(names) != len(data.class_names) or {len(names)} != {len(row) for row in [matrix, *matrix]}:
         raise UsageError(
             f"{run.data} and {run.result} must tell the {len(data.class_names)} classes of {config.dataset} apart, received "
-            f"{len(names)} and {len(result['confusion_matrix'])}; repeat --mode=train --resume"
+            f"{len(names)} and {len(matrix)}; repeat --mode=train --resume"
         )
     probabilities = run.read_predictions((len(data.test), len(names)))
     # The model and the data set stand before the preset; another seed is the same recipe.
@@ -90,14 +91,14 @@ def draw_figures(
         run: the run folder.
         title: for all figures.
         history: table of `error.csv`.
-        result: dict with test_error (%), best_step and confusion_matrix.
+        result: content of `result.json`, see `resnet_study.evaluation`.
         names: class names.
         images: `cifar10_input.Split` of the first tested images.
         probabilities: of these, float [n, classes].
         more: {name: function that draws a figure}.
         curve_smoothing: decay of the smoothed curve, per report, 0..1; see `centred_means`.
         published: see `published_number`.
-        part: what the model was tested on.
+        part: the part of `result` that the figures show, "validation" or "test".
 
     Returns:
         Paths of the files.
@@ -114,7 +115,7 @@ def draw_figures(
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
-        figures["confusion_matrix"] = draw_confusion(np.array(result["confusion_matrix"]), names, title)
+        figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(load_model(str(run.best))))
@@ -156,12 +157,12 @@ def describe_layers(model) -> str:
         shape = " x ".join(str(size) for size in layer.output.shape[1:])
         rows.append((layer.name, type(layer).__name__, shape, trainable, fixed))
     total = ("total", "", "", sum(row[3] for row in rows), sum(row[4] for row in rows))
-    lines = ["| layer | type | output | trainable | non-trainable | MB |", "|---|---|---|---:|---:|---:|"]
-    lines += [
-        f"| {name} | {kind} | {shape} | {trainable:,} | {fixed:,} | {(trainable + fixed) * 4 / 2**20:.3f} |"
+    cells = [
+        [name, kind, shape, f"{trainable:,}", f"{fixed:,}", f"{(trainable + fixed) * 4 / 2**20:.3f}"]
         for name, kind, shape, trainable, fixed in [*rows, total]
     ]
-    return "\n".join(lines) + "\n"
+    header = ["layer", "type", "output", "trainable", "non-trainable", "MB"]
+    return "\n".join(table_lines(header, "lllrrr", cells)) + "\n"
 
 
 def _draw_curves(history, title, label, curves):
@@ -229,7 +230,8 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
         )
     figure = _draw_curves(history, title, label, curves)
     axes = figure.axes[0]
-    value = result["test_error"] if sign == 1 else 100 - result["test_error"]
+    tested = result[part]["error"]
+    value = tested if sign == 1 else 100 - tested
     if published:
         metric, error, _ = published
         level = error if sign == 1 else 100 - error
@@ -238,7 +240,7 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
         )
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
-    lowest = history["validation_error"].min() if "validation_error" in history else result["test_error"]
+    lowest = history["validation_error"].min() if "validation_error" in history else tested
     # Beside the error of the untrained model, those of MNIST would lie on the axis.
     shown = max(1.0, 5 * lowest) if lowest < 2 else None
     axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))

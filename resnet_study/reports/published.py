@@ -1,10 +1,15 @@
-"""The published numbers that runs are held against."""
+"""The published numbers that runs are held against, and the numbers of a run that are published beside them."""
 
+import dataclasses
 import re
+from pathlib import Path
 
+from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study.evaluation import PARTS, read_result
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
+from resnet_study.run_folder import RunFolder
 
 LU_SONG = "Lu & Song, table 1"
 # (family, data set) -> (highest training accuracy, highest test accuracy) of all epochs, in %
@@ -22,7 +27,7 @@ _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexn
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
-    if is_another_net(config) or config.train_steps != from_preset(config.preset).train_steps:
+    if is_another_network(config) or config.train_steps != from_preset(config.preset).train_steps:
         return None  # a shortened recipe is no repetition of anybody's
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
@@ -36,12 +41,105 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     return None
 
 
-def is_another_net(config: HyperParameters) -> bool:
-    """Whether heads, or options that its preset has not, make the net another one than that of the published number."""
+def is_another_network(config: HyperParameters) -> bool:
+    """Whether heads, or options that its preset has not, make the network another one than that of the published number."""
     own = from_preset(config.preset, model=config.model_name).net_options
     return bool(config.heads) or config.net_options != own
 
 
 def find_family(model_name: str) -> str | None:
-    """Under which name of Lu & Song's table a net is held: resnet (activation after the addition, as theirs), lenet, alexnet."""
+    """Under which name of Lu & Song's table a network is held: resnet (activation after the addition, as theirs), lenet, alexnet."""
     return next((name for name, pattern in _FAMILIES.items() if re.fullmatch(pattern, model_name)), None)
+
+
+def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
+    """What is published of a run of `cifar10_main.py`: errors of the one test, and those of validation.
+
+    Returns:
+        (settings, recipe in few words, {metric: (value in %, published value or None, its source or None, note)}).
+    """
+    config, result, history = run.read_config(HyperParameters), read_result(run, "test"), run.read_history()
+    names = {"error": "test_error", "top5_error": "test_top5_error", "error_flip": "test_error_flip"}
+    numbers = {names[name]: result["test"][name] for name in names if name in result["test"]}
+    numbers |= {f"test_error_{head}": tested["test"]["error"] for head, tested in result.get("heads", {}).items()}
+    last = history.iloc[-1]
+    numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
+    recipe = config.preset
+    if "validation_error" in numbers:
+        numbers["validation_error_of_chosen"] = result["validation_error"]
+    else:
+        recipe += ", all training images"
+    metric_published, *published = published_number(config) or (None, None, None)
+    return (
+        config,
+        recipe,
+        {
+            metric: (
+                value,
+                *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)),
+                "",
+            )
+            for metric, value in numbers.items()
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A training that a text on transfer learning has published.
+
+    Attributes:
+        name: in tables.
+        source: where it is printed.
+        numbers: {"training", "validation" or "test": (accuracy in %, loss or None)}.
+    """
+
+    name: str
+    source: str
+    numbers: dict
+
+
+_FLOWERS = Trial("flower text", "flower text: 38 of 43 pictures", {"validation": (88.37, None)})
+_TRIALS = tuple(
+    Trial(
+        f"Trial {number}",
+        f"Waghmode et al., Trial {number}",
+        dict(zip(("training", "validation", "test"), numbers, strict=True)),
+    )
+    for number, numbers in (
+        (1, ((81.6025, 0.5693), (73.27, 0.8855), (76.80, 0.7163))),
+        (2, ((83.775, 0.5060), (76.66, 0.7224), (78.95, 0.6532))),
+    )
+)
+
+
+def published_trials(config: FlowerParameters, classes: int, validation_images: int) -> tuple[Trial, ...]:
+    """What the text of this network has published on these data; nothing for other data."""
+    if config.model == "resnet152v2" and config.dataset == "cifar10" and classes == 10:
+        return _TRIALS
+    if config.model == "resnet50" and (classes, validation_images) == (10, 43):
+        return (_FLOWERS,)
+    return ()
+
+
+def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
+    """What is published of a run of `flowers.train`: accuracies of validation and test. See `list_cifar_numbers`."""
+    config, result = run.read_config(FlowerParameters), read_result(run, "validation")
+    classes, numbers = len(run.read_class_names()), {}
+    trials = published_trials(config, classes, result["validation"]["images"])
+    for part in PARTS:
+        if part not in result:
+            continue
+        metrics = result[part]
+        low, high = metrics["accuracy_interval"]
+        best = max((trial for trial in trials if part in trial.numbers), key=lambda t: t.numbers[part], default=None)
+        published = (best.numbers[part][0], best.source) if best else (None, None)
+        note = f"{metrics['images']:,} images, 95 % interval {low:.1f} .. {high:.1f} %"
+        numbers[f"{part}_accuracy"] = (metrics["accuracy"], *published, note)
+        if classes > 5:
+            numbers[f"{part}_top5_accuracy"] = (100 - metrics["top5_error"], None, None, "")
+    backbone = "trained" if config.base_trainable else "frozen"
+    if config.unfreeze_at_epoch:
+        backbone += f" for {config.unfreeze_at_epoch} epochs"
+    recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
+    return config, recipe + (", faithful" if config.faithful else ""), numbers

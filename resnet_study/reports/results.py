@@ -15,12 +15,12 @@ from pathlib import Path
 
 import filelock
 
-from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError, advise
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.reports.figures import name_model
-from resnet_study.reports.published import published_number
-from resnet_study.run_folder import TESTED, RunFolder
+from resnet_study.reports.published import list_cifar_numbers
+from resnet_study.reports.tables import table_lines
+from resnet_study.run_folder import RunFolder
 from resnet_study.settings import Settings
 
 _ROW = dict.fromkeys(
@@ -38,63 +38,26 @@ _ROW = dict.fromkeys(
 _LOCK_SECONDS = 60
 
 
-def publish(run: RunFolder, experiment: str, results: Path) -> Path:
+def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_cifar_numbers) -> Path:
     """Puts a tested run among the project's results: its figures, its numbers, and the table of all.
 
     Runs that differ in their seed alone share a row: mean, sample standard deviation, and the single values.
 
     Args:
-        run: a run that `draw` has drawn.
+        run: a run that has been tested and drawn.
         experiment: name of the list of rows, `<results>/<experiment>.json`.
         results: the folder of results.
+        list_numbers: which numbers of a run of this program are published: `list_cifar_numbers` or `list_flower_numbers`.
 
     Returns:
         Path of the table, `<results>/README.md`.
-    """
-    config = run.read_config(HyperParameters)
-    if not run.result.is_file():
-        raise UsageError(f"{run} must be trained and tested to be published, found no test; use --mode=train --resume")
-    result, history = read_json(run.result, TESTED), run.read_history()
-    last = history.iloc[-1]
-    numbers = {
-        "test_error": result["test_error"],
-        "test_top5_error": result["test_top5_error"],
-    }
-    if "test_error_flip" in result:
-        numbers["test_error_flip"] = result["test_error_flip"]
-    for head, measured in read_json(run.result, dict).get("heads", {}).items():
-        numbers[f"test_error_{head}"] = measured["test_error"]
-    numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
-    preset = config.preset
-    if "validation_error" in numbers:
-        numbers["validation_error_of_chosen"] = read_json(run.result, {"validation_error": float})["validation_error"]
-    else:
-        preset += ", all training images"
-    metric_published, *published = published_number(config) or (None, None, None)
-    measured = {
-        metric: (value, *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)), "")
-        for metric, value in numbers.items()
-    }
-    return add_results(run, experiment, results, config, preset, measured)
-
-
-def add_results(run, experiment, results: Path, config, preset, measured) -> Path:
-    """Writes what was measured of a run into `<results>/<experiment>.json`, copies its figures, and writes the table of all.
-
-    Args:
-        run, experiment, results: see `publish`.
-        config: settings of the run.
-        preset: what the table shows as its recipe, in few words.
-        measured: {metric: (value in %, published value or None, its source or None, note)}; the note is for a single run.
-
-    Returns:
-        Path of the table.
 
     Raises:
-        UsageError: the run has not been trained, or the results cannot be read or written.
+        UsageError: the run has not been trained and tested, or the results cannot be read or written.
     """
+    numbers = list_numbers(run)
     with _one_at_a_time(results):
-        return _add_results(run, experiment, results, config, preset, measured)
+        return _publish(run, experiment, results, *numbers)
 
 
 @contextlib.contextmanager
@@ -114,21 +77,21 @@ def _one_at_a_time(results: Path):
         lock.release()
 
 
-def _add_results(run, experiment, results, config, preset, measured):
+def _publish(run, experiment, results, config, recipe, numbers):
     origin = describe_origin(run, config)
     if not run.figures.is_dir():
-        raise UsageError(f"{run.figures} must tell of a tested run, received nothing; use --mode=train --resume")
+        raise UsageError(f"expected the figures of a tested run in {run.figures}, found none; test the run again")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
-    recipe = dataclasses.replace(config, seed=0, version="").command
-    for metric, (value, published, published_source, note) in measured.items():
+    command = dataclasses.replace(config, seed=0, version="").command
+    for metric, (value, published, published_source, note) in numbers.items():
         key = {
             "experiment": experiment,
             "dataset": config.dataset_name,
             "model": config.model_name,
-            "preset": preset,
+            "preset": recipe,
             "metric": metric,
-            "recipe": recipe,
+            "recipe": command,
         }
         row = next((row for row in rows if key.items() <= row.items()), None)
         if row is None:
@@ -145,7 +108,7 @@ def _add_results(run, experiment, results, config, preset, measured):
             "published_source": published_source,
             "command": config.command
             if seeds == [str(config.seed)]
-            else f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done",
+            else f"for seed in {' '.join(seeds)}; do {command} --seed=$seed; done",
             **origin,
             "run": run.path.name,
             "note": note if len(values) == 1 else "",
@@ -167,7 +130,7 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
     starts = read_json(run.environment, [kind])
     if not starts:
-        raise UsageError(f"{run.environment} must tell of a tested run, received nothing; use --mode=train --resume")
+        raise UsageError(f"{run.environment} must tell of a start of the training, received none; go on with --resume")
     last = run.read_history().iloc[-1]
     return {
         "images_seen": int(last["step"]) * config.train_batch_size,
@@ -270,8 +233,6 @@ def write_table(results: Path) -> Path:
     pages = {}  # {page: {experiment: rows}}
     for path in sorted(results.glob("*.json")):
         rows = read_json(path, [_ROW])
-        lines += ["", f"## {path.stem}", "", "| data set | model | preset | metric | value | published | page |"]
-        lines += ["|---|---|---|---|---:|---:|---|"]
         shown = {}
         for row in rows:
             page = row["run"] or path.stem
@@ -279,10 +240,12 @@ def write_table(results: Path) -> Path:
             key = (row["dataset"], _name_row(row), row["preset"], page)
             if key not in shown or ("test" in row["metric"] and "test" not in shown[key]["metric"]):
                 shown[key] = row
-        for row in shown.values():
+        cells = []
+        for (*_, page), row in shown.items():
             published = "" if row["published"] is None else f"{row['published']:.2f} {row['unit']}"
-            page = row["run"] or path.stem
-            lines.append(table_line([*_cells(row)[:5], published, f"[{page}]({page}/README.md)"]))
+            cells.append([*_cells(row), published, f"[{page}]({page}/README.md)"])
+        header = ["data set", "model", "preset", "metric", "value", "published", "page"]
+        lines += ["", f"## {path.stem}", "", *table_lines(header, "llllrrl", cells)]
     for page, experiments in pages.items():
         write_atomically(results / page / "README.md", _format_page(results, page, experiments))
     path = results / "README.md"
@@ -304,12 +267,12 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
     """Rows, commands, report and figures of one run."""
     lines = [f"# {page}", "", "Made by the program, see [all results](../README.md); not to be edited."]
     for experiment, rows in experiments.items():
-        lines += ["", f"## {experiment}", ""]
-        lines += ["| data set | model | preset | metric | value | published | time | hardware | commit |"]
-        lines += ["|---|---|---|---|---:|---:|---:|---|---|"]
+        cells = []
         for row in rows:
             origin = [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
-            lines.append(table_line([*_cells(row), _format_published(row), *origin]))
+            cells.append([*_cells(row), _format_published(row), *origin])
+        header = ["data set", "model", "preset", "metric", "value", "published", "time", "hardware", "commit"]
+        lines += ["", f"## {experiment}", "", *table_lines(header, "llllrrrll", cells)]
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
     report = results / page / "report.md"
     if report.is_file():
@@ -318,11 +281,6 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
     if figures:
         lines += ["", "## Figures", "", *(f"![{figure.stem}]({figure.name})" for figure in figures)]
     return "\n".join(lines) + "\n"
-
-
-def table_line(cells) -> str:
-    """A row of a Markdown table; None leaves its cell empty."""
-    return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
 
 
 def _name_row(row) -> str:

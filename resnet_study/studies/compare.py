@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 import cifar10_input
 from resnet_study.files import write_atomically
 from resnet_study.reports.figures import BLACK, STYLE, draw_confusion, draw_samples, make_panels, save_figure
-from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_another_net
-from resnet_study.reports.results import table_line
+from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_another_network
+from resnet_study.reports.tables import table_lines
 from resnet_study.studies.cost import COST_REPORTS, COST_STEPS, cost_table
 from resnet_study.studies.curves import draw_mean, part_shown, short_names, styles
 from resnet_study.studies.runs import (
@@ -33,7 +33,7 @@ def accuracy_table(groups) -> pd.DataFrame:
     for (dataset, model_name, preset), runs in groups.items():
         config, family = runs[0].config, find_family(model_name)
         watched = [each.watched_accuracy for each in runs]
-        is_theirs = not is_another_net(config) and (family, dataset) in LU_SONG_TABLE
+        is_theirs = not is_another_network(config) and (family, dataset) in LU_SONG_TABLE
         published = LU_SONG_TABLE[family, dataset] if is_theirs else (np.nan, np.nan)
         rows.append(
             {
@@ -47,7 +47,7 @@ def accuracy_table(groups) -> pd.DataFrame:
                 "published_test": published[1],
                 # One run that did not look leaves the group without: a mean of fewer runs is another number.
                 "watched": [] if None in watched else watched,
-                "test": [each.test_accuracy for each in runs],
+                "test": [each.test["accuracy"] for each in runs],
             }
         )
     return pd.DataFrame(rows)
@@ -84,7 +84,7 @@ def class_table(groups) -> pd.DataFrame:
             {"dataset": dataset, "model": model_name, "preset": preset, "seed": each.config.seed, **scores}
             for (dataset, model_name, preset), runs in groups.items()
             for each in runs
-            for scores in each.result["per_class"]
+            for scores in each.test["per_class"]
         ]
     )
 
@@ -123,7 +123,7 @@ def compare(given: dict, models, datasets, seeds) -> Path:
             }
             if len(data.class_names) <= 20:
                 for (model_name, preset), runs in of_dataset.items():
-                    matrix = sum(np.array(each.result["confusion_matrix"]) for each in runs)
+                    matrix = sum(np.array(each.test["confusion_matrix"]) for each in runs)
                     title = f"{model_name} on {dataset}, preset {preset}, {len(runs)} seed{'s' * (len(runs) > 1)}"
                     figures[f"confusion-{dataset}-{model_name}-{preset}"] = draw_confusion(
                         matrix, data.class_names, title
@@ -171,61 +171,71 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         "last column is what a user gets: the one test of the weights that did best on the validation images. Accuracies on the",
         "training images are those of the augmented batches of a report interval.",
         "",
-        "| data set | model | preset | seeds | highest training, Lu & Song | highest training | highest validation | highest test, Lu & Song "
-        "| highest test | test, chosen on validation |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    cells = []
     for _, row in accuracies.iterrows():
         digits = 2 if row["dataset"] != "mnist" else 3
-        cells = [row["dataset"], row["model"], row["preset"], row["seeds"], format_published(row["published_training"])]
-        cells += [format_spread(row["training"], digits), format_spread(row["validation"], digits)]
-        cells += [
-            format_published(row["published_test"]),
-            format_spread(row["watched"], digits) if row["watched"] else "not watched",
-        ]
-        cells += [f"**{format_spread(row['test'], digits)}**"]
-        lines.append(table_line(cells))
+        spreads = [format_spread(row[name], digits) for name in ("training", "validation", "test")]
+        watched = format_spread(row["watched"], digits) if row["watched"] else "not watched"
+        published = format_published(row["published_training"]), format_published(row["published_test"])
+        cells.append([row["dataset"], row["model"], row["preset"], row["seeds"], published[0], *spreads[:2]])
+        cells[-1] += [published[1], watched, f"**{spreads[2]}**"]
+    header = [
+        "data set",
+        "model",
+        "preset",
+        "seeds",
+        "highest training, Lu & Song",
+        "highest training",
+        "highest validation",
+    ]
+    header += ["highest test, Lu & Song", "highest test", "test, chosen on validation"]
+    lines += table_lines(header, "lllrrrrrrr", cells)
     if len(differences):
-        lines += [
-            "",
-            "**Differences of test accuracy** in percentage points, means over seeds:",
-            "",
-            "| data set | model | over | Lu & Song | ours |",
-            "|---|---|---|---:|---:|",
-        ]
+        lines += ["", "**Differences of test accuracy** in percentage points, means over seeds:", ""]
+        cells = []
         for _, row in differences.iterrows():
             of_dataset = accuracies[accuracies["dataset"] == row["dataset"]]
             shown = short_names(zip(of_dataset["model"], of_dataset["preset"], strict=True))
             names = shown[row["model"], row["preset"]], shown[row["over"], row["over_preset"]]
             published = "" if pd.isna(row["published_points"]) else f"{row['published_points']:+.3f}"
-            lines.append(table_line([row["dataset"], *names, published, f"{row['points']:+.3f}"]))
+            cells.append([row["dataset"], *names, published, f"{row['points']:+.3f}"])
+        lines += table_lines(["data set", "model", "over", "Lu & Song", "ours"], "lllrr", cells)
     lines += [
         "",
         "**Costs.** A multiply-add is two operations; training costs three times the way forward. Speed and memory are those of a",
         f"process of its own that does nothing else: {COST_STEPS * COST_REPORTS} training steps with the run's settings, memory at its peak and data included;",
         "inference in float32 and batches of 125. The last column is the time of the whole run, other work of the machine included.",
         "",
-        "| data set | model | preset | trainable parameters | million multiply-adds per image | training, TFLOP | training, s per 1,000 images "
-        "| inference, s per 1,000 images | peak memory, MB | weights, MB | measured on | training, min |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
+    cells = []
     for _, row in costs.iterrows():
         memory = "not measured" if pd.isna(row["training_memory"]) else f"{row['training_memory']:,.0f}"
-        cells = [row["dataset"], row["model"], row["preset"], f"{row['parameters']:,}"]
-        cells += [f"{row['multiply_adds'] / 1e6:,.2f}", f"{row['training_tflop']:,.1f}"]
-        cells += [f"{row['training_seconds']:.3f}", f"{row['inference_seconds']:.3f}", memory]
-        lines.append(table_line([*cells, f"{row['model_mb']:.2f}", row["hardware"], f"{row['wall_minutes']:.1f}"]))
+        work = f"{row['multiply_adds'] / 1e6:,.2f}", f"{row['training_tflop']:,.1f}"
+        seconds = f"{row['training_seconds']:.3f}", f"{row['inference_seconds']:.3f}"
+        cells.append([row["dataset"], row["model"], row["preset"], f"{row['parameters']:,}", *work, *seconds, memory])
+        cells[-1] += [f"{row['model_mb']:.2f}", row["hardware"], f"{row['wall_minutes']:.1f}"]
+    header = [
+        "data set",
+        "model",
+        "preset",
+        "trainable parameters",
+        "million multiply-adds per image",
+        "training, TFLOP",
+    ]
+    header += ["training, s per 1,000 images", "inference, s per 1,000 images", "peak memory, MB", "weights, MB"]
+    lines += table_lines([*header, "measured on", "training, min"], "lllrrrrrrrlr", cells)
     lines += ["", "**F1 of each class**, mean over seeds; precision and recall stand in `per_class.csv`."]
     for dataset, part in classes.groupby("dataset", sort=False):
         if part["class"].nunique() > 20:
             continue
         table = part.pivot_table("f1", "class", ["model", "preset"], "mean", sort=False)
-        models = short_names(table.columns).values()
-        lines += ["", table_line([dataset, *models]), table_line(["---", *["---:"] * len(models)])]
-        lines += [
-            table_line([name, *(f"{value:.3f}" for value in values)])
+        cells = [
+            [name, *(f"{value:.3f}" for value in values)]
             for name, values in zip(table.index, table.to_numpy(), strict=True)
         ]
+        names = short_names(table.columns).values()
+        lines += ["", *table_lines([dataset, *names], "l" + "r" * len(names), cells)]
     return "\n".join(lines)
 
 
@@ -255,7 +265,7 @@ def draw_accuracy(groups: dict, dataset: str):
             # What counts is above the first fifth of the training.
             lowest.append(values[:, values.shape[1] // 5 :].min())
         chosen = [float(each.history.set_index("step")["epoch"][each.result["best_step"]]) for each in runs]
-        test = np.mean([each.test_accuracy for each in runs])
+        test = np.mean([each.test["accuracy"] for each in runs])
         panels[1].plot(
             np.mean(chosen),
             test,

@@ -17,7 +17,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.reports.figures import BLUE, STYLE, VERMILION, make_panels, save_figure
 from resnet_study.reports.published import published_number
-from resnet_study.reports.results import table_line
+from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.studies.curves import draw_mean, part_shown, styles
 from resnet_study.studies.runs import (
@@ -124,7 +124,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         numbers = {
             "training error, last report": [float(each.history["train_error"].iloc[-1]) for each in runs],
             "validation error, last report": [float(each.history["validation_error"].iloc[-1]) for each in runs],
-            "test error, chosen on validation": [each.result["test_error"] for each in runs],
+            "test error, chosen on validation": [each.test["error"] for each in runs],
             "gradient norm, first / last convolution, untrained": [
                 float(norm[layers[0]].iloc[0] / norm[layers[-1]].iloc[0]) for norm in norms
             ],
@@ -170,13 +170,14 @@ def _degradation_report(table) -> str:
         "Top-1 errors in %. Training: mean over the augmented batches of the last report interval. Validation: at the last step. Test: once,",
         "with the weights chosen on validation images. Gradient: norm of the loss gradient by the first convolution over that by the last.",
         "",
-        "| depth | model | preset | seeds | training | validation | test | gradient, untrained | gradient, trained |",
-        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for _, row in table.sort_values(["depth", "form"], kind="stable").iterrows():
-        cells = [row["depth"], row["form"], row["preset"], row["seeds"]]
-        lines.append(table_line(cells + [format_spread(values) for values in row.iloc[4:]]))
-    return "\n".join(lines)
+    cells = [
+        [row["depth"], row["form"], row["preset"], row["seeds"], *(format_spread(values) for values in row.iloc[4:])]
+        for _, row in table.sort_values(["depth", "form"], kind="stable").iterrows()
+    ]
+    header = ["depth", "model", "preset", "seeds", "training", "validation", "test"]
+    header += ["gradient, untrained", "gradient, trained"]
+    return "\n".join([*lines, *table_lines(header, "rllrrrrrr", cells)])
 
 
 def draw_error_against_step(groups: dict, dataset: str):

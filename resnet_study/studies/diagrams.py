@@ -9,7 +9,8 @@ from hyper_parameters import HyperParameters
 from resnet_study.networks import registry
 from resnet_study.reports.diagrams import BLOCKS, describe_shape, draw_blocks, draw_network
 from resnet_study.reports.figures import STYLE, save_figure
-from resnet_study.reports.results import table_line, write_study
+from resnet_study.reports.results import write_study
+from resnet_study.reports.tables import table_lines
 from resnet_study.studies.runs import study_command, study_folder
 
 
@@ -35,14 +36,13 @@ def draw_study(given: dict, models) -> Path:
         spec.check_options(config.net_options)
         built[config.model_name] = spec.build(classes=10, **config.net_options), config.net_options
     command = study_command("diagram", given, models=models)
-    lines, rows = [table_line(["model", "options", "trainable parameters"]), "|---|---|---:|"], []
+    cells, rows = [], []
     drawn = []
     with matplotlib.rc_context(STYLE):
         for name, (model, options) in built.items():
             drawn.append(save_figure(draw_network(model), folder / f"{name}.png"))
             parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-            described = ", ".join(f"{key} {value}" for key, value in options.items())
-            lines.append(table_line([name, described, f"{parameters:,}"]))
+            cells.append([name, ", ".join(f"{key} {value}" for key, value in options.items()), f"{parameters:,}"])
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
             row |= {"dataset": f"{describe_shape(model.input_shape)}, {model.output_shape[-1]} classes", "model": name}
             row |= {"options": options, "metric": "trainable parameters", "unit": "", "value": parameters, "runs": 1}
@@ -56,4 +56,5 @@ def draw_study(given: dict, models) -> Path:
             if with_block:
                 figure = draw_blocks(with_block, block)
                 drawn.append(save_figure(figure, folder / f"block-{block}.png"))
-    return write_study(folder, command, rows, "\n".join(lines), drawn)
+    report = table_lines(["model", "options", "trainable parameters"], "llr", cells)
+    return write_study(folder, command, rows, "\n".join(report), drawn)

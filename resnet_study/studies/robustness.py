@@ -12,7 +12,7 @@ from resnet_study.data import corruptions
 from resnet_study.files import write_atomically
 from resnet_study.predictor import Predictor
 from resnet_study.reports.figures import STYLE, draw_grid, make_panels, save_figure
-from resnet_study.reports.results import table_line
+from resnet_study.reports.tables import table_lines
 from resnet_study.studies.curves import short_names, styles
 from resnet_study.studies.runs import (
     FinishedRun,
@@ -114,13 +114,13 @@ def _robustness_report(table) -> str:
         "deviation over the seeds. By models in the number format of their training, batch norm folded, so that the clean accuracy can",
         f"differ from that of the test by some hundredths. {meanings}.",
         "",
-        table_line(["data set", "model", "preset", "corruption", "clean", *corruptions.SEVERITIES[1:]]),
-        table_line([*["---"] * 4, *["---:"] * len(corruptions.SEVERITIES)]),
     ]
+    cells = []
     for key, part in table.groupby(["dataset", "model", "preset", "corruption"], sort=False):
         by_severity = part.groupby("severity")["accuracy"]
-        lines.append(table_line([*key, *(format_spread(values) for _, values in by_severity)]))
-    return "\n".join(lines)
+        cells.append([*key, *(format_spread(values) for _, values in by_severity)])
+    header = ["data set", "model", "preset", "corruption", "clean", *corruptions.SEVERITIES[1:]]
+    return "\n".join([*lines, *table_lines(header, "llll" + "r" * len(corruptions.SEVERITIES), cells)])
 
 
 def draw_robustness(table, dataset: str):

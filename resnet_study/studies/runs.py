@@ -24,13 +24,14 @@ import cifar10_test
 from cifar10_train import Interrupted, Train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.errors import UsageError
+from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.presets import default_preset
 from resnet_study.reports.figures import draw
 from resnet_study.reports.results import describe_origin, write_study
-from resnet_study.run_folder import TESTED, RunFolder
+from resnet_study.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,9 @@ class FinishedRun:
         return 100 - float(self.history["test_error"][1:].min())
 
     @property
-    def test_accuracy(self) -> float:
-        """In %, of the weights that were chosen on validation images, measured once."""
-        return 100 - self.result["test_error"]
+    def test(self) -> dict:
+        """Metrics of the weights that were chosen on validation images, measured once; see `evaluation.measure`."""
+        return self.result["test"]
 
 
 # Which runs, and how they get finished
@@ -207,7 +208,7 @@ def _is_finished(config) -> bool:
     # The table of layers is drawn last: a kill may have come after the first figure.
     if not (run.result.is_file() and run.best.is_file() and (run.figures / "layers.md").is_file()):
         return False
-    return read_json(run.result, {"last_step": int})["last_step"] == config.train_steps
+    return read_result(run, "test")["last_step"] == config.train_steps
 
 
 def _finish(config, data, make_callback):
@@ -223,8 +224,7 @@ def _finish(config, data, make_callback):
 
 def _read_finished(config) -> FinishedRun:
     run = run_folder_of(config)
-    kind = TESTED | {"test_loss": float, "per_class": [{"precision": float, "recall": float}]}
-    return FinishedRun(config, run, run.read_history(), read_json(run.result, kind))
+    return FinishedRun(config, run, run.read_history(), read_result(run, "test"))
 
 
 def _time_left(waiting, configs, data) -> str:
@@ -299,7 +299,7 @@ def remembered(path: Path, name: str, measure: Callable):
 
 def fingerprint(finished: FinishedRun) -> str:
     """Names the weights of a run: another training gives another loss."""
-    return f"{finished.run.path.name}, test loss {finished.result['test_loss']:.9f}"
+    return f"{finished.run.path.name}, test loss {finished.test['loss']:.9f}"
 
 
 # What every study writes

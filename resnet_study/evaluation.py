@@ -1,0 +1,318 @@
+"""How a trained model is measured, whatever images it is tested on.
+
+find_model(config)      what to load, and the folder for what comes out of it
+find_class_names(...)   the classes that a model tells apart
+evaluate_parts(...)     probabilities and metrics of parts of a data set -> result.json, predictions.npy
+measure(...)            metrics of probabilities
+read_result(run)        result.json, also that of an earlier version
+
+`result.json` has the same form for every program:
+
+    model, dataset, weights           names of what was tested
+    validation, test                  the metrics of each part that was tested, see `measure`
+    predictions                       the part that predictions.npy and the figures are about
+    best_step, last_step              of a run: the steps of the tested weights and of the end of the training
+    validation_error, last_validation_error
+                                      of a run that validates: the errors in % that the training noted at these steps
+    head, heads                       of several heads: the name of the one that all of the above is about, and {name: {part:
+                                      metrics, validation_error}} of the others
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import keras
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from resnet_study.data.cifar_files import CIFAR10_CLASSES
+from resnet_study.errors import UsageError
+from resnet_study.files import is_kind, read_json, write_atomically, write_json
+from resnet_study.predictor import Predictor
+from resnet_study.run_folder import RunFolder, run_around
+from resnet_study.saved_models import find_heads
+
+PARTS = ("validation", "test")
+_METRICS = {
+    "images": int,
+    "error": float,
+    "top5_error": float,
+    "loss": float,
+    "per_class": [{"class": str, "precision": float, "recall": float, "f1": float}],
+    "confusion_matrix": [[int]],
+}
+# Metrics of the test part as the CIFAR program named them when it knew no other part.
+_EARLIER_NAMES = {"test_error": "error", "test_top5_error": "top5_error", "test_loss": "loss", "test_error_flip": "error_flip"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledParts:
+    """Images with labels that a model is tested on.
+
+    Attributes:
+        parts: {"validation" or "test": pieces of it}; a piece is a pair of images, uint8 [n, height, width, channels], and
+            labels, {name of the head: int [n]}. The last part is what `predictions.npy` is about.
+        class_names: {name of the head: names of its classes}; a single head is called "".
+        found: where the images come from, for messages.
+        advice: what to give instead where they do not fit the model, for messages.
+    """
+
+    parts: dict[str, Iterable[tuple[np.ndarray, dict[str, np.ndarray]]]]
+    class_names: dict[str, list[str] | tuple[str, ...]]
+    found: str
+    advice: str
+
+
+def find_model(config) -> tuple[str, RunFolder]:
+    """What to load, and the folder for what comes out of it.
+
+    Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images where it held some out. What
+    `test_ckpt_path` names gets the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone; the
+    name is that of the run folder, with that of the file if it is one.
+
+    Args:
+        config: settings of either program; uses test_ckpt_path, runs_dir, run_name, model_name and dataset_name.
+
+    Returns:
+        (argument for `saved_models.load_model`, folder).
+    """
+    path = config.test_ckpt_path
+    if not path:
+        run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+        return str(run.best), run
+    place = Path(path).expanduser().resolve()
+    if place.is_file():
+        folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
+        name = f"{folder.name}-{place.stem}"
+    else:
+        name = f"{config.model_name}-cifar10" if path == "cifar10" else place.name  # of a run folder
+    return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
+
+
+def find_class_names(path: str, model: keras.Model) -> dict[str, list[str]]:
+    """Class names of each head of a model, from the `data.json` of the run that it lies in.
+
+    Args:
+        path: what the model was loaded from, see `find_model`; the shipped weights know the names of CIFAR-10.
+        model: the model.
+
+    Returns:
+        {name of the head: names}; "class 0", "class 1", ... where nothing beside the model tells its classes.
+    """
+    if path == "cifar10":
+        return {"": list(CIFAR10_CLASSES)}
+    run, found = run_around(path), {}
+    for head, classes in find_heads(model).items():
+        names = run.read_class_names(head) if run else []
+        found[head] = names if len(names) == classes else _numbered_names(classes)
+    return found
+
+
+def _numbered_names(classes):
+    return [f"class {index}" for index in range(classes)]
+
+
+def confidence_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy, after Wilson (1927).
+
+    Args:
+        right: correct answers, 0..count.
+        count: answers, at least 1.
+
+    Returns:
+        (lower, upper) in %.
+
+    Example:
+        confidence_interval(38, 43)  # (75.5, 94.9)
+    """
+    low, high = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
+    return 100 * float(low), 100 * float(high)
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
+    """Metrics of predicted probabilities.
+
+    Args:
+        probabilities: float [n, classes].
+        labels: int [n].
+        class_names: names of all classes.
+
+    Returns:
+        images (their number), error, top5_error and accuracy (%), accuracy_interval (95 %, see `confidence_interval`), loss (mean
+        cross-entropy, nat), per_class (list of class, precision, recall, f1, images) and confusion_matrix (list of rows: true
+        class, columns: predicted class).
+    """
+    classes = np.arange(len(class_names))
+    predicted = probabilities.argmax(axis=1)
+    top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    likelihood = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1)
+    scores = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    per_class = [
+        {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
+        for name, p, r, f, n in zip(class_names, *scores, strict=True)
+    ]
+    error = 100 * float(np.mean(predicted != labels))
+    return {
+        "images": len(labels),
+        "error": error,
+        **_describe_accuracy(error, len(labels)),
+        "top5_error": 100 * float(np.mean((top5 != labels[:, None]).all(axis=1))),
+        "loss": float(-np.log(likelihood).mean()),
+        "per_class": per_class,
+        "confusion_matrix": sklearn.metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }
+
+
+def _describe_accuracy(error, images):
+    right = round(images * (1 - error / 100))
+    return {"accuracy": 100 - error, "accuracy_interval": list(confidence_interval(right, images))}
+
+
+def evaluate_parts(
+    config,
+    path: str,
+    run: RunFolder,
+    model: keras.Model,
+    data: LabelledParts,
+    *,
+    chosen_by: str = "validation_error",
+    mirrored: bool = False,
+) -> dict:
+    """Tests a model and writes `result.json` and `predictions.npy`, for further heads `predictions-<head>.npy` too.
+
+    Calling this again replaces the files by equal ones.
+
+    Args:
+        config: settings of either program; uses dataset_name, test_batch_size and test_ckpt_path.
+        path, run: see `find_model`.
+        model: what `saved_models.load_model` made of `path`.
+        data: what to test it on.
+        chosen_by: the column of `error.csv` whose lowest value chose the weights of a run; without it the last weights are meant.
+        mirrored: also measure error_flip (%), that of the mean answers for an image and its mirror image.
+
+    Returns:
+        The content of `result.json`, see the module.
+
+    Raises:
+        UsageError: the model tells other classes apart than the data have, or no image of a part can be read.
+    """
+    _check_classes(path, model, data)
+    first, *others = data.class_names
+    result = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
+    heads = {name: {} for name in others}
+    if not config.test_ckpt_path:
+        result |= _describe_training(run, chosen_by, heads)
+    if heads:
+        result |= {"head": first, "heads": heads}
+    predictor = Predictor(model)
+    for part, pieces in data.parts.items():
+        answers = _predict_part(predictor, pieces, list(data.class_names), config.test_batch_size, mirrored)
+        if not len(answers[first][-1]):
+            raise UsageError(f"no {part} image of {data.found} can be read; mend some")
+        for head, (probabilities, flipped, labels) in answers.items():
+            metrics = measure(probabilities, labels, data.class_names[head])
+            if mirrored:
+                metrics["error_flip"] = measure(probabilities + flipped, labels, data.class_names[head])["error"]
+            heads.get(head, result)[part] = metrics
+        result["predictions"] = part
+    write_json(run.result, result)
+    for head, (probabilities, *_) in answers.items():
+        buffer = io.BytesIO()
+        np.save(buffer, probabilities)
+        place = run.predictions if head == first else run.predictions.with_stem(f"{run.predictions.stem}-{head}")
+        write_atomically(place, buffer.getvalue())
+    return result
+
+
+def _check_classes(path, model, data):
+    told = find_class_names(path, model)
+    if set(told) != set(data.class_names):
+        heads, labels = (", ".join(filter(None, names)) or "none" for names in (told, data.class_names))
+        raise UsageError(
+            f"{path} has the heads {heads}, but {data.found} has labels for the heads {labels}; give another model"
+        )
+    for head, known in told.items():
+        names = list(data.class_names[head])
+        if len(known) != len(names):
+            raise UsageError(
+                f"{path} tells {len(known)} classes apart, but {data.found} has {len(names)}; give {data.advice}"
+            )
+        if known not in (names, _numbered_names(len(names))):
+            raise UsageError(
+                f"{path} tells {', '.join(known[:3])}, ... apart, but {data.found} has {', '.join(names[:3])}, ...; give "
+                f"{data.advice}"
+            )
+
+
+def _describe_training(run, chosen_by, heads):
+    """What `error.csv` says of the weights of a run; what it says of further heads goes into `heads`."""
+    history = run.read_history()
+    last = history.iloc[-1]
+    if chosen_by not in history:
+        return {"best_step": int(last["step"]), "last_step": int(last["step"])}
+    best = history.loc[history[chosen_by].idxmin()]
+    for name, facts in heads.items():
+        facts["validation_error"] = float(best[f"validation_error_{name}"])
+    return {
+        "best_step": int(best["step"]),
+        "validation_error": float(best["validation_error"]),
+        "last_step": int(last["step"]),
+        "last_validation_error": float(last["validation_error"]),
+    }
+
+
+def _predict_part(predictor, pieces, heads, batch_size, mirrored):
+    """{head: (probabilities, those of the mirror images, labels)} of all pieces; the second is the first unless asked for."""
+
+    def answer(images):
+        answers = predictor.predict(images, batch_size)
+        return answers if isinstance(answers, dict) else {"": answers}
+
+    found = {head: ([], [], []) for head in heads}
+    for images, labels in pieces:
+        answers = answer(images)
+        flipped = answer(images[:, :, ::-1]) if mirrored else answers
+        for head, columns in found.items():
+            for column, values in zip(columns, (answers[head], flipped[head], labels[head]), strict=True):
+                column.append(values)
+    return {head: [np.concatenate(column) if column else [] for column in columns] for head, columns in found.items()}
+
+
+def read_result(run: RunFolder, *parts: str) -> dict:
+    """The content of `result.json` of a tested run, see the module; that of an earlier version is brought to the same form.
+
+    Args:
+        run: the run.
+        *parts: which it must hold, "validation" or "test"; none = whichever `predictions.npy` is about.
+
+    Raises:
+        UsageError: the run has not been tested, or the file is damaged.
+    """
+    if not run.result.is_file():
+        raise UsageError(f"{run} must be tested, found no test; use --mode=test or python -m flowers.evaluate")
+    result = _renamed(read_json(run.result, {"best_step": int, "last_step": int}))
+    named = result.get("predictions")
+    parts = parts or (named if named in PARTS else "",)
+    if not all(is_kind(result.get(part), _METRICS) for part in parts):
+        raise UsageError(
+            f"{run.result} does not hold the metrics of {' and '.join(filter(None, parts)) or 'any part'}; test the run again"
+        )
+    for metrics in (result[part] for part in PARTS if is_kind(result.get(part), _METRICS)):
+        if not (0 <= metrics["error"] <= 100 and 0 < metrics["images"] < 2**31):
+            raise UsageError(f"{run.result} holds an error that cannot be; test the run again")
+        metrics |= _describe_accuracy(metrics["error"], metrics["images"])
+    return result
+
+
+def _renamed(result):
+    """A result whose test metrics stand without a part, as the CIFAR program wrote them once, in the form of today."""
+    if "test_error" not in result:
+        return result
+    part = {_EARLIER_NAMES.get(name, name): value for name, value in result.items() if name in _EARLIER_NAMES or name in _METRICS}  # fmt: skip
+    others = {name: value for name, value in result.items() if name not in _EARLIER_NAMES and name not in _METRICS}
+    if isinstance(heads := others.get("heads"), dict):
+        others["heads"] = {name: _renamed(head) for name, head in heads.items() if isinstance(head, dict)}
+    return others | {"test": part, "predictions": "test"}

@@ -1,0 +1,68 @@
+"""What the command lines say of a test and of predictions; importing this module imports neither TensorFlow nor Keras."""
+
+import argparse
+
+_EXPLAINED = 24  # images, unless asked for more
+
+
+def print_result(result: dict) -> None:
+    """Prints a line for each part that was tested, and for each further head.
+
+    Args:
+        result: content of `result.json`, see `resnet_study.evaluation`.
+    """
+    for head, tested in {"": result, **result.get("heads", {})}.items():
+        for part in ("validation", "test"):
+            if part not in tested:
+                continue
+            metrics = tested[part]
+            low, high = metrics["accuracy_interval"]
+            print(
+                (f"head {head}" if head else result["model"])
+                + f" on {metrics['images']:,} {part} images of {result['dataset']}: top-1 error {metrics['error']:.2f} %, "
+                f"accuracy {metrics['accuracy']:.2f} % (95 % interval {low:.1f} .. {high:.1f} %), "
+                + (f"top-5 error {metrics['top5_error']:.2f} %, " if len(metrics["per_class"]) > 5 else "")
+                + (f"with mirror images {metrics['error_flip']:.2f} %, " if "error_flip" in metrics else "")
+                + f"loss {metrics['loss']:.4f}"
+            )
+
+
+def add_explain_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `print_predictions`."""
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="draw what speaks for each answer (Grad-CAM), in explanations/ beside the predictions",
+    )
+    parser.add_argument(
+        "--explain_limit",
+        type=_positive,
+        default=_EXPLAINED,
+        metavar="INT",
+        help=f"how many images to explain, from the first on [{_EXPLAINED}]",
+    )
+
+
+def _positive(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, received {text}")
+    return int(text)
+
+
+def print_predictions(predictions, explain: bool, limit: int) -> None:
+    """Prints the table of predictions, and draws and names the explanations that were asked for.
+
+    Args:
+        predictions: see `cifar10_test.predict`.
+        explain: whether to explain the answers.
+        limit: how many images to explain, at least 1.
+    """
+    print(predictions.table.to_string(index=False), f"written to {predictions.csv_path}", sep="\n")
+    if not explain:
+        return
+    from resnet_study.reports.grad_cam import write_explanations
+
+    print(f"explanations: {write_explanations(predictions, limit)}")
+    count = len(predictions.files)
+    if count > limit:
+        print(f"explained the first {limit} of {count:,} images; --explain_limit={count} explains them all")
