@@ -70,7 +70,7 @@ def evaluate(config: FlowerParameters):
 
 
 def _check_data(run, data):
-    """Raises UsageError unless the data are those of the run: in other ones, training pictures may be in another part."""
+    """Raises UsageError unless the data are those of the run: in other data, training images may be in another part."""
     counts = {part: len(getattr(data, part) or ()) for part in ("training", "validation", "test")}
     found = {"class_folders": list(data.class_folders), "images": counts}
     kept = read_json(run.data, {"class_folders": [str], "images": dict.fromkeys(counts, int)})

@@ -80,7 +80,7 @@ def test_a_hundred_classes_have_a_confusion_matrix_without_counts():
 def test_the_smoothed_curve_stands_on_the_raw_one_also_in_short_runs(errors):
     history = pd.DataFrame({"step": range(len(errors)), "train_error": errors, "train_error_smoothed": errors[0]})
     history["validation_error"] = history["train_error"]
-    result = {"test_error": 1.0, "best_step": 3}
+    result = {"test": {"error": 1.0}, "best_step": 3}
     for label, sign in (("error", 1), ("accuracy", -1)):
         axes = figures._draw_percent(history, "title", label, result, sign, 0.8, None, "test").axes[0]
         raw, smoothed = (line.get_ydata() for line in axes.lines[:2])
