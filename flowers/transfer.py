@@ -68,13 +68,13 @@ class Transfer:
             config: settings.
             run: its folder.
             data: of `flowers.data.load_images`; None = as the settings say.
-            load_weights: False = leave the backbone random, for a run that goes on from a checkpoint.
+            load_weights: False = leave the backbone random and split the images as before, for a run that goes on from a checkpoint.
 
         Raises:
             UsageError: the images cannot be used.
         """
         self.config, self.run = config, run
-        self.data = data or load_images(config, run)
+        self.data = data or load_images(config, None if load_weights else run)
         self.training, self.validation = self.data.training, self.data.validation
         self.report_freq = math.ceil(len(self.training) / config.train_batch_size)
         ends = [config.unfreeze_at_epoch] * (config.unfreeze_at_epoch > 0) + [config.epochs]

@@ -363,6 +363,8 @@ def test_a_run_of_before_there_was_one_rounding_keeps_its_parts(tmp_path):
     run.data.write_text('{"class_names": ["a", "b", "c", "d"], "images": {"training": 44, "validation": 8, "test": 8}}')
     trainer = make_trainer(config, run=run, load_weights=False)
     assert split_names(trainer.data) == old and trainer.data.split_rounding == "each_class"
+    begun_again = make_trainer(config, run=run)
+    assert split_names(begun_again.data) == new and begun_again.data.split_rounding == "all_classes"
     run.data.write_text('{"split_rounding": "all_classes"}')
     assert split_names(data.load_images(config, run)) == new
     run.data.write_text('{"split_rounding": "else"}')

@@ -75,14 +75,14 @@ class GradientNorms(keras.callbacks.Callback):
         write_atomically(self._path, pd.DataFrame(self._rows).to_csv(index=False))
 
     def _measure(self) -> dict[str, float]:
-        net = self._trainer.model
-        kernels = {layer.name: layer.kernel for layer in net.layers if hasattr(layer, "kernel")}
-        kept = [variable.numpy() for variable in net.non_trainable_variables]
+        model = self._trainer.model
+        kernels = {layer.name: layer.kernel for layer in model.layers if hasattr(layer, "kernel")}
+        kept = [variable.numpy() for variable in model.non_trainable_variables]
         with tf.GradientTape() as tape:
-            logits = net(self._images, training=True)
+            logits = model(self._images, training=True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(self._labels, logits))
         gradients = tape.gradient(loss, [kernel.value for kernel in kernels.values()])
-        for variable, value in zip(net.non_trainable_variables, kept, strict=True):
+        for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
         return {name: float(tf.norm(gradient)) for name, gradient in zip(kernels, gradients, strict=True)}
 
