@@ -326,6 +326,11 @@ def training_batches(
 
     Returns:
         tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]).
+
+    Example:
+        training, _ = split_data(load_data(config), config)
+        batches = training_batches(training, make_normalization(config.normalization, training.images), config)
+        images, labels = next(iter(batches))
     """
     import tensorflow as tf
 

@@ -586,6 +586,21 @@ def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_p
     assert "tells pink primrose, 2, globe thistle, ... apart" in error and "has cat, dog, mouse, ...;" in error
 
 
+def test_a_model_given_by_its_file_is_tested_on_the_parts_of_its_run(finished, tmp_path, capsys):
+    folder = draw_pictures(tmp_path / "all", {"pink primrose": 15, "2": 15, "globe thistle": 15})
+    facts = json.loads(finished.data.read_text()) | {"class_names": ["2", "globe thistle", "pink primrose"]}
+    shutil.copy(finished.best, tmp_path / "best.keras")
+    flags = [f"--runs_dir={tmp_path}", f"--data_dir={folder}", f"--test_ckpt_path={tmp_path / 'best.keras'}"]
+    # A tenth of 45 is 4; runs that began before this rule held out 2 of each class.
+    for marker, count in (("all_classes", 4), (None, 6)):
+        facts["split_rounding"] = marker
+        (tmp_path / "data.json").write_text(
+            json.dumps({key: value for key, value in facts.items() if value is not None})
+        )
+        assert flowers.evaluate.main(flags) == 0
+        assert f"on {count} validation images" in capsys.readouterr().out
+
+
 def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, pictures, tmp_path, capsys):
     before = finished.result.read_bytes()
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]

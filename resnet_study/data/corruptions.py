@@ -34,6 +34,9 @@ def corrupt(images: np.ndarray, corruption: str, severity: int, seed: int = 0) -
 
     Raises:
         UsageError: unknown corruption or severity, or other images.
+
+    Example:
+        noisy = corrupt(load_digits().test.images, "noise", 3)
     """
     if corruption not in CORRUPTIONS or severity not in SEVERITIES:
         raise UsageError(

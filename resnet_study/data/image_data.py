@@ -56,7 +56,15 @@ class ImageData:
 
 
 def read_file(path: Path, largest: int) -> bytes:
-    """The content of a file of at most `largest` bytes. Raises UsageError if it is larger or cannot be read."""
+    """The content of a file.
+
+    Args:
+        path: of the file.
+        largest: bytes that it may have.
+
+    Raises:
+        UsageError: it is larger, or cannot be read.
+    """
     try:
         if path.stat().st_size > largest:
             raise UsageError(f"{path} has {path.stat().st_size:,} bytes, expected at most {largest:,}; download it again")  # fmt: skip

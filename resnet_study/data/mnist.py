@@ -45,6 +45,10 @@ def load_mnist(data_dir: str = "") -> ImageData:
 
     Raises:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
+
+    Example:
+        data = load_mnist()  # downloads 11 MB the first time
+        data.train.images.shape  # (60000, 28, 28, 1)
     """
     if not data_dir:
         cached = keras_cache() / _NPZ
