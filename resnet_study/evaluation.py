@@ -296,7 +296,8 @@ def read_result(run: RunFolder, *parts: str) -> dict:
     result = _renamed(read_json(run.result, {"best_step": int, "last_step": int}))
     named = result.get("predictions")
     parts = parts or (named if named in PARTS else "",)
-    if not all(is_kind(result.get(part), _METRICS) for part in parts):
+    kind, heads = dict.fromkeys(parts, _METRICS), result.get("heads", {})
+    if not is_kind(heads, dict) or not all(is_kind(tested, kind) for tested in (result, *heads.values())):
         raise UsageError(
             f"{run.result} does not hold the metrics of {' and '.join(filter(None, parts)) or 'any part'}; test the run again"
         )

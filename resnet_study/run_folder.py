@@ -198,7 +198,7 @@ class RunFolder:
         return probabilities
 
     def read_class_names(self, head: str = "") -> list[str]:
-        """Class names of the data set, or of one head of a net that has several; [] for a head that the net does not have."""
+        """Class names of the data set, or of one head of a model that has several; [] for a head that the model does not have."""
         facts = read_json(self.data, {"class_names": [str]})
         names = facts["class_names"]
         if head:

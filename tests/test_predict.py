@@ -138,6 +138,39 @@ def test_results_of_earlier_versions_are_read(path, tmp_path):
         assert result["heads"][head]["test"]["error"] == metrics["test_error"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"heads": {"kind": {}}},
+        {"heads": []},
+        {"test": {}},
+        {"predictions": "training"},
+        {"last_step": None},
+        {"images": 0},
+        {"error": 101.0},
+        {"validation_error": "low"},
+    ],
+    ids=str,
+)
+def test_results_that_cannot_be_are_one_line(tmp_path, damage):
+    run = begin(from_preset("fast", runs_dir=str(tmp_path), version="x"))
+    shutil.copy(ROOT / "results" / "resnet20-cifar10-fast-seed0" / "error.csv", run.path)
+    metrics = measure(np.eye(3), np.arange(3), "abc") | {
+        name: damage[name] for name in damage if name in ("images", "error")
+    }
+    facts = {"best_step": 1, "last_step": 1, "validation_error": 1.0, "predictions": "test", "test": metrics}
+    write_json(run.result, facts)
+    if not {"images", "error"} & damage.keys():
+        assert list_cifar_numbers(run)[2]["test_error"][0] == 0
+        write_json(run.result, facts | damage)
+        if "predictions" in damage:  # of which only those who ask for no part depend
+            with pytest.raises(UsageError, match=r"result\.json"):
+                read_result(run)
+            return
+    with pytest.raises(UsageError, match=r"result\.json"):
+        list_cifar_numbers(run)
+
+
 def test_runs_of_earlier_versions_are_published(tmp_path):
     cifar = from_preset("fast", runs_dir=str(tmp_path), version="resnet20-cifar10-fast-seed0")
     flower = FlowerParameters(runs_dir=str(tmp_path), version="flowers10-resnet50-pool", head="pool")

@@ -33,7 +33,10 @@ LIGHT = (
     "resnet_study.settings",
     "resnet_study.presets",
     "resnet_study.networks.registry",
+    "resnet_study.reports.console",
     "cifar10_main",
+    "flowers.predict",
+    "flowers.evaluate",
 )
 
 

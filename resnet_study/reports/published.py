@@ -6,7 +6,9 @@ from pathlib import Path
 
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, read_result
+from resnet_study.files import is_kind
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
 from resnet_study.run_folder import RunFolder
@@ -66,6 +68,8 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
     numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
     recipe = config.preset
     if "validation_error" in numbers:
+        if not is_kind(result, {"validation_error": float}):
+            raise UsageError(f"{run.result} does not hold the validation_error of the run; test the run again")
         numbers["validation_error_of_chosen"] = result["validation_error"]
     else:
         recipe += ", all training images"

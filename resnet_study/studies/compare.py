@@ -90,7 +90,7 @@ def class_table(groups) -> pd.DataFrame:
 
 
 def compare(given: dict, models, datasets, seeds) -> Path:
-    """Nets against each other, with the numbers of Lu & Song beside them.
+    """Networks against each other, with the numbers of Lu & Song beside them.
 
     Args:
         given, models, datasets, seeds: see `plan_runs`; `version` names the folder of the study.
@@ -203,7 +203,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         lines += table_lines(["data set", "model", "over", "Lu & Song", "ours"], "lllrr", cells)
     lines += [
         "",
-        "**Costs.** A multiply-add is two operations; training costs three times the way forward. Speed and memory are those of a",
+        "**Costs.** A multiply-add is two operations; training costs three forward passes. Speed and memory are those of a",
         f"process of its own that does nothing else: {COST_STEPS * COST_REPORTS} training steps with the run's settings, memory at its peak and data included;",
         "inference in float32 and batches of 125. The last column is the time of the whole run, other work of the machine included.",
         "",

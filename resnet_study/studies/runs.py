@@ -280,7 +280,7 @@ def format_spread(values, digits=2) -> str:
 
 
 def training_work(config, data) -> int:
-    """Multiply-adds of the way forward of a whole training."""
+    """Multiply-adds of the forward passes of a whole training."""
     images = data[data_key(config)].train.images
     model = registry.find(config.model_name).build(
         input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.net_options
