@@ -19,6 +19,7 @@ from resnet_study.data.image_files import read_image, read_images
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model
 from resnet_study.files import write_atomically
+from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import find_heads, load_model
@@ -40,7 +41,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     The model is that of `resnet_study.evaluation.find_model`. Calling this again replaces the two files by equal ones.
 
     Args:
-        config: settings; with `test_flip` the answers for the mirror images are measured too.
+        config: settings; with `test_flip` and `test_shifts` the answers for other views of the images are measured too.
 
     Returns:
         (content of `result.json`, see `resnet_study.evaluation`; the folder that holds the files).
@@ -64,7 +65,12 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         f"--dataset={config.dataset}",
         "the data set it was trained on",
     )
-    return evaluate_parts(config, path, run, model, parts, mirrored=config.test_flip), run
+    pflop = None
+    if not config.test_ckpt_path:
+        images_seen = int(run.read_history().iloc[-1]["step"]) * config.train_batch_size
+        pflop = training_pflop(multiply_adds(model), images_seen)
+    views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
+    return evaluate_parts(config, path, run, model, parts, **views, pflop=pflop), run
 
 
 @dataclasses.dataclass(frozen=True)

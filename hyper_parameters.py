@@ -261,6 +261,13 @@ class HyperParameters(Settings):
         "also test with the mean of the answers for each image and its mirror image, told apart as test_error_flip",
         operational=True,
     )
+    test_shifts: bool = setting(
+        False,
+        LOADING,
+        "also test with the mean of the answers for each image, its mirror image and both moved by one pixel, told apart as "
+        "test_error_shifts",
+        operational=True,
+    )
     is_use_ckpt: bool = setting(False, LOADING, "start from the weights in ckpt_path, at step 0")
     ckpt_path: str = setting("", LOADING, "checkpoint, .keras file or run folder to start from, with --is_use_ckpt")
     test_ckpt_path: str = setting(

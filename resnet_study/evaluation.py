@@ -12,6 +12,8 @@ read_result(run)        result.json, also that of an earlier version
     validation, test                  the metrics of each part that was tested, see `measure`
     predictions                       the part that predictions.npy and the figures are about
     best_step, last_step              of a run: the steps of the tested weights and of the end of the training
+    pflop                             of a run of the CIFAR program: the work of its training, see
+                                      `networks.multiply_adds.training_pflop`
     validation_error, last_validation_error
                                       of a run that validates: the errors in % that the training noted at these steps
     head, heads                       of several heads: the name of the one that all of the above is about, and {name: {part:
@@ -180,6 +182,8 @@ def evaluate_parts(
     *,
     chosen_by: str = "validation_error",
     mirrored: bool = False,
+    shifted: bool = False,
+    pflop: float | None = None,
 ) -> dict:
     """Tests a model and writes `result.json` and `predictions.npy`, for further heads `predictions-<head>.npy` too.
 
@@ -192,6 +196,9 @@ def evaluate_parts(
         data: what to test it on.
         chosen_by: the column of `error.csv` whose lowest value chose the weights of a run; without it the last weights are meant.
         mirrored: also measure error_flip (%), that of the mean answers for an image and its mirror image.
+        shifted: also measure error_shifts (%), that of the weighted mean of six answers: half of it is that of `mirrored`, half the
+            same for the image one pixel further up and left, and one pixel further down and right (Jordan 2024, arXiv:2404.00498).
+        pflop: the work of the training; None = not known.
 
     Returns:
         The content of `result.json`, see the module.
@@ -205,23 +212,27 @@ def evaluate_parts(
     heads = {name: {} for name in others}
     if not config.test_ckpt_path:
         result |= _describe_training(run, chosen_by, heads)
+    if pflop is not None:
+        result["pflop"] = pflop
     if heads:
         result |= {"head": first, "heads": heads}
     predictor = Predictor(model)
     for part, pieces in data.parts.items():
-        answers = _predict_part(predictor, pieces, list(data.class_names), config.test_batch_size, mirrored)
-        if not len(answers[first][-1]):
+        answers = _predict_part(predictor, pieces, list(data.class_names), config.test_batch_size, mirrored, shifted)
+        if not len(answers[first]["labels"]):
             raise UsageError(f"no {part} image of {data.found} can be read; mend some")
-        for head, (probabilities, flipped, labels) in answers.items():
-            metrics = measure(probabilities, labels, data.class_names[head])
-            if mirrored:
-                metrics["error_flip"] = measure(probabilities + flipped, labels, data.class_names[head])["error"]
+        for head, columns in answers.items():
+            labels, names = columns["labels"], data.class_names[head]
+            metrics = measure(columns["plain"], labels, names)
+            for name in ("flip", "shifts"):
+                if name in columns:
+                    metrics[f"error_{name}"] = measure(columns[name], labels, names)["error"]
             heads.get(head, result)[part] = metrics
         result["predictions"] = part
     write_json(run.result, result)
-    for head, (probabilities, *_) in answers.items():
+    for head, columns in answers.items():
         buffer = io.BytesIO()
-        np.save(buffer, probabilities)
+        np.save(buffer, columns["plain"])
         place = run.predictions if head == first else run.predictions.with_stem(f"{run.predictions.stem}-{head}")
         write_atomically(place, buffer.getvalue())
     return result
@@ -264,21 +275,35 @@ def _describe_training(run, chosen_by, heads):
     }
 
 
-def _predict_part(predictor, pieces, heads, batch_size, mirrored):
-    """{head: (probabilities, those of the mirror images, labels)} of all pieces; the second is the first unless asked for."""
+def _predict_part(predictor, pieces, heads, batch_size, mirrored, shifted):
+    """{head: {"labels": of all pieces, "plain": probabilities, perhaps "flip", "shifts": those with other views of each image}}."""
 
     def answer(images):
         answers = predictor.predict(images, batch_size)
         return answers if isinstance(answers, dict) else {"": answers}
 
-    found = {head: ([], [], []) for head in heads}
+    def mean(*answers):
+        return {head: np.mean([one[head] for one in answers], axis=0) for head in heads}
+
+    def of_both_sides(images):
+        return mean(answer(images), answer(images[:, :, ::-1]))
+
+    found = {head: {} for head in heads}
     for images, labels in pieces:
-        answers = answer(images)
-        flipped = answer(images[:, :, ::-1]) if mirrored else answers
-        for head, columns in found.items():
-            for column, values in zip(columns, (answers[head], flipped[head], labels[head]), strict=True):
-                column.append(values)
-    return {head: [np.concatenate(column) if column else [] for column in columns] for head, columns in found.items()}
+        columns = {"labels": labels, "plain": answer(images)}
+        if mirrored or shifted:
+            flip = mean(columns["plain"], answer(images[:, :, ::-1]))
+            columns |= {"flip": flip} if mirrored else {}
+        if shifted:
+            padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+            columns["shifts"] = mean(flip, mean(of_both_sides(padded[:, :-2, :-2]), of_both_sides(padded[:, 2:, 2:])))
+        for head in heads:
+            for name, values in columns.items():
+                found[head].setdefault(name, []).append(values[head])
+    return {
+        head: {name: np.concatenate(values) for name, values in columns.items()} or {"labels": []}
+        for head, columns in found.items()
+    }
 
 
 def read_result(run: RunFolder, *parts: str) -> dict:

@@ -93,6 +93,8 @@ PRESETS = {
             "lookahead_steps": 5,
             "padding_size": 2,
             "validation_fraction": 0.0,
+            "test_flip": True,
+            "test_shifts": True,
         },
         ("test_error_shifts", 5.99, "Jordan 2024, airbench94, mean of 1,000 runs with test-time augmentation"),
     ),

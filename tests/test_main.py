@@ -125,6 +125,7 @@ def test_publish_writes_rows_and_a_table(tmp_path):
     keys = {"experiment", "dataset", "model", "preset", "metric", "unit", "value", "std", "runs", "published",
             "published_source", "command", "images_seen", "wall_seconds", "hardware", "commit"}  # fmt: skip
     assert len(rows) == 4 and keys <= rows[0].keys() and "--train_steps=6" in rows[0]["command"]
+    assert [row["pflop"] > 0 for row in rows] == 4 * [True]
     table = (tmp_path / "results" / "README.md").read_text()
     assert "test_error" in table and "[p](p/README.md)" in table
     assert "![error_curve](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()

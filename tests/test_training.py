@@ -134,6 +134,34 @@ def test_mirror_images_are_told_apart(finished):
     cifar10_test.evaluate(config)
 
 
+def test_shifted_images_are_told_apart(finished):
+    config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
+    tested, net = cifar10_input.load_data(config).test, load_model(finished.best)
+    views = [(tested.images, 2)]
+    for lines in ([1, *range(31)], [*range(1, 32), 30]):  # the margin is reflected
+        views.append((tested.images[:, lines][:, :, lines], 1))
+    answers = sum(
+        weight * (cifar10_test.test(net, images) + cifar10_test.test(net, images[:, :, ::-1]))
+        for images, weight in views
+    )
+    shifted, _ = cifar10_test.evaluate(dataclasses.replace(config, test_shifts=True))
+    expected = 100 * np.mean(answers.argmax(axis=1) != tested.labels)
+    assert shifted["test"].pop("error_shifts") == pytest.approx(expected)
+    plain, _ = cifar10_test.evaluate(config)
+    assert shifted == plain
+
+
+def test_the_result_tells_the_work_of_the_training(finished):
+    config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
+    result, _ = cifar10_test.evaluate(config)
+    # ResNet-8: stem, then two convolutions on each of the maps of 32, 16 and 8 pixels; the shortcuts have no weights.
+    macs = 32 * 32 * 9 * 16 * (3 + 16 + 16) + 16 * 16 * 9 * 32 * (16 + 32) + 8 * 8 * 9 * 64 * (32 + 64) + 64 * 10
+    images = result["last_step"] * config.train_batch_size
+    assert result["pflop"] == pytest.approx(3 * 2 * macs * images / 1e15)
+    elsewhere = dataclasses.replace(config, test_ckpt_path=str(finished.best))
+    assert "pflop" not in cifar10_test.evaluate(elsewhere)[0]
+
+
 def test_checkpoint_keras_file_and_folder_are_the_same_net(finished):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     final = load_model(str(finished.final))

@@ -1,4 +1,4 @@
-"""How much arithmetic a network needs."""
+"""How much arithmetic a network and its training need."""
 
 import keras
 import tensorflow as tf
@@ -18,4 +18,22 @@ def multiply_adds(model: keras.Model) -> int:
         .with_empty_output()
         .build()
     )
-    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # the profiler warns of functions of its own
+    try:
+        return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
+    finally:
+        logger.setLevel(level)
+
+
+def training_pflop(multiply_adds_per_image: int, images_seen: int) -> float:
+    """Work of a training in PFLOP, 10**15 floating-point operations: a number that no machine changes.
+
+    A multiply-add is two operations, and the gradients by inputs and by weights cost as much as the forward pass each.
+
+    Args:
+        multiply_adds_per_image: see `multiply_adds`.
+        images_seen: images of all batches.
+    """
+    return 6 * multiply_adds_per_image * images_seen / 1e15

@@ -23,7 +23,13 @@ def print_result(result: dict) -> None:
                 f"accuracy {metrics['accuracy']:.2f} % (95 % interval {low:.1f} .. {high:.1f} %), "
                 + (f"top-5 error {metrics['top5_error']:.2f} %, " if len(metrics["per_class"]) > 5 else "")
                 + (f"with mirror images {metrics['error_flip']:.2f} %, " if "error_flip" in metrics else "")
+                + (
+                    f"with mirror images and shifts {metrics['error_shifts']:.2f} %, "
+                    if "error_shifts" in metrics
+                    else ""
+                )
                 + f"loss {metrics['loss']:.4f}"
+                + (f", trained with {tested['pflop']:.3g} PFLOP" if "pflop" in tested else "")
             )
 
 

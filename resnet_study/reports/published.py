@@ -61,7 +61,12 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         (settings, recipe in few words, {metric: (value in %, published value or None, its source or None, note)}).
     """
     config, result, history = run.read_config(HyperParameters), read_result(run, "test"), run.read_history()
-    names = {"error": "test_error", "top5_error": "test_top5_error", "error_flip": "test_error_flip"}
+    names = {
+        "error": "test_error",
+        "top5_error": "test_top5_error",
+        "error_flip": "test_error_flip",
+        "error_shifts": "test_error_shifts",
+    }
     numbers = {names[name]: result["test"][name] for name in names if name in result["test"]}
     numbers |= {f"test_error_{head}": tested["test"]["error"] for head, tested in result.get("heads", {}).items()}
     last = history.iloc[-1]

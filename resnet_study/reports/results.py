@@ -16,6 +16,7 @@ from pathlib import Path
 import filelock
 
 from resnet_study.errors import UsageError, advise
+from resnet_study.evaluation import read_result
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import list_cifar_numbers
@@ -84,6 +85,7 @@ def _publish(run, experiment, results, config, recipe, numbers):
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
     command = dataclasses.replace(config, seed=0, version="").command
+    pflop = read_result(run).get("pflop")
     for metric, (value, published, published_source, note) in numbers.items():
         key = {
             "experiment": experiment,
@@ -110,6 +112,7 @@ def _publish(run, experiment, results, config, recipe, numbers):
             if seeds == [str(config.seed)]
             else f"for seed in {' '.join(seeds)}; do {command} --seed=$seed; done",
             **origin,
+            "pflop": pflop,
             "run": run.path.name,
             "note": note if len(values) == 1 else "",
             "options": config.model_choices,
@@ -256,7 +259,8 @@ def write_table(results: Path) -> Path:
 _NOTES = (
     "Weights are chosen on validation images and tested once, but for rows that say that they were chosen on test images, and those",
     "of all training images: with none held out, the weights are those of the last step, of a recipe that was chosen before.",
-    "`test_error_flip` is that of the mean answer for image and mirror image, by `--mode=test --test_flip` of the same run.",
+    "`test_error_flip` is that of the mean answer for image and mirror image, by `--mode=test --test_flip` of the same run;",
+    "`test_error_shifts` (`--test_shifts`) gives half the weight to both moved by one pixel, up and left, down and right.",
     "`±` is the sample standard deviation over seeds; a range in brackets goes from the smallest to the largest of the values whose",
     "median stands before it. Time and commit are those of the last run; studies (compare, degradation, robustness) add up the time",
     "of the runs of a row.",

@@ -19,7 +19,7 @@ from cifar10_train import Train
 from hyper_parameters import HyperParameters
 from resnet_study import devices
 from resnet_study.errors import UsageError
-from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.predictor import Predictor
 from resnet_study.reports.results import name_hardware
 from resnet_study.saved_models import load_model
@@ -101,8 +101,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
                 "preset": preset,
                 "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
                 "multiply_adds": macs,
-                # Two operations each; the gradients by inputs and by weights cost as much as the forward pass.
-                "training_tflop": 6 * macs * images / 1e12,
+                "training_tflop": 1000 * training_pflop(macs, images),
                 "training_seconds": measured["training_seconds"],
                 "inference_seconds": measured["inference_seconds"],
                 "training_memory": measured["training_memory"],

@@ -105,7 +105,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
         registry.find(config.model_name).check_options(config.net_options)
         if not config.validation_fraction:
             raise UsageError(
-                "a study chooses weights on validation images, received --validation_fraction=0; leave it out"
+                "a study chooses weights on validation images, received --validation_fraction=0; give such as 0.1"
             )
         if len(config.tasks) > 1:
             raise UsageError(
