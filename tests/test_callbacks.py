@@ -1,7 +1,9 @@
 """Stock Keras callbacks in the training loop: they run, or are refused by name with the setting that does their job."""
 
+import errno
 import inspect
 import signal
+import types
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ from cifar10_main import make_parser
 from cifar10_train import Train
 from hyper_parameters import from_flags
 from resnet_study.errors import UsageError
-from resnet_study.training.callbacks import _REFUSED
+from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
 from resnet_study.training.step import averaged_weights
 
 
@@ -149,3 +151,73 @@ def test_the_model_gets_its_own_weights_back_when_a_validation_fails(tmp_path, m
         raise ZeroDivisionError
     for value, variable in zip(before, trainer.model.weights, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
+
+
+def reports_of(losses):
+    return [(epoch, {"step": 10 * epoch, "validation_loss": loss}) for epoch, loss in enumerate(losses)]
+
+
+def last_epoch(losses, patience, first_epoch, known=0):
+    """Where `Patience` ends a training with these losses that was resumed after `known` reports; None = it does not."""
+    stopping, model = Patience("validation_loss", patience, first_epoch), types.SimpleNamespace(stop_training=False)
+    stopping.set_model(model)
+    if known:
+        stopping.go_on(reports_of(losses)[:known])
+    for report in reports_of(losses)[known:]:
+        if model.stop_training:
+            break
+        stopping.on_epoch_end(*report)
+    return stopping.stopped_epoch if model.stop_training else None
+
+
+@pytest.mark.parametrize(("patience", "first_epoch"), [(1, 0), (2, 0), (1, 3), (3, 2)])
+def test_patience_ends_at_the_same_epoch_wherever_the_run_was_resumed(patience, first_epoch):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        losses = np.round(2 + rng.normal(0, 0.3, 12) - 0.05 * np.arange(12), 1).tolist()  # some are equal
+        # So many epochs without a lower loss than all before; those of a first stage do not count.
+        expected = next(
+            (
+                epoch
+                for epoch in range(first_epoch + patience, 12)
+                if min(losses[epoch + 1 - patience : epoch + 1]) >= min(losses[: epoch + 1 - patience])
+            ),
+            None,
+        )
+        whole = last_epoch(losses, patience, first_epoch)
+        assert whole == expected, losses
+        for known in range(1, (whole or 11) + 2):
+            assert last_epoch(losses, patience, first_epoch, known) == whole, (losses, known)
+
+
+def test_the_kept_model_is_that_of_the_lowest_value_also_after_a_kill(tmp_path):
+    written = []
+    losses = [2.0, 1.0, 1.0 - 1e-12, 1.5, 0.5]
+    keeper = KeepBest(tmp_path / "{odd}" / "best.keras", "validation_loss", written.append)
+    for report in reports_of(losses):
+        keeper.on_epoch_end(*report)
+    assert written == [str(tmp_path / "{odd}" / "best.keras")] * 4
+    for known, step, writes in ((1, 0, 1), (3, 20, 1), (3, 25, 0), (4, 30, 0), (5, 40, 1)):
+        written.clear()
+        keeper = KeepBest(tmp_path / "best.keras", "validation_loss", written.append)
+        keeper.go_on(reports_of(losses)[:known], step)
+        assert len(written) == writes and keeper.best == min(losses[:known])
+    newest = KeepBest(tmp_path / "best.keras", None, written.append)
+    written.clear()
+    newest.go_on(reports_of(losses), 40)
+    assert len(written) == 1
+
+
+def test_a_model_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    trainer = Train(tiny(tmp_path, version="full"))
+    trainer.train()
+    before = trainer.run.best.read_bytes()
+
+    def fail(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", fail)
+    with pytest.raises(UsageError, match=r"could not write .*best\.keras"):
+        trainer._keeper.on_epoch_end(0, {"validation_error": -1.0})
+    assert trainer.run.best.read_bytes() == before

@@ -930,7 +930,7 @@ def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, mon
 
 @pytest.mark.slow
 def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_path):
-    config = settings(pictures, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3)
+    config = settings(pictures, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3, deterministic=True)
     trainer = make_trainer(config)
     trainer.train()
     steps = [row["step"] for row in trainer.history]
@@ -939,6 +939,15 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_p
     again = make_trainer(config, load_weights=False)
     again.train(resume=True)
     assert again.step == trainer.step
+    # Stopped before the last report, at it, and an epoch before: patience goes on where it was.
+    for step in (trainer.step - trainer.report_freq, trainer.step - 1, trainer.step):
+        stopped = dataclasses.replace(config, version=f"stopped-{step}")
+        with pytest.raises(cifar10_train.Interrupted):
+            make_trainer(stopped, data=trainer.data).train(callbacks=[StopAfter(step)])
+        again = make_trainer(stopped, data=trainer.data, load_weights=False)
+        again.train(resume=True)
+        assert [row["step"] for row in again.history] == steps
+        assert again.run.best.is_file() and again.run.final.is_file()
 
 
 @pytest.mark.slow
