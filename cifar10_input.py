@@ -105,7 +105,7 @@ def make_normalization(kind: str, images: np.ndarray):
     """The first layer of a network: normalisation with constants measured on training images only.
 
     Args:
-        kind: "channel_standard", "channel_mean", "pixel_mean" or "whiten"; see `HyperParameters.normalization`.
+        kind: "channel_standard", "channel_mean", "pixel_mean" or "image_standard"; see `HyperParameters.normalization`.
         images: uint8 [n, height, width, channels], the training part.
 
     Returns:
@@ -117,7 +117,7 @@ def make_normalization(kind: str, images: np.ndarray):
     """
     from resnet_study.networks.layers import PixelNormalization
 
-    if kind == "whiten":
+    if kind == "image_standard":
         return PixelNormalization(per_image=True, name="normalization")
     if kind == "pixel_mean":
         return PixelNormalization(np.round(images.mean(axis=0), 3).tolist(), 255.0, name="normalization")

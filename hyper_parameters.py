@@ -1,8 +1,7 @@
 """Every setting of a training run, once: name, default, unit, meaning and source.
 
-`HyperParameters` is frozen: a run is described by one value of it, which is stored as `config.json` in the run
-folder. The command line is made from its fields, so a default is written here and nowhere else. `PRESETS` holds
-the named recipes; a preset changes defaults, a flag on the command line changes the preset.
+`HyperParameters` is frozen: a run is described by one value of it, stored as `config.json` in the run folder. The command line is made
+from its fields. `PRESETS` holds the named recipes; a preset changes defaults, a flag on the command line changes the preset.
 
 Sources: He 2015 = arXiv:1512.03385, section 4.2. Liang = Liang 2020, J. Phys.: Conf. Ser. 1634 012110, whose program
 is the TensorFlow 1 code wenxinxu/resnet-in-tensorflow ("the original stack" below).
@@ -49,6 +48,7 @@ class HyperParameters(Settings):
         "decay of the smoothed curves, per report (the original stack: 0.95 per step)",
         minimum=0.0,
         maximum=0.9999,
+        alias="curve_smoothing",
     )
     tensorboard: bool = setting(True, RUN, "write TensorBoard scalars, histograms, graph and images", operational=True)
     precision: str = setting(
@@ -105,8 +105,9 @@ class HyperParameters(Settings):
         "channel_standard",
         DATA,
         "channel_standard = (x - mean) / std per channel; channel_mean, pixel_mean (He 2015) = (x - mean) / 255 per "
-        "channel / per pixel; whiten (Liang) = (x - mean) / std of each image",
-        choices=("channel_standard", "channel_mean", "pixel_mean", "whiten"),
+        "channel / per pixel; image_standard (Liang) = per-image standardisation, (x - mean) / std of each image; whiten is its old name",
+        choices=("channel_standard", "channel_mean", "pixel_mean", "image_standard"),
+        old_values={"whiten": "image_standard"},
     )
     augment: bool = setting(True, DATA, "crop, flip, rotate and cut the training images as the flags below say")
     padding_size: int = setting(4, DATA, "pixels added on each side before the random crop", minimum=0, maximum=16)
@@ -129,7 +130,6 @@ class HyperParameters(Settings):
     )
     train_random_label: bool = setting(False, DATA, "random training labels, to see a network memorise")
     vali_random_label: bool = setting(False, DATA, "random validation labels: the error must stay at chance")
-
     heads: str = setting(
         "",
         DATA,
@@ -170,7 +170,6 @@ class HyperParameters(Settings):
     maxout: int = setting(
         0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
     )
-
     dropout: float = setting(
         0.5, NETWORK, "AlexNet: share of the values dropped before each hidden dense layer", minimum=0.0, maximum=0.9
     )
@@ -233,6 +232,7 @@ class HyperParameters(Settings):
         "0 = off",
         minimum=0.0,
         maximum=0.99999,
+        alias="ema_decay",
     )
     lookahead_steps: int = setting(
         0,
@@ -348,7 +348,7 @@ class HyperParameters(Settings):
 
     @property
     def net_options(self) -> dict:
-        """Arguments of the net's builder that differ from their defaults: settings of the group NETWORK."""
+        """Arguments of the network's builder that differ from their defaults: settings of the group NETWORK."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -14,7 +14,7 @@ from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowerParameters(Settings):
-    """One transfer run. Pictures are [height, width, RGB] of 0..255; an epoch is one pass over the training pictures."""
+    """One transfer run. Images are [height, width, RGB] of 0..255; an epoch is one pass over the training images."""
 
     PROGRAM: ClassVar[str] = "python -m flowers.train"
 
@@ -33,7 +33,7 @@ class FlowerParameters(Settings):
     dataset: str = setting(
         "folder",
         DATA,
-        "folder = the pictures of --data_dir; or a data set of cifar10_main.py, see there",
+        "folder = the images of --data_dir; or a data set of cifar10_main.py, see there",
         choices=("folder", *HyperParameters.__dataclass_fields__["dataset"].metadata["choices"]),
     )
     data_dir: str = setting(
@@ -45,14 +45,14 @@ class FlowerParameters(Settings):
     )
     classes: int = setting(0, DATA, "use the first so many classes, in numeric or alphabetic order; 0 = all", minimum=0)
     image_size: int = setting(
-        224, DATA, "height and width that pictures are brought to, pixels", minimum=32, maximum=4096
+        224, DATA, "height and width that images are brought to, pixels", minimum=32, maximum=4096
     )
     validation_fraction: float = shared_setting("validation_fraction", minimum=0.001)
     test_fraction: float = setting(
         0.1, DATA, "share of each class held out for testing, where one folder is split", minimum=0.0, maximum=0.9
     )
     split_seed: int = shared_setting("split_seed")
-    augment: bool = setting(True, DATA, "rotate, shear, zoom and flip the training pictures")
+    augment: bool = setting(True, DATA, "rotate, shear, zoom and flip the training images")
     rotation: float = setting(30.0, DATA, "largest rotation, degrees to either side", minimum=0.0, maximum=180.0)
     shear: float = setting(
         0.2,
@@ -62,9 +62,9 @@ class FlowerParameters(Settings):
         maximum=80.0,
     )
     zoom: float = setting(0.2, DATA, "zoom of each axis by a factor of 1 - zoom to 1 + zoom", minimum=0.0, maximum=0.9)
-    horizontal_flip: bool = setting(True, DATA, "mirror half of the pictures")
+    horizontal_flip: bool = setting(True, DATA, "mirror half of the images")
     variants: int = setting(
-        0, DATA, "augmented variants of each picture, drawn once and taken in turn; 0 = new ones every epoch", minimum=0
+        0, DATA, "augmented variants of each image, drawn once and taken in turn; 0 = new ones every epoch", minimum=0
     )
     pipeline: str = setting(
         "tfdata",
@@ -73,7 +73,7 @@ class FlowerParameters(Settings):
         choices=("tfdata", "generator"),
     )
     on_bad_image: str = setting(
-        "refuse", DATA, "pictures that cannot be read: refuse = name them and stop; skip = name them and leave them out",
+        "refuse", DATA, "images that cannot be read: refuse = name them and stop; skip = name them and leave them out",
         choices=("refuse", "skip"),
     )  # fmt: skip
     find_leaks: str = setting(
@@ -86,15 +86,15 @@ class FlowerParameters(Settings):
     faithful: bool = setting(
         False,
         DATA,
-        "the quirks of the flower text, for comparison: validation pictures augmented as those of training, others at each report; "
-        "classes in the order 1, 10, 2; RGB pixels without the preprocessing that the ImageNet weights need; pictures squeezed "
+        "the quirks of the flower text, for comparison: validation images augmented as those of training, others at each report; "
+        "classes in the order 1, 10, 2; RGB pixels without the preprocessing that the ImageNet weights need; images squeezed "
         "into a square by their nearest pixels. The evaluation afterwards does not augment",
     )
 
     # Network
-    model: str = setting("resnet50", NETWORK, "base of the net", choices=("resnet50", "resnet152v2"))
+    model: str = setting("resnet50", NETWORK, "backbone of the network", choices=("resnet50", "resnet152v2"))
     head: str = setting(
-        "auto", NETWORK, "head of the net; auto = that of the text: flatten for resnet50, convolutional for resnet152v2; pool = "
+        "auto", NETWORK, "head of the network; auto = that of the text: flatten for resnet50, convolutional for resnet152v2; pool = "
         "global average pooling, far fewer weights",
         choices=("auto", "flatten", "pool", "convolutional"),
     )  # fmt: skip
@@ -105,13 +105,13 @@ class FlowerParameters(Settings):
         choices=("auto", "frozen", "trained"),
     )
     weights: str = setting(
-        "imagenet", NETWORK, "weights of the base: imagenet (downloaded by Keras), none, a .h5, .weights.h5 or .keras file, or the "
+        "imagenet", NETWORK, "weights of the backbone: imagenet (downloaded by Keras), none, a .h5, .weights.h5 or .keras file, or the "
         "folder of an earlier run"
     )  # fmt: skip
     cache_features: str = setting(
         "auto",
         NETWORK,
-        "run the frozen base once per picture and train the head alone; auto = where the pictures do not change",
+        "run the frozen backbone once per image and train the head alone; auto = where the images do not change",
         choices=("auto", "on", "off"),
         operational=True,
     )
@@ -119,22 +119,22 @@ class FlowerParameters(Settings):
     unfreeze_at_epoch: int = setting(
         0,
         NETWORK,
-        "fine-tuning: after so many epochs, which are all trained, the last stages of the frozen base train too, with a fresh "
-        "optimizer; all batch norm of the base stays frozen, in inference mode; 0 = never",
+        "fine-tuning: after so many epochs, which are all trained, the last stages of the frozen backbone train too, with a fresh "
+        "optimizer; all batch norm of the backbone stays frozen, in inference mode; 0 = never",
         minimum=0,
         maximum=100000,
     )
     fine_tune_stages: int = setting(
         1,
         NETWORK,
-        "fine-tuning: stages of the base that train, from the last on; 1 = conv5, 4 = conv2 to conv5, 5 = the stem too",
+        "fine-tuning: stages of the backbone that train, from the last on; 1 = conv5, 4 = conv2 to conv5, 5 = the stem too",
         minimum=1,
         maximum=5,
     )
 
     # Training and learning rate
     epochs: int = setting(
-        20, TRAINING, "passes over the training pictures; each ends with a report", minimum=1, maximum=100000
+        20, TRAINING, "passes over the training images; each ends with a report", minimum=1, maximum=100000
     )
     patience: int = setting(
         10,
@@ -174,14 +174,14 @@ class FlowerParameters(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.cache_features == "on" and self.base_trainable:
-            raise UsageError("--cache_features=on needs a frozen base, received a trained one; use --base=frozen")
+            raise UsageError("--cache_features=on needs a frozen backbone, received a trained one; use --base=frozen")
         if self.cache_features == "on" and self.augment and not self.variants:
             raise UsageError(
-                "--cache_features=on needs pictures that do not change; use --augment=false or --variants=N, such as 8"
+                "--cache_features=on needs images that do not change; use --augment=false or --variants=N, such as 8"
             )
         if self.unfreeze_at_epoch and self.base_trainable:
             raise UsageError(
-                "--unfreeze_at_epoch needs a base that is frozen until then, received a trained one; use --base=frozen"
+                "--unfreeze_at_epoch needs a backbone that is frozen until then, received a trained one; use --base=frozen"
             )
         if self.unfreeze_at_epoch >= self.epochs:
             raise UsageError(
@@ -193,7 +193,7 @@ class FlowerParameters(Settings):
                 f"--faithful has the quirks of the text on resnet50, received --model={self.model}; leave it out"
             )
         if self.faithful and self.cache_features == "on":
-            raise UsageError("--cache_features=on needs validation pictures that do not change; leave out --faithful")
+            raise UsageError("--cache_features=on needs validation images that do not change; leave out --faithful")
 
     @property
     def model_name(self) -> str:
@@ -201,7 +201,7 @@ class FlowerParameters(Settings):
 
     @property
     def dataset_name(self) -> str:
-        """Name of the data set or of the folder of pictures, for titles and file names."""
+        """Name of the data set or of the folder of images, for titles and file names."""
         if self.dataset != "folder":
             return self.dataset
         return Path(self.data_dir or "pictures").expanduser().resolve().name
@@ -228,7 +228,7 @@ class FlowerParameters(Settings):
 
     @property
     def command(self) -> str:
-        """The command that repeats the run, with the folder of pictures by its name, and given weights as if in `runs/`."""
+        """The command that repeats the run, with the folder of images by its name, and given weights as if in `runs/`."""
         place = [f"--data_dir={self.dataset_name}"] if self.dataset == "folder" else []
         is_path = self.weights not in ("imagenet", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self

@@ -1,7 +1,7 @@
-"""Transfer learning on a folder of pictures, in one command.
+"""Transfer learning on a folder of images, in one command.
 
 python -m flowers.train --data_dir=FOLDER                       # ResNet50, ImageNet weights, the values of the flower text
-python -m flowers.train --data_dir=FOLDER --variants=8          # the base runs once per picture and variant: far faster
+python -m flowers.train --data_dir=FOLDER --variants=8          # the backbone runs once per image and variant: far faster
 python -m flowers.train --version=NAME --resume                 # goes on where it was stopped
 """
 
@@ -15,7 +15,7 @@ from resnet_study.settings import Parser, add_flags
 def make_parser() -> Parser:
     parser = Parser(
         prog="python -m flowers.train",
-        description="Trains a ResNet with a new head on a folder of pictures, one folder per class, then tests it and draws figures.",
+        description="Trains a ResNet with a new head on a folder of images, one folder per class, then tests it and draws figures.",
         allow_abbrev=False,
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")

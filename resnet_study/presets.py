@@ -111,10 +111,10 @@ PRESETS = {
         _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
     ),
     "liang": Preset(
-        "Liang 2020: pre-activation ResNet-20, per-image whitening, 9,775 steps at rate .1, weight decay 2e-4",
+        "Liang 2020: pre-activation ResNet-20, per-image standardisation, 9,775 steps at rate .1, weight decay 2e-4",
         {
             "model": "resnet20_preact",
-            "normalization": "whiten",
+            "normalization": "image_standard",
             "padding_size": 2,
             "padding_mode": "zero",
             "flip": "random",
@@ -256,7 +256,7 @@ OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits"
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
 
 # Nor does a recipe for the deep narrow networks for these: beginning of the network's name -> end of the preset's.
-_PRESET_OF_NET = {
+_PRESET_OF_MODEL = {
     "lenet5": "lenet",
     "plain_cnn": "lenet",
     "alexnet": "alexnet",
@@ -266,7 +266,7 @@ _PRESET_OF_NET = {
 
 
 def recipe_of_model(model: str) -> str | None:
-    return next((preset for net, preset in _PRESET_OF_NET.items() if re.match(rf"{net}(?!\d)", model)), None)
+    return next((preset for name, preset in _PRESET_OF_MODEL.items() if re.match(rf"{name}(?!\d)", model)), None)
 
 
 def default_preset(dataset: str, model: str) -> str:

@@ -31,10 +31,20 @@ _PATHS = (
 )  # settings that are paths, of all classes of settings
 
 
-def setting(default, group, text, *, choices=None, minimum=None, maximum=None, operational=False):
+def setting(
+    default, group, text, *, choices=None, minimum=None, maximum=None, operational=False, alias=None, old_values=None
+):
     """A dataclass field with what the command line needs to know about it.
 
-    `operational` settings may differ when a run is resumed: they change where and how it runs, not what it computes.
+    Args:
+        default: value where none is given.
+        group: heading in the help.
+        text: help.
+        choices: all values that are allowed; None = any.
+        minimum, maximum: of numbers.
+        operational: it may differ when a run is resumed: it changes where and how it runs, not what it computes.
+        alias: another name of the flag.
+        old_values: {former name of a value: its name}; runs and commands of before have the former.
     """
     metadata = {
         "group": group,
@@ -43,6 +53,8 @@ def setting(default, group, text, *, choices=None, minimum=None, maximum=None, o
         "minimum": minimum,
         "maximum": maximum,
         "operational": operational,
+        "alias": alias,
+        "old_values": old_values or {},
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -62,6 +74,9 @@ class Settings:
     def __post_init__(self):
         """Raises UsageError unless every value fits the declared type, choices and range of its field."""
         for field in dataclasses.fields(self):
+            if old_values := field.metadata["old_values"]:
+                value = getattr(self, field.name)
+                object.__setattr__(self, field.name, old_values.get(value, value) if type(value) is str else value)
             _check(field, getattr(self, field.name))
             if field.name in _PATHS:
                 try:
@@ -168,7 +183,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], names=N
         if field.type is bool:
             options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
         elif facts["choices"]:
-            options |= {"choices": facts["choices"]}
+            options |= {"choices": [*facts["choices"], *facts["old_values"]]}
         else:
             options |= {"type": field.type, "metavar": field.type.__name__.upper()}
-        groups[facts["group"]].add_argument(f"--{field.name}", **options)
+        flags = [f"--{name}" for name in (field.name, facts["alias"]) if name]
+        groups[facts["group"]].add_argument(*flags, dest=field.name, **options)

@@ -232,7 +232,7 @@ def test_random_labels_change_only_the_labels():
 def test_per_image_standardisation_is_tensorflows():
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     images[4] = 7  # no deviation: the floor keeps it finite
-    ours = make_normalization("whiten", images)(images)
+    ours = make_normalization("image_standard", images)(images)
     np.testing.assert_allclose(ours, tf.image.per_image_standardization(tf.cast(images, tf.float32)), atol=2e-4)
 
 
@@ -346,7 +346,7 @@ def test_switching_augmentation_off_gives_the_images_themselves():
 
 def test_batches_go_on_where_they_were_left():
     data = load_data(from_preset("smoke"))
-    normalization = make_normalization("whiten", data.train.images)
+    normalization = make_normalization("image_standard", data.train.images)
     config = from_preset("smoke", train_steps=6)
     whole = list(training_batches(data.train, normalization, config))
     rest = list(training_batches(data.train, normalization, config, first_step=4))

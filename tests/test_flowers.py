@@ -635,9 +635,9 @@ def test_flags_are_judged_together_with_what_the_run_has_stored(tmp_path):
     given = {"cache_features": "on", "unfreeze_at_epoch": 30}  # each fits that run, and not the defaults
     options = {"goes_on": True, "begins": True}
     assert flowers.evaluate.stored_settings(place | given, **options) == dataclasses.replace(config, **given)
-    with pytest.raises(UsageError, match="needs a frozen base"):
+    with pytest.raises(UsageError, match="needs a frozen backbone"):
         flowers.evaluate.stored_settings(place | given | {"base": "trained"}, **options)
-    with pytest.raises(UsageError, match="needs pictures that do not change"):
+    with pytest.raises(UsageError, match="needs images that do not change"):
         flowers.evaluate.stored_settings(place | {"version": "y"} | given, goes_on=True, begins=True)
 
 
@@ -984,12 +984,12 @@ def test_help_needs_neither_tensorflow_nor_keras():
         (["--data_dir=/no/such/folder"], "received '/no/such/folder'"),
         (["--epochs=0"], "--epochs must be at least 1"),
         (["--image_size=16"], "--image_size must be at least 32"),
-        (["--cache_features=on"], "needs pictures that do not change"),
-        (["--cache_features=on", "--base=trained"], "needs a frozen base"),
+        (["--cache_features=on"], "needs images that do not change"),
+        (["--cache_features=on", "--base=trained"], "needs a frozen backbone"),
         (["--resume", "--overwrite"], "exclude each other"),
         (["--version=a/b"], "plain folder name"),
         (["--lr_schedule=step"], "invalid choice: 'step'"),
-        (["--unfreeze_at_epoch=5", "--base=trained"], "needs a base that is frozen until then"),
+        (["--unfreeze_at_epoch=5", "--base=trained"], "needs a backbone that is frozen until then"),
         (["--unfreeze_at_epoch=20"], "must be below --epochs=20"),
         (["--faithful", "--model=resnet152v2"], "has the quirks of the text on resnet50"),
         (["--strategy=multi_worker", "--data_dir=x"], "needs the environment variable TF_CONFIG"),

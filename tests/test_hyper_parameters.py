@@ -204,3 +204,17 @@ def test_the_command_repeats_the_run_wherever_it_lies():
     assert config.command == command
     assert dataclasses.replace(config, version="mine").command == f"{command} --version=mine"
     assert dataclasses.replace(config, version=config.run_name).command == command
+
+
+def test_flags_and_values_keep_their_other_names():
+    parser = argparse.ArgumentParser()
+    add_flags(parser, HyperParameters)
+    given = vars(parser.parse_args(["--curve_smoothing=0.5", "--ema_decay=0.9", "--normalization=whiten"]))
+    assert given == {"train_ema_decay": 0.5, "weight_averaging": 0.9, "normalization": "whiten"}
+    config = from_flags(given)
+    assert config == from_preset("fast", train_ema_decay=0.5, weight_averaging=0.9, normalization="image_standard")
+    # Settings that a run of before has stored.
+    stored = config.to_json().replace("image_standard", "whiten")
+    assert HyperParameters.from_json(stored, "config.json") == config and "whiten" in stored
+    with pytest.raises(UsageError, match=r"--normalization must be one of .*image_standard; received 'other'"):
+        HyperParameters(normalization="other")

@@ -367,7 +367,7 @@ def _draw_augmentation(training, config):
         images = training.images[chosen]
         if config.augment:
             # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
-            mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "whiten" else colour
+            mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "image_standard" else colour
             images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
         variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
