@@ -1,10 +1,10 @@
-"""How fast pictures are read and augmented: `--pipeline=tfdata` beside `--pipeline=generator` and Keras' own `flow_from_directory`.
+"""How fast images are read and augmented: `--pipeline=tfdata` beside `--pipeline=generator` and Keras' own `flow_from_directory`.
 
 python benchmarks/flowers_pipelines.py --data_dir FOLDER            # about two minutes
 python benchmarks/flowers_pipelines.py --data_dir FOLDER --rounds 1 --batches 5 --image_size 64    # does it work?
 
 The three take turns, `--rounds` times, at each size. All give batches of 32 with rotation 30, shear .2, zoom .2 and flips. Ours keep
-up to 1 GiB of pictures in memory and decode the others for each batch, as Keras does with all. Time runs from the end of a first
+up to 1 GiB of images in memory and decode the others for each batch, as Keras does with all. Time runs from the end of a first
 batch. Writes results/flowers_pipelines.json.
 """
 
@@ -48,19 +48,19 @@ def make_batches(contender: str, config, data):
 
 
 def measure(batches, count: int) -> float:
-    """Pictures per second over `count` batches, after a first one."""
+    """Images per second over `count` batches, after a first one."""
     next(batches)
-    start, pictures = time.perf_counter(), 0
+    start, seen = time.perf_counter(), 0
     for images, _ in itertools.islice(batches, count):
-        pictures += len(images)
-    return pictures / (time.perf_counter() - start)
+        seen += len(images)
+    return seen / (time.perf_counter() - start)
 
 
 def make_rows(rates: dict, facts: dict) -> list[dict]:
     """The rows of `flowers_pipelines.json`: medians over the rounds, and ratios formed round by round.
 
     Args:
-        rates: {image size: {contender: list of pictures per second}}.
+        rates: {image size: {contender: list of images per second}}.
         facts: what all rows have in common: dataset, command, wall_seconds, hardware, commit.
     """
     rows = []

@@ -36,7 +36,7 @@ class Experiment:
 
 
 def _run(name: str, shows: str, flags: str, version: str, minutes: int, lists=("cifar10",)) -> Experiment:
-    """Trains one net and publishes its run in each of the `lists` of results."""
+    """Trains one network and publishes its run in each of the `lists` of results."""
     train = f"cifar10_main.py --mode=train --resume --version={version} {flags}"
     publish = (f"cifar10_main.py --mode=publish --version={version} --experiment={each}" for each in lists)
     return Experiment(name, shows, (train, *publish), minutes)
@@ -55,7 +55,7 @@ def _study(name: str, shows: str, flags: str, minutes: int) -> Experiment:
 EXPERIMENTS = (
     _study(
         "diagrams",
-        "Liang figures 1 to 4, Lu & Song figures 1 and 2: nets and blocks",
+        "Liang figures 1 to 4, Lu & Song figures 1 and 2: networks and blocks",
         "diagram --models=resnet20,plain20,resnet20_preact,resnet164_v2,resnet9,lenet5,lenet5_1998,alexnet,alexnet_b,alexnet_c,"
         "plain_cnn,inception_resnet_v1",
         1,

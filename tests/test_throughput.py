@@ -1,4 +1,5 @@
-import importlib.util
+import shutil
+import sys
 
 import keras
 import numpy as np
@@ -12,27 +13,29 @@ from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.saved_models import halve_weights
 
-_spec = importlib.util.spec_from_file_location("throughput", ROOT / "benchmarks" / "throughput.py")
-throughput = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(throughput)
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import measuring
+import tensorflow_contenders
+import throughput
+import torch_contenders
 
 FORMS = {"v1": {}, "projection": {"shortcut": "B"}, "preact": {"form": "preact"}, "plain": {"form": "plain"}}
 KEPT_NORMS = {"v1": 0, "projection": 0, "preact": 3, "plain": 0}  # of ResNet-8: those behind an addition
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     data = cifar10_input.load_data(HyperParameters(dataset="synthetic", synthetic_images=240))
     return data.train.images
 
 
-def randomised_net(pictures, **options):
-    """A ResNet-8 with random statistics, scales and offsets, whose pictures fall into many classes with all margins."""
+def randomised_model(images, **options):
+    """A ResNet-8 with random statistics, scales and offsets, whose images fall into many classes with all margins."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    preprocessing = cifar10_input.make_normalization("channel_standard", pictures)
-    net = resnet.build_resnet(1, preprocessing=preprocessing, classifier_activation=None, **options)
-    for layer in net.layers:
+    preprocessing = cifar10_input.make_normalization("channel_standard", images)
+    model = resnet.build_resnet(1, preprocessing=preprocessing, classifier_activation=None, **options)
+    for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             count = layer.gamma.shape[0]
             layer.set_weights(
@@ -43,32 +46,32 @@ def randomised_net(pictures, **options):
                     rng.uniform(0.5, 4, count),
                 ]
             )
-    dense = net.get_layer("predictions")
+    dense = model.get_layer("predictions")
     kernel, _ = dense.get_weights()
-    logits = net.predict_on_batch(pictures)
+    logits = model.predict_on_batch(images)
     dense.set_weights([kernel / logits.std(axis=0), -logits.mean(axis=0) / logits.std(axis=0)])
-    return net
+    return model
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_folded_net_equals_its_original(form, pictures):
-    net = randomised_net(pictures, **FORMS[form])
-    before = net.get_weights()
-    expected = net.predict_on_batch(pictures)
+def test_folded_network_equals_its_original(form, images):
+    model = randomised_model(images, **FORMS[form])
+    before = model.get_weights()
+    expected = model.predict_on_batch(images)
     assert len(np.unique(expected.argmax(axis=1))) >= 4
 
-    folded = fold_batch_norm(net)
-    np.testing.assert_allclose(folded.predict_on_batch(pictures), expected, atol=1e-4)
+    folded = fold_batch_norm(model)
+    np.testing.assert_allclose(folded.predict_on_batch(images), expected, atol=1e-4)
     norms = [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == KEPT_NORMS[form]
     assert not folded.trainable_variables
-    assert net.trainable_variables
-    assert all(np.array_equal(*pair) for pair in zip(net.get_weights(), before, strict=True))
+    assert model.trainable_variables
+    assert all(np.array_equal(*pair) for pair in zip(model.get_weights(), before, strict=True))
 
-    fast = fold_batch_norm(net, "mixed_bfloat16")
-    received = fast.predict_on_batch(pictures)
+    fast = fold_batch_norm(model, "mixed_bfloat16")
+    received = fast.predict_on_batch(images)
     assert received.dtype == np.float32
-    # Random nets leave many pictures on the edge between two classes, where any rounding decides; those are left out.
+    # Random networks leave many images on the edge between two classes, where any rounding decides; those are left out.
     best = np.sort(expected, axis=1)
     clear = best[:, -1] - best[:, -2] > 0.1 * expected.std()
     assert clear.mean() > 0.5
@@ -82,11 +85,11 @@ def test_folding_leaves_alone_what_it_must():
     biased = keras.layers.Conv2D(4, 3, padding="same", bias_initializer="ones", name="biased")(inputs)
     parts = [read_twice, *(keras.layers.BatchNormalization()(x) for x in (read_twice, active))]
     parts.append(keras.layers.BatchNormalization(scale=False, name="foldable")(biased))
-    net = keras.Model(inputs, keras.layers.Add()(parts)[:, ::2])
-    net.get_layer("foldable").set_weights(np.array([[0.5] * 4, [0.2, -0.2, 1, 0], [2, 1, 0.5, 3]]))
+    model = keras.Model(inputs, keras.layers.Add()(parts)[:, ::2])
+    model.get_layer("foldable").set_weights(np.array([[0.5] * 4, [0.2, -0.2, 1, 0], [2, 1, 0.5, 3]]))
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
-    folded = fold_batch_norm(net)
-    np.testing.assert_allclose(folded.predict_on_batch(images), net.predict_on_batch(images), atol=1e-5)
+    folded = fold_batch_norm(model)
+    np.testing.assert_allclose(folded.predict_on_batch(images), model.predict_on_batch(images), atol=1e-5)
     assert len([layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]) == 2
 
 
@@ -102,29 +105,31 @@ def test_folding_refuses_what_it_cannot_fold():
 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet32"])
-def test_stock_net_has_as_many_parameters_as_ours(model):
+def test_stock_network_has_as_many_parameters_as_ours(model):
     spec = registry.find(model)
-    stock = throughput.build_stock(spec.options["num_residual_blocks"])
+    stock = tensorflow_contenders.build_stock(spec.options["num_residual_blocks"])
     assert sum(int(np.prod(variable.shape)) for variable in stock.trainable_variables) == spec.trainable
-    throughput._check_parameters(stock.trainable_variables, {"contender": "stock", "model": model})
+    measuring.check_parameters(stock.trainable_variables, {"contender": "stock", "model": model})
     with pytest.raises(AssertionError, match="parameters"):
-        throughput._check_parameters(stock.trainable_variables[1:], {"contender": "stock", "model": model})
+        measuring.check_parameters(stock.trainable_variables[1:], {"contender": "stock", "model": model})
 
 
-def test_torch_net_has_as_many_parameters_as_ours():
+def test_torch_network_has_as_many_parameters_as_ours():
     pytest.importorskip("torch")
-    net = throughput.build_torch(3)
-    throughput._check_parameters(net.parameters(), {"contender": "torch-float32", "model": "resnet20"})
+    model = torch_contenders.build_torch(3)
+    measuring.check_parameters(model.parameters(), {"contender": "torch-float32", "model": "resnet20"})
 
 
 def test_flop_are_those_of_the_layers():
     for blocks, millions in ((3, 40.55), (18, 252.89)):
-        assert throughput.training_flop(blocks) / 6e6 == pytest.approx(millions, abs=0.01)
-    assert throughput.steps_for(3, 40) == 40
-    assert throughput.steps_for(18, 40) == 6
-    assert throughput.steps_for(18, 3) == 3
-    assert [throughput.is_measured(18, number) for number in range(5)] == [True, False, True, False, True]
-    assert all(throughput.is_measured(3, number) for number in range(5))
+        assert measuring.training_flop(blocks) / 6e6 == pytest.approx(millions, abs=0.01)
+    assert measuring.steps_for(3, 40) == 40
+    assert measuring.steps_for(18, 40) == 6
+    assert measuring.steps_for(18, 3) == 3
+    assert [throughput.is_measured("ours", 18, number) for number in range(5)] == [True, False, True, False, True]
+    assert all(throughput.is_measured("ours", 3, number) for number in range(5))
+    assert [throughput.is_measured("stock-jit", 3, number) for number in range(3)] == [True, False, False]
+    assert not throughput.is_measured("ours-one-core", 18, 0)
 
 
 # Three rounds; the second is slow for everyone. Ratios ours / stock: 2, 4, 3.
@@ -168,7 +173,7 @@ def test_rows_hold_medians_ratios_by_round_and_what_is_missing():
     assert numbers("ours / torch-float32", "inference_ratio") == (2, 1.25, 2.5)
     assert numbers("input pipeline / ours", "input_ratio") == (33, 20, 33)
     assert numbers("bfloat16", "speed", "matrix product 4096") == (800, 800, 800)
-    share = 100 * 200 * throughput.training_flop(3) / 800e9  # ours is held against bfloat16
+    share = 100 * 200 * measuring.training_flop(3) / 800e9  # ours is held against bfloat16
     assert numbers("ours", "training_share_of_matrix_product")[0] == pytest.approx(share, abs=1e-3)
     assert found["resnet20", "stock", "training_rate"]["std"] == pytest.approx(32.1455, abs=1e-4)
     assert found["resnet20", "ours", "training_rate"]["images_seen"] == 3 * 6 * 128
@@ -183,6 +188,52 @@ def test_rows_hold_medians_ratios_by_round_and_what_is_missing():
     assert len(text.splitlines()) == len(rows)
 
 
+def test_the_better_of_two_contenders_counts_in_each_round_and_what_has_no_inference_has_no_rows_of_it():
+    records = hand_made_records()
+    for contender, rates in {"torch-compile-bfloat16": (100, 100, 110), "torch-ddp-bfloat16": (50, 200, 55)}.items():
+        for number, rate in enumerate(rates):
+            result = {
+                "training_rate": rate,
+                "training_memory": 900,
+                "number_format": "bfloat16",
+                "software": "",
+                "steps": 6,
+            }
+            if contender == "torch-compile-bfloat16":
+                result |= {"inference_rate": 1000, "inference_memory": 900, "inference_batch": 512}
+            records.append({"round": number, "contender": contender, "model": "resnet20"} | result)
+    facts = {"command": "c", "wall_seconds": 61.4, "processor": "p", "cores": 2, "commit": "abc"}
+    found = {(row["preset"], row["metric"]): row for row in throughput.make_rows(records, facts)}
+    better = found["ours / better of torch-compile-bfloat16 and torch-ddp-bfloat16", "training_ratio"]
+    assert (better["value"], better["minimum"], better["maximum"]) == (2, 1, 3)
+    assert ("torch-ddp-bfloat16", "training_rate") in found and ("torch-ddp-bfloat16", "inference_rate") not in found
+    assert found["ours / torch-compile-bfloat16", "inference_ratio"]["value"] == 2
+    assert not any("ours-float32" in preset for preset, _ in found)  # it was not asked for
+
+
+def test_one_core_is_told_and_held_against_no_product_of_all_cores():
+    records = [record for record in hand_made_records() if record["contender"] in ("machine", "ours")]
+    mine = [record for record in records if record["contender"] == "ours"]
+    kept = ("round", "model", "training_memory", "software", "steps", "number_format")
+    for record in mine:
+        alone = {key: record[key] for key in kept} | {"training_rate": record["training_rate"] / 2}
+        records.append(alone | {"contender": "ours-one-core"})
+    facts = {"command": "c", "wall_seconds": 61.4, "processor": "p", "cores": 2, "commit": "abc"}
+    found = {(row["preset"], row["metric"]): row for row in throughput.make_rows(records, facts)}
+    assert found["ours / ours-one-core", "training_ratio"]["value"] == 2
+    assert "one core" in found["ours-one-core", "training_rate"]["hardware"]
+    assert ("ours-one-core", "training_share_of_matrix_product") not in found
+
+
+def test_a_compiled_contender_without_a_compiler_is_told_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", object())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    result = torch_contenders.measure_torch(
+        {"contender": "torch-compile-float32", "model": "resnet20", "part": "training"}
+    )
+    assert list(result) == ["missing"] and "C++ compiler" in result["missing"]
+
+
 def test_one_value_has_no_deviation():
     expected = {"value": 5, "minimum": 5, "maximum": 5, "std": None, "runs": 1}
     assert throughput.summarise([5]) == expected
@@ -191,22 +242,23 @@ def test_one_value_has_no_deviation():
 def test_wrong_use_is_one_line(capsys):
     assert throughput.main(["--models", "resnet20_preact"]) == 2
     assert throughput.main(["--models", "vgg"]) == 2
+    assert throughput.main(["--contenders=ours,theirs"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("error: ") for line in lines)
     flags = throughput._make_parser().parse_args(["--rounds", "1", "--torch_python", "/home/me/python"])
     assert throughput._command(flags) == "python benchmarks/throughput.py --rounds 1 --torch_python PYTHON"
 
 
-def test_halved_weights_load_as_before_and_are_rounded_once(tmp_path, pictures):
-    net = randomised_net(pictures)
-    net.save(tmp_path / "net.keras")
-    halve_weights(tmp_path / "net.keras", tmp_path / "half.keras")
+def test_halved_weights_load_as_before_and_are_rounded_once(tmp_path, images):
+    model = randomised_model(images)
+    model.save(tmp_path / "model.keras")
+    halve_weights(tmp_path / "model.keras", tmp_path / "half.keras")
     loaded = keras.saving.load_model(tmp_path / "half.keras", compile=False)
-    for received, weight in zip(loaded.get_weights(), net.get_weights(), strict=True):
+    for received, weight in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(received, weight.astype(np.float16).astype(np.float32))
-    assert (tmp_path / "half.keras").stat().st_size < 0.6 * (tmp_path / "net.keras").stat().st_size
-    net.set_weights([weight + 1e5 for weight in net.get_weights()])
-    net.save(tmp_path / "net.keras")
+    assert (tmp_path / "half.keras").stat().st_size < 0.6 * (tmp_path / "model.keras").stat().st_size
+    model.set_weights([weight + 1e5 for weight in model.get_weights()])
+    model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"65,504"):
-        halve_weights(tmp_path / "net.keras", tmp_path / "half.keras")
+        halve_weights(tmp_path / "model.keras", tmp_path / "half.keras")
