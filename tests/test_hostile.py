@@ -453,16 +453,16 @@ LYING_PICTURES = {
     "no values": idx(120, 28, 28),
     "one byte short": idx(120, 28, 28, content=PIXELS[1:]),
     "one byte more": idx(120, 28, 28, content=PIXELS + b"x"),
-    "one picture more declared": idx(121, 28, 28, content=PIXELS),
-    "one picture less declared": idx(119, 28, 28, content=PIXELS),
+    "one image more declared": idx(121, 28, 28, content=PIXELS),
+    "one image less declared": idx(119, 28, 28, content=PIXELS),
     "as many as labels say, but fewer": idx(60, 28, 28, content=PIXELS[: 60 * 784]),
-    "2^32 - 1 pictures": idx(2**32 - 1, 28, 28, content=PIXELS),
+    "2^32 - 1 images": idx(2**32 - 1, 28, 28, content=PIXELS),
     "(2^32 - 1)^3 values": idx(2**32 - 1, 2**32 - 1, 2**32 - 1, content=PIXELS),
     "a product of 2^64": idx(2**31, 2**31, 4, content=PIXELS),
     "a product of 0": idx(0, 2**32 - 1, 2**32 - 1),
     "none": idx(0, 28, 28),
     "other sizes": idx(120, 14, 56, content=PIXELS),
-    "flat pictures": idx(120, 784, content=PIXELS),
+    "flat images": idx(120, 784, content=PIXELS),
     "four sizes": idx(120, 28, 28, 1, content=PIXELS),
     "labels": idx(120, content=bytes(120)),
     "signed bytes": idx(120, 28, 28, magic=b"\0\0\x09\x03", content=PIXELS),
@@ -485,7 +485,7 @@ LYING_LABELS = {
     "more": idx(121, content=bytes(121)),
     "none": idx(0),
     "2^32 - 1": idx(2**32 - 1, content=bytes(120)),
-    "pictures": idx(120, 28, 28, content=PIXELS),
+    "images": idx(120, 28, 28, content=PIXELS),
     "column": idx(120, 1, magic=b"\0\0\x08\x02", content=bytes(120)),
 }
 
@@ -593,26 +593,26 @@ def test_arrays_that_unpack_to_too_much(tmp_path, mnist_arrays, method):
     assert survive(lambda: load(path, "mnist"), "mnist.npz")
 
 
-# Pictures
+# Images
 
 
-def picture_bytes(kind, size=(20, 30), mode="RGB", **options):
-    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).convert(mode)
+def image_bytes(kind, size=(20, 30), mode="RGB", **options):
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).convert(mode)
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def is_picture(picture):
-    return picture.shape == (32, 32, 3) and picture.dtype == np.uint8
+def is_image(image):
+    return image.shape == (32, 32, 3) and image.dtype == np.uint8
 
 
 @cases(200)
 @given(damages(), st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"]))
-def test_damaged_pictures(archive_folder, damage, kind):
+def test_damaged_images(archive_folder, damage, kind):
     path = archive_folder / f"x.{kind.lower()}"
-    path.write_bytes(damage(picture_bytes(kind)))
-    survive(lambda: read_image(path, (32, 32, 3)), path.name, is_picture)
+    path.write_bytes(damage(image_bytes(kind)))
+    survive(lambda: read_image(path, (32, 32, 3)), path.name, is_image)
 
 
 def declared(width, height):
@@ -630,26 +630,26 @@ REFUSED = {
     "0 x 0": declared(0, 0),
     "huge bitmap": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
     "huge ppm": b"P6 30000 30000 255\n",
-    "text": b"not a picture",
+    "text": b"not an image",
     "empty": b"",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "gif": picture_bytes("GIF", mode="P"),
+    "gif": image_bytes("GIF", mode="P"),
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_refused_pictures(tmp_path, capsys, kind):
+def test_refused_images(tmp_path, capsys, kind):
     (tmp_path / "strange.png").write_bytes(REFUSED[kind])
-    flags = ("--mode=predict", f"--runs_dir={tmp_path}/runs", f"--test_ckpt_path={small_net()}", "--images", tmp_path)
+    flags = ("--mode=predict", f"--runs_dir={tmp_path}/runs", f"--test_ckpt_path={small_model()}", "--images", tmp_path)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert run_main(capsys, "strange.png", *flags) == 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 400_000
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
-def test_pictures_that_are_cut_off_are_refused_not_filled(tmp_path, kind):
-    content = picture_bytes(kind, (200, 200))
+def test_images_that_are_cut_off_are_refused_not_filled(tmp_path, kind):
+    content = image_bytes(kind, (200, 200))
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     assert survive(lambda: read_image(tmp_path / "cut.png", (32, 32, 3)), "cut.png")
 
@@ -663,12 +663,12 @@ def several(kind):
     return buffer.getvalue()
 
 
-def test_unusual_pictures_are_read_right(tmp_path):
+def test_unusual_images_are_read_right(tmp_path):
     def read(name, content):
         (tmp_path / name).write_bytes(content)
         return read_image(tmp_path / name, (32, 32, 3))
 
-    for kind in ("PNG", "WEBP", "TIFF"):  # animated: the first picture
+    for kind in ("PNG", "WEBP", "TIFF"):  # animated: the first image
         assert abs(read(f"animated.{kind}", several(kind)).astype(int) - 10).max() <= 1
     red = PIL.Image.new("RGB", (40, 40), (200, 30, 30))
     buffer = io.BytesIO()
@@ -682,20 +682,20 @@ def test_unusual_pictures_are_read_right(tmp_path):
     PIL.Image.new("RGB", (1, 1), (1, 2, 3)).save(one, "PNG")
     for name in ("1x1.png", "misnamed.jpg", "ünï-çødé 猫.png", "line\nbreak.png", "a" * 240 + ".png"):
         assert (read(name, one.getvalue()) == (1, 2, 3)).all()
-    assert is_picture(read("bits.png", picture_bytes("PNG", mode="1"))) and is_picture(read("p.png", picture_bytes("PNG", mode="P")))  # fmt: skip
-    assert is_picture(read("la.png", picture_bytes("PNG", mode="LA"))) and is_picture(read("l.jpg", picture_bytes("JPEG", mode="L")))  # fmt: skip
+    assert is_image(read("bits.png", image_bytes("PNG", mode="1"))) and is_image(read("p.png", image_bytes("PNG", mode="P")))  # fmt: skip
+    assert is_image(read("la.png", image_bytes("PNG", mode="LA"))) and is_image(read("l.jpg", image_bytes("JPEG", mode="L")))  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zero", "dangling", "folder", "loop", "sparse"])
-def test_pictures_that_are_no_files(tmp_path, capsys, kind):
-    folder = tmp_path / "pictures"
+def test_images_that_are_no_files(tmp_path, capsys, kind):
+    folder = tmp_path / "images"
     folder.mkdir()
-    (folder / "good.png").write_bytes(picture_bytes("PNG"))
+    (folder / "good.png").write_bytes(image_bytes("PNG"))
     place = folder / "strange.png"
     {"pipe": lambda p: os.mkfifo(p), "zero": lambda p: p.symlink_to("/dev/zero"), "dangling": lambda p: p.symlink_to("nowhere"),
      "folder": lambda p: p.mkdir(), "loop": lambda p: p.symlink_to(p),
      "sparse": lambda p: (p.touch(), os.truncate(p, 10 << 30))}[kind](place)  # fmt: skip
-    flags = ("--mode=predict", f"--runs_dir={tmp_path}/runs", f"--test_ckpt_path={small_net()}", "--images")
+    flags = ("--mode=predict", f"--runs_dir={tmp_path}/runs", f"--test_ckpt_path={small_model()}", "--images")
     assert run_main(capsys, "strange.png", *flags, place) == 2
     assert not (tmp_path / "runs").exists()
     assert main([*map(str, flags), str(folder)]) == 0  # what was not named itself is left out
@@ -708,11 +708,11 @@ def test_pictures_that_are_no_files(tmp_path, capsys, kind):
 
 
 def class_folders(folder):
-    """Two classes of four pictures."""
+    """Two classes of four images."""
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         for number in range(4):
-            (folder / name / f"{number}.png").write_bytes(picture_bytes("PNG"))
+            (folder / name / f"{number}.png").write_bytes(image_bytes("PNG"))
     return folder
 
 
@@ -720,17 +720,17 @@ def load_classes(folder, **changes):
     return load_images(FlowerParameters(data_dir=str(folder), image_size=32, test_fraction=0.0, **changes))
 
 
-def is_loaded(classes, pictures):
+def is_loaded(classes, images):
     def is_right(found):
-        return found.class_folders == classes and len(found.training) + len(found.validation) == pictures and all(
-            is_picture(found.training.read(index)) for index in range(len(found.training)))  # fmt: skip
+        return found.class_folders == classes and len(found.training) + len(found.validation) == images and all(
+            is_image(found.training.read(index)) for index in range(len(found.training)))  # fmt: skip
 
     return is_right
 
 
-def png(picture):
+def png(image):
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -745,27 +745,27 @@ UNUSUAL = {
     "cmyk.jpg": cmyk,
     "16 bit.png": lambda: png(PIL.Image.fromarray(np.full((5, 5), 0x8040, np.uint16))),
     "animated.png": lambda: several("WEBP"),
-    "misnamed.jpg": lambda: picture_bytes("PNG"),
-    "ünï-çødé 猫.png": lambda: picture_bytes("PNG"),
-    "line\nbreak.png": lambda: picture_bytes("PNG"),
-    "no text \udcff.png": lambda: picture_bytes("PNG"),
-    "a" * 240 + ".png": lambda: picture_bytes("PNG"),
-    "-rf *; $(touch owned).PNG": lambda: picture_bytes("PNG"),
+    "misnamed.jpg": lambda: image_bytes("PNG"),
+    "ünï-çødé 猫.png": lambda: image_bytes("PNG"),
+    "line\nbreak.png": lambda: image_bytes("PNG"),
+    "no text \udcff.png": lambda: image_bytes("PNG"),
+    "a" * 240 + ".png": lambda: image_bytes("PNG"),
+    "-rf *; $(touch owned).PNG": lambda: image_bytes("PNG"),
 }
 UNREADABLE = {
-    "empty": b"", "text": b"not a picture", "gif": several("GIF"), "svg": REFUSED["svg"], "declared": declared(30_000, 30_000),
-    "cut": picture_bytes("PNG")[:-100], "cut jpeg": picture_bytes("JPEG", (200, 200))[:-300], "zip": b"PK\x03\x04" + bytes(50),
+    "empty": b"", "text": b"not an image", "gif": several("GIF"), "svg": REFUSED["svg"], "declared": declared(30_000, 30_000),
+    "cut": image_bytes("PNG")[:-100], "cut jpeg": image_bytes("JPEG", (200, 200))[:-300], "zip": b"PK\x03\x04" + bytes(50),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_pictures_among_classes(tmp_path, name):
+def test_unusual_images_among_classes(tmp_path, name):
     (class_folders(tmp_path / "data") / "b" / name).write_bytes(UNUSUAL[name]())
     assert survive(lambda: load_classes(tmp_path / "data"), "", is_loaded(("a", "b"), 9)) is None
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_unreadable_pictures_among_classes(tmp_path, kind):
+def test_unreadable_images_among_classes(tmp_path, kind):
     folder = class_folders(tmp_path / "data")
     (folder / "b" / "strange.png").write_bytes(UNREADABLE[kind])
     assert survive(lambda: load_classes(folder), "strange.png")
@@ -773,7 +773,7 @@ def test_unreadable_pictures_among_classes(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zero", "dangling", "folder", "loop", "sparse", "link to the parent"])
-def test_things_among_the_pictures_that_are_none(tmp_path, kind):
+def test_things_among_the_images_that_are_none(tmp_path, kind):
     folder = class_folders(tmp_path / "data")
     place = folder / "b" / "strange.jpg"
     {"pipe": lambda p: os.mkfifo(p), "zero": lambda p: p.symlink_to("/dev/zero"), "dangling": lambda p: p.symlink_to("nowhere"),
@@ -861,8 +861,8 @@ def test_class_folders_of_the_command_line(tmp_path, capsys):
 
 
 @functools.cache
-def small_net():
-    """A tiny saved net, made once."""
+def small_model():
+    """A tiny saved model, made once."""
     path = Path(tempfile.mkdtemp()) / "small.keras"
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(inputs)
@@ -874,7 +874,7 @@ def small_net():
 @given(damages())
 def test_damaged_keras_files(archive_folder, damage):
     path = archive_folder / "net.keras"
-    path.write_bytes(damage(small_net().read_bytes()))
+    path.write_bytes(damage(small_model().read_bytes()))
     survive(lambda: load_model(str(path)), path.name, lambda model: model.output_shape == (None, 10))
 
 
@@ -895,9 +895,9 @@ def test_damaged_checkpoints(archive_folder, damage):
 
 
 def rewritten(tmp_path, change, name="config.json"):
-    """`small_net` with the JSON of one member changed."""
+    """`small_model` with the JSON of one member changed."""
     path = tmp_path / "strange.keras"
-    with zipfile.ZipFile(small_net()) as old, zipfile.ZipFile(path, "w") as new:
+    with zipfile.ZipFile(small_model()) as old, zipfile.ZipFile(path, "w") as new:
         for member in old.namelist():
             content = old.read(member)
             new.writestr(member, change(content.decode()) if member == name else content)
@@ -925,7 +925,7 @@ def rewritten(tmp_path, change, name="config.json"):
 def test_keras_files_from_strangers(tmp_path, monkeypatch, old, new):
     monkeypatch.chdir(tmp_path)
     path = rewritten(tmp_path, lambda text: text.replace(old, new))
-    assert path.read_bytes() != small_net().read_bytes()
+    assert path.read_bytes() != small_model().read_bytes()
     assert survive(lambda: load_model(str(path)), path.name)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -957,7 +957,7 @@ def test_other_formats_are_refused(tmp_path, name):
 
 
 def test_pixels_and_weights_that_are_no_numbers(tmp_path):
-    model = load_model(str(small_net()))
+    model = load_model(str(small_model()))
     for bad in (np.nan, np.inf, -np.inf):
         images = np.zeros((2, 32, 32, 3), np.float32)
         images[1, 3, 4, 2] = bad
@@ -1014,7 +1014,7 @@ def test_commands_on_damaged_runs(finished, tmp_path, capsys, kind, content):
     named = path.name if (kind, content) != ("config", b"{}") else ""
     run_main(capsys, named, "--mode=publish", *flags, f"--results_dir={tmp_path / 'done' / 'results'}")
     if content == b"null":  # the slow commands, once for each file that they read
-        (tmp_path / "x.png").write_bytes(picture_bytes("PNG"))
+        (tmp_path / "x.png").write_bytes(image_bytes("PNG"))
         outside.add(tmp_path / "x.png")
         if kind in ("config", "data"):
             assert run_main(capsys, path.name, "--mode=predict", *flags, "--images", tmp_path / "x.png") == 2

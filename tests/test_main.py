@@ -131,7 +131,7 @@ def test_publish_writes_rows_and_a_table(tmp_path):
     assert "![error_curve](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
 
-    # A run that differs in an option of the net has rows of its own.
+    # A run that differs in an option of the network has rows of its own.
     shutil.copytree(tmp_path / "runs" / "p", tmp_path / "runs" / "q")
     config = tmp_path / "runs" / "q" / "config.json"
     config.write_text(config.read_text().replace('"squeeze_excitation": 0', '"squeeze_excitation": 4'))
