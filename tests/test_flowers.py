@@ -39,29 +39,29 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 
-def draw_pictures(folder, counts, size=40):
-    """Pictures of one colour per class with noise: {class folder: number}; returns the folder."""
+def draw_images(folder, counts, size=40):
+    """Images of one colour per class with noise: {class folder: number}; returns the folder."""
     rng = np.random.default_rng(zlib.crc32(str(folder).encode()))
     for index, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
         color = np.array([40 * index, 250 - 40 * index, 120])
         for number in range(count):
-            picture = np.clip(color + rng.normal(0, 25, (size, size, 3)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(folder / name / f"picture_{number:02d}.jpg"), picture)
+            image = np.clip(color + rng.normal(0, 25, (size, size, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"image_{number:02d}.jpg"), image)
     return folder
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_folder(tmp_path_factory):
     """train/ and valid/ with the classes 1, 2 and 10."""
-    folder = tmp_path_factory.mktemp("pictures")
-    draw_pictures(folder / "train", {"1": 8, "2": 7, "10": 6})
-    draw_pictures(folder / "valid", {"1": 2, "2": 3, "10": 2})
+    folder = tmp_path_factory.mktemp("images")
+    draw_images(folder / "train", {"1": 8, "2": 7, "10": 6})
+    draw_images(folder / "valid", {"1": 2, "2": 3, "10": 2})
     (folder / "cat_to_name.json").write_text('{"1": "pink primrose", "10": "globe thistle"}')
     return folder
 
 
-def settings(pictures, tmp_path, **changes):
+def settings(image_folder, tmp_path, **changes):
     small = {
         "image_size": 32,
         "weights": "none",
@@ -73,14 +73,14 @@ def settings(pictures, tmp_path, **changes):
         "tensorboard": False,
         "version": "x",
     }
-    return FlowerParameters(data_dir=str(pictures), runs_dir=str(tmp_path), **small | changes)
+    return FlowerParameters(data_dir=str(image_folder), runs_dir=str(tmp_path), **small | changes)
 
 
 def count(variables):
     return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
-# The nets
+# The models
 
 
 def test_parameters_of_the_flower_text():
@@ -154,7 +154,7 @@ def test_the_program_of_the_text_has_the_same_loss(small):
     assert abs(ours - theirs) < 1e-5
 
 
-def test_a_frozen_base_keeps_its_statistics_and_one_picture_equals_its_row(small):
+def test_a_frozen_backbone_keeps_its_statistics_and_one_image_equals_its_row(small):
     base = heads.find_backbone(small)
     before = base.get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
@@ -298,25 +298,25 @@ def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
     assert (folder / "class" / "001-a.png").is_file() and (folder / "kind" / "001-a.png").is_file()
 
 
-# The pictures
+# The images
 
 
-def test_classes_are_in_numeric_order_and_have_names(pictures, tmp_path):
-    found = data.load_images(settings(pictures, tmp_path))
+def test_classes_are_in_numeric_order_and_have_names(image_folder, tmp_path):
+    found = data.load_images(settings(image_folder, tmp_path))
     assert found.class_folders == ("1", "2", "10")
     assert found.class_names == ("pink primrose", "2", "globe thistle")
     assert np.bincount(found.training.labels).tolist() == [8, 7, 6]
     assert np.bincount(found.validation.labels).tolist() == [2, 3, 2] and found.test is None
     assert all(f"/train/{found.class_folders[label]}/" in file
                for file, label in zip(found.training.files, found.training.labels, strict=True))  # fmt: skip
-    first_two = data.load_images(settings(pictures, tmp_path, classes=2))
+    first_two = data.load_images(settings(image_folder, tmp_path, classes=2))
     assert first_two.class_folders == ("1", "2") and len(first_two.training) == 15
     with pytest.raises(UsageError, match="at most the 3 classes"):
-        data.load_images(settings(pictures, tmp_path, classes=4))
+        data.load_images(settings(image_folder, tmp_path, classes=4))
 
 
 def test_one_folder_is_split_by_seed(tmp_path):
-    folder = draw_pictures(tmp_path / "all", {"rose": 10, "daisy": 20})
+    folder = draw_images(tmp_path / "all", {"rose": 10, "daisy": 20})
     changes = {"validation_fraction": 0.2, "test_fraction": 0.1}
     found = data.load_images(settings(folder, tmp_path, **changes))
     parts = [found.training, found.validation, found.test]
@@ -331,13 +331,13 @@ def test_one_folder_is_split_by_seed(tmp_path):
         data.load_images(settings(folder, tmp_path, validation_fraction=0.9))
 
 
-def test_broken_pictures_are_named(tmp_path):
-    folder = draw_pictures(tmp_path / "all", {"a": 5, "b": 5})
-    whole = (folder / "a" / "picture_00.jpg").read_bytes()
+def test_broken_images_are_named(tmp_path):
+    folder = draw_images(tmp_path / "all", {"a": 5, "b": 5})
+    whole = (folder / "a" / "image_00.jpg").read_bytes()
     (folder / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "b" / "empty.png").write_bytes(b"")
     (folder / "b" / "longer.jpg").write_bytes(whole + b"what a camera appends")
-    (folder / "b" / "notes.txt").write_text("no picture")
+    (folder / "b" / "notes.txt").write_text("no image")
     with pytest.raises(UsageError, match=r"2 image\(s\) .*cut\.jpg.*empty\.png.*--on_bad_image=skip"):
         data.load_images(settings(folder, tmp_path))
     found = data.load_images(settings(folder, tmp_path, on_bad_image="skip"))
@@ -385,38 +385,38 @@ def test_a_jpeg_that_is_cut_off_is_refused(tmp_path, progressive):
             image_part.read_image(str(path), (32, 32, 3), False)
 
 
-def test_a_class_whose_training_pictures_are_all_broken_is_named(tmp_path):
+def test_a_class_whose_training_images_are_all_broken_is_named(tmp_path):
     for part in ("train", "valid"):
-        draw_pictures(tmp_path / "all" / part, {"a": 3, "b": 3, "c": 3})
-    for picture in (tmp_path / "all" / "train" / "b").iterdir():
-        picture.write_bytes(b"broken")
+        draw_images(tmp_path / "all" / part, {"a": 3, "b": 3, "c": 3})
+    for image in (tmp_path / "all" / "train" / "b").iterdir():
+        image.write_bytes(b"broken")
     with pytest.raises(UsageError, match="that can be read, received none for b; mend"):
         data.load_images(settings(tmp_path / "all", tmp_path, on_bad_image="skip"))
 
 
 def test_leaks_are_found_by_content(tmp_path):
     folder = tmp_path / "leaky"
-    draw_pictures(folder / "train", {"a": 4, "b": 4})
-    draw_pictures(folder / "valid", {"a": 2, "b": 2})
+    draw_images(folder / "train", {"a": 4, "b": 4})
+    draw_images(folder / "valid", {"a": 2, "b": 2})
     assert data.load_images(settings(folder, tmp_path)).leaks == ()
-    shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "valid" / "b" / "another name.jpg")
+    shutil.copy(folder / "train" / "a" / "image_01.jpg", folder / "valid" / "b" / "another name.jpg")
     found = data.load_images(settings(folder, tmp_path))
     assert found.leak_count == 1 and [file.rsplit("/", 1)[1] for file in found.leaks[0]] == [
-        "picture_01.jpg",
+        "image_01.jpg",
         "another name.jpg",
     ]
-    shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "train" / "a" / "twice.jpg")
+    shutil.copy(folder / "train" / "a" / "image_01.jpg", folder / "train" / "a" / "twice.jpg")
     for copy in range(15):
-        shutil.copy(folder / "train" / "a" / "picture_01.jpg", folder / "valid" / "b" / f"copy {copy}.jpg")
+        shutil.copy(folder / "train" / "a" / "image_01.jpg", folder / "valid" / "b" / f"copy {copy}.jpg")
     found = data.load_images(settings(folder, tmp_path))
     assert found.leak_count == 2 * 16 and len(set(found.leaks)) == 20
     assert all("/train/" in one and "/valid/" in other for one, other in found.leaks)
 
 
-def test_pictures_that_do_not_fit_into_memory_are_read_again(pictures, tmp_path, monkeypatch):
-    kept = data.load_images(settings(pictures, tmp_path)).training
+def test_images_that_do_not_fit_into_memory_are_read_again(image_folder, tmp_path, monkeypatch):
+    kept = data.load_images(settings(image_folder, tmp_path)).training
     monkeypatch.setattr(image_part, "_LARGEST_IN_MEMORY", 0)
-    again = data.load_images(settings(pictures, tmp_path)).training
+    again = data.load_images(settings(image_folder, tmp_path)).training
     assert again.images is None and kept.images is not None
     for one, two in zip(again.load([3, 1]), kept.load([3, 1]), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -443,9 +443,9 @@ def test_folders_that_are_no_data_set(tmp_path, files, found):
         data.load_images(settings(folder, tmp_path))
 
 
-def test_a_class_without_training_pictures_is_named(tmp_path):
-    draw_pictures(tmp_path / "all" / "train", {"a": 3, "b": 3})
-    draw_pictures(tmp_path / "all" / "valid", {"a": 1, "c": 1})
+def test_a_class_without_training_images_is_named(tmp_path):
+    draw_images(tmp_path / "all" / "train", {"a": 3, "b": 3})
+    draw_images(tmp_path / "all" / "valid", {"a": 1, "c": 1})
     with pytest.raises(UsageError, match="received none for c"):
         data.load_images(settings(tmp_path / "all", tmp_path))
 
@@ -453,7 +453,7 @@ def test_a_class_without_training_pictures_is_named(tmp_path):
 # Augmentation
 
 
-def smooth_picture():
+def smooth_image():
     rows, columns = np.mgrid[:48, :48]
     return np.stack([rows * 5, columns * 5, (rows + columns) * 2.5], axis=-1).astype(np.uint8)
 
@@ -467,14 +467,14 @@ def test_one_affine_map_does_what_image_data_generator_does(transform):
 
     parameters = {"theta": transform.rotation, "shear": transform.shear, "zx": transform.zoom_x, "zy": transform.zoom_y,
                   "flip_horizontal": transform.flip}  # fmt: skip
-    picture = smooth_picture()
-    expected = ImageDataGenerator(data_format="channels_last").apply_transform(picture.astype(np.float32), parameters)
-    received = augmentation.apply_transform(picture, transform)
+    image = smooth_image()
+    expected = ImageDataGenerator(data_format="channels_last").apply_transform(image.astype(np.float32), parameters)
+    received = augmentation.apply_transform(image, transform)
     assert np.abs(received - expected).max() <= 2  # of 255: OpenCV rounds positions to 1/32 pixel
 
 
-def test_draws_fill_their_ranges(pictures, tmp_path):
-    config = settings(pictures, tmp_path)
+def test_draws_fill_their_ranges(image_folder, tmp_path):
+    config = settings(image_folder, tmp_path)
     drawn = np.array([dataclasses.astuple(augmentation.draw_transform(0, variant, config)) for variant in range(2000)])
     for column, (low, high) in enumerate(((-30, 30), (-0.2, 0.2), (0.8, 1.2), (0.8, 1.2))):
         assert low <= drawn[:, column].min() < low + 0.01 * (high - low)
@@ -483,8 +483,8 @@ def test_draws_fill_their_ranges(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("pipeline", ["tfdata", "generator"])
-def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, tmp_path, pipeline):
-    config = settings(pictures, tmp_path, pipeline=pipeline)
+def test_a_batch_is_a_pure_function_of_seed_and_step(image_folder, tmp_path, pipeline):
+    config = settings(image_folder, tmp_path, pipeline=pipeline)
     training = data.load_images(config).training
     made = [batch for batch, _ in batches.training_batches(training, config, 6)]
     assert len(made) == 6 and made[0].shape == (8, 32, 32, 3) and made[0].dtype == np.uint8
@@ -495,13 +495,13 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, tmp_path, pipelin
     np.testing.assert_array_equal(np.concatenate(pieces), made[0])
 
 
-def test_variants_come_in_turn_and_every_picture_once_an_epoch(pictures, tmp_path):
-    config = settings(pictures, tmp_path, variants=2, train_batch_size=7)
+def test_variants_come_in_turn_and_every_image_once_an_epoch(image_folder, tmp_path):
+    config = settings(image_folder, tmp_path, variants=2, train_batch_size=7)
     plans = [batches.plan_batch(step, 21, config) for step in range(9)]
     for epoch in range(3):
         indices, variants = (np.concatenate(values) for values in zip(*plans[3 * epoch : 3 * epoch + 3], strict=True))
         assert sorted(indices) == list(range(21)) and set(variants) == {epoch % 2}
-    plain = settings(pictures, tmp_path, augment=False)
+    plain = settings(image_folder, tmp_path, augment=False)
     training = data.load_images(plain).training
     np.testing.assert_array_equal(augmentation.make_variant(training, 3, 5, plain), training.read(3))
 
@@ -510,11 +510,11 @@ def test_variants_come_in_turn_and_every_picture_once_an_epoch(pictures, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory):
+def finished(image_folder, tmp_path_factory):
     """A finished run of the command line."""
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--weights=none", "--head=pool", "--variants=2", "--image_size=32", "--epochs=2", "--init_lr=0.01"]
-    assert flowers.train.main([f"--data_dir={pictures}", f"--runs_dir={folder}", "--version=done", *flags]) == 0
+    assert flowers.train.main([f"--data_dir={image_folder}", f"--runs_dir={folder}", "--version=done", *flags]) == 0
     return RunFolder(folder / "done")
 
 
@@ -544,7 +544,7 @@ def test_a_run_folder_holds_everything(finished):
     assert facts["class_folders"] == ["1", "2", "10"] and facts["split_rounding"] == "all_classes"
 
 
-def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monkeypatch):
+def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, monkeypatch):
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
     before = finished.result.read_bytes()
     results = ["--publish", f"--results_dir={tmp_path}"]
@@ -556,27 +556,27 @@ def test_evaluate_publish_and_predict(finished, pictures, tmp_path, capsys, monk
     assert "| validation f1 |" in page and "(accuracy_and_loss.png)" in page
     assert "[done](done/README.md)" in (tmp_path / "README.md").read_text()
     assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
-    assert flowers.predict.main([str(pictures / "valid" / "10"), *flags, "--explain"]) == 0
+    assert flowers.predict.main([str(image_folder / "valid" / "10"), *flags, "--explain"]) == 0
     assert len(list((finished.path / "explanations").glob("*.png"))) == 2
     table = pd.read_csv(finished.path / "predictions.csv")
     assert len(table) == 2 and set(table["class_1"]) <= {"pink primrose", "2", "globe thistle"}
     assert "95 % interval" in capsys.readouterr().out
     probabilities = np.load(finished.predictions)
     model = load_model(str(finished.best))
-    paths = sorted((pictures / "valid" / "10").iterdir())
+    paths = sorted((image_folder / "valid" / "10").iterdir())
     images = np.stack([read_image(path, (32, 32, 3)) for path in paths])
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
-    # A net of the text's quirks is asked about pictures squeezed as in its training.
+    # A model of the text's quirks is asked about images squeezed as in its training.
     asked = []
     monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
     net = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
-    assert flowers.predict.main([str(pictures / "valid" / "10"), *net]) == 0
+    assert flowers.predict.main([str(image_folder / "valid" / "10"), *net]) == 0
     np.testing.assert_array_equal(asked[0], [image_part.read_image(str(path), (32, 32, 3), True) for path in paths])
 
 
-def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_path, capsys):
+def test_a_model_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_path, capsys):
     for part in ("train", "valid"):
-        draw_pictures(tmp_path / "other" / part, {"cat": 2, "dog": 2, "mouse": 2})
+        draw_images(tmp_path / "other" / part, {"cat": 2, "dog": 2, "mouse": 2})
     before = finished.result.read_bytes()
     flags = [f"--runs_dir={finished.path.parent}", f"--data_dir={tmp_path / 'other'}"]
     assert flowers.evaluate.main([*flags, "--version=done"]) == 2 and finished.result.read_bytes() == before
@@ -587,7 +587,7 @@ def test_a_net_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_p
 
 
 def test_a_model_given_by_its_file_is_tested_on_the_parts_of_its_run(finished, tmp_path, capsys):
-    folder = draw_pictures(tmp_path / "all", {"pink primrose": 15, "2": 15, "globe thistle": 15})
+    folder = draw_images(tmp_path / "all", {"pink primrose": 15, "2": 15, "globe thistle": 15})
     facts = json.loads(finished.data.read_text()) | {"class_names": ["2", "globe thistle", "pink primrose"]}
     shutil.copy(finished.best, tmp_path / "best.keras")
     flags = [f"--runs_dir={tmp_path}", f"--data_dir={folder}", f"--test_ckpt_path={tmp_path / 'best.keras'}"]
@@ -601,15 +601,15 @@ def test_a_model_given_by_its_file_is_tested_on_the_parts_of_its_run(finished, t
         assert f"on {count} validation images" in capsys.readouterr().out
 
 
-def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, pictures, tmp_path, capsys):
+def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, image_folder, tmp_path, capsys):
     before = finished.result.read_bytes()
     flags = [f"--runs_dir={finished.path.parent}", "--version=done"]
     for change in ("split_seed=1", "validation_fraction=0.3", "test_fraction=0.3", "classes=2", "dataset=synthetic"):
         assert flowers.evaluate.main([*flags, f"--{change}"]) == 2
         error = capsys.readouterr().err
         assert "was trained with" in error and f"received --{change}; leave that out" in error
-    assert flowers.predict.main([str(pictures), *flags, "--faithful"]) == 2
-    moved = shutil.copytree(pictures, tmp_path / "moved")
+    assert flowers.predict.main([str(image_folder), *flags, "--faithful"]) == 2
+    moved = shutil.copytree(image_folder, tmp_path / "moved")
     assert flowers.evaluate.main([*flags, f"--data_dir={moved}"]) == 0
     next((moved / "train" / "2").iterdir()).unlink()
     before = finished.result.read_bytes()
@@ -653,12 +653,12 @@ def test_published_trials():
 
 
 @pytest.mark.slow
-def test_a_run_gives_its_base_to_another(finished, pictures, tmp_path):
-    trainer = make_trainer(settings(pictures, tmp_path, weights=str(finished.path), classes=2))
+def test_a_run_gives_its_backbone_to_another(finished, image_folder, tmp_path):
+    trainer = make_trainer(settings(image_folder, tmp_path, weights=str(finished.path), classes=2))
     source = heads.find_backbone(load_model(str(finished.best)))
     for expected, received in zip(source.get_weights(), trainer.task.backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
-    other = settings(pictures, tmp_path, weights=str(finished.path), model="resnet152v2")
+    other = settings(image_folder, tmp_path, weights=str(finished.path), model="resnet152v2")
     with pytest.raises(UsageError, match="does not fit resnet152v2"):
         make_trainer(other)
 
@@ -672,21 +672,21 @@ def losses(trainer, steps):
     return [trainer._take_step(*batch) for batch in itertools.islice(trainer.task.training_batches(), steps)]
 
 
-def test_cached_features_give_the_losses_of_the_whole_net(pictures, tmp_path):
+def test_cached_features_give_the_losses_of_the_whole_model(image_folder, tmp_path):
     both = []
     for cache in ("on", "off"):
-        trainer = make_trainer(settings(pictures, tmp_path, variants=2, cache_features=cache, head="flatten"))
+        trainer = make_trainer(settings(image_folder, tmp_path, variants=2, cache_features=cache, head="flatten"))
         assert trainer.task.caches_features == (cache == "on")
         both.append((losses(trainer, 4), list(trainer.stage.measure(0)[0].values())))
     np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-4)
     np.testing.assert_allclose(both[0][1], both[1][1], rtol=1e-3)
 
 
-def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path, monkeypatch):
-    found = data.load_images(settings(pictures, tmp_path))
+def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_path, monkeypatch):
+    found = data.load_images(settings(image_folder, tmp_path))
 
     def caches(**changes):
-        return make_trainer(settings(pictures, tmp_path, **changes), data=found).task.caches_features
+        return make_trainer(settings(image_folder, tmp_path, **changes), data=found).task.caches_features
 
     assert caches(augment=False) and not caches()
     monkeypatch.setattr(transfer, "_LARGEST_FEATURES", 1000)
@@ -696,8 +696,8 @@ def test_features_are_cached_where_the_pictures_do_not_change(pictures, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_stopped_between_reports_ends_as_one_never_stopped(pictures, tmp_path):
-    config = settings(pictures, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
+def test_a_run_stopped_between_reports_ends_as_one_never_stopped(image_folder, tmp_path):
+    config = settings(image_folder, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
     found = data.load_images(config)
     whole = make_trainer(dataclasses.replace(config, version="whole"), data=found)
     whole.train()
@@ -741,11 +741,13 @@ def test_the_last_stages_of_a_base_are_unfrozen(small):
 
 
 @pytest.fixture(scope="module")
-def two_stages(pictures, tmp_path_factory):
-    """A run of two epochs on the head and two with the last stage, never stopped, and its settings and pictures."""
+def two_stages(image_folder, tmp_path_factory):
+    """A run of two epochs on the head and two with the last stage, never stopped, and its settings and images."""
     folder = tmp_path_factory.mktemp("stages")
     changes = {"unfreeze_at_epoch": 2, "epochs": 4, "patience": 1, "fine_tune_lr": 1e-3, "lr_schedule": "cosine"}
-    config = settings(pictures, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01)
+    config = settings(
+        image_folder, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01
+    )
     found = data.load_images(config)
     trainer = make_trainer(config, data=found)
     start = trainer.task.backbone.get_weights()
@@ -794,13 +796,13 @@ def test_a_run_stopped_around_the_switch_ends_as_one_never_stopped(two_stages, s
 
 
 @pytest.mark.slow
-def test_weight_decay_pulls_kernels(pictures, tmp_path):
+def test_weight_decay_pulls_kernels(image_folder, tmp_path):
     """The first step of plain SGD with and without decay d differs by rate * d * kernel, and in kernels only."""
-    found = data.load_images(settings(pictures, tmp_path))
+    found = data.load_images(settings(image_folder, tmp_path))
     trainers = []
     for decay in (0.0, 0.1):
         changes = {"optimizer": "momentum", "weight_decay": decay, "augment": False, "init_lr": 0.1}
-        trainers.append(make_trainer(settings(pictures, tmp_path, **changes), data=found))
+        trainers.append(make_trainer(settings(image_folder, tmp_path, **changes), data=found))
         start = [variable.numpy() for variable in trainers[-1].model.trainable_variables]
         losses(trainers[-1], 1)
     for before, plain, decayed in zip(start, *(trainer.model.trainable_variables for trainer in trainers), strict=True):
@@ -809,7 +811,7 @@ def test_weight_decay_pulls_kernels(pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_devices_drop_different_values_and_a_resumed_run_is_the_same(pictures, tmp_path):
+def test_devices_drop_different_values_and_a_resumed_run_is_the_same(image_folder, tmp_path):
     """Two logical CPU devices share each batch."""
     code = """
 import dataclasses, sys
@@ -848,7 +850,7 @@ outputs = [np.array(output) for output in whole.strategy.experimental_local_resu
 assert len(outputs) == 2 and not np.allclose(*outputs)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(pictures), str(tmp_path)],
+        [sys.executable, "-c", code, str(image_folder), str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, env=user_environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -857,9 +859,9 @@ assert len(outputs) == 2 and not np.allclose(*outputs)
 # Large folders, other data sets, the quirks of the text
 
 
-def test_pictures_found_broken_while_training_are_named_and_replaced(tmp_path, monkeypatch, capsys):
+def test_images_found_broken_while_training_are_named_and_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(image_part, "_MOST_IN_MEMORY", 0)
-    folder = draw_pictures(tmp_path / "all", {"a": 5, "b": 5})
+    folder = draw_images(tmp_path / "all", {"a": 5, "b": 5})
     config = settings(folder, tmp_path, on_bad_image="skip")
     training = data.load_images(config).training
     index = int(np.flatnonzero(training.labels == 0)[-1])
@@ -875,8 +877,8 @@ def test_pictures_found_broken_while_training_are_named_and_replaced(tmp_path, m
 
 
 def test_leaks_are_not_sought_among_too_many_files(tmp_path, monkeypatch):
-    folder = draw_pictures(tmp_path / "all", {"a": 4, "b": 4})
-    shutil.copy(folder / "a" / "picture_00.jpg", folder / "b" / "again.jpg")
+    folder = draw_images(tmp_path / "all", {"a": 4, "b": 4})
+    shutil.copy(folder / "a" / "image_00.jpg", folder / "b" / "again.jpg")
     monkeypatch.setattr(leaks, "_MOST_COMPARED", 1)
     for wanted, looked in (("auto", False), ("on", True), ("off", False)):
         config = settings(folder, tmp_path, find_leaks=wanted, split_seed=1)
@@ -896,8 +898,8 @@ def test_cifar_is_read_and_split_as_by_the_other_command(cifar_folder, tmp_path)
         data.load_images(dataclasses.replace(config, classes=11))
 
 
-def test_the_quirks_of_the_text(pictures, tmp_path):
-    config = settings(pictures, tmp_path, faithful=True, variants=1)
+def test_the_quirks_of_the_text(image_folder, tmp_path):
+    config = settings(image_folder, tmp_path, faithful=True, variants=1)
     found = data.load_images(config)
     assert found.class_folders == ("1", "10", "2")
     trainer = make_trainer(config, data=found)
@@ -910,27 +912,27 @@ def test_the_quirks_of_the_text(pictures, tmp_path):
     assert first.shape == plain.shape and not np.array_equal(first, plain) and not np.array_equal(first, second)
 
 
-def test_the_text_squeezes_pictures_by_their_nearest_pixels(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / "wide.png"), picture[..., ::-1])
+def test_the_text_squeezes_images_by_their_nearest_pixels(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "wide.png"), image[..., ::-1])
     expected = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "wide.png", target_size=(32, 48)))
     np.testing.assert_array_equal(image_part.read_image(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
 
 
 @pytest.mark.slow
-def test_a_picture_that_vanishes_while_training_is_named(pictures, tmp_path, monkeypatch):
+def test_a_image_that_vanishes_while_training_is_named(image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(image_part, "_LARGEST_IN_MEMORY", 0)
     folder = tmp_path / "copy"
-    shutil.copytree(pictures, folder)
+    shutil.copytree(image_folder, folder)
     trainer = make_trainer(settings(folder, tmp_path))
-    (folder / "train" / "2" / "picture_03.jpg").unlink()
-    with pytest.raises(UsageError, match=r"picture_03\.jpg., which does not exist"):
+    (folder / "train" / "2" / "image_03.jpg").unlink()
+    with pytest.raises(UsageError, match=r"image_03\.jpg., which does not exist"):
         trainer.train()
 
 
 @pytest.mark.slow
-def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_path):
-    config = settings(pictures, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3, deterministic=True)
+def test_training_stops_when_the_validation_loss_no_longer_falls(image_folder, tmp_path):
+    config = settings(image_folder, tmp_path, augment=False, epochs=30, patience=2, init_lr=0.3, deterministic=True)
     trainer = make_trainer(config)
     trainer.train()
     steps = [row["step"] for row in trainer.history]
@@ -951,9 +953,9 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(pictures, tmp_p
 
 
 @pytest.mark.slow
-def test_a_trained_base_changes_and_a_frozen_one_does_not(pictures, tmp_path):
+def test_a_trained_backbone_changes_and_a_frozen_one_does_not(image_folder, tmp_path):
     for base in ("trained", "frozen"):
-        trainer = make_trainer(settings(pictures, tmp_path, base=base, cache_features="off"))
+        trainer = make_trainer(settings(image_folder, tmp_path, base=base, cache_features="off"))
         before = trainer.task.backbone.get_weights()
         losses(trainer, 1)
         changed = [not np.array_equal(a, b) for a, b in zip(before, trainer.task.backbone.get_weights(), strict=True)]
@@ -1003,8 +1005,8 @@ def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expe
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_cannot_be_used_leave_no_run(pictures, tmp_path, capsys):
-    flags = [f"--data_dir={pictures}", f"--runs_dir={tmp_path / 'runs'}", "--image_size=32", "--weights=nowhere.h5"]
+def test_weights_that_cannot_be_used_leave_no_run(image_folder, tmp_path, capsys):
+    flags = [f"--data_dir={image_folder}", f"--runs_dir={tmp_path / 'runs'}", "--image_size=32", "--weights=nowhere.h5"]
     assert flowers.train.main(flags) == 2
     assert "nowhere.h5" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
@@ -1020,12 +1022,12 @@ def test_interval_of_the_published_accuracy():
 @pytest.mark.slow
 def test_a_large_tree_starts_soon(tmp_path):
     """20,000 tiny files in 1,000 classes are listed, checked and split in less than 15 seconds."""
-    picture = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
+    image = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
     for label in range(1000):
         folder = tmp_path / "all" / f"class_{label}"
         folder.mkdir(parents=True)
         for number in range(20):
-            (folder / f"{number}.jpg").write_bytes(picture)
+            (folder / f"{number}.jpg").write_bytes(image)
     started = time.monotonic()
     found = data.load_images(settings(tmp_path / "all", tmp_path))
     assert time.monotonic() - started < 15
