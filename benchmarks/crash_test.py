@@ -212,7 +212,6 @@ def flags_of(run: RunFolder, flags) -> list[str]:
 
 def compare(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
     """What differs between two finished runs of the same settings, one line each; nothing but times may."""
-
     devices.import_tensorflow()
     import keras
     import numpy as np
@@ -260,12 +259,6 @@ def compare(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
     for path in undisturbed.figures.glob("*.png"):
         check(path.name, (killed.figures / path.name).read_bytes() == path.read_bytes())
     return differences
-
-
-def compare_elsewhere(undisturbed: RunFolder, killed: RunFolder) -> list[str]:
-    """`compare` in a forked process: it uses TensorFlow, and after that this one could not be forked any more."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-        return pool.submit(compare, undisturbed, killed).result()
 
 
 def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTANTS) -> dict:
@@ -341,7 +334,10 @@ def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTA
             missed[instant] += instant is not None
             if missed[instant] > 5 + state["kills"].get(instant, 0):
                 raise SystemExit(f"error: {missed[instant]} runs ended without a kill '{instant}'")
-            state["mismatches"] += [f"{run}: {difference}" for difference in compare_elsewhere(undisturbed, run)]
+            # In a process of its own: it uses TensorFlow, and after that this one could not be forked any more.
+            with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+                differences = pool.submit(compare, undisturbed, run).result()
+            state["mismatches"] += [f"{run}: {difference}" for difference in differences]
             state["runs"] += 1
             line = f"run {state['runs']} done, mismatches so far: {len(state['mismatches'])}"
         save()

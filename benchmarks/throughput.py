@@ -1,6 +1,6 @@
 """How fast this library trains and infers, measured beside stock Keras and PyTorch on the same machine in the same run.
 
-python benchmarks/throughput.py                                     # an hour or two on two cores
+python benchmarks/throughput.py                                     # an hour or more on two cores
 python benchmarks/throughput.py --torch_python PYTHON               # PyTorch lives in another environment
 python benchmarks/throughput.py --contenders ours,torch-compile-bfloat16 --models resnet20 --rounds 3
 python benchmarks/throughput.py --rounds 1 --steps 3 --models resnet20      # does it work?
