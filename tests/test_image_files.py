@@ -1,10 +1,12 @@
-"""Image files of strangers: what cannot be used is refused in one line that names one cause."""
+"""Image files of strangers: every kind is read upright and in its colours; what cannot be used is refused with one cause."""
 
 import io
 import os
 
+import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from resnet_study.data import image_files
@@ -18,6 +20,34 @@ def encode(kind, size=(60, 50)):
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(buffer, kind)
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (60, 40, 4), (1, 1), (200, 10, 3)])
+def test_images_of_every_kind_are_read(tmp_path, shape):
+    for depth, kind in ((np.uint8, "8"), (np.uint16, "16")):
+        path = tmp_path / f"{kind}.png"
+        cv2.imwrite(str(path), np.full(shape, np.iinfo(depth).max, depth))
+        for channels in (1, 3):
+            image = read_image(path, (32, 32, channels))
+            assert image.shape == (32, 32, channels) and image.dtype == np.uint8 and image.min() == 255
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_stand_upright_however_the_camera_was_held(tmp_path, kind):
+    quarters = np.kron(np.uint8([[0, 80], [160, 240]]), np.ones((16, 16), np.uint8))
+    for orientation in range(1, 9):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        PIL.Image.fromarray(quarters).convert("RGB").save(tmp_path / "held", kind, exif=exif, quality=95)
+        with PIL.Image.open(tmp_path / "held") as opened:
+            upright = np.asarray(PIL.ImageOps.exif_transpose(opened))
+        difference = read_image(tmp_path / "held", (32, 32, 3)).astype(int) - upright
+        assert abs(difference).max() < 30, orientation
+
+
+def test_colours_are_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((5, 5, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
+    assert read_image(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
 
 
 def damaged_png():

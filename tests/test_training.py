@@ -12,8 +12,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-import PIL.Image
-import PIL.ImageOps
 import pytest
 from conftest import ROOT, TINY, run_main, user_environment
 
@@ -24,7 +22,6 @@ from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import confidence_interval, find_model, measure
 from resnet_study.run_folder import RunFolder
@@ -562,38 +559,6 @@ def test_overwrite_empties_runs_only(tmp_path):
     (run.path / "result.json").write_text("old")
     train(tiny(tmp_path, version="again"), overwrite=True)
     assert not run.result.exists()
-
-
-@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (60, 40, 4), (1, 1), (200, 10, 3)])
-def test_pictures_of_every_kind_are_read(tmp_path, shape):
-    import cv2
-
-    for depth, kind in ((np.uint8, "8"), (np.uint16, "16")):
-        path = tmp_path / f"{kind}.png"
-        cv2.imwrite(str(path), np.full(shape, np.iinfo(depth).max, depth))
-        for channels in (1, 3):
-            picture = read_image(path, (32, 32, channels))
-            assert picture.shape == (32, 32, channels) and picture.dtype == np.uint8 and picture.min() == 255
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_pictures_stand_upright_however_the_camera_was_held(tmp_path, kind):
-    quarters = np.kron(np.uint8([[0, 80], [160, 240]]), np.ones((16, 16), np.uint8))
-    for orientation in range(1, 9):
-        exif = PIL.Image.Exif()
-        exif[0x0112] = orientation
-        PIL.Image.fromarray(quarters).convert("RGB").save(tmp_path / "held", kind, exif=exif, quality=95)
-        with PIL.Image.open(tmp_path / "held") as opened:
-            upright = np.asarray(PIL.ImageOps.exif_transpose(opened))
-        difference = read_image(tmp_path / "held", (32, 32, 3)).astype(int) - upright
-        assert abs(difference).max() < 30, orientation
-
-
-def test_colours_are_rgb(tmp_path):
-    import cv2
-
-    cv2.imwrite(str(tmp_path / "red.png"), np.full((5, 5, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
-    assert read_image(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_two_devices_train_as_one(tmp_path):
