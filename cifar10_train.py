@@ -63,27 +63,20 @@ class Train:
             data: `cifar10_input.ImageData`, with several heads one for each by its name; None = as the settings say.
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
-        self.config = config or from_preset("liang")
-        self.run = run or RunFolder(f"{self.config.runs_dir}/{self.config.run_name}")
-        devices.set_up(self.config.seed, self.config.deterministic)
-
-        self.is_chief = devices.is_chief(self.config.strategy)
-        self.strategy = devices.choose_strategy(self.config.strategy)
-        self.policy = devices.choose_policy(self.config.precision, self.config.strategy, self.run.stored_policy())
-        self.replicas = self.strategy.num_replicas_in_sync
-        if self.config.train_batch_size % self.replicas:
-            raise UsageError(
-                f"--train_batch_size must be a multiple of the {self.replicas} devices, received {self.config.train_batch_size}"
-            )
+        config = self.config = config or from_preset("liang")
+        self.run = run or RunFolder(f"{config.runs_dir}/{config.run_name}")
+        devices.set_up(config.seed, config.deterministic)
+        self.is_chief = devices.is_chief(config.strategy)
+        self.strategy = devices.choose_strategy(config.strategy)
+        self.policy = devices.choose_policy(config.precision, config.strategy, self.run.stored_policy())
         self.towers = devices.choose_towers(
-            self.config.towers, self.strategy, self.config.train_batch_size, self.run.stored_towers()
+            config.towers, self.strategy, config.train_batch_size, self.run.stored_towers()
         )
         if task is None:
-            task = SeveralHeads if len(self.config.tasks) > 1 else Classification
-        self.task = task(self.config, self.run, data)
+            task = SeveralHeads if len(config.tasks) > 1 else Classification
+        self.task = task(config, self.run, data)
         self.data, self.report_freq, self.train_steps = self.task.data, self.task.report_freq, self.task.stage_ends[-1]
-        self._state = TrainingState()
-        self._export, self._resume_command = Export(self.task), self.config.resume_command(self.run.path)
+        self._state, self._export = TrainingState(), Export(self.task)
         self._keeper = KeepBest(self.run.best, self.task.chosen_by, lambda path: self._export.save(self.stage, path))
         self._enter_stage(0)
 
@@ -125,10 +118,7 @@ class Train:
             )
         check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
-        with (
-            self.run.locked() if self.is_chief else contextlib.nullcontext(),
-            naming_errors(self._resume_command, several_machines=self.config.strategy == "multi_worker"),
-        ):
+        with self.run.locked() if self.is_chief else contextlib.nullcontext(), naming_errors(self.config, self.run):
             if self.is_chief:
                 self.run.begin(self.config, resume=resume, overwrite=overwrite)
             checkpoint = find_checkpoint(self.run, self.strategy, self.is_chief)
@@ -171,13 +161,11 @@ class Train:
         reports = self._state.reports()
         if self.task.patience:
             self.task.patience.go_on(reports)
-        if not self.is_chief:
-            return
-        # What follows a checkpoint at a report may have been cut off by a kill.
-        if isinstance(facts.get("tensorboard"), dict):
-            self.run.trim_tensorboard(facts["tensorboard"])
-        self._state.write_table(self.run)
-        self._keeper.go_on(reports, self.step)
+        if self.is_chief:  # what follows a checkpoint at a report may have been cut off by a kill
+            if isinstance(facts.get("tensorboard"), dict):
+                self.run.trim_tensorboard(facts["tensorboard"])
+            self._state.write_table(self.run)
+            self._keeper.go_on(reports, self.step)
 
     def _describe(self):
         """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
@@ -199,13 +187,12 @@ class Train:
         callbacks = list(callbacks) if self.is_chief else []
         shown = self._export.update(self.stage) if callbacks else self.model
         shown.stop_training = False
-        self.callbacks = callback_list = make_callback_list(
+        callback_list = make_callback_list(
             callbacks, shown, epochs=math.ceil(self.train_steps / self.report_freq), steps=self.report_freq
         )
         self._state.start_clock()
-        tensorboard = None
-        if self.config.tensorboard and self.is_chief:
-            tensorboard = TensorBoardLog(self.run.tensorboard, self.model, self.task.watched_images())
+        shows = self.config.tensorboard and self.is_chief
+        tensorboard = TensorBoardLog(self.run.tensorboard, self.model, self.task.watched_images()) if shows else None
         with (
             catch_signals() as caught,
             tqdm(
@@ -300,7 +287,7 @@ class Train:
     def _interrupted(self, caught) -> Interrupted:
         return Interrupted(
             f"stopped by {caught[0].name if caught else 'another machine'} after step {self.step:,} of {self.train_steps:,}, "
-            f"checkpoint written; go on with: {self._resume_command}"
+            f"checkpoint written; go on with: {self.config.resume_command(self.run.path)}"
         )
 
 

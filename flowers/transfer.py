@@ -7,7 +7,6 @@ While the backbone is frozen and the images do not change, or change between N f
 
 import dataclasses
 import functools
-import itertools
 import json
 import math
 
@@ -19,6 +18,7 @@ from cifar10_train import Train
 from flowers.augmentation import make_variant
 from flowers.batches import training_batches
 from flowers.data import FlowerData, load_images
+from flowers.features import can_cache_features, compute_features, in_batches
 from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
 from hyper_parameters import learning_rate_at
@@ -30,8 +30,6 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import Patience
 from resnet_study.training.step import UpdateRule, measure_classes
-
-_LARGEST_FEATURES = 2 << 30  # bytes of cached features, of training and validation images together
 
 
 class Transfer:
@@ -47,8 +45,7 @@ class Transfer:
     its statistics, gamma and beta as they were.
 
     Attributes:
-        data: `flowers.data.FlowerData`.
-        training, validation: its parts.
+        data: `flowers.data.FlowerData`; `training` and `validation` are its parts.
         transfer: keras.Model from raw pixels to logits, in the precision of the run.
         backbone: the part of it that may be frozen.
         caches_features: whether the stage trains the head alone, on what the backbone gives for each image.
@@ -80,9 +77,7 @@ class Transfer:
         ends = [config.unfreeze_at_epoch] * (config.unfreeze_at_epoch > 0) + [config.epochs]
         self.stage_ends = tuple(epochs * self.report_freq for epochs in ends)
         self.update = UpdateRule(
-            batch_size=config.train_batch_size,
-            weight_decay=config.weight_decay,
-            weight_decay_on=config.weight_decay_on,
+            batch_size=config.train_batch_size, weight_decay=config.weight_decay, weight_decay_on=config.weight_decay_on
         )
         self.patience = Patience(self.chosen_by, config.patience, first_epoch=config.unfreeze_at_epoch)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
@@ -92,22 +87,22 @@ class Transfer:
 
     def training_batches(self, first_step=0, *share) -> tf.data.Dataset:
         """The batches from `first_step` to the end of the stage, as features where they are cached."""
-        features = self._compute_features()[0] if self.caches_features else None
-        last_step = self.stage_ends[self.unfrozen]
-        return training_batches(self.training, self.config, last_step, first_step, *share, features=features)
+        features = self._cached()[0] if self.caches_features else None
+        end = self.stage_ends[self.unfrozen]
+        return training_batches(self.training, self.config, end, first_step, *share, features=features)
 
     def validation_batches(self, step: int):
         """Yields (images or cached features, labels) of the validation part."""
         if not self.caches_features:
             return self._plain_batches(step)
-        _, features, labels = self._compute_features()
+        _, features, labels = self._cached()
         size = self.config.validation_batch_size
-        return zip(_in_batches(features, size), _in_batches(labels, size), strict=True)
+        return zip(in_batches(features, size), in_batches(labels, size), strict=True)
 
     def _plain_batches(self, step):
         """Yields validation images and labels; as the text has it, if asked for, under the augmentation of training."""
         part, config = self.validation, self.config
-        for indices in _in_batches(np.arange(len(part)), config.validation_batch_size):
+        for indices in in_batches(np.arange(len(part)), config.validation_batch_size):
             if not config.faithful:
                 images, labels = part.load(indices)
                 if len(labels):
@@ -125,43 +120,11 @@ class Transfer:
         """None: the layers of a backbone of 50 or 152 would fill the disk."""
         return None
 
-    @property
-    def _variants(self) -> int:
-        """How many fixed variants of each image there are; 0 = endlessly many."""
-        return self.config.variants if self.config.augment else 1
-
-    def _choose_caching(self, shape) -> bool:
-        config = self.config
-        if config.cache_features == "off" or config.base_trainable or config.faithful or not self._variants:
-            return False
-        size = (len(self.training) * self._variants + len(self.validation)) * math.prod(shape) * 4
-        if size <= _LARGEST_FEATURES:
-            return True
-        needs = f"the cached features would take {size / 2**30:.1f} GiB of memory, more than {_LARGEST_FEATURES / 2**30:.0f}"
-        if config.cache_features == "on":
-            raise UsageError(f"{needs}; use --head=pool, fewer --variants, or --cache_features=off")
-        print(f"{needs}, so the backbone runs for every batch; --head=pool needs far less")
-        return False
-
-    def _compute_features(self):
-        """Of the training images float32 [n, variants, ...]; of the validation images float32 [n, ...] and their labels."""
+    def _cached(self):
+        """Features of the training images and of the validation images, and the labels of the latter; see `compute_features`."""
         if self._features is None:
-            run = tf.function(lambda images: self._to_features(images, training=False), reduce_retracing=True)
-
-            def compute(images):
-                return np.asarray(run(images), np.float32)
-
-            pairs = list(itertools.product(range(len(self.training)), range(self._variants)))
-            # Filled in place: pieces put together would for a time take twice the memory.
-            features = np.empty((len(pairs), *self._to_features.output_shape[1:]), np.float32)
-            size = self.config.validation_batch_size
-            for place, batch in zip(_in_batches(features, size), _in_batches(pairs, size), strict=True):
-                place[:] = compute(np.stack([make_variant(self.training, *pair, self.config) for pair in batch]))
-            validation = [(compute(images), labels) for images, labels in self._plain_batches(step=0)]
-            self._features = (
-                features.reshape(len(self.training), self._variants, *features.shape[1:]),
-                *(np.concatenate(values) for values in zip(*validation, strict=True)),
-            )
+            validation = self._plain_batches(step=0)
+            self._features = compute_features(self._to_features, self.training, validation, self.config)
         return self._features
 
     # Network
@@ -189,7 +152,7 @@ class Transfer:
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.
         if self._load_weights and not imagenet and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
-        self.caches_features = self._choose_caching(self._to_features.output_shape[1:])
+        self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)
         return head if self.caches_features else self.transfer
 
     def _unfreeze(self):
@@ -244,11 +207,7 @@ class Transfer:
 
     def facts(self, model: keras.Model) -> dict:
         """What checkpoints say of the network."""
-        return {
-            "model": self.config.model,
-            "head": self.config.head_name,
-            "classes": len(self.data.class_names),
-        }
+        return {"model": self.config.model, "head": self.config.head_name, "classes": len(self.data.class_names)}
 
     # Course
 
@@ -328,12 +287,6 @@ class Transfer:
 
 def _count(variables) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
-
-
-def _in_batches(values, size):
-    """Yields a sequence in pieces of `size`."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
 
 
 def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:

@@ -155,11 +155,13 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
         stored: what a run that goes on was begun with, which 0 keeps on whatever machine.
 
     Raises:
-        UsageError: the batch has fewer images than `towers`, or several replicas share it already.
+        UsageError: the batch cannot be shared among the replicas, has fewer images than `towers`, or several replicas share it already.
     """
     import tensorflow as tf
 
     replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UsageError(f"--train_batch_size must be a multiple of the {replicas} devices, received {batch_size}")
     if towers > 1 and replicas > 1:
         raise UsageError(f"--towers={towers} is for one device, received {replicas} of them; use --towers=1")
     if towers > batch_size:

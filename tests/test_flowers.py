@@ -25,7 +25,7 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
-from flowers import augmentation, batches, data, heads, image_part, leaks, transfer
+from flowers import augmentation, batches, data, features, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
 from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint
@@ -689,7 +689,7 @@ def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_pa
         return make_trainer(settings(image_folder, tmp_path, **changes), data=found).task.caches_features
 
     assert caches(augment=False) and not caches()
-    monkeypatch.setattr(transfer, "_LARGEST_FEATURES", 1000)
+    monkeypatch.setattr(features, "_LARGEST_FEATURES", 1000)
     assert not caches(augment=False)
     with pytest.raises(UsageError, match=r"would take .* GiB .*--head=pool"):
         caches(augment=False, cache_features="on")
@@ -827,7 +827,7 @@ from flowers import data
 config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
 found = data.load_images(config)
 whole = make_trainer(config, data=found)
-assert whole.task.caches_features and whole.replicas == 2
+assert whole.task.caches_features and whole.strategy.num_replicas_in_sync == 2
 whole.train()
 
 stopped = dataclasses.replace(config, version="stopped")

@@ -49,7 +49,7 @@ def check_loss(loss: float, step: int, task, run) -> None:
 
 
 @contextlib.contextmanager
-def naming_errors(resume_command: str, several_machines: bool):
+def naming_errors(config, run):
     """Says of what TensorFlow raises while it trains what a user can do about it."""
     try:
         yield
@@ -57,8 +57,9 @@ def naming_errors(resume_command: str, several_machines: bool):
         # The input pipeline wraps what is raised while it reads.
         if reason := re.search(r"UsageError: (.*)", error.message):
             raise UsageError(reason[1]) from error
-        if not several_machines or not isinstance(error, _LOST):
+        if config.strategy != "multi_worker" or not isinstance(error, _LOST):
             raise
         raise UsageError(
-            f"another machine has stopped or cannot be reached; see what it said, then start all machines again with: {resume_command}"
+            "another machine has stopped or cannot be reached; see what it said, then start all machines again with: "
+            f"{config.resume_command(run.path)}"
         ) from error

@@ -1,0 +1,81 @@
+"""What a frozen backbone gives for each image and each of its fixed variants: computed once, and trained on in the place of the images."""
+
+import itertools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from flowers.augmentation import make_variant
+from flowers.image_part import ImagePart
+from flowers.settings import FlowerParameters
+from resnet_study.errors import UsageError
+
+_LARGEST_FEATURES = 2 << 30  # bytes, of training and validation images together
+
+
+def count_variants(config: FlowerParameters) -> int:
+    """How many fixed variants of each image there are; 0 = endlessly many."""
+    return config.variants if config.augment else 1
+
+
+def can_cache_features(config: FlowerParameters, training: int, validation: int, backbone) -> bool:
+    """Whether the head is trained on cached features: as the settings say, or where these do not change and fit into the memory.
+
+    Args:
+        config: settings; uses cache_features, base_trainable, faithful, augment, variants.
+        training, validation: numbers of images.
+        backbone: keras.Model from raw pixels to features.
+
+    Raises:
+        UsageError: they must be cached and do not fit.
+    """
+    variants = count_variants(config)
+    if config.cache_features == "off" or config.base_trainable or config.faithful or not variants:
+        return False
+    size = (training * variants + validation) * math.prod(backbone.output_shape[1:]) * 4
+    if size <= _LARGEST_FEATURES:
+        return True
+    needs = (
+        f"the cached features would take {size / 2**30:.1f} GiB of memory, more than {_LARGEST_FEATURES / 2**30:.0f}"
+    )
+    if config.cache_features == "on":
+        raise UsageError(f"{needs}; use --head=pool, fewer --variants, or --cache_features=off")
+    print(f"{needs}, so the backbone runs for every batch; --head=pool needs far less")
+    return False
+
+
+def compute_features(backbone, training: ImagePart, validation_batches, config: FlowerParameters) -> tuple:
+    """Runs the backbone once for each image and variant.
+
+    Args:
+        backbone: keras.Model from raw pixels to features.
+        training: training part.
+        validation_batches: yields (images, labels) of the validation part.
+        config: settings.
+
+    Returns:
+        Features of the training images float32 [n, variants, ...]; of the validation images float32 [n, ...], and their labels.
+    """
+    run = tf.function(lambda images: backbone(images, training=False), reduce_retracing=True)
+
+    def compute(images):
+        return np.asarray(run(images), np.float32)
+
+    variants, size = count_variants(config), config.validation_batch_size
+    pairs = list(itertools.product(range(len(training)), range(variants)))
+    # Filled in place: pieces put together would for a time take twice the memory.
+    features = np.empty((len(pairs), *backbone.output_shape[1:]), np.float32)
+    for place, batch in zip(in_batches(features, size), in_batches(pairs, size), strict=True):
+        place[:] = compute(np.stack([make_variant(training, *pair, config) for pair in batch]))
+    validation = [(compute(images), labels) for images, labels in validation_batches]
+    return (
+        features.reshape(len(training), variants, *features.shape[1:]),
+        *(np.concatenate(values) for values in zip(*validation, strict=True)),
+    )
+
+
+def in_batches(values, size):
+    """Yields a sequence in pieces of `size`."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
