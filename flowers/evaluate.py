@@ -17,17 +17,11 @@ from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
 _NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed")
+# The settings that make the parts of the data.
+_DATA = ("dataset", "data_dir", "classes", "validation_fraction", "test_fraction", "split_seed")
 PREDICT_READS = (*_NAMING, "faithful", "test_batch_size", "test_ckpt_path")
-# What else makes the parts, for a network that is given by --test_ckpt_path and not by its run.
-EVALUATE_READS = (
-    *PREDICT_READS,
-    "classes",
-    "validation_fraction",
-    "test_fraction",
-    "split_seed",
-    "on_bad_image",
-    "find_leaks",
-)
+# What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
+EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
 
 
 def evaluate(config: FlowerParameters):
@@ -177,14 +171,31 @@ def report(config: FlowerParameters) -> None:
     print(f"written: {run.result}" + ("" if config.test_ckpt_path else f", figures in {run.figures}"))
 
 
-def stored_settings(flags: dict, *, goes_on: bool, begins: bool = False) -> FlowerParameters:
-    """The settings of a run, see `run_folder.find_settings`."""
+def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) -> FlowerParameters:
+    """The settings of a run, see `run_folder.find_settings`; for `test_ckpt_path` those of the flags and of the model's own data."""
 
     def make(given):
         return FlowerParameters(**given)
 
+    if flags.get("test_ckpt_path"):
+        if begins:
+            raise UsageError(
+                "--test_ckpt_path is for flowers.evaluate and flowers.predict; give --weights to start from a run"
+            )
+        return make(_read_data_flags(flags) | flags)
     run = find_run(make, flags, _NAMING)
     return find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
+
+
+def _read_data_flags(flags):
+    """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
+    run = run_around(flags["test_ckpt_path"])
+    # A run of cifar10_main.py, which has presets, says nothing of folders of images.
+    if run is None or not run.holds_run() or "preset" in read_json(run.config, dict):
+        return {}
+    stored = run.read_config(FlowerParameters)
+    names = () if {"dataset", "data_dir"} & flags.keys() else _DATA
+    return {name: getattr(stored, name) for name in (*names, "faithful")}
 
 
 def main(argv=None) -> int:
@@ -208,7 +219,7 @@ def main(argv=None) -> int:
         publishes, results, experiment = (flags.pop(name) for name in ("publish", "results_dir", "experiment"))
         if publishes and flags.get("test_ckpt_path"):
             raise UsageError("--publish needs a run, received --test_ckpt_path; give --version=NAME")
-        config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
+        config = stored_settings(flags)
 
         from resnet_study import devices
 

@@ -26,7 +26,7 @@ def _run(argv):
     add_flags(parser, FlowerParameters, PREDICT_READS)
     flags = vars(parser.parse_args(argv))
     images, explains, limit = (flags.pop(name) for name in ("images", "explain", "explain_limit"))
-    config = stored_settings(flags, goes_on=not flags.get("test_ckpt_path"))
+    config = stored_settings(flags)
 
     from resnet_study import devices
 

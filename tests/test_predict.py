@@ -14,6 +14,7 @@ import cifar10_main
 import cifar10_test
 import flowers.evaluate
 import flowers.predict
+import flowers.train
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
@@ -39,7 +40,7 @@ def begin(config):
     run.path.mkdir(parents=True)
     run.begin(config, resume=False, overwrite=False)
     write_json(run.data, {"class_names": [str(index) for index in range(10)]})
-    inputs = keras.Input((8, 8, 1))
+    inputs = keras.Input((8, 8, 3))
     outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, outputs).save(run.best)
     return run
@@ -116,6 +117,23 @@ def test_predictions_of_a_run_are_named_after_its_data(images, tmp_path):
     assert (tmp_path / "test-demo-digits" / "predictions.csv").is_file()
     assert cifar10_main.main([*flags, f"--test_ckpt_path={run.best}", "--dataset=mnist"]) == 0
     assert (tmp_path / "test-demo-best-mnist" / "predictions.csv").is_file()
+
+
+def test_a_transfer_model_is_tested_on_the_data_of_its_run(images, tmp_path, capsys):
+    given = {"data_dir": str(tmp_path / "tulips"), "classes": 10, "split_seed": 3, "faithful": True}
+    run = begin(FlowerParameters(runs_dir=str(tmp_path / "elsewhere"), version="flower", **given))
+    flags = {"runs_dir": str(tmp_path), "test_ckpt_path": str(run.best)}
+    assert flowers.evaluate.stored_settings(flags) == FlowerParameters(**flags, **given)
+    other = flags | {"data_dir": str(tmp_path / "roses")}
+    assert flowers.evaluate.stored_settings(other) == FlowerParameters(**other, faithful=True)
+    place = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={run.path}"]
+    assert flowers.predict.main([str(images), *place]) == 0
+    assert (tmp_path / "test-flower-tulips" / "predictions.csv").is_file()
+    assert flowers.train.main(place) == 2
+    assert "--test_ckpt_path is for flowers.evaluate" in capsys.readouterr().err
+    # A model of the other program may be asked too; its run says nothing of folders of images.
+    other = begin(from_preset("demo", dataset="digits", runs_dir=str(tmp_path), version="digits"))
+    assert flowers.predict.main([str(images), place[0], f"--test_ckpt_path={other.path}"]) == 0
 
 
 def published_results():
