@@ -11,10 +11,10 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import dataclasses
 import math
-import re
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
+from resnet_study.networks.registry import name_with_blocks
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
 
@@ -304,22 +304,14 @@ class HyperParameters(Settings):
                 "tell of no new weights; give fewer steps"
             )
         if self.is_use_ckpt and not self.ckpt_path:
-            raise UsageError(
-                "--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give the weights to start from"
-            )
+            raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")
 
     @property
     def model_name(self) -> str:
         """Registry name of the network, with the depth that `num_residual_blocks` asks for."""
         if not self.num_residual_blocks:
             return self.model
-        match = re.fullmatch(r"(resnet|plain)(\d+)(_preact|_v2)?", self.model)
-        # ResNet-9, and the bottleneck networks of depth 9n+2, are networks of their own.
-        if not match or int(match[2]) % 6 != 2 or self.model in ("resnet164_v2", "resnet1001_v2"):
-            raise UsageError(
-                f"--num_residual_blocks fits the networks of depth 6n+2 (resnet20, plain20, ...), received --model={self.model}"
-            )
-        return f"{match[1]}{6 * self.num_residual_blocks + 2}{match[3] or ''}"
+        return name_with_blocks(self.model, self.num_residual_blocks)
 
     @property
     def tasks(self) -> dict[str, float]:

@@ -225,3 +225,18 @@ def find(name: str) -> ModelSpec:
         + (f"did you mean {' or '.join(near)}? All names: " if near else "give one of ")
         + f"{', '.join(MODELS)}, or a residual or plain network with another depth 6n+2"
     )
+
+
+def name_with_blocks(name: str, blocks: int) -> str:
+    """The name of the network of the same family with `blocks` residual blocks per stage: resnet20_v2 and 9 give resnet56_v2.
+
+    Raises:
+        UsageError: the network has no family of depths 6n+2.
+    """
+    match = re.fullmatch(r"(resnet|plain)(\d+)(_preact|_v2)?", name)
+    # ResNet-9, and the bottleneck networks of depth 9n+2, are networks of their own.
+    if not match or int(match[2]) % 6 != 2 or name in ("resnet164_v2", "resnet1001_v2"):
+        raise UsageError(
+            f"--num_residual_blocks fits the networks of depth 6n+2 (resnet20, plain20, ...), received --model={name}"
+        )
+    return f"{match[1]}{6 * blocks + 2}{match[3] or ''}"
