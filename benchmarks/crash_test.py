@@ -302,6 +302,8 @@ def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTA
     flags = [*FLAGS, f"--train_steps={steps}", "--report_freq=2"]
     undisturbed = RunFolder(folder / "undisturbed")
     if not state["undisturbed"]:
+        save()
+        shutil.rmtree(undisturbed.path, ignore_errors=True)  # begun when this was stopped
         command = [sys.executable, str(ROOT / "cifar10_main.py"), *flags_of(undisturbed, flags)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -311,7 +313,9 @@ def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTA
     sizes = {"inside a checkpoint": undisturbed.latest_checkpoint().stat().st_size,
              "inside a model": undisturbed.final.stat().st_size}  # fmt: skip
     # A start writes some four files for a report and eight at the end of a run; up to ten reports are survived.
-    counts = collections.defaultdict(lambda: 40, {"inside a checkpoint": min(6, steps // 2), "inside a model": 2})
+    counts = collections.defaultdict(
+        lambda: min(40, 2 * steps), {"inside a checkpoint": min(6, steps // 2), "inside a model": 2}
+    )
     counts["between arrays"] = counts["inside a checkpoint"] * len(
         zipfile.ZipFile(undisturbed.latest_checkpoint()).namelist()
     )
@@ -401,6 +405,7 @@ def main(argv=None) -> int:
     parser.add_argument("--results_dir", type=Path, default=ROOT / "results")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has found a GPU cannot be forked
     # What every forked process would import.
     devices.import_tensorflow()
     import cifar10_main  # noqa: F401

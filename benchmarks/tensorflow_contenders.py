@@ -53,6 +53,8 @@ def measure_stock(job: dict) -> dict:
 def measure_ours(job: dict) -> dict:
     """This library: its training loop with normalisation and augmentation, and its predictor."""
     if CONTENDERS[job["contender"]].one_core:  # before TensorFlow looks at the cores
+        if not hasattr(os, "sched_setaffinity"):
+            return {"missing": "this operating system does not let a process choose its cores"}
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     devices.import_tensorflow()
     from cifar10_train import Train
