@@ -88,6 +88,16 @@ EXPERIMENTS = (
         )
         for seed in range(3)
     ),
+    *(
+        _run(
+            f"ten-minutes-{seed}",
+            "the 94 % of Jordan 2024, airbench94, for 0.40 PFLOP, five seeds",
+            f"--preset=ten_minutes --seed={seed}",
+            f"airbench-cifar10-ten_minutes-all-seed{seed}",
+            15,
+        )
+        for seed in range(5)
+    ),
     _study(
         "compare-mnist",
         "Lu & Song table 1 and figures 3 and 4: MNIST, three seeds",
