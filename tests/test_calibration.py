@@ -1,0 +1,60 @@
+"""Measures of calibration against cases worked out by hand, and that a temperature mends what it should."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+
+from resnet_study.calibration import (
+    brier_score,
+    change_temperature,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_table,
+    set_temperature,
+)
+
+
+def test_measures_of_a_case_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
+    labels = np.array([0, 1, 1, 1])
+    # Bin of .9: half are right, 40 points off; bin of .6: all are right, 40 points off.
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(40)
+    assert brier_score(probabilities, labels) == pytest.approx((0.02 + 1.62 + 0.32 + 0.32) / 4)
+    table = reliability_table(probabilities, labels)
+    assert len(table) == 15 and table["images"].sum() == 4
+    assert table.dropna()["accuracy"].tolist() == [1.0, 0.5]
+
+
+def test_a_sure_and_right_network_is_calibrated_and_a_bound_belongs_to_the_bin_below():
+    assert expected_calibration_error(np.eye(3), np.arange(3)) == 0
+    assert brier_score(np.eye(3), np.arange(3)) == 0 and brier_score(np.eye(2), np.array([1, 0])) == 2
+    assert reliability_table(np.array([[0.2] * 5]), np.array([0]))["images"].tolist() == [0, 0, 1, *[0] * 12]
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_of_a_distorted_network_is_found(temperature):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=(20000, 6))
+    honest = scipy.special.softmax(logits, axis=1)
+    labels = (honest.cumsum(axis=1) > rng.random((len(logits), 1))).argmax(axis=1)
+    distorted = scipy.special.softmax(logits * temperature, axis=1)
+    found = fit_temperature(distorted, labels)
+    assert found == pytest.approx(temperature, rel=0.03)
+    mended = change_temperature(distorted, found)
+    assert (mended.argmax(axis=1) == distorted.argmax(axis=1)).all()
+    assert expected_calibration_error(mended, labels) < 1.0
+
+
+def test_a_model_keeps_its_temperature():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, "softmax")])
+    inputs = np.random.default_rng(0).normal(size=(50, 6))
+    before = model.predict(inputs, verbose=0)
+    set_temperature(model, 2.5)
+    np.testing.assert_allclose(model.predict(inputs, verbose=0), change_temperature(before, 2.5), atol=1e-6)
+
+
+def test_a_model_without_softmax_is_refused():
+    with pytest.raises(ValueError, match="dense layer with softmax"):
+        set_temperature(keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]), 2.0)
