@@ -30,6 +30,7 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
+from resnet_study.calibration import brier_score, expected_calibration_error, reliability_table
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
@@ -144,7 +145,8 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
 
     Returns:
         images (their number), error, top5_error and accuracy (%), accuracy_interval (95 %, see `confidence_interval`), loss (mean
-        cross-entropy, nat), per_class (list of class, precision, recall, f1, images) and confusion_matrix (list of rows: true
+        cross-entropy, nat), calibration_error (expected, 15 bins, points), brier_score (0..2), reliability (list of the bins that hold
+        images: images, confidence, accuracy, see `calibration.reliability_table`), per_class (list of class, precision, recall, f1, images) and confusion_matrix (list of rows: true
         class, columns: predicted class).
     """
     classes = np.arange(len(class_names))
@@ -163,6 +165,9 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         **_describe_accuracy(error, len(labels)),
         "top5_error": 100 * float(np.mean((top5 != labels[:, None]).all(axis=1))),
         "loss": float(-np.log(likelihood).mean()),
+        "calibration_error": expected_calibration_error(probabilities, labels),
+        "brier_score": brier_score(probabilities, labels),
+        "reliability": reliability_table(probabilities, labels).dropna().to_dict("records"),
         "per_class": per_class,
         "confusion_matrix": sklearn.metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
     }

@@ -12,7 +12,9 @@ from matplotlib import font_manager
 
 from cifar10_input import load_data, split_data
 from hyper_parameters import from_preset
+from resnet_study.evaluation import measure
 from resnet_study.reports import figures, fonts
+from resnet_study.reports.calibration import draw_reliability
 
 LONG = "resnet20, squeeze_excitation 4, stochastic_depth 0.1, heads fine,coarse on cifar100, preset fast with 3 other settings"
 HISTORY = pd.DataFrame({"step": [0, 10], "train_loss": [2.3, 1.0], "validation_loss": [2.3, 1.2]})
@@ -159,3 +161,12 @@ def test_a_font_that_has_the_characters_is_used_where_it_is_installed(tmp_path, 
 def test_wide_characters_break_lines_sooner():
     assert fonts.wrap("a name of some words", 16) == "a name of some\nwords"
     assert fonts.wrap("三色堇和向日葵以及玫瑰", 16) == "三色堇和向日葵以\n及玫瑰"
+
+
+def test_the_reliability_diagram_tells_confidence_from_accuracy():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    metrics = measure(probabilities, np.array([0, 1, 1]), ["a", "b"])
+    upper, lower = draw_reliability(metrics, "a model").axes
+    points = upper.lines[1].get_xydata()
+    np.testing.assert_allclose(points, [[60, 100], [90, 50]])
+    assert "points" in upper.get_title() and sum(bar.get_height() for bar in lower.patches) == pytest.approx(100)

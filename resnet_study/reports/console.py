@@ -29,6 +29,11 @@ def print_result(result: dict) -> None:
                     else ""
                 )
                 + f"loss {metrics['loss']:.4f}"
+                + (
+                    f", calibration error {metrics['calibration_error']:.1f} points"
+                    if "calibration_error" in metrics
+                    else ""
+                )
                 + (f", trained with {tested['pflop']:.3g} PFLOP" if "pflop" in tested else "")
             )
 

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from resnet_study.errors import UsageError
-from resnet_study.reports.figures import make_panels
+from resnet_study.reports.canvas import make_panels
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
 BLOCKS = (

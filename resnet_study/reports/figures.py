@@ -1,44 +1,37 @@
 """How a run looks: its figures and its table of layers, made from its run folder only.
 
-    draw(run)          figures/*.png and figures/layers.md of one run
-    draw_figures(...)  what every run has, whatever it was trained on
-
-Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in dash too, for print without colour. Nothing here
-uses pyplot, so that a notebook keeps its backend.
+draw(run)          figures/*.png and figures/layers.md of one run
+draw_figures(...)  what every run has, whatever it was trained on
 """
 
 import dataclasses
-import io
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.errors import UsageError, shorten
 from resnet_study.evaluation import read_result
 from resnet_study.files import write_atomically
-from resnet_study.reports.fonts import font_families, missing_characters_told, wrap
+from resnet_study.reports.calibration import draw_reliability
+from resnet_study.reports.canvas import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    STYLE,
+    VERMILION,
+    make_panels,
+    save_figure,
+    wrap_title,
+)
+from resnet_study.reports.fonts import missing_characters_told, wrap
 from resnet_study.reports.published import published_number
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
-
-BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
-STYLE = {
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "font.family": font_families(),
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a class may be called "$"
-}
 
 
 def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
@@ -115,37 +108,13 @@ def draw_figures(
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
+        if "reliability" in result[part]:  # which results of earlier versions lack
+            figures["reliability"] = draw_reliability(result[part], title)
         figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(load_model(str(run.best))))
     return [*paths, layers]
-
-
-def make_panels(rows=1, columns=1, *, figsize, **options):
-    """A figure and its axes, as `pyplot.subplots` makes them, but outside of pyplot: a notebook keeps its backend.
-
-    Args:
-        rows, columns: of axes.
-        figsize: (width, height) in inches.
-        **options: of `matplotlib.figure.Figure.subplots`.
-    """
-    figure = Figure(figsize=figsize)
-    return figure, figure.subplots(rows, columns, **options)
-
-
-def wrap_title(title: str, width: float) -> str:
-    """The title in lines that fit a figure of `width` inches."""
-    return wrap(title, int(9 * width))
-
-
-def save_figure(figure, path: Path) -> Path:
-    """Writes a figure as PNG, see `write_atomically`; returns the path."""
-    buffer = io.BytesIO()
-    with missing_characters_told():
-        figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
-    return path
 
 
 def describe_layers(model) -> str:

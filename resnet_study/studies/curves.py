@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from resnet_study.reports.figures import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from resnet_study.reports.canvas import BLACK, BLUE, GREEN, ORANGE, VERMILION
 
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", BLACK)
 _DASHES = ("-", "--", "-.", ":")

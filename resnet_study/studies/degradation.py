@@ -15,7 +15,7 @@ from matplotlib.ticker import LogFormatter
 from cifar10_train import Train
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
-from resnet_study.reports.figures import BLUE, STYLE, VERMILION, make_panels, save_figure
+from resnet_study.reports.canvas import BLUE, STYLE, VERMILION, make_panels, save_figure
 from resnet_study.reports.published import published_number
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder

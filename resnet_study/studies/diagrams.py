@@ -7,8 +7,8 @@ import numpy as np
 
 from hyper_parameters import HyperParameters
 from resnet_study.networks import registry
+from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.diagrams import BLOCKS, describe_shape, draw_blocks, draw_network
-from resnet_study.reports.figures import STYLE, save_figure
 from resnet_study.reports.results import write_study
 from resnet_study.reports.tables import table_lines
 from resnet_study.studies.runs import study_command, study_folder

@@ -11,7 +11,8 @@ from resnet_study import devices
 from resnet_study.data import corruptions
 from resnet_study.files import write_atomically
 from resnet_study.predictor import Predictor
-from resnet_study.reports.figures import STYLE, draw_grid, make_panels, save_figure
+from resnet_study.reports.canvas import STYLE, make_panels, save_figure
+from resnet_study.reports.figures import draw_grid
 from resnet_study.reports.tables import table_lines
 from resnet_study.studies.curves import short_names, styles
 from resnet_study.studies.runs import (

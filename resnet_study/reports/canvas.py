@@ -1,0 +1,53 @@
+"""What all figures share: colours, style, axes and how they are written.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in dash too, for print without colour. Nothing here
+uses pyplot, so that a notebook keeps its backend.
+"""
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from resnet_study.files import write_atomically
+from resnet_study.reports.fonts import font_families, missing_characters_told, wrap
+
+BLACK, ORANGE, BLUE, GREEN, VERMILION = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"
+STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.family": font_families(),
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$"
+}
+
+
+def make_panels(rows=1, columns=1, *, figsize, **options):
+    """A figure and its axes, as `pyplot.subplots` makes them, but outside of pyplot: a notebook keeps its backend.
+
+    Args:
+        rows, columns: of axes.
+        figsize: (width, height) in inches.
+        **options: of `matplotlib.figure.Figure.subplots`.
+    """
+    figure = Figure(figsize=figsize)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def wrap_title(title: str, width: float) -> str:
+    """The title in lines that fit a figure of `width` inches."""
+    return wrap(title, int(9 * width))
+
+
+def save_figure(figure, path: Path) -> Path:
+    """Writes a figure as PNG, see `write_atomically`; returns the path."""
+    buffer = io.BytesIO()
+    with missing_characters_told():
+        figure.savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())
+    return path
