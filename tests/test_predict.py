@@ -144,7 +144,8 @@ def published_results():
 def test_results_of_earlier_versions_are_read(path, tmp_path):
     shutil.copy(path, tmp_path)
     kept, result = json.loads(path.read_text()), read_result(RunFolder(tmp_path))
-    new = measure(np.eye(3), np.arange(3), "abc").keys()
+    # Later metrics, such as those of calibration, cannot be told from what was kept.
+    new = {"images", "error", "accuracy", "accuracy_interval", "top5_error", "loss", "per_class", "confusion_matrix"}
     for part in PARTS:
         assert part not in result or new <= result[part].keys()
     part = result["predictions"]
