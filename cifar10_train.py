@@ -153,7 +153,7 @@ class Train:
             UsageError: the checkpoint is damaged or of another network or optimizer.
         """
         # The checkpoint of the end of a stage is still one of that stage.
-        stage = bisect.bisect_left(self.task.stage_ends, check_checkpoint(path)["step"])
+        stage = bisect.bisect_left(self.task.stage_ends[:-1], check_checkpoint(path)["step"])
         if stage != self.stage.number:
             self._enter_stage(stage)
         self.task.begin(self.model, resumed=True)
