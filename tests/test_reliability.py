@@ -319,7 +319,7 @@ def test_one_class_and_one_picture(tmp_path):
     trainer.train()
     assert trainer.history[-1]["validation_error"] == 0
     np.testing.assert_array_equal(trainer.test(one_class.test.images), 1)
-    with pytest.raises(UsageError, match="class 'only' has 1 training image"):
+    with pytest.raises(UsageError, match="class 'only' has 1 image"):
         Train(config, data=dataclasses.replace(one_class, train=pictures([0])))
 
 
