@@ -1,6 +1,7 @@
 """A trained model made ready to answer: probabilities of raw images, for the test of a training as for anybody's own program."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -56,7 +57,8 @@ class Predictor:
         """Softmax probabilities of any number of images; the last, smaller batch included.
 
         Args:
-            images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float.
+            images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to
+                0..1.
             batch_size: images at a time, int >= 1; the result depends on it by rounding alone.
 
         Returns:
@@ -96,5 +98,9 @@ def _check_images(images, shape) -> np.ndarray:
     if images.shape[1:] != shape:
         raise UsageError(
             f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}"
+        )
+    if images.dtype.kind == "f" and len(images) and 0 < images.max() <= 1:
+        warnings.warn(
+            "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out", stacklevel=3
         )
     return images if images.dtype == np.uint8 else images.astype(np.float32)

@@ -3,10 +3,12 @@
 import itertools
 import json
 import shutil
+import types
 
 import cv2
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -20,6 +22,7 @@ from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, measure, read_result
 from resnet_study.files import write_json
+from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder
@@ -210,3 +213,15 @@ def test_runs_of_earlier_versions_are_published(tmp_path):
         expected = result["test_error"] if metric == "test_error" else result["validation"]["accuracy"]
         (value,) = [row["value"] for row in rows if row["metric"] == metric]
         assert value == pytest.approx(expected, abs=1e-6)
+
+
+def test_images_of_no_likely_class_are_told(tmp_path, capsys):
+    answers = np.array([[0.9, 0.1, 0.0], [0.4, 0.3, 0.3], [0.4, 0.4, 0.2]])
+    predictions = types.SimpleNamespace(
+        table=pd.DataFrame({"image": ["a", "b", "c"]}),
+        csv_path=tmp_path / "predictions.csv",
+        files=["a", "b", "c"],
+        probabilities={"": answers},
+    )
+    print_predictions(predictions, explain=False, limit=1)
+    assert "no class is likely (all below 50%) in 2 of 3 images, such as b" in capsys.readouterr().out

@@ -77,3 +77,14 @@ def test_cores_share_a_batch_where_an_operation_has_one_thread(monkeypatch):
     assert devices.count_inference_towers() == 4
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
     assert devices.count_inference_towers() == 1
+
+
+def test_scaled_pixels_are_told(recwarn):
+    predictor = Predictor(small_model())
+    with pytest.warns(UserWarning, match="0..255"):
+        predictor.predict(some_images(2) / 255)
+    recwarn.clear()
+    predictor.predict(some_images(2, np.float32))
+    predictor.predict(np.zeros((2, 16, 16, 3)))  # black
+    predictor.predict(np.ones((2, 16, 16, 3), np.uint8))
+    assert not [warning for warning in recwarn if "scaled" in str(warning.message)]

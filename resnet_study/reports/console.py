@@ -3,6 +3,7 @@
 import argparse
 
 _EXPLAINED = 24  # images, unless asked for more
+_LIKELY = 0.5  # a probability below which an answer is no more than a guess
 
 
 def print_result(result: dict) -> None:
@@ -69,6 +70,16 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
         limit: how many images to explain, at least 1.
     """
     print(predictions.table.to_string(index=False), f"written to {predictions.csv_path}", sep="\n")
+    for head, probabilities in predictions.probabilities.items():
+        unlikely = [
+            file for file, most in zip(predictions.files, probabilities.max(axis=1), strict=True) if most < _LIKELY
+        ]
+        if unlikely:
+            named = f"head {head}: " if head else ""
+            print(
+                f"{named}no class is likely (all below {_LIKELY:.0%}) in {len(unlikely):,} of {len(predictions.files):,} images, such as "
+                f"{unlikely[0]}"
+            )
     if not explain:
         return
     from resnet_study.reports.grad_cam import write_explanations
