@@ -17,9 +17,9 @@ from pathlib import Path
 from resnet_study.errors import UsageError, shorten
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
-# The Keras dtype policy of each `--precision`.
-# Images that one tower has at least, where the number of towers is chosen: batch norm needs that many.
+# The fewest images of one tower, where the number of towers is chosen: batch normalisation needs that many.
 SMALLEST_SHARD = 32
+# The Keras dtype policy of each `--precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _BACKEND = "set KERAS_BACKEND=tensorflow"
 
@@ -200,7 +200,7 @@ def _set_threads(of_an_operation: int, operations: int):
 
 
 def choose_strategy(name: str):
-    """Where a net is trained; the global batch stays what the settings say.
+    """Where a model is trained; the global batch stays what the settings say.
 
     Args:
         name: "auto" = all GPUs if there are two or more, else one device; "cpu"; "one_gpu"; "mirrored" = all GPUs, or all
@@ -363,7 +363,7 @@ def describe_strategy(strategy, towers: int = 1) -> str:
 
 
 def set_up(seed: int, deterministic: bool) -> None:
-    """Seeds every generator and, if asked, makes every operation repeat bit by bit. Call before building a net."""
+    """Seeds every generator and, if asked, makes every operation repeat bit by bit. Call before building a model."""
     import_tensorflow()
     import keras
     import tensorflow as tf

@@ -56,7 +56,7 @@ SMALL = {"train_steps": 4, "report_freq": 2, "synthetic_images": 200, "tensorboa
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A finished comparison of one net with itself, and the settings of its runs."""
+    """A finished comparison of one network with itself, and the settings of its runs."""
     place = tmp_path_factory.mktemp("study") / "runs"
     given = SMALL | {"runs_dir": str(place)}
     costs = {"training_seconds": 0.5, "inference_seconds": 0.25, "training_memory": None, "hardware": "a machine"}
@@ -66,7 +66,7 @@ def study(tmp_path_factory):
 
 
 def made_up(tmp_path, model, dataset, seed, train_errors, validation_errors, test_error):
-    """A finished run with these numbers, without a net."""
+    """A finished run with these numbers, without a network."""
     config = from_preset("fast", model=model, seed=seed, runs_dir=str(tmp_path), tensorboard=False)
     config = dataclasses.replace(config, dataset="cifar10", train_steps=len(train_errors) - 1)
     run = RunFolder(tmp_path / f"{model}-{seed}")
@@ -108,7 +108,7 @@ def test_the_table_by_hand(tmp_path):
         assert table[["published_training", "published_test"]].isna().all(axis=None)
 
 
-def test_which_net_is_held_against_which():
+def test_which_network_is_held_against_which():
     found = [
         find_family(name) for name in ("resnet20", "resnet9", "lenet5", "lenet5_1998", "alexnet_b", "resnet20_preact")
     ]
@@ -298,7 +298,7 @@ def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
     assert norms["step"].tolist() == [0, 2, 4]
     assert [name for name in norms.columns if "conv" in name][:2] == ["stem_conv", "stage1_block1_conv1"]
     assert norms.shape == (3, 9) and (norms.iloc[:, 1:] > 0).all().all()
-    # The last row is the gradient of the trained net, by hand; measuring it leaves every variable as it was.
+    # The last row is the gradient of the trained network, by hand; measuring it leaves every variable as it was.
     before = [variable.numpy() for variable in (*trainer.model.variables, *trainer.stage.optimizer.variables)]
     images, labels = trainer.task.normalization(trainer.task.training.images[:128]), trainer.task.training.labels[:128]
     assert callback._measure() == pytest.approx(norms.iloc[2, 1:].to_dict(), rel=1e-2)
@@ -312,7 +312,7 @@ def test_gradient_norms_survive_kills_and_change_nothing(tmp_path):
 
 
 def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
-    """Two made-up nets of equal depth: the numbers of the table and the figures, without training."""
+    """Two made-up networks of equal depth: the numbers of the table and the figures, without training."""
     given, runs = {"runs_dir": str(tmp_path), "dataset": "synthetic", "preset": "smoke"}, []
     for model, error in (("plain8", 40.0), ("resnet8", 20.0)):
         (config,) = plan_runs(given, [model], ["synthetic"], [0])
@@ -350,7 +350,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     assert table["test error, chosen on validation"]["plain"] == 46
     assert table["gradient norm, first / last convolution, untrained"]["plain"] == 8
     assert table["gradient norm, first / last convolution, trained"]["plain"] == 2
-    with monkeypatch.context() as patch:  # the other net has failed
+    with monkeypatch.context() as patch:  # the other network has failed
         patch.setattr(degradation, "finish_runs", lambda _, **__: (found[1:], ["plain8: it diverged"]))
         with pytest.raises(UsageError, match="shows the others: plain8: it diverged"):
             degrade(given, [8], [0], short=True)
@@ -433,7 +433,7 @@ def test_corruption(channels):
             for severity in corruptions.SEVERITIES
         ]
         assert distances[0] == 0 and distances[1] > 0, (corruption, distances)
-        # What JPEG does to a few flat pictures need not grow from one quality to the next.
+        # What JPEG does to a few flat images need not grow from one quality to the next.
         assert (np.diff(distances[1:]) > (-0.5 if corruption == "jpeg" else 0)).all(), (corruption, distances)
         again = corruptions.corrupt(images, corruption, 3)
         np.testing.assert_array_equal(again, corruptions.corrupt(images, corruption, 3))
@@ -455,7 +455,7 @@ def test_colours_keep_their_hue():
     assert red_[0] > 90 and red_[1:].max() < 15  # not taken for blue
 
 
-def test_diagrams_show_what_is_in_the_net():
+def test_diagrams_show_what_is_in_the_network():
     labels, edges, _ = _cut_block(resnet.build_resnet20(), "stage1_block2")
     assert ("x", "stage1_block2_add") in edges and ("x", "stage1_block2_conv1") in edges
     assert labels["stage1_block2_conv1"] == "conv 3 x 3, 16"
@@ -493,7 +493,7 @@ def test_diagram_mode(tmp_path, monkeypatch, capsys):
     assert "holds a run" in capsys.readouterr().err
 
 
-def test_diagrams_tell_the_net_that_they_show(tmp_path, monkeypatch):
+def test_diagrams_tell_the_network_that_they_show(tmp_path, monkeypatch):
     thin = {"modules": (1, 1, 1), "width": 0.1}
     spec = dataclasses.replace(registry.find("inception_resnet_v1"), options=thin)
     monkeypatch.setitem(registry.MODELS, "inception_resnet_v1", spec)

@@ -155,43 +155,43 @@ def test_the_program_of_the_text_has_the_same_loss(small):
 
 
 def test_a_frozen_backbone_keeps_its_statistics_and_one_image_equals_its_row(small):
-    base = heads.find_backbone(small)
-    before = base.get_weights()
+    backbone = heads.find_backbone(small)
+    before = backbone.get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
     features, head = heads.split_model(small)
     together = features(images, training=True).numpy()
-    for expected, received in zip(before, base.get_weights(), strict=True):
+    for expected, received in zip(before, backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
     np.testing.assert_allclose(features(images[1:2], training=True)[0], together[1], atol=1e-4)
     np.testing.assert_allclose(head(together), small(images), atol=1e-5)
 
 
-def test_saved_nets_come_back(small, tmp_path):
-    small.save(tmp_path / "net.keras")
+def test_saved_models_come_back(small, tmp_path):
+    small.save(tmp_path / "model.keras")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))
-    again = load_model(str(tmp_path / "net.keras"))
+    again = load_model(str(tmp_path / "model.keras"))
     np.testing.assert_allclose(cifar10_test.test(again, images), cifar10_test.test(small, images), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["base.weights.h5", "base.h5", "base.keras", "net.keras", "flat.h5"])
+@pytest.mark.parametrize("name", ["backbone.weights.h5", "backbone.h5", "backbone.keras", "model.keras", "flat.h5"])
 def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
-    base = heads.find_backbone(small)
+    backbone = heads.find_backbone(small)
     path = tmp_path / name
-    if name == "base.weights.h5":
-        base.save_weights(path)
-    elif name == "flat.h5":  # as a net of Keras 2 with the layers of the base among its own
-        keras.Model(base.inputs, keras.layers.Flatten()(base.output)).save(path)
+    if name == "backbone.weights.h5":
+        backbone.save_weights(path)
+    elif name == "flat.h5":  # as a model of Keras 2 with the layers of the backbone among its own
+        keras.Model(backbone.inputs, keras.layers.Flatten()(backbone.output)).save(path)
     else:
-        (small if name == "net.keras" else base).save(path)
+        (small if name == "model.keras" else backbone).save(path)
     other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
     heads.load_backbone_weights(other, str(path))
-    for expected, received in zip(base.get_weights(), other.get_weights(), strict=True):
+    for expected, received in zip(backbone.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
 
 
 def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
-    base = heads.find_backbone(small)
-    part = keras.Model(base.inputs, base.get_layer("conv4_block1_out").output)
+    backbone = heads.find_backbone(small)
+    part = keras.Model(backbone.inputs, backbone.get_layer("conv4_block1_out").output)
     part.save(tmp_path / "part.h5")
     part.save_weights(tmp_path / "part.weights.h5")
     part.save(tmp_path / "part.keras")
@@ -212,7 +212,7 @@ def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
         with pytest.raises(UsageError, match=f"--weights.*{name}{fault}"):
             heads.load_backbone_weights(other, str(tmp_path / name))
     monkeypatch.setattr(saved_models, "_LARGEST_MODEL", 1000)
-    base.save(tmp_path / "large.keras")
+    backbone.save(tmp_path / "large.keras")
     with pytest.raises(UsageError, match="more than 1,000"):
         heads.load_backbone_weights(other, str(tmp_path / "large.keras"))
     with pytest.raises(UsageError, match=r"received none for .* of them \(conv4_block2"):
@@ -245,7 +245,7 @@ def test_arguments_out_of_range(arguments, message):
 # What speaks for a class
 
 
-def test_grad_cam_of_a_net_whose_answer_is_known():
+def test_grad_cam_of_a_network_whose_answer_is_known():
     """One map per class, which the head averages: the heat of a class is its own map."""
     inputs = keras.Input((16, 16, 3))
     maps = keras.layers.AveragePooling2D(2)(inputs)
@@ -260,7 +260,7 @@ def test_grad_cam_of_a_net_whose_answer_is_known():
     assert not third.any() and first.max() == 1 and first.min() >= 0
 
 
-def test_grad_cam_finds_maps_within_the_base(small):
+def test_grad_cam_finds_maps_within_the_backbone(small):
     heat = grad_cam.explain(small, np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), [0, 2])
     assert heat.shape == (2, 32, 32) and np.isfinite(heat).all() and heat.max() <= 1
     with pytest.raises(UsageError, match="ends in a dense layer"):
@@ -569,8 +569,8 @@ def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, 
     # A model of the text's quirks is asked about images squeezed as in its training.
     asked = []
     monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
-    net = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
-    assert flowers.predict.main([str(image_folder / "valid" / "10"), *net]) == 0
+    model_flags = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
+    assert flowers.predict.main([str(image_folder / "valid" / "10"), *model_flags]) == 0
     np.testing.assert_array_equal(asked[0], [image_part.read_image(str(path), (32, 32, 3), True) for path in paths])
 
 
@@ -731,13 +731,13 @@ class StopAfter(keras.callbacks.Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_the_last_stages_of_a_base_are_unfrozen(small):
-    base = heads.find_backbone(small)
+def test_the_last_stages_of_a_backbone_are_unfrozen(small):
+    backbone = heads.find_backbone(small)
     for stages, first in ((1, "conv5"), (3, "conv3"), (5, "conv1")):
-        heads.unfreeze_stages(base, stages)
-        trained = {variable.path.split("/")[0][:5] for variable in base.trainable_variables}
+        heads.unfreeze_stages(backbone, stages)
+        trained = {variable.path.split("/")[0][:5] for variable in backbone.trainable_variables}
         assert min(trained) == first and len(trained) == stages
-    base.trainable = False
+    backbone.trainable = False
 
 
 @pytest.fixture(scope="module")

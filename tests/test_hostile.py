@@ -873,7 +873,7 @@ def small_model():
 @cases(60)
 @given(damages())
 def test_damaged_keras_files(archive_folder, damage):
-    path = archive_folder / "net.keras"
+    path = archive_folder / "model.keras"
     path.write_bytes(damage(small_model().read_bytes()))
     survive(lambda: load_model(str(path)), path.name, lambda model: model.output_shape == (None, 10))
 
@@ -950,7 +950,7 @@ def test_archives_that_fill_the_memory_are_refused(tmp_path, monkeypatch):
         assert "unpacks" in survive(lambda name=name: load_model(str(tmp_path / name)), name)
 
 
-@pytest.mark.parametrize("name", ["net.weights.h5", "net.h5", "net.pkl", "net.pt", "net"])
+@pytest.mark.parametrize("name", ["model.weights.h5", "model.h5", "model.pkl", "model.pt", "model"])
 def test_other_formats_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     assert "expected a .keras file" in survive(lambda: load_model(str(tmp_path / name)), name)

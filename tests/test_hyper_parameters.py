@@ -128,7 +128,7 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
         ("digits", "lenet5", "demo"),
     ],
 )
-def test_nets_without_batch_norm_have_recipes_of_their_own(dataset, model, preset):
+def test_networks_without_batch_norm_have_recipes_of_their_own(dataset, model, preset):
     given = {name: value for name, value in (("dataset", dataset), ("model", model)) if value}
     config = from_flags(given)
     assert config.preset == preset and given.items() <= dataclasses.asdict(config).items()
@@ -145,8 +145,8 @@ def test_nets_without_batch_norm_have_recipes_of_their_own(dataset, model, prese
         ("alexnet", {"dropout": 0.5}, {"net_options": {}}, "--dropout=0.5"),
     ],
 )
-def test_a_recipe_keeps_what_data_set_and_net_ask_for(preset, settings, expected, flags):
-    """Digits are never mirrored, MNIST is split 55,000 / 5,000, and no net gets another's options, whatever the preset."""
+def test_a_recipe_keeps_what_data_set_and_network_ask_for(preset, settings, expected, flags):
+    """Digits are never mirrored, MNIST is split 55,000 / 5,000, and no network gets another's options, whatever the preset."""
     config = from_preset(preset, **settings)
     assert {name: getattr(config, name) for name in expected} == expected
     assert set(config.command.split()) == {*config.PROGRAM.split(), f"--preset={preset}", *flags.split()}
@@ -182,13 +182,13 @@ def test_num_residual_blocks_sets_the_depth(model, blocks, name):
 
 
 @pytest.mark.parametrize("model", ["resnet9", "resnet164_v2", "lenet5"])
-def test_nets_of_other_depths_take_no_number_of_blocks(model):
+def test_networks_of_other_depths_take_no_number_of_blocks(model):
     with pytest.raises(UsageError, match=f"depth 6n.2 .*received --model={model}"):
         _ = HyperParameters(model=model, num_residual_blocks=3).model_name
 
 
 def test_what_is_printed_can_be_pasted():
-    assert from_preset("fast", ckpt_path="my nets/a.keras").command.endswith("--ckpt_path='my nets/a.keras'")
+    assert from_preset("fast", ckpt_path="my models/a.keras").command.endswith("--ckpt_path='my models/a.keras'")
 
 
 def test_ctrl_c_says_that_it_stopped(capsys):

@@ -70,7 +70,7 @@ def test_images_that_cannot_be_decoded(tmp_path, capsys, content, reason):
 
 
 def test_damaged_keras_files(tmp_path, capsys):
-    for name in ("net.keras", "step-1.npz", "net.txt"):
+    for name in ("model.keras", "step-1.npz", "model.txt"):
         (tmp_path / name).write_bytes(b"nothing")
         assert (
             main(
@@ -86,7 +86,7 @@ def test_damaged_keras_files(tmp_path, capsys):
         assert name in capsys.readouterr().err
 
 
-def test_a_net_of_another_data_set_is_refused(tmp_path, capsys):
+def test_a_network_of_another_data_set_is_refused(tmp_path, capsys):
     import keras
 
     inputs = keras.Input((32, 32, 3))
@@ -196,7 +196,7 @@ def test_the_index_of_results_is_short_and_its_links_lead_somewhere():
     assert all(row["command"] in written and f"| {row['metric']} |" in written for row in rows)
 
 
-def test_a_preset_of_another_kind_of_net_is_named(tmp_path):
+def test_a_preset_of_another_kind_of_network_is_named(tmp_path):
     flags = ("--mode=train", "--dataset=synthetic", "--train_steps=1", "--tensorboard=false")
     done = run_main(*flags, "--model=lenet5", "--preset=resnet9", cwd=tmp_path)
     assert "preset resnet9 (made for other networks, that of this one is smoke)" in done.stdout

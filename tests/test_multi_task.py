@@ -167,7 +167,7 @@ def test_predict_and_publish(finished, tmp_path, capsys):
     assert "| resnet8, heads class,kind |" in (tmp_path / "README.md").read_text()
 
 
-def test_other_heads_than_those_of_the_net_are_refused(finished, capsys):
+def test_other_heads_than_those_of_the_network_are_refused(finished, capsys):
     run, flags = finished
     for heads, received in (("", ""), ("class", "class")):
         config = [flag for flag in flags if not flag.startswith("--head")]
@@ -178,7 +178,7 @@ def test_other_heads_than_those_of_the_net_are_refused(finished, capsys):
 
 
 def test_two_heads_and_all_options_resume_exactly_and_load(cifar100_folder, tmp_path):
-    """The states of dropout go on where they were, also after other nets were built in the process."""
+    """The states of dropout go on where they were, also after other models were built in the process."""
     options = {
         "block_dropout": 0.3,
         "stochastic_depth": 0.5,
@@ -217,8 +217,8 @@ def test_two_heads_and_all_options_resume_exactly_and_load(cifar100_folder, tmp_
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     final = load_model(str(whole.final))
     expected = cifar10_test.test(final, images)
-    for net, tolerance in ((load_model(str(whole.latest_checkpoint())), 1e-6), (fold_batch_norm(final), 1e-4)):
-        for head, probabilities in cifar10_test.test(net, images).items():
+    for model, tolerance in ((load_model(str(whole.latest_checkpoint())), 1e-6), (fold_batch_norm(final), 1e-4)):
+        for head, probabilities in cifar10_test.test(model, images).items():
             np.testing.assert_allclose(probabilities, expected[head], atol=tolerance)
 
 

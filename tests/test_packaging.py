@@ -55,5 +55,5 @@ def test_the_command_predicts(installed, tmp_path):
 
 
 def test_the_flower_commands_start(installed, tmp_path):
-    status, _, err = run(installed, tmp_path, "-m", "flowers.predict", "picture.png", "--version=none")
+    status, _, err = run(installed, tmp_path, "-m", "flowers.predict", "image.png", "--version=none")
     assert status == 2 and err.startswith("error: "), err

@@ -308,19 +308,19 @@ def test_a_learning_rate_of_zero_learns_nothing(tmp_path):
     assert all(map(np.array_equal, before, trainer.model.trainable_variables))
 
 
-def pictures(labels):
+def images_of(labels):
     return Split(np.zeros((len(labels), 32, 32, 3), np.uint8), np.int32(labels))
 
 
-def test_one_class_and_one_picture(tmp_path):
+def test_one_class_and_one_image(tmp_path):
     config = from_preset("smoke", train_steps=2, report_freq=2, tensorboard=False, runs_dir=str(tmp_path))
-    one_class = ImageData(pictures([0] * 6), pictures([0] * 2), ("only",), "here")
+    one_class = ImageData(images_of([0] * 6), images_of([0] * 2), ("only",), "here")
     trainer = Train(config, data=one_class)
     trainer.train()
     assert trainer.history[-1]["validation_error"] == 0
     np.testing.assert_array_equal(trainer.test(one_class.test.images), 1)
     with pytest.raises(UsageError, match="class 'only' has 1 image"):
-        Train(config, data=dataclasses.replace(one_class, train=pictures([0])))
+        Train(config, data=dataclasses.replace(one_class, train=images_of([0])))
 
 
 def test_a_second_run_is_refused_before_its_data_are_read(tmp_path, monkeypatch):

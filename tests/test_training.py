@@ -1,4 +1,4 @@
-"""Training, killing, resuming, testing: real runs on drawn pictures."""
+"""Training, killing, resuming, testing: real runs on drawn images."""
 
 import dataclasses
 import json
@@ -110,8 +110,8 @@ def test_mode_test_and_predict(finished, tmp_path):
     grey, rgb, rgba = (
         np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((50, 40), (9, 80, 3), (32, 32, 4))
     )
-    for name, picture in (("grey.png", grey), ("colour.jpg", rgb), ("transparent.png", rgba)):
-        cv2.imwrite(str(tmp_path / name), picture)
+    for name, image in (("grey.png", grey), ("colour.jpg", rgb), ("transparent.png", rgba)):
+        cv2.imwrite(str(tmp_path / name), image)
     done = run_main("--mode=predict", "--version=done", "--images", tmp_path, tmp_path / "grey.png", cwd=folder)
     table = pd.read_csv(finished.path / "predictions.csv")
     assert len(table) == 4 and "transparent.png" in done.stdout
@@ -124,8 +124,8 @@ def test_mirror_images_are_told_apart(finished):
     config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
     plain, _ = cifar10_test.evaluate(config)
     both, _ = cifar10_test.evaluate(dataclasses.replace(config, test_flip=True))
-    tested, net = cifar10_input.load_data(config).test, load_model(finished.best)
-    answers = cifar10_test.test(net, tested.images) + cifar10_test.test(net, np.flip(tested.images, axis=2))
+    tested, model = cifar10_input.load_data(config).test, load_model(finished.best)
+    answers = cifar10_test.test(model, tested.images) + cifar10_test.test(model, np.flip(tested.images, axis=2))
     assert both["test"].pop("error_flip") == pytest.approx(100 * np.mean(answers.argmax(axis=1) != tested.labels))
     assert both == plain
     cifar10_test.evaluate(config)
@@ -133,12 +133,12 @@ def test_mirror_images_are_told_apart(finished):
 
 def test_shifted_images_are_told_apart(finished):
     config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
-    tested, net = cifar10_input.load_data(config).test, load_model(finished.best)
+    tested, model = cifar10_input.load_data(config).test, load_model(finished.best)
     views = [(tested.images, 2)]
     for lines in ([1, *range(31)], [*range(1, 32), 30]):  # the margin is reflected
         views.append((tested.images[:, lines][:, :, lines], 1))
     answers = sum(
-        weight * (cifar10_test.test(net, images) + cifar10_test.test(net, images[:, :, ::-1]))
+        weight * (cifar10_test.test(model, images) + cifar10_test.test(model, images[:, :, ::-1]))
         for images, weight in views
     )
     shifted, _ = cifar10_test.evaluate(dataclasses.replace(config, test_shifts=True))
@@ -159,7 +159,7 @@ def test_the_result_tells_the_work_of_the_training(finished):
     assert "pflop" not in cifar10_test.evaluate(elsewhere)[0]
 
 
-def test_checkpoint_keras_file_and_folder_are_the_same_net(finished):
+def test_checkpoint_keras_file_and_folder_are_the_same_network(finished):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     final = load_model(str(finished.final))
     for path in (str(finished.checkpoints / "step-00000006.npz"), str(finished.final)):
@@ -191,7 +191,7 @@ def test_measure_by_hand():
     assert [row["recall"] for row in result["per_class"]] == [1, 0.5, 1] and result["per_class"][0]["precision"] == 0.5
 
 
-def test_what_is_said_of_other_nets_lies_apart(finished):
+def test_what_is_said_of_other_networks_lies_apart(finished):
     for path, name in (
         (finished.path, finished.path.name),
         (finished.best, f"{finished.path.name}-best"),
@@ -268,7 +268,7 @@ def test_resuming_in_the_middle_of_an_interval_changes_nothing(tmp_path, averagi
     pd.testing.assert_frame_equal(*rows)
 
 
-def test_an_option_that_the_net_lacks_is_refused_before_anything_is_read(tmp_path):
+def test_an_option_that_the_network_lacks_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UsageError, match="--model=plain20 has no option shortcut"):
         train(tiny(tmp_path, version="x", model="plain20", shortcut="B", dataset="cifar10", data_dir="/nowhere"))
     assert not (tmp_path / "x").exists()
@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
         run.latest_checkpoint()
 
 
-def test_a_checkpoint_of_another_net_is_refused(tmp_path):
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     run = train(tiny(tmp_path, version="small"))
     other = Train(tiny(tmp_path, version="large", num_residual_blocks=2))
     with pytest.raises(UsageError, match=r"checkpoint of another network or optimizer: expected .* for resnet14"):
@@ -375,7 +375,7 @@ def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares(tmp_path):
         ("weights", {"kernel", "bias"}),
         ("all", {"kernel", "bias", "gamma", "beta"}),
     ):
-        nets = []
+        variables = []
         for value in (0.0, decay):
             trainer = Train(
                 tiny(tmp_path, version="x", deterministic=True, weight_decay=value, weight_decay_on=kinds, **settings)
@@ -383,8 +383,8 @@ def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares(tmp_path):
             before = [variable.numpy() for variable in trainer.model.trainable_variables]
             images = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype(np.float32)
             trainer._take_step(images, np.arange(32, dtype=np.int32) % 10)
-            nets.append(trainer.model.trainable_variables)
-        for start_value, plain, decayed in zip(before, *nets, strict=True):
+            variables.append(trainer.model.trainable_variables)
+        for start_value, plain, decayed in zip(before, *variables, strict=True):
             expected = -rate * decay * start_value if plain.name in names else 0
             np.testing.assert_allclose(
                 decayed.numpy() - plain.numpy(), expected + 0 * start_value, atol=2e-6, err_msg=plain.path
@@ -440,7 +440,7 @@ def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
-def test_measuring_the_untrained_net_changes_nothing(tmp_path, optimizer):
+def test_measuring_the_untrained_network_changes_nothing(tmp_path, optimizer):
     config = tiny(tmp_path, train_steps=1, optimizer=optimizer, weight_averaging=0.9, block_dropout=0.1)
     untrained = read_checkpoint(train(config).checkpoint_of(0))[0]
     expected = {name: np.asarray(variable) for name, variable in Train(config).stage.variables.items()}

@@ -142,9 +142,9 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
     write_atomically(folder / "degradation.csv", means.to_csv(index=False))
     with matplotlib.rc_context(STYLE):
         norms = {key[1]: _read_norms(runs[0].run) for key, runs in groups.items()}
-        by_net = {key[1]: runs for key, runs in groups.items()}
+        by_network = {key[1]: runs for key, runs in groups.items()}
         figures = {
-            "error_against_step": draw_error_against_step(by_net, dataset),
+            "error_against_step": draw_error_against_step(by_network, dataset),
             "error_against_depth": draw_error_against_depth(means, dataset),
             "gradient_norms": draw_gradient_norms(norms, dataset),
         }
