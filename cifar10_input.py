@@ -35,7 +35,11 @@ def load_data(config: HyperParameters) -> ImageData:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
 
     Example:
-        data = load_data(from_preset("fast", dataset="digits"))
+        from cifar10_input import load_data
+        from hyper_parameters import from_preset
+
+        data = load_data(from_preset("demo"))
+        print(data.train.images.shape)  # (1437, 32, 32, 3)
     """
     if config.dataset == "digits":
         return load_digits()
@@ -49,7 +53,17 @@ def load_data(config: HyperParameters) -> ImageData:
 
 
 def load_heads(config: HyperParameters) -> dict[str, ImageData]:
-    """The data set once for each of `config.heads`: the same images with the labels and class names of the head."""
+    """Reads the data set once for each head: the same images with the labels and class names of the head.
+
+    Args:
+        config: uses dataset, data_dir, heads, synthetic_images.
+
+    Returns:
+        {name of the head: ImageData}, in the order of `config.heads`.
+
+    Raises:
+        UsageError: as `load_data`.
+    """
     found = {head: load_data(dataclasses.replace(config, heads=head, head_weights="")) for head in config.tasks}
     first = next(iter(found.values()))
     return {
@@ -85,6 +99,14 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
 
     Raises:
         UsageError: a class has too few images to appear in both parts.
+
+    Example:
+        from cifar10_input import load_data, split_data
+        from hyper_parameters import from_preset
+
+        config = from_preset("demo")
+        training, validation = split_data(load_data(config), config)
+        print(len(training), len(validation))  # 1293 144
     """
     labels = data.train.labels
     fractions = {"validation_fraction": config.validation_fraction}
@@ -112,8 +134,12 @@ def make_normalization(kind: str, images: np.ndarray):
         `resnet_study.networks.layers.PixelNormalization`, from [n, height, width, channels] of 0..255 to float32 of that shape.
 
     Example:
-        layer = make_normalization("channel_standard", training.images)
-        layer(training.images[:8])
+        import numpy as np
+        from cifar10_input import make_normalization
+
+        images = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8)
+        layer = make_normalization("channel_standard", images)
+        print(layer(images[:8]).shape)  # (8, 32, 32, 3)
     """
     from resnet_study.networks.layers import PixelNormalization
 
@@ -158,6 +184,12 @@ def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tupl
     The images of all epochs form one endless row, each epoch in an order of its own; batch `step` is its `step`-th
     piece. So every image comes once an epoch, also where the batch size does not divide their number.
 
+    Args:
+        step: 0-based index of the batch.
+        num_images: size of the training part.
+        batch_size: images of a batch.
+        seed: of the run.
+
     Returns:
         (indices int64 [batch_size], the 0-based epoch of each int64 [batch_size]).
     """
@@ -175,6 +207,9 @@ def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan
         step: 0-based index of the batch.
         num_images: size of the training part.
         config: uses seed, train_batch_size, augment, padding_size, flip, cutout, rotation.
+
+    Returns:
+        BatchPlan.
     """
     batch_size = config.train_batch_size
     indices, epochs = plan_indices(step, num_images, batch_size, config.seed)
@@ -328,9 +363,14 @@ def training_batches(
         tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]).
 
     Example:
+        from cifar10_input import load_data, make_normalization, split_data, training_batches
+        from hyper_parameters import from_preset
+
+        config = from_preset("demo")
         training, _ = split_data(load_data(config), config)
         batches = training_batches(training, make_normalization(config.normalization, training.images), config)
         images, labels = next(iter(batches))
+        print(images.shape, labels.shape)  # (128, 32, 32, 3) (128,)
     """
     import tensorflow as tf
 

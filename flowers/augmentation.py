@@ -75,6 +75,10 @@ def apply_transform(image: np.ndarray, transform: Transform) -> np.ndarray:
         uint8 [height, width, RGB]; what comes in from outside repeats the nearest edge pixel.
 
     Example:
+        import numpy as np
+        from flowers.augmentation import Transform, apply_transform
+
+        image = np.zeros((64, 64, 3), np.uint8)
         mirrored = apply_transform(image, Transform(rotation=0, shear=0, zoom_x=1, zoom_y=1, flip=True))
     """
     import cv2

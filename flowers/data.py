@@ -74,6 +74,9 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
             skipped; the message names them.
 
     Example:
+        from flowers.data import load_images
+        from flowers.settings import FlowerParameters
+
         data = load_images(FlowerParameters(data_dir="flowers102", image_size=64))
         images, labels = data.validation.load(range(10))
     """

@@ -103,8 +103,11 @@ def build_resnet50_transfer(
         UsageError: an argument is out of its range, or the weights cannot be had or do not fit.
 
     Example:
-        model = build_resnet50_transfer(10, input_shape=(64, 64, 3), head="pool")
-        model.predict(np.zeros((1, 64, 64, 3))).shape  # (1, 10)
+        import numpy as np
+        from flowers.heads import build_resnet50_transfer
+
+        model = build_resnet50_transfer(10, input_shape=(64, 64, 3), weights=None, head="pool")
+        print(model(np.zeros((1, 64, 64, 3))).shape)  # (1, 10)
 
     Differs from the text: the BGR mean subtraction that the ImageNet weights need is there (the text sets an unused mean
     instead); the backbone is one nested layer, `resnet50`.
@@ -277,8 +280,11 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         (pixels -> features, features -> output).
 
     Example:
-        to_features, head = split_model(build_resnet50_transfer(10, input_shape=(64, 64, 3), head="pool"))
-        to_features.output_shape  # (None, 2048)
+        from flowers.heads import build_resnet50_transfer, split_model
+
+        model = build_resnet50_transfer(10, input_shape=(64, 64, 3), weights=None, head="pool")
+        to_features, head = split_model(model)
+        print(to_features.output_shape)  # (None, 2048)
     """
     cut = next(index for index, layer in enumerate(model.layers) if layer.name in BACKBONES)
     if isinstance(model.layers[cut + 1], layers.GlobalAveragePooling2D):

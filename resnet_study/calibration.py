@@ -1,7 +1,9 @@
 """Whether probabilities can be believed: how they are measured, and the temperature that mends them.
 
-expected_calibration_error(probabilities, labels)    in points
-brier_score(probabilities, labels)
+reliability_table(probabilities, labels)             confidence and accuracy of the answers, in bins
+expected_calibration_error(probabilities, labels)    their mean distance, in points
+brier_score(probabilities, labels)                   mean squared distance of the probabilities from the truth
+change_temperature(probabilities, temperature)       the probabilities of a model with another temperature
 fit_temperature(probabilities, labels)               one number, fitted on held-out images
 set_temperature(model, temperature)                  divides the logits of a model by it, for good
 """
@@ -47,8 +49,19 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
     0 = of the answers with a confidence of 80 %, 80 % are right, and so on.
 
+    Args:
+        probabilities: float [num_images, num_labels].
+        labels: int [num_images].
+
+    Returns:
+        A number from 0 to 100.
+
     Example:
-        expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 0]))  # 20.0: both are right
+        import numpy as np
+        from resnet_study.calibration import expected_calibration_error
+
+        probabilities = np.array([[0.8, 0.2], [0.8, 0.2]])
+        print(round(expected_calibration_error(probabilities, np.array([0, 0])), 3))  # 20.0
     """
     table = reliability_table(probabilities, labels).dropna()
     distance = (table["confidence"] - table["accuracy"]).abs()
@@ -56,18 +69,29 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance of the probabilities from 1 for the right class and 0 for the others; 0 is best, 2 is worst (Brier 1950).
+    """Mean squared distance of the probabilities from 1 for the right class and 0 for the others (Brier 1950).
 
     Args:
         probabilities: float [num_images, num_labels].
         labels: int [num_images].
+
+    Returns:
+        A number from 0, which is best, to 2.
     """
     targets = np.eye(probabilities.shape[1])[labels]
     return float(np.mean(np.sum((probabilities - targets) ** 2, axis=1)))
 
 
 def change_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The probabilities as they were with the logits divided by `temperature`: above 1 less sure, below 1 surer."""
+    """The probabilities as if the logits were divided by a temperature.
+
+    Args:
+        probabilities: float [num_images, num_labels].
+        temperature: > 0; above 1 the answers become less sure, below 1 surer.
+
+    Returns:
+        float [num_images, num_labels]; the order of the classes of each image stays.
+    """
     # Logits that differ by a constant in a row give the same probabilities, and logarithms of probabilities do so.
     return scipy.special.softmax(np.log(np.maximum(probabilities, _SMALLEST)) / temperature, axis=1)
 
@@ -78,11 +102,18 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     It changes no answer: the order of the classes stays.
 
     Args:
-        probabilities: float [num_images, num_labels], of images that were neither trained on nor are tested with.
+        probabilities: float [num_images, num_labels], of images that the model was not trained on and is not tested with.
         labels: int [num_images].
 
     Returns:
         A number between 0.05 and 20.
+
+    Example:
+        import numpy as np
+        from resnet_study.calibration import fit_temperature
+
+        probabilities = np.array([[0.9, 0.1]] * 4)  # surer than it should be: one answer of four is wrong
+        print(round(fit_temperature(probabilities, np.array([0, 0, 0, 1])), 2))  # 2.0
     """
     logits, rows = np.log(np.maximum(probabilities, _SMALLEST)), np.arange(len(labels))
 
@@ -101,6 +132,13 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
 
     Raises:
         ValueError: the model does not end in one dense layer with softmax.
+
+    Example:
+        from resnet_study.calibration import set_temperature
+        from resnet_study.saved_models import load_model
+
+        model = load_model("cifar10")
+        set_temperature(model, 1.5)
     """
     last = model.layers[-1]
     if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:

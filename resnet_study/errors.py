@@ -86,7 +86,9 @@ def shorten(text: str, longest: int = 200) -> str:
         room or more, else behind its last whole word.
 
     Example:
-        shorten("expected\\n a shape, received none", 20)  # "expected a shape..."
+        from resnet_study.errors import shorten
+
+        print(shorten("expected a shape, received none", 20))  # expected a shape...
     """
     text = " ".join(text.split())
     if len(text) <= longest:

@@ -129,7 +129,10 @@ def confidence_interval(right: int, count: int) -> tuple[float, float]:
         (lower, upper) in %.
 
     Example:
-        confidence_interval(38, 43)  # (75.5, 94.9)
+        from resnet_study.evaluation import confidence_interval
+
+        low, high = confidence_interval(38, 43)
+        print(round(low, 1), round(high, 1))  # 75.5 94.9
     """
     low, high = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
     return 100 * float(low), 100 * float(high)

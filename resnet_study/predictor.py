@@ -1,4 +1,4 @@
-"""A trained model made ready to answer: probabilities of raw images, for the test of a training as for anybody's own program."""
+"""A trained model made ready to answer with the probabilities of raw images: for tests of this library and for programs of others."""
 
 import functools
 import warnings
@@ -14,22 +14,25 @@ from resnet_study.saved_models import find_heads, load_model
 
 
 class Predictor:
-    """Answers with probabilities, in compiled batches, from the second call on without any preparation.
+    """Answers with probabilities, in compiled batches; only the first call takes time to prepare.
 
-    A copy of the model with its batch normalisation folded into the convolutions computes; see `fold_batch_norm`. Where TensorFlow
-    gives each operation one thread, as in a training with towers, the cores share each batch.
+    The answers come from a copy of the model whose batch normalisation is folded into the convolutions, see `fold_batch_norm`. Where
+    TensorFlow gives each operation one thread, as in a training with towers, the cores share each batch.
 
     Args:
         model: keras.Model of `saved_models.load_model`, or what that takes: a path, "cifar10". Weights that change afterwards are not
             seen.
-        precision: "float32"; "bfloat16", for the same class in at least 99.8 % of the cases and more speed on processors and GPUs that
-            compute it natively; "auto" = the latter where that is so.
+        precision: "float32"; "bfloat16" = faster on processors and GPUs that compute it natively, with the same class as in float32
+            for at least 99.8 % of the images; "auto" = bfloat16 on these devices, float32 on others.
 
     Raises:
         UsageError: the path names no model of this library.
         ValueError: bfloat16 for a model that cannot be folded, such as one with a backbone of stock Keras.
 
     Example:
+        import numpy as np
+        from resnet_study.predictor import Predictor
+
         predictor = Predictor("cifar10")
         probabilities = predictor.predict(np.zeros((3, 32, 32, 3), np.uint8))
         print(probabilities.shape)  # (3, 10)
@@ -54,7 +57,7 @@ class Predictor:
         self._answer = answer
 
     def predict(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray | dict[str, np.ndarray]:
-        """Softmax probabilities of any number of images; the last, smaller batch included.
+        """Softmax probabilities of any number of images.
 
         Args:
             images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to
@@ -65,8 +68,8 @@ class Predictor:
             float32 [num_images, num_labels]; of a model with several heads a dict, name of the head -> such an array.
 
         Raises:
-            UsageError: images of another shape than the model was built for, or with pixels that are no numbers; a model that
-                answers with something else than numbers.
+            UsageError: the images have another shape than the model was built for, or hold pixels that are no finite numbers; or the
+                model answers with NaN.
         """
         images = _check_images(images, self.model.input_shape[1:])
         answers = {

@@ -4,6 +4,7 @@ load_model(path)              a trained model: raw pixels -> probabilities
 open_weights(weights)         what a builder's `weights` names, with its normalisation of the pixels
 load_weights(model, source)   these weights for a model of the same network
 copy_weights(source, target)  layer by layer, by name
+find_heads(model)             the heads of a trained model
 find_new_heads(source, target)  the dense layers for another number of classes, which can take no weights
 halve_weights(source, target) a `.keras` file in half precision
 """
@@ -34,9 +35,16 @@ def save_model(model, path: Path) -> None:
 
 
 def read_model(path: Path):
-    """A Keras model from a `.keras` file, without code of its own. Keras raises nearly anything for a file that is damaged.
+    """Reads a Keras model from a `.keras` file; code in the file is refused.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        keras.Model, not compiled.
 
     Raises:
+        Exception: Keras raises nearly anything for a damaged file.
         ValueError: it would unpack to more than 2 GiB.
     """
     with zipfile.ZipFile(path) as file:
@@ -54,8 +62,18 @@ def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
             `step-*.npz` in the folder of its run.
         shipped_name: registry name, used with "cifar10" alone.
 
+    Returns:
+        keras.Model, not compiled. Input [batch, height, width, channels], channels 1 or 3. Output float32 [batch, classes], or with
+        several heads a dict, name of the head -> such a tensor.
+
     Raises:
         UsageError: not found, damaged, or not a classifier of images.
+
+    Example:
+        from resnet_study.saved_models import load_model
+
+        model = load_model("cifar10")
+        print(model.input_shape, model.output_shape)  # (None, 32, 32, 3) (None, 10)
     """
     if path == "cifar10":
         try:
@@ -137,13 +155,16 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
 
     Returns:
         (source, preprocessing): source is for `load_weights`; preprocessing is the one given, or else a new layer with the
-        constants of the file's normalization, or None if the file has none.
+        constants of the file's pixel normalisation, or None if the file has none.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or it belongs to a network with a normalization that it does not hold.
+        ValueError: there is no such file, it is damaged, or it belongs to a network with a pixel normalisation that it does not hold.
 
     Example:
-        source, preprocessing = open_weights("runs/mine/best.keras")
+        from resnet import build_resnet
+        from resnet_study.saved_models import load_weights, open_weights
+
+        source, preprocessing = open_weights("cifar10", shipped="resnet20_cifar10.keras")
         model = build_resnet(3, preprocessing=preprocessing)
         load_weights(model, source)
     """

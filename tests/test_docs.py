@@ -1,11 +1,27 @@
-"""What the README and the pages of docs/ promise."""
+"""What the README, the pages of docs/ and the examples of docstrings promise."""
 
+import ast
+import itertools
 import re
+import textwrap
 
 import pytest
 from conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NEED_DATA = ("load_cifar", "load_mnist", "load_images")  # files that are downloaded, or a folder of images
+
+
+def find_examples():
+    """(name, code) of every "Example:" of a docstring, but for the builders that test_resnet.py runs."""
+    for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("flowers/*.py"), *ROOT.glob("resnet_study/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name in NEED_DATA:
+                continue
+            _, found, rest = (ast.get_docstring(node) or "").partition("Example:\n")
+            if found and (not node.name.startswith("build_") or node.name.endswith("_transfer")):
+                lines = itertools.takewhile(lambda line: not line or line.startswith("    "), rest.splitlines())
+                yield pytest.param(textwrap.dedent("\n".join(lines)), id=f"{path.stem}.{node.name}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -19,8 +35,26 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_the_readme_says_where_everything_is():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2]
+    top = [*ROOT.glob("*.py"), *ROOT.glob("*.toml"), *ROOT.glob("*.cfg"), ROOT / "Makefile", ROOT / "LICENSE"]
+    folders = [f"{path.parent.name}/" for path in (*ROOT.glob("*/__init__.py"), *ROOT.glob("resnet_study/*/__init__.py"))]  # fmt: skip
+    package = [path.stem for path in ROOT.glob("resnet_study/*.py") if path.stem != "__init__"]
+    missing = [name for name in (*(path.name for path in top), *folders, *package) if not re.search(rf"[`/]{re.escape(name)}`", table)]  # fmt: skip
+    assert not missing
+
+
 def test_the_first_example_ends_in_a_word(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == "cat\n"
+
+
+@pytest.mark.parametrize("code", list(find_examples()))
+def test_the_examples_of_docstrings_run(code, tmp_path, monkeypatch, capsys):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "example", "exec"), {})
+    # What an example prints stands in a comment behind it.
+    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", code)

@@ -101,8 +101,10 @@ def load_cifar(dataset: str, data_dir: str) -> ImageData:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
 
     Example:
+        from resnet_study.data.cifar_files import load_cifar
+
         data = load_cifar("cifar10", "")  # downloads 170 MB the first time
-        data.train.images.shape  # (50000, 32, 32, 3)
+        print(data.train.images.shape)  # (50000, 32, 32, 3)
     """
     published = _PUBLISHED[dataset]
     if not data_dir:

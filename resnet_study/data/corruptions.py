@@ -36,6 +36,9 @@ def corrupt(images: np.ndarray, corruption: str, severity: int, seed: int = 0) -
         UsageError: unknown corruption or severity, or other images.
 
     Example:
+        from resnet_study.data.corruptions import corrupt
+        from resnet_study.data.toy_data import load_digits
+
         noisy = corrupt(load_digits().test.images, "noise", 3)
     """
     if corruption not in CORRUPTIONS or severity not in SEVERITIES:

@@ -20,7 +20,12 @@ class Split:
         labels: int32 [n], 0-based.
 
     Example:
+        import numpy as np
+        from resnet_study.data.image_data import Split
+
+        split = Split(np.zeros((200, 32, 32, 3), np.uint8), np.zeros(200, np.int32))
         first = split.take(np.arange(100))
+        print(len(first))  # 100
     """
 
     images: np.ndarray

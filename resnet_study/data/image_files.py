@@ -36,7 +36,10 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
             message says which.
 
     Example:
-        image = read_image("cat.jpg", (32, 32, 3))
+        from resnet_study.data.image_files import read_image
+
+        image = read_image("examples/cat.jpg", (32, 32, 3))
+        print(image.shape, image.dtype)  # (32, 32, 3) uint8
     """
     import cv2
 

@@ -47,8 +47,10 @@ def load_mnist(data_dir: str = "") -> ImageData:
         UsageError: not found, or a file is damaged; the message names the file and the ways out.
 
     Example:
+        from resnet_study.data.mnist import load_mnist
+
         data = load_mnist()  # downloads 11 MB the first time
-        data.train.images.shape  # (60000, 28, 28, 1)
+        print(data.train.images.shape)  # (60000, 28, 28, 1)
     """
     if not data_dir:
         cached = keras_cache() / _NPZ

@@ -26,8 +26,11 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         UsageError: nothing of a class would be left.
 
     Example:
-        validation, test = hold_out([0] * 15 + [1] * 15, {"validation_fraction": 0.1, "test_fraction": 0.2}, 0, ["cat", "dog"])
-        # 2 cats and 1 dog; 3 cats and 3 dogs
+        from resnet_study.data.splits import hold_out
+
+        labels = [0] * 15 + [1] * 15
+        validation, test = hold_out(labels, {"validation_fraction": 0.1, "test_fraction": 0.2}, 0, ["cat", "dog"])
+        print(len(validation), len(test))  # 3 6
     """
     labels = np.asarray(labels)
     rng = np.random.default_rng(seed)

@@ -16,8 +16,10 @@ def load_digits() -> ImageData:
         ImageData, images uint8 [n, 32, 32, RGB], enlarged by cubic interpolation; 360 of them are the test part.
 
     Example:
+        from resnet_study.data.toy_data import load_digits
+
         data = load_digits()
-        data.class_names[data.train.labels[0]]
+        print(data.test.images.shape)  # (360, 32, 32, 3)
     """
     import cv2
     import sklearn.datasets

@@ -29,6 +29,13 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
 
     Raises:
         ValueError: unknown dtype, a model that is not functional, or one that uses a layer in several places.
+
+    Example:
+        from resnet import build_resnet20
+        from resnet_study.networks.fold_batch_norm import fold_batch_norm
+
+        fast = fold_batch_norm(build_resnet20(weights="cifar10"))
+        print(fast.output_shape)  # (None, 10)
     """
     if dtype not in ("float32", "mixed_bfloat16"):
         raise ValueError(f"dtype must be 'float32' or 'mixed_bfloat16', received {dtype!r}")

@@ -49,10 +49,15 @@ class ModelSpec:
                 )
 
     def build(self, **arguments):
-        """Builds the network: `input_shape`, `classes`, `weights`, ... as the builder documents them.
+        """Builds the network.
 
-        `classes` may also be a dict, {name: number of classes}: the network then has a dense layer for each on a shared trunk,
-        and its output is a dict of the same names.
+        Args:
+            arguments: `input_shape`, `classes`, `weights`, ... as the builder documents them. `classes` may also be a dict, {name:
+                number of classes}: the network then has a dense layer for each on a shared trunk, and its output is a dict of the
+                same names.
+
+        Returns:
+            keras.Model.
 
         Raises:
             UsageError: images smaller than `minimum_size`.
@@ -211,8 +216,20 @@ MODELS |= {
 def find(name: str) -> ModelSpec:
     """The spec of a registered name, or of any other depth 6n+2 of the same families (`resnet8`, `plain26`, ...).
 
+    Args:
+        name: as `--model` takes it.
+
+    Returns:
+        ModelSpec.
+
     Raises:
         UsageError: unknown name; the message lists the known ones.
+
+    Example:
+        from resnet_study.networks import registry
+
+        model = registry.find("resnet20").build(classes=100)
+        print(model.output_shape)  # (None, 100)
     """
     if name in MODELS:
         return MODELS[name]

@@ -91,6 +91,7 @@ def draw_network(model: keras.Model):
 
     Example:
         from resnet import build_resnet20
+        from resnet_study.reports.diagrams import draw_network
 
         draw_network(build_resnet20()).savefig("resnet20.png")
     """

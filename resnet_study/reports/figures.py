@@ -159,7 +159,9 @@ def centred_means(errors, decay: float) -> np.ndarray:
         float [reports], the first not a number.
 
     Example:
-        centred_means([90, 40, 30, 20, 10, 18, 8], 0.8)  # nan, 40, 30, 20, 10, 12, 8
+        from resnet_study.reports.figures import centred_means
+
+        print(centred_means([90, 40, 30, 20, 10, 18, 8], 0.8))  # [nan 40. 30. 20. 10. 12.  8.]
     """
     trained = np.asarray(errors, float)[1:]
     means = [np.nan]
@@ -303,6 +305,10 @@ def draw_grid(rows, row_labels, title):
         matplotlib figure.
 
     Example:
+        from resnet_study.data.toy_data import load_digits
+        from resnet_study.reports.figures import draw_grid
+
+        data = load_digits()
         draw_grid([data.train.images[:5], data.test.images[:5]], ["training", "test"], "digits").savefig("digits.png")
     """
     figure, axes = make_panels(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)

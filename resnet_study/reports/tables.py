@@ -10,7 +10,9 @@ def table_lines(header, align: str, rows) -> list[str]:
         rows: the cells of each row; None leaves its cell empty.
 
     Example:
-        table_lines(["model", "error"], "lr", [["resnet20", 8.4]])  # ["| model | error |", "|---|---:|", "| resnet20 | 8.4 |"]
+        from resnet_study.reports.tables import table_lines
+
+        print(table_lines(["model", "error"], "lr", [["resnet20", 8.4]]))  # ['| model | error |', '|---|---:|', '| resnet20 | 8.4 |']
     """
     rule = "".join({"l": "---|", "r": "---:|"}[letter] for letter in align)
     return [_line(header), f"|{rule}", *map(_line, rows)]
