@@ -181,8 +181,8 @@ class BatchPlan:
 def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which images batch `step` is made of, a pure function of (seed, step).
 
-    The images of all epochs form one endless row, each epoch in an order of its own; batch `step` is its `step`-th
-    piece. So every image comes once an epoch, also where the batch size does not divide their number.
+    The images of all epochs form one endless row, each epoch in an order of its own. Every `batch_size` images of the row are a
+    batch. So every image comes once an epoch, also where the batch size does not divide their number.
 
     Args:
         step: 0-based index of the batch.
@@ -316,13 +316,13 @@ def _rotate(images, angles, fill_mode):
     )
 
 
-def piece_numbers(first_step: int, train_steps: int, replicas: int = 1, worker: int = 0, workers: int = 1):
-    """Numbers of the pieces that one machine needs, where devices share each batch: piece p is part p % replicas of batch
+def shard_numbers(first_step: int, train_steps: int, replicas: int = 1, worker: int = 0, workers: int = 1):
+    """Numbers of the shards that one machine needs, where devices share each batch: shard p is part p % replicas of batch
     p // replicas.
 
     Args:
         first_step, train_steps: 0-based step to begin with, and the one to end before.
-        replicas: devices of all machines; each step has so many pieces.
+        replicas: devices of all machines; each step has so many shards.
         worker, workers: 0-based number of this machine, and the number of all, which have equally many devices.
 
     Returns:
@@ -330,10 +330,10 @@ def piece_numbers(first_step: int, train_steps: int, replicas: int = 1, worker: 
     """
     import tensorflow as tf
 
-    pieces = tf.data.Dataset.range(first_step * replicas, train_steps * replicas)
+    shards = tf.data.Dataset.range(first_step * replicas, train_steps * replicas)
     if workers == 1:
-        return pieces
-    return pieces.filter(lambda piece: piece % replicas // (replicas // workers) == worker)
+        return shards
+    return shards.filter(lambda shard: shard % replicas // (replicas // workers) == worker)
 
 
 def training_batches(
@@ -356,8 +356,8 @@ def training_batches(
         normalization: layer of `make_normalization`.
         config: settings.
         first_step: 0-based step to begin with.
-        replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
-        worker, workers: give the pieces of one machine only, see `piece_numbers`.
+        replicas: devices that share a batch; each step then gives so many equal shards of the batch, one after the other.
+        worker, workers: give the shards of one machine only, see `shard_numbers`.
 
     Returns:
         tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]).
@@ -378,20 +378,20 @@ def training_batches(
     kinds = (split.images.dtype, split.labels.dtype, np.int32, np.bool_, np.float32, np.float32)
     shapes = (split.images.shape[1:], split.labels.shape[1:], [2], [], [2], [])
 
-    def take(piece):
-        batch = plan_batch(int(piece) // replicas, len(split), config)
-        part = slice(int(piece) % replicas * size, (int(piece) % replicas + 1) * size)
+    def take(shard):
+        batch = plan_batch(int(shard) // replicas, len(split), config)
+        part = slice(int(shard) % replicas * size, (int(shard) % replicas + 1) * size)
         indices, *draws = (getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
         return split.images[indices], split.labels[indices], *draws
 
-    def make_piece(piece):
+    def make_shard(shard):
         # From NumPy: tensors to gather from would be a second copy of all images.
         images, labels, *draws = (
             tf.ensure_shape(values, [size, *shape])
-            for values, shape in zip(tf.numpy_function(take, [piece], kinds), shapes, strict=True)
+            for values, shape in zip(tf.numpy_function(take, [shard], kinds), shapes, strict=True)
         )
         images = normalization(images)
         return (augment(images, *draws, config) if config.augment else images), labels
 
-    pieces = piece_numbers(first_step, config.train_steps, replicas, worker, workers)
-    return pieces.map(make_piece).prefetch(4 * replicas)
+    shards = shard_numbers(first_step, config.train_steps, replicas, worker, workers)
+    return shards.map(make_shard).prefetch(4 * replicas)

@@ -59,18 +59,16 @@ def find_circles(imports: dict[str, set[str]]) -> list[set[str]]:
     return circles
 
 
-def _measure_classes(path: Path) -> list[tuple[int, str]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [(node.end_lineno - node.lineno + 1, node.name) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-
-
 def main(root: Path = ROOT) -> int:
     modules = find_modules(root)
-    imports, lines = read_imports(modules), {}
+    imports, lines, classes = read_imports(modules), {}, []
     for name, path in modules.items():
-        lines[name] = len(path.read_text(encoding="utf-8").splitlines())
+        source = path.read_text(encoding="utf-8")
+        lines[name] = len(source.splitlines())
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+        classes += [(node.end_lineno - node.lineno + 1, node.name, name) for node in nodes]
         print(f"{lines[name]:5d}  {name:<42} <- {', '.join(sorted(imports[name])) or '-'}")
-    classes = sorted(((*each, name) for name, path in modules.items() for each in _measure_classes(path)), reverse=True)
+    classes.sort(reverse=True)
     circles = find_circles(imports)
     print(f"{len(modules)} modules, {sum(lines.values()):,} lines, {sum(map(len, imports.values()))} imports")
     print(f"at the top level: {', '.join(name for name in modules if '.' not in name)}")

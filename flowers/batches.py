@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cifar10_input import piece_numbers, plan_indices
+from cifar10_input import plan_indices, shard_numbers
 from flowers.augmentation import make_variant
 from flowers.image_part import ImagePart
 from flowers.settings import FlowerParameters
@@ -44,8 +44,8 @@ def training_batches(
         config: settings.
         train_steps: batches to train.
         first_step: 0-based step to begin with.
-        replicas: devices that share a batch; each step then gives so many equal pieces of the batch, one after the other.
-        worker, workers: give the pieces of one machine only, see `cifar10_input.piece_numbers`.
+        replicas: devices that share a batch; each step then gives so many equal shards of the batch, one after the other.
+        worker, workers: give the shards of one machine only, see `cifar10_input.shard_numbers`.
         features: None, or float32 [n, variants, ...] to be taken in the place of the images.
 
     Returns:
@@ -56,8 +56,8 @@ def training_batches(
     size = config.train_batch_size // replicas
     shape, kind = (part.shape, np.uint8) if features is None else (features.shape[2:], np.float32)
 
-    def make(piece):
-        step, number = divmod(int(piece), replicas)
+    def make(shard):
+        step, number = divmod(int(shard), replicas)
         indices, variants = (
             values[number * size : (number + 1) * size] for values in plan_batch(step, len(part), config)
         )
@@ -66,9 +66,9 @@ def training_batches(
         made = [make_variant(part, *pair, config) for pair in zip(indices, variants, strict=True)]
         return np.stack(made), part.labels[indices]
 
-    def make_piece(piece):
-        images, labels = tf.numpy_function(make, [piece], [kind, tf.int32])
+    def make_shard(shard):
+        images, labels = tf.numpy_function(make, [shard], [kind, tf.int32])
         return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
 
-    pieces = piece_numbers(first_step, train_steps, replicas, worker, workers)
-    return pieces.map(make_piece, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)
+    shards = shard_numbers(first_step, train_steps, replicas, worker, workers)
+    return shards.map(make_shard, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)

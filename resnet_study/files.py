@@ -86,6 +86,7 @@ def read_json(path: Path, kind):
 
 
 def is_kind(value, kind) -> bool:
+    """Whether a value is of a kind, as `read_json` describes kinds."""
     if isinstance(kind, dict):
         return isinstance(value, dict) and all(name in value and is_kind(value[name], kind[name]) for name in kind)
     if isinstance(kind, list):
@@ -100,6 +101,7 @@ def is_kind(value, kind) -> bool:
 
 
 def read_text(path: Path) -> str:
+    """The text of a file of a run. Raises UsageError where it is missing, may not be read or is no text in UTF-8."""
     try:
         if not path.is_file():  # a pipe would be waited for
             raise UsageError(f"expected {path}, written by a training run, found no such file; train a run first")

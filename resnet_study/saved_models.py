@@ -282,8 +282,8 @@ def _stored_normalization(path: Path):
             return PixelNormalization(mean, scale, bool(stored["per_image"][()]), name="normalization")
         if group is not None or "normalization" in groups:
             raise UsageError(
-                f"expected weights whose normalization of the pixels is known, received {path}, which was saved from a network "
-                "with a normalization layer but without its constants; give that layer as preprocessing, such as "
+                f"expected weights whose pixel normalisation is known, received {path}, which was saved from a network "
+                "with such a layer but without its constants; give that layer as preprocessing, such as "
                 "PixelNormalization(mean, scale), or the .keras file of the same network"
             )
     return None

@@ -385,7 +385,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["v1", "preact"])
 def test_a_block_without_weights_is_the_identity(form):
-    """Lu & Song, section 3: it is only necessary to reset the weights to 0. ReLU after the addition keeps what is positive."""
+    """Lu & Song, section 3: with all weights 0, what remains is the shortcut. ReLU after the addition keeps what is positive."""
     model = resnet.build_resnet(1, form, input_shape=(8, 8, 3))
     first, last = ("stem_relu", "stage1_block1_relu2") if form == "v1" else ("stem_relu", "stage1_block1_add")
     block = keras.Model(model.inputs, [model.get_layer(first).output, model.get_layer(last).output])

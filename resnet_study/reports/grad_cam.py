@@ -25,9 +25,9 @@ _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
 def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> np.ndarray:
     """Heat maps of images, one class for each.
 
-    The paper takes the last convolutional maps A_k. A_k weighs as much as the mean, over the places, of the gradient of the
-    class score (before softmax) with respect to it; negative sums become 0. We do the same, but where those maps have less
-    than 4 x 4 cells, as for small images, we take the deepest block of a `keras.applications` backbone that has more.
+    The paper adds up the last convolutional maps A_k. The weight of A_k is the mean, over its cells, of the gradient of the class
+    score (before softmax) with respect to A_k. Negative sums become 0. We do the same. Only where those maps have fewer than 4 x 4
+    cells, as for small images, do we take the deepest block of a `keras.applications` backbone that has as many.
 
     Args:
         model: model that ends in a dense layer, as `saved_models.load_model` returns.
@@ -40,6 +40,16 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
 
     Raises:
         UsageError: the model has no such maps or does not end in a dense layer.
+
+    Example:
+        import numpy as np
+        from resnet_study.data.image_files import read_image
+        from resnet_study.reports.grad_cam import explain
+        from resnet_study.saved_models import load_model
+
+        image = read_image("examples/cat.jpg", (32, 32, 3))
+        heat = explain(load_model("cifar10"), image[None], np.array([3]))  # what speaks for a cat
+        print(heat.shape)  # (1, 32, 32)
     """
     return np.stack(list(_heat_maps(model, images, labels, head)))
 
