@@ -31,11 +31,17 @@ COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory t
 def measure_cost(config: HyperParameters) -> dict:
     """Measures speed and memory of a trained model; to be called in a process of its own, since the peak never falls.
 
+    Args:
+        config: settings of a finished run.
+
     Returns:
-        training_seconds and inference_seconds per 1,000 images: of the run's own settings, median of the reports of a short
-        training without the first; of a `Predictor` in float32, batches of 125, median of 5. training_memory, the peak resident memory in MB
-        (2**20 bytes) of this process, data included, after that training; None where the system does not tell. And the hardware on
-        which this was measured, which need not be that of the run.
+        dict with four keys.
+            training_seconds: seconds per 1,000 images with the run's own settings; the median of the reports of a short training,
+                without the first.
+            inference_seconds: seconds per 1,000 images of a `Predictor` in float32 with batches of 125; the median of five.
+            training_memory: peak resident memory of this process after that training, data included, in MB (2**20 bytes); None where
+                the system does not tell.
+            hardware: on which this was measured; it need not be that of the run.
     """
     data = cifar10_input.load_data(config)
     run = run_folder_of(config)
