@@ -17,6 +17,7 @@ from resnet_study.errors import UsageError
 from resnet_study.networks.registry import name_with_blocks
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
+from resnet_study.training.learning_rate import learning_rate_at as learning_rate_at
 
 # Settings that are arguments of a network's builder; the registry knows which network takes which.
 NET_OPTIONS = (
@@ -410,30 +411,6 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if not is_made_for(name, str(asked["model"])):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NET_OPTIONS}
     return HyperParameters(**{**recipe, **OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
-
-
-def learning_rate_at(step: int, config: Settings, train_steps: int | None = None) -> float:
-    """Learning rate of one step, a pure function, so that a resumed run follows the same course.
-
-    Args:
-        step: 0-based index of the batch.
-        config: settings; uses init_lr, final_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
-        train_steps: where the schedule ends; None = as the settings say.
-    """
-    if step < config.warmup_steps:
-        if config.warmup_shape == "constant":
-            return config.warmup_lr
-        return config.warmup_lr + (config.init_lr - config.warmup_lr) * step / config.warmup_steps
-    if config.lr_schedule == "constant":
-        return config.init_lr
-    if config.lr_schedule == "step":
-        decays = (step >= config.decay_step0) + (step >= config.decay_step1)
-        return config.init_lr * config.lr_decay_factor**decays
-    progress = min(
-        1.0, (step - config.warmup_steps) / max(1, (train_steps or config.train_steps) - config.warmup_steps)
-    )
-    left = 1 - progress if config.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return config.final_lr + (config.init_lr - config.final_lr) * left
 
 
 def from_flags(given: dict) -> HyperParameters:

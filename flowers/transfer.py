@@ -21,7 +21,6 @@ from flowers.data import FlowerData, load_images
 from flowers.features import can_cache_features, compute_features, in_batches
 from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
-from hyper_parameters import learning_rate_at
 from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
@@ -29,6 +28,7 @@ from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import Patience
+from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.step import UpdateRule, measure_classes
 
 

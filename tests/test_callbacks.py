@@ -15,8 +15,8 @@ from cifar10_main import make_parser
 from cifar10_train import Train
 from hyper_parameters import from_flags
 from resnet_study.errors import UsageError
+from resnet_study.training.averages import averaged_weights
 from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
-from resnet_study.training.step import averaged_weights
 
 
 def tiny(folder, **settings):

@@ -6,9 +6,10 @@ import contextlib
 import tensorflow as tf
 
 from resnet_study import devices
+from resnet_study.training.averages import averaged_weights
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import name_columns
-from resnet_study.training.step import CompiledSteps, averaged_weights
+from resnet_study.training.step import CompiledSteps
 
 
 class Stage:

@@ -13,6 +13,7 @@ import itertools
 import keras
 import tensorflow as tf
 
+from resnet_study.training.averages import update_averages
 from resnet_study.training.optimizers import find_decayed
 
 
@@ -86,23 +87,11 @@ class CompiledSteps:
             optimizer.apply(gradients, model.trainable_variables)
             return sums
 
-        def move_averages(decay):
-            for average, variable in zip(averages, model.weights, strict=True):
-                average.assign(average + (1 - decay) * (variable.value - average))
-
         @tf.function
         def train_step(images, labels):
             sums = strategy.run(replica_step, (images, labels))
             count = optimizer.iterations.value
-            if update.lookahead_steps:
-                if count % update.lookahead_steps == 0 or count == train_steps:
-                    move_averages(update.weight_averaging * (tf.cast(count, tf.float32) / train_steps) ** 3)
-                    for variable, value in zip(model.weights, averages, strict=True):
-                        variable.assign(value)
-            elif averages:
-                steps = tf.cast(count, tf.float32)
-                # The first steps weigh more, so that the average does not remember the random start.
-                move_averages(tf.minimum(update.weight_averaging, (1 + steps) / (10 + steps)))
+            update_averages(averages, model.weights, update, count, train_steps)
             return {name: strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
 
         @tf.function(reduce_retracing=True)
@@ -159,20 +148,6 @@ def _shards(count, *arrays):
 
 def _is_seed(variable) -> bool:
     return variable.name == "seed_generator_state"
-
-
-@contextlib.contextmanager
-def averaged_weights(model, averages):
-    """Puts the averages into the model for a while, where there are any; it gets its own weights back, whatever happens."""
-    weights = model.weights if averages else []
-    current = [variable.numpy() for variable in weights]
-    try:
-        for variable, average in zip(weights, averages, strict=True):
-            variable.assign(average)
-        yield
-    finally:
-        for variable, value in zip(weights, current, strict=True):
-            variable.assign(value)
 
 
 def spread_dropout(model, strategy) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 import cifar10_input
-from hyper_parameters import HyperParameters, is_made_for, learning_rate_at
+from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, find_new_heads, load_model
+from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.step import UpdateRule, measure_classes
 
 
