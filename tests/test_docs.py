@@ -24,6 +24,14 @@ def find_examples():
                 yield pytest.param(textwrap.dedent("\n".join(lines)), id=f"{path.stem}.{node.name}")
 
 
+def find_blocks():
+    """(page and number, code) of every Python block of a page that needs no trained run."""
+    for page in PAGES:
+        for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)):
+            if "runs/" not in code and "Train(" not in code:
+                yield pytest.param(code, id=f"{page.stem}-{number}")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
@@ -49,6 +57,12 @@ def test_the_first_example_ends_in_a_word(monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == "cat\n"
+
+
+@pytest.mark.parametrize("code", list(find_blocks()))
+def test_the_code_of_pages_runs(code, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "page", "exec"), {})
 
 
 @pytest.mark.parametrize("code", list(find_examples()))
