@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in PRESETS.items())
     parser = Parser(
         prog="cifar10_main.py",
-        description="Trains, tests and runs residual networks for small images.",
+        description="Trains and tests residual networks for small images, and classifies images with them.",
         epilog=f"presets:\n{presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

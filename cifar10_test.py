@@ -28,9 +28,26 @@ from resnet_study.saved_models import find_heads, load_model
 def test(
     model: keras.Model | Predictor, images: np.ndarray, batch_size: int = 125
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """Softmax probabilities of any number of images, in float32; see `resnet_study.predictor.Predictor.predict`.
+    """Softmax probabilities of any number of images, computed in float32.
 
-    A `Predictor` is prepared once for many calls, a model at each.
+    Args:
+        model: keras.Model of `load_model`, or a `Predictor`. A model is prepared at each call; a `Predictor` is prepared once for
+            many calls.
+        images: raw pixels 0..255, uint8 or float [num_images, height, width, RGB].
+        batch_size: images at a time, int >= 1.
+
+    Returns:
+        float32 [num_images, num_labels]; of a model with several heads a dict, name of the head -> such an array.
+
+    Raises:
+        UsageError: as `resnet_study.predictor.Predictor.predict`.
+
+    Example:
+        import numpy as np
+        from cifar10_test import load_model, test
+
+        probabilities = test(load_model("cifar10"), np.zeros((3, 32, 32, 3), np.uint8))
+        print(probabilities.shape)  # (3, 10)
     """
     return (model if isinstance(model, Predictor) else Predictor(model)).predict(images, batch_size)
 
@@ -113,6 +130,13 @@ def predict(config: HyperParameters, paths, read=None) -> Predictions:
 
     Raises:
         UsageError: no images, or one that was named itself cannot be decoded.
+
+    Example:
+        from cifar10_test import predict
+        from hyper_parameters import from_preset
+
+        predictions = predict(from_preset("fast", test_ckpt_path="cifar10"), ["examples/cat.jpg"])
+        print(predictions.table["class_1"][0])  # cat
     """
     path, run = find_model(config)
     model = load_model(path, config.model_name)

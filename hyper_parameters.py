@@ -20,7 +20,7 @@ from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Setting
 from resnet_study.training.learning_rate import learning_rate_at as learning_rate_at
 
 # Settings that are arguments of a network's builder; the registry knows which network takes which.
-NET_OPTIONS = (
+NETWORK_OPTIONS = (
     "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout", "dropout",
 )  # fmt: skip
 # Labels that a data set has for its images, each a task of its own.
@@ -70,7 +70,7 @@ class HyperParameters(Settings):
         0,
         RUN,
         "shards of each batch, computed side by side by the cores of a processor, each with batch-norm statistics of its own; "
-        "0 = one for each core that has at least 32 images, 1 on GPUs",
+        "0 = one for each core, but none with fewer than 32 images; 1 on GPUs",
         minimum=0,
     )
     deterministic: bool = setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
@@ -259,13 +259,13 @@ class HyperParameters(Settings):
     test_flip: bool = setting(
         False,
         LOADING,
-        "also test with the mean of the answers for each image and its mirror image, told apart as test_error_flip",
+        "also test with the mean of the answers for each image and its mirror image, reported apart as test_error_flip",
         operational=True,
     )
     test_shifts: bool = setting(
         False,
         LOADING,
-        "also test with the mean of the answers for each image, its mirror image and both moved by one pixel, told apart as "
+        "also test with the mean of the answers for each image, its mirror image and both moved by one pixel, reported apart as "
         "test_error_shifts",
         operational=True,
     )
@@ -340,18 +340,18 @@ class HyperParameters(Settings):
         return self.dataset
 
     @property
-    def net_options(self) -> dict:
+    def network_options(self) -> dict:
         """Arguments of the network's builder that differ from their defaults: settings of the group NETWORK."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name in NET_OPTIONS and getattr(self, field.name) != field.default
+            if field.name in NETWORK_OPTIONS and getattr(self, field.name) != field.default
         }
 
     @property
     def model_choices(self) -> dict:
         """What makes the network another one than its name says."""
-        return self.net_options | ({"heads": self.heads} if self.heads else {})
+        return self.network_options | ({"heads": self.heads} if self.heads else {})
 
     @property
     def run_name(self) -> str:
@@ -394,22 +394,31 @@ def is_made_for(preset: str, model: str) -> bool:
 def from_preset(name: str, **settings) -> HyperParameters:
     """The settings of a preset, with single ones replaced.
 
-    What the data set asks of every recipe comes with it, and options of the preset's own network (`NET_OPTIONS`) hold only for networks of
+    What the data set asks of every recipe comes with it, and options of the preset's own network (`NETWORK_OPTIONS`) hold only for networks of
     its kind.
 
     Args:
         name: key of `PRESETS`.
         **settings: fields of `HyperParameters`.
 
+    Returns:
+        HyperParameters.
+
     Raises:
         UsageError: unknown preset, or a value out of its range.
+
+    Example:
+        from hyper_parameters import from_preset
+
+        config = from_preset("fast", model="resnet32", seed=1)
+        print(config.run_name)  # resnet32-cifar10-fast-seed1
     """
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     recipe = PRESETS[name].settings
     asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
     if not is_made_for(name, str(asked["model"])):
-        recipe = {setting: value for setting, value in recipe.items() if setting not in NET_OPTIONS}
+        recipe = {setting: value for setting, value in recipe.items() if setting not in NETWORK_OPTIONS}
     return HyperParameters(**{**recipe, **OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
 
 
@@ -418,6 +427,9 @@ def from_flags(given: dict) -> HyperParameters:
 
     Args:
         given: flag name -> value, only those on the command line.
+
+    Returns:
+        HyperParameters.
     """
     fields = HyperParameters.__dataclass_fields__
     preset = given.get("preset") or default_preset(

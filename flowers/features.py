@@ -23,7 +23,7 @@ def can_cache_features(config: FlowerParameters, training: int, validation: int,
     """Whether the head is trained on cached features: as the settings say, or where these do not change and fit into the memory.
 
     Args:
-        config: settings; uses cache_features, base_trainable, faithful, augment, variants.
+        config: settings; uses cache_features, backbone_trainable, faithful, augment, variants.
         training, validation: numbers of images.
         backbone: keras.Model from raw pixels to features.
 
@@ -31,7 +31,7 @@ def can_cache_features(config: FlowerParameters, training: int, validation: int,
         UsageError: they must be cached and do not fit.
     """
     variants = count_variants(config)
-    if config.cache_features == "off" or config.base_trainable or config.faithful or not variants:
+    if config.cache_features == "off" or config.backbone_trainable or config.faithful or not variants:
         return False
     size = (training * variants + validation) * math.prod(backbone.output_shape[1:]) * 4
     if size <= _LARGEST_FEATURES:

@@ -47,7 +47,11 @@ class FlowerParameters(Settings):
     image_size: int = setting(
         224, DATA, "height and width that images are brought to, pixels", minimum=32, maximum=4096
     )
-    validation_fraction: float = shared_setting("validation_fraction", minimum=0.001)
+    validation_fraction: float = shared_setting(
+        "validation_fraction",
+        minimum=0.001,
+        help="share of each class held out for validation, where the folder has no valid/",
+    )
     test_fraction: float = setting(
         0.1, DATA, "share of each class held out for testing, where one folder is split", minimum=0.0, maximum=0.9
     )
@@ -101,8 +105,9 @@ class FlowerParameters(Settings):
     base: str = setting(
         "auto",
         NETWORK,
-        "auto = as the text: resnet50 frozen, resnet152v2 trained",
+        "whether the backbone is frozen or trained; auto = as the text: resnet50 frozen, resnet152v2 trained",
         choices=("auto", "frozen", "trained"),
+        alias="backbone",
     )
     weights: str = setting(
         "imagenet", NETWORK, "weights of the backbone: imagenet (downloaded by Keras), none, a .h5, .weights.h5 or .keras file, or the "
@@ -173,15 +178,17 @@ class FlowerParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.cache_features == "on" and self.base_trainable:
-            raise UsageError("--cache_features=on needs a frozen backbone, received a trained one; use --base=frozen")
+        if self.cache_features == "on" and self.backbone_trainable:
+            raise UsageError(
+                "--cache_features=on needs a frozen backbone, received a trained one; use --backbone=frozen"
+            )
         if self.cache_features == "on" and self.augment and not self.variants:
             raise UsageError(
                 "--cache_features=on needs images that do not change; use --augment=false or --variants=N, such as 8"
             )
-        if self.unfreeze_at_epoch and self.base_trainable:
+        if self.unfreeze_at_epoch and self.backbone_trainable:
             raise UsageError(
-                "--unfreeze_at_epoch needs a backbone that is frozen until then, received a trained one; use --base=frozen"
+                "--unfreeze_at_epoch needs a backbone that is frozen until then, received a trained one; use --backbone=frozen"
             )
         if self.unfreeze_at_epoch >= self.epochs:
             raise UsageError(
@@ -204,7 +211,7 @@ class FlowerParameters(Settings):
         """Name of the data set or of the folder of images, for titles and file names."""
         if self.dataset != "folder":
             return self.dataset
-        return Path(self.data_dir or "pictures").expanduser().resolve().name
+        return Path(self.data_dir or "images").expanduser().resolve().name
 
     @property
     def model_choices(self) -> dict:
@@ -212,11 +219,13 @@ class FlowerParameters(Settings):
         return {} if self.head == "auto" else {"head": self.head}
 
     @property
-    def base_trainable(self) -> bool:
+    def backbone_trainable(self) -> bool:
+        """Whether the backbone trains from the first step on."""
         return self.model == "resnet152v2" if self.base == "auto" else self.base == "trained"
 
     @property
     def head_name(self) -> str:
+        """The head, with "auto" resolved: a key of `flowers.heads.HEADS`."""
         if self.head != "auto":
             return self.head
         return "flatten" if self.model == "resnet50" else "convolutional"

@@ -86,7 +86,7 @@ class Transfer:
     # Data
 
     def training_batches(self, first_step=0, *share) -> tf.data.Dataset:
-        """The batches from `first_step` to the end of the stage, as features where they are cached."""
+        """The batches from `first_step` to the end of the stage, as features where they are cached; see `flowers.batches`."""
         features = self._cached()[0] if self.caches_features else None
         end = self.stage_ends[self.unfrozen]
         return training_batches(self.training, self.config, end, first_step, *share, features=features)
@@ -143,7 +143,7 @@ class Transfer:
             weights = "imagenet" if imagenet and self._load_weights else None
             self.transfer = self._build(dtype=policy, classifier_activation=None, weights=weights)
         self.backbone = find_backbone(self.transfer)
-        if strategy.num_replicas_in_sync > 1 and config.base_trainable:
+        if strategy.num_replicas_in_sync > 1 and config.backbone_trainable:
             for layer in self.backbone.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.synchronized = True  # statistics of the whole batch, which the devices share
@@ -182,7 +182,7 @@ class Transfer:
             len(self.data.class_names),
             input_shape=self.training.shape,
             head=config.head_name,
-            backbone_trainable=config.base_trainable,
+            backbone_trainable=config.backbone_trainable,
             dropout=0.4 if config.model == "resnet50" else 0.5,
             preprocessing=PixelNormalization(0.0, 1.0, name="preprocessing") if config.faithful else None,
             **options,
@@ -190,7 +190,7 @@ class Transfer:
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
         """Keeps a frozen backbone in the run folder, or takes it from there: it never changes, so it is not in every checkpoint."""
-        if self.config.base_trainable:
+        if self.config.backbone_trainable:
             return
         if resumed:
             load_backbone_weights(self.backbone, str(self._frozen_backbone))
@@ -200,7 +200,8 @@ class Transfer:
 
     def name_variables(self, model: keras.Model) -> dict:
         """The variables of the network that a checkpoint holds, by a stable name."""
-        frozen = set() if self.config.base_trainable else {id(v) for v in self.backbone.variables if not v.trainable}
+        fixed = () if self.config.backbone_trainable else self.backbone.variables
+        frozen = {id(variable) for variable in fixed if not variable.trainable}
         kept = [variable for variable in model.variables if id(variable) not in frozen]
         # By number, not by path: Keras counts the seed generators of a process on, so their paths are not the same again.
         return {f"net/{index:04d}/{variable.name}": variable for index, variable in enumerate(kept)}
@@ -258,7 +259,7 @@ class Transfer:
         lines = [
             f"{config.model}, head {config.head_name}: {self.transfer.count_params():,} parameters, "
             f"{_count(self.transfer.trainable_variables):,} of them trainable; backbone "
-            f"{'trained' if config.base_trainable else 'frozen'}, its weights: {config.weights}; {machine}",
+            f"{'trained' if config.backbone_trainable else 'frozen'}, its weights: {config.weights}; {machine}",
             f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images at {config.image_size} x {config.image_size}",
             f"{config.epochs} epochs of {self.report_freq} steps of {config.train_batch_size} images"
@@ -280,8 +281,8 @@ class Transfer:
                 f"leak: {data.leak_count} pair(s) of equal images are in two parts, so errors there look too small: {first}, ...; "
                 f"listed in {self.run.data}"
             )
-        if not config.base_trainable and config.weights == "none":
-            lines.append("note: the backbone is frozen with random weights; give --weights or use --base=trained")
+        if not config.backbone_trainable and config.weights == "none":
+            lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
         return "\n".join(lines)
 
 

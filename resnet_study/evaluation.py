@@ -1,7 +1,7 @@
 """How a trained model is measured, whatever images it is tested on.
 
 find_model(config)      what to load, and the folder for what comes out of it
-find_class_names(...)   the classes that a model tells apart
+find_class_names(...)   the names of the classes of a model
 evaluate_parts(...)     probabilities and metrics of parts of a data set -> result.json, predictions.npy
 measure(...)            metrics of probabilities
 read_result(run)        result.json, also that of an earlier version
@@ -147,10 +147,24 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         class_names: names of all classes.
 
     Returns:
-        images (their number), error, top5_error and accuracy (%), accuracy_interval (95 %, see `confidence_interval`), loss (mean
-        cross-entropy, nat), calibration_error (expected, 15 bins, points), brier_score (0..2), reliability (list of the bins that hold
-        images: images, confidence, accuracy, see `calibration.reliability_table`), per_class (list of class, precision, recall, f1, images) and confusion_matrix (list of rows: true
-        class, columns: predicted class).
+        dict with these keys.
+            images: their number.
+            error, top5_error, accuracy: in %.
+            accuracy_interval: 95 % interval of the accuracy, [lower, upper] in %; see `confidence_interval`.
+            loss: mean cross-entropy, nat.
+            calibration_error: expected calibration error of 15 bins, in points.
+            brier_score: 0..2.
+            reliability: list of the bins that hold images, each with images, confidence and accuracy; see
+                `calibration.reliability_table`.
+            per_class: list of class, precision, recall, f1, images.
+            confusion_matrix: list of rows; a row is a true class, a column a predicted class.
+
+    Example:
+        import numpy as np
+        from resnet_study.evaluation import measure
+
+        metrics = measure(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]), ["cat", "dog"])
+        print(metrics["accuracy"], metrics["confusion_matrix"])  # 50.0 [[1, 0], [1, 0]]
     """
     classes = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
@@ -212,7 +226,7 @@ def evaluate_parts(
         The content of `result.json`, see the module.
 
     Raises:
-        UsageError: the model tells other classes apart than the data have, or no image of a part can be read.
+        UsageError: the model knows other classes than the data have, or no image of a part can be read.
     """
     _check_classes(path, model, data)
     first, *others = data.class_names

@@ -80,6 +80,7 @@ class RunFolder:
             lock.release()
 
     def holds_run(self) -> bool:
+        """Whether a run was begun in it."""
         return self.config.is_file()
 
     def _entries(self) -> list[Path]:
@@ -290,6 +291,9 @@ def find_run(make: Callable, flags: dict, naming: tuple[str, ...]) -> RunFolder:
         make: makes settings from flags, {name: value}.
         flags: only those on the command line.
         naming: the settings that the name of the folder follows from; the others are judged with what the run has stored.
+
+    Returns:
+        RunFolder.
     """
     named = make({name: flags[name] for name in naming if name in flags})
     return RunFolder(f"{named.runs_dir}/{named.run_name}")
@@ -306,6 +310,9 @@ def find_settings(
         make, flags: see `find_run`.
         goes_on: whether a run that exists is meant.
         begins: whether it may be missing, because it is begun then. Otherwise the run is only read.
+
+    Returns:
+        Settings of the class `settings`.
 
     Raises:
         UsageError: the run is missing and may not be, or is only read and a flag would change what it computes: with another

@@ -987,7 +987,7 @@ def test_help_needs_neither_tensorflow_nor_keras():
         (["--epochs=0"], "--epochs must be at least 1"),
         (["--image_size=16"], "--image_size must be at least 32"),
         (["--cache_features=on"], "needs images that do not change"),
-        (["--cache_features=on", "--base=trained"], "needs a frozen backbone"),
+        (["--cache_features=on", "--backbone=trained"], "needs a frozen backbone"),
         (["--resume", "--overwrite"], "exclude each other"),
         (["--version=a/b"], "plain folder name"),
         (["--lr_schedule=step"], "invalid choice: 'step'"),

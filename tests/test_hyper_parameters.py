@@ -140,9 +140,9 @@ def test_networks_without_batch_norm_have_recipes_of_their_own(dataset, model, p
         ("fast", {"dataset": "mnist"}, {"validation_fraction": 1 / 12, "flip": "none"}, "--dataset=mnist"),
         ("mnist", {"dataset": "cifar10"}, {"validation_fraction": 0.1, "flip": "alternate"}, "--dataset=cifar10"),
         ("he2015", {"dataset": "mnist", "flip": "random"}, {"flip": "random"}, "--dataset=mnist --flip=random"),
-        ("alexnet", {"model": "resnet20"}, {"dropout": 0.5, "net_options": {}}, "--model=resnet20"),
-        ("alexnet", {"model": "alexnet_c"}, {"net_options": {"dropout": 0.2}}, "--model=alexnet_c"),
-        ("alexnet", {"dropout": 0.5}, {"net_options": {}}, "--dropout=0.5"),
+        ("alexnet", {"model": "resnet20"}, {"dropout": 0.5, "network_options": {}}, "--model=resnet20"),
+        ("alexnet", {"model": "alexnet_c"}, {"network_options": {"dropout": 0.2}}, "--model=alexnet_c"),
+        ("alexnet", {"dropout": 0.5}, {"network_options": {}}, "--dropout=0.5"),
     ],
 )
 def test_a_recipe_keeps_what_data_set_and_network_ask_for(preset, settings, expected, flags):

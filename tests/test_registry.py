@@ -119,10 +119,10 @@ def test_small_images_are_refused_by_networks_for_large_ones():
 )
 def test_options_that_a_network_does_not_have_are_refused(model, options):
     config = HyperParameters(model=model, **options)
-    assert config.net_options == options
+    assert config.network_options == options
     (name,) = options
     with pytest.raises(UsageError, match=f"--model={model} has no option {name}, .*such as (resnet20|alexnet)"):
-        registry.find(model).check_options(config.net_options)
+        registry.find(model).check_options(config.network_options)
 
 
 def test_every_network_builds_with_the_options_it_accepts():

@@ -120,7 +120,7 @@ def test_mode_test_and_predict(finished, tmp_path):
     ).all()
 
 
-def test_mirror_images_are_told_apart(finished):
+def test_mirror_images_are_reported_apart(finished):
     config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
     plain, _ = cifar10_test.evaluate(config)
     both, _ = cifar10_test.evaluate(dataclasses.replace(config, test_flip=True))
@@ -131,7 +131,7 @@ def test_mirror_images_are_told_apart(finished):
     cifar10_test.evaluate(config)
 
 
-def test_shifted_images_are_told_apart(finished):
+def test_shifted_images_are_reported_apart(finished):
     config = dataclasses.replace(finished.read_config(HyperParameters), runs_dir=str(finished.path.parent))
     tested, model = cifar10_input.load_data(config).test, load_model(finished.best)
     views = [(tested.images, 2)]

@@ -26,7 +26,7 @@ class ModelSpec:
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
         source: where the network and the error are published.
-        accepts: settings of `hyper_parameters.NET_OPTIONS` that the builder takes.
+        accepts: settings of `hyper_parameters.NETWORK_OPTIONS` that the builder takes.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ModelSpec:
     accepts: tuple[str, ...] = ()
 
     def check_options(self, options: dict) -> None:
-        """Raises UsageError for a setting of `hyper_parameters.NET_OPTIONS` that the network does not have."""
+        """Raises UsageError for a setting of `hyper_parameters.NETWORK_OPTIONS` that the network does not have."""
         for name, value in options.items():
             if name not in self.accepts:
                 raise UsageError(

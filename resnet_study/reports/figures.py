@@ -59,7 +59,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     # The model and the data set stand before the preset; another seed is the same recipe.
     named = {
         name: getattr(config, name)
-        for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.net_options)
+        for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.network_options)
     }
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
     title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset}, preset {config.preset}"

@@ -45,8 +45,8 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
 
 def is_another_network(config: HyperParameters) -> bool:
     """Whether heads, or options that its preset has not, make the network another one than that of the published number."""
-    own = from_preset(config.preset, model=config.model_name).net_options
-    return bool(config.heads) or config.net_options != own
+    own = from_preset(config.preset, model=config.model_name).network_options
+    return bool(config.heads) or config.network_options != own
 
 
 def find_family(model_name: str) -> str | None:
@@ -147,7 +147,7 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         numbers[f"{part}_accuracy"] = (metrics["accuracy"], *published, note)
         if classes > 5:
             numbers[f"{part}_top5_accuracy"] = (100 - metrics["top5_error"], None, None, "")
-    backbone = "trained" if config.base_trainable else "frozen"
+    backbone = "trained" if config.backbone_trainable else "frozen"
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"

@@ -33,8 +33,8 @@ def draw_study(given: dict, models) -> Path:
     for name in models:
         config = HyperParameters(**given | {"model": name})
         spec = registry.find(config.model_name)
-        spec.check_options(config.net_options)
-        built[config.model_name] = spec.build(classes=10, **config.net_options), config.net_options
+        spec.check_options(config.network_options)
+        built[config.model_name] = spec.build(classes=10, **config.network_options), config.network_options
     command = study_command("diagram", given, models=models)
     cells, rows = [], []
     drawn = []

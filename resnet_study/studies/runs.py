@@ -102,7 +102,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     if not configs:
         raise UsageError("a study needs at least one model, one data set and one seed, received none")
     for config in configs:
-        registry.find(config.model_name).check_options(config.net_options)
+        registry.find(config.model_name).check_options(config.network_options)
         if not config.validation_fraction:
             raise UsageError(
                 "a study chooses weights on validation images, received --validation_fraction=0; give such as 0.1"
@@ -283,7 +283,7 @@ def training_work(config, data) -> int:
     """Multiply-adds of the forward passes of a whole training."""
     images = data[data_key(config)].train.images
     model = registry.find(config.model_name).build(
-        input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.net_options
+        input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.network_options
     )
     return multiply_adds(model) * config.train_steps * config.train_batch_size
 

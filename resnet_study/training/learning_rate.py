@@ -12,6 +12,15 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
         step: 0-based index of the batch.
         config: settings; uses init_lr, final_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
         train_steps: where the schedule ends; None = as the settings say.
+
+    Returns:
+        A number >= 0.
+
+    Example:
+        from hyper_parameters import from_preset
+        from resnet_study.training.learning_rate import learning_rate_at
+
+        print(learning_rate_at(0, from_preset("he2015")))  # 0.1
     """
     if step < config.warmup_steps:
         if config.warmup_shape == "constant":

@@ -14,7 +14,7 @@ from resnet_study.training.run_log import name_columns, smooth
 
 
 class TrainingState:
-    """What goes on where it was after a kill, beside the variables.
+    """What a resumed run takes up again, beside the variables.
 
     Attributes:
         step: batches trained so far.

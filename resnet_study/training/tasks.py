@@ -48,7 +48,7 @@ class Classification:
     def __init__(self, config: HyperParameters, run: RunFolder, data=None):
         """`data`: `cifar10_input.ImageData`; None = read as the settings say."""
         self.config, self.run = config, run
-        self._options = config.net_options
+        self._options = config.network_options
         registry.find(config.model_name).check_options(self._options)
         data = data or cifar10_input.load_data(config)
         self.training, self.validation = cifar10_input.split_data(data, config)
