@@ -11,6 +11,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
@@ -226,6 +227,22 @@ class HyperParameters(Settings):
     label_smoothing: float = setting(
         0.0, TRAINING, "share of the target spread evenly over all classes", minimum=0.0, maximum=0.9
     )
+    teacher: str = setting(
+        "",
+        TRAINING,
+        "distillation: a trained network that teaches this one, by its run folder, .keras file or checkpoint, or the name of a network "
+        "with shipped weights, such as resnet9",
+    )
+    teacher_temperature: float = setting(
+        2.0, TRAINING, "distillation: what the logits of both networks are divided by", minimum=0.1, maximum=100.0
+    )
+    teacher_share: float = setting(
+        0.5,
+        TRAINING,
+        "distillation: weight of the teacher's probabilities; the labels have the rest",
+        minimum=0.0,
+        maximum=1.0,
+    )
     weight_averaging: float = setting(
         0.0,
         TRAINING,
@@ -304,6 +321,10 @@ class HyperParameters(Settings):
                 f"--lookahead_steps must be at most --report_freq={self.report_freq}, received {self.lookahead_steps}, or reports would "
                 "tell of no new weights; give fewer steps"
             )
+        if self.teacher and len(self.tasks) > 1:
+            raise UsageError(
+                f"--teacher is for networks with one head, received --heads={self.heads}; leave one of them out"
+            )
         if self.is_use_ckpt and not self.ckpt_path:
             raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")
 
@@ -367,7 +388,10 @@ class HyperParameters(Settings):
         own = from_preset(self.preset)
         # What follows from network and data set needs no flag of its own.
         implied = from_preset(self.preset, model=self.model, dataset=self.dataset)
-        changes = self.flags_beside(dataclasses.replace(implied, model=own.model, dataset=own.dataset))
+        teacher = f"runs/{Path(self.teacher).name}" if "/" in self.teacher else self.teacher
+        changes = dataclasses.replace(self, teacher=teacher).flags_beside(
+            dataclasses.replace(implied, model=own.model, dataset=own.dataset)
+        )
         return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *name])
 
 

@@ -79,6 +79,7 @@ class Transfer:
         self.update = UpdateRule(
             batch_size=config.train_batch_size, weight_decay=config.weight_decay, weight_decay_on=config.weight_decay_on
         )
+        self.teach = None
         self.patience = Patience(self.chosen_by, config.patience, first_epoch=config.unfreeze_at_epoch)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"

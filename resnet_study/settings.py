@@ -26,6 +26,7 @@ _PATHS = (
     "data_dir",
     "runs_dir",
     "ckpt_path",
+    "teacher",
     "test_ckpt_path",
     "weights",
 )  # settings that are paths, of all classes of settings

@@ -54,6 +54,7 @@ class Stage:
             towers=towers,
             update=task.update,
             train_steps=task.stage_ends[-1],
+            teach=task.teach,
         )
 
     @property

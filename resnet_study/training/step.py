@@ -46,7 +46,9 @@ class CompiledSteps:
         validate: the same for images before normalisation; changes nothing.
     """
 
-    def __init__(self, *, model, optimizer, averages, measure, normalization, strategy, towers, update, train_steps):
+    def __init__(
+        self, *, model, optimizer, averages, measure, normalization, strategy, towers, update, train_steps, teach=None
+    ):
         """Compiles nothing yet: that happens at the first call.
 
         Args:
@@ -59,13 +61,17 @@ class CompiledSteps:
             towers: shards of each batch, see the head of this file; with several replicas 1.
             update: `UpdateRule`.
             train_steps: steps of the whole training, for Lookahead.
+            teach: function (images, logits, losses to lower) -> losses to lower, see `distillation`; None = there is no teacher.
         """
         replicas = strategy.num_replicas_in_sync
         decayed = find_decayed(update, model.trainable_variables)
 
         def find_gradients(images, labels):
             with tf.GradientTape() as tape:
-                objective, sums = measure(model(images, training=True), labels)
+                logits = model(images, training=True)
+                objective, sums = measure(logits, labels)
+                if teach:
+                    objective = teach(images, logits, objective)
                 # The gradients of all replicas and towers are added up, so each contributes its share of the batch.
                 objective = tf.reduce_sum(objective) / update.batch_size
             return tape.gradient(objective, model.trainable_variables), sums

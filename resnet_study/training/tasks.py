@@ -5,7 +5,7 @@ several; `flowers.transfer.Transfer` trains a new head on a backbone. All have w
 
 data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
 network      `build`, `begin` with its first weights; `build_for_users`, `copy_for_users`; `name_variables`, `facts` for checkpoints
-course       `stage_ends`, `report_freq`, `learning_rate`, `update`, `measure`, `chosen_by`, `patience`
+course       `stage_ends`, `report_freq`, `learning_rate`, `update`, `measure`, `teach`, `chosen_by`, `patience`
 what is said `describe_data`, `describe`
 """
 
@@ -17,12 +17,14 @@ import tensorflow as tf
 
 import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
+from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
-from resnet_study.saved_models import copy_weights, find_new_heads, load_model
+from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
+from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.step import UpdateRule, measure_classes
 
@@ -39,6 +41,7 @@ class Classification:
         report_freq: steps between reports.
         update: `UpdateRule`.
         chosen_by: column of `error.csv` whose lowest value decides which weights are kept; None = the newest are.
+        teach: function (images, logits, losses) -> losses by which a teacher helps, see `distillation`; None = there is none.
         patience: `callbacks.Patience` that may end the training early; None = nothing does.
         validates_fully: whether the validation error is that of all validation images.
     """
@@ -64,6 +67,7 @@ class Classification:
             weight_averaging=config.weight_averaging,
             lookahead_steps=config.lookahead_steps,
         )
+        self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         self.chosen_by = "validation_error" if len(self.validation) else None
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
@@ -95,6 +99,7 @@ class Classification:
 
     def build(self, stage: int, policy: str, strategy) -> keras.Model:
         """The network of a 0-based stage: to logits, in the precision of the run, its variables where the strategy has them."""
+        self._policy = policy
         with strategy.scope():
             return self._build(dtype=policy, classifier_activation=None)
 
@@ -113,7 +118,9 @@ class Classification:
         )
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
-        """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint."""
+        """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's."""
+        if self.config.teacher:
+            self._find_teacher(model, resumed)
         if resumed:
             return
         for layer in model.layers:
@@ -121,6 +128,17 @@ class Classification:
                 layer.adapt(self.normalization(self.training.images[:5000]))
         if self.config.is_use_ckpt:
             self._start_from(model, self.config.ckpt_path)
+
+    def _find_teacher(self, model, resumed):
+        """Loads the teacher. The run keeps a copy, so that a resumed run learns from the same one, whatever became of the other file."""
+        kept = self.run.path / "teacher.keras"
+        source = str(kept) if resumed else self.config.teacher
+        self._teacher = Teacher(source, self.normalization, self.classes, model.input_shape[1:], self._policy)
+        if not resumed and devices.is_chief(self.config.strategy):
+            save_model(self._teacher.model, kept)
+
+    def _ask_teacher(self, images, logits, losses):
+        return self._teacher.teach(images, logits, losses, self.config.teacher_temperature, self.config.teacher_share)
 
     def _start_from(self, model, path):
         """Takes the weights of a trained model, but for a head of other classes; step and optimizer stay at their start."""

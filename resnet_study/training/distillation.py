@@ -1,0 +1,64 @@
+"""Distillation: a trained network teaches another one (Hinton et al. 2015, arXiv:1503.02531)."""
+
+import tensorflow as tf
+
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.saved_models import load_model
+
+_SMALLEST = 1e-9  # instead of a probability of 0, whose logarithm is no number
+
+
+class Teacher:
+    """A trained network that says, for each image of a training batch as it was augmented, how probable it holds each class to be.
+
+    Attributes:
+        model: the network, from raw pixels to probabilities.
+    """
+
+    def __init__(self, source: str, normalization, classes: int, input_shape, policy: str):
+        """Loads it.
+
+        Args:
+            source: run folder, `.keras` file or checkpoint; or the name of a network with shipped weights, such as "resnet9".
+            normalization: layer that the training images have passed, which is undone for the teacher.
+            classes: number of classes of the pupil.
+            input_shape: (height, width, channels) of the images.
+            policy: Keras dtype policy that the teacher computes in.
+
+        Raises:
+            UsageError: it cannot be loaded, tells other classes apart or takes other images, or the normalisation cannot be undone.
+        """
+        if normalization.per_image:
+            raise UsageError(
+                "--teacher needs the pixels back, which --normalization=image_standard gives up; use channel_standard"
+            )
+        self._mean, self._scale = normalization.mean, normalization.scale
+        self.model = load_model("cifar10", source) if source in registry.MODELS else load_model(source)
+        expected = (None, *input_shape), (None, classes)
+        if (received := (self.model.input_shape, self.model.output_shape)) != expected:
+            raise UsageError(
+                f"--teacher={source} must take images and give classes of the shapes {expected}, received {received}; give another one"
+            )
+        self._folded = fold_batch_norm(self.model, policy)
+
+    def teach(self, images, logits, losses, temperature: float, share: float):
+        """Mixes what the teacher says into the losses of a batch; a part of the compiled step.
+
+        Args:
+            images: float32 [images, height, width, channels], normalised and augmented.
+            logits: of the pupil for these, float32 [images, classes].
+            losses: of the pupil on the labels, float32 [images].
+            temperature: by which both networks' logits are divided, > 0; what is above 1 shows the small probabilities.
+            share: weight of the teacher, 0..1; the labels have the rest.
+
+        Returns:
+            float32 [images]: (1 - share) * losses + share * temperature**2 * KL(teacher || pupil).
+        """
+        probabilities = self._folded(images * self._scale + self._mean, training=False)
+        target = tf.nn.log_softmax(tf.math.log(tf.maximum(tf.cast(probabilities, tf.float32), _SMALLEST)) / temperature)
+        answer = tf.nn.log_softmax(tf.cast(logits, tf.float32) / temperature)
+        # From the square on, both terms' gradients keep their proportion whatever the temperature is.
+        divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
+        return (1 - share) * losses + share * temperature**2 * divergence

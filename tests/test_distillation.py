@@ -1,0 +1,84 @@
+"""A trained network teaches another: the loss by hand, a run that goes on, and teachers that do not fit."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifar10_train import train
+from hyper_parameters import from_preset
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.networks.layers import PixelNormalization
+from resnet_study.training.distillation import Teacher
+
+SETTINGS = {"train_steps": 4, "report_freq": 2, "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False}
+
+
+def tiny(folder, **changes):
+    return from_preset("smoke", runs_dir=str(folder), **{"version": "x", **SETTINGS, **changes})
+
+
+@pytest.fixture
+def teacher_file(tmp_path):
+    """A network that tells two classes of images of 4x4 pixels apart by the mean of their pixels."""
+    inputs = keras.Input((4, 4, 3))
+    x = PixelNormalization(100.0, 50.0)(inputs)
+    x = keras.layers.Dense(2, "softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(inputs, x).save(tmp_path / "teacher.keras")
+    return tmp_path / "teacher.keras"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_loss_is_that_of_hinton(teacher_file, temperature):
+    normalization = PixelNormalization([120.0, 110.0, 100.0], [60.0, 61.0, 62.0])
+    teacher = Teacher(str(teacher_file), normalization, 2, (4, 4, 3), "float32")
+    rng = np.random.default_rng(0)
+    pixels, logits = rng.integers(0, 256, (5, 4, 4, 3)), rng.normal(size=(5, 2)).astype(np.float32)
+    losses = np.arange(5, dtype=np.float32)
+    found = teacher.teach(normalization(pixels), tf.constant(logits), losses, temperature, 0.25)
+
+    def soften(probabilities):
+        powers = probabilities ** (1 / temperature)
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    p = soften(teacher.model.predict(pixels, verbose=0))
+    q = soften(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+    expected = 0.75 * losses + 0.25 * temperature**2 * (p * np.log(p / q)).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def arrays(run):
+    return {name: array.tobytes() for name, array in read_checkpoint(run.latest_checkpoint())[0].items()}
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+def test_a_taught_run_goes_on_without_its_teachers_file(tmp_path, towers):
+    teacher = train(tiny(tmp_path / "teacher", model="plain20")).path
+    options = {"teacher": str(teacher), "teacher_share": 0.9, "towers": towers, "seed": 1}
+    alone = train(tiny(tmp_path / "alone", towers=towers, seed=1))
+    whole = train(tiny(tmp_path / "whole", **options))
+    assert arrays(whole) != arrays(alone)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    config = tiny(tmp_path / "parts", **options)
+    train(config, callbacks=[Stop()])
+    (teacher / "best.keras").unlink()
+    assert arrays(train(config, resume=True)) == arrays(whole)
+
+
+def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
+    with pytest.raises(UsageError, match="of the shapes"):
+        train(tiny(tmp_path, teacher=str(teacher_file)))
+    with pytest.raises(UsageError, match="needs the pixels back"):
+        train(tiny(tmp_path, teacher=str(teacher_file), normalization="image_standard"), overwrite=True)
+    with pytest.raises(UsageError, match="networks with one head"):
+        from_preset("smoke", dataset="cifar10", heads="class,kind", teacher="resnet9")
+
+
+def test_a_command_names_the_teacher_and_not_its_place():
+    assert "--teacher=runs/best" in from_preset("smoke", teacher="/some/where/best").command
+    assert "--teacher=resnet9" in from_preset("smoke", teacher="resnet9").command
