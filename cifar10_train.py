@@ -292,10 +292,24 @@ class Train:
 
 
 def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
-    """Trains one network in its run folder, see `Train.train`; a folder that cannot be used is refused before any work.
+    """Trains one network in its run folder; a folder that cannot be used is refused before any work.
+
+    Args:
+        config: settings.
+        resume, overwrite, callbacks: see `Train.train`.
 
     Returns:
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
+
+    Raises:
+        UsageError, Interrupted: see `Train.train`.
+
+    Example:
+        from cifar10_train import train
+        from hyper_parameters import from_preset
+
+        run = train(from_preset("smoke"))  # some seconds, on drawn images
+        print(run.best)  # runs/resnet8-synthetic-smoke-seed0/best.keras
     """
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
     if devices.is_chief(config.strategy):

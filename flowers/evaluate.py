@@ -29,6 +29,9 @@ def evaluate(config: FlowerParameters):
 
     The model is that of `resnet_study.evaluation.find_model`. Calling this again replaces the files by equal ones.
 
+    Args:
+        config: settings; `test_ckpt_path` or `version` names the model.
+
     Returns:
         (content of `result.json`, see `resnet_study.evaluation`; the folder that holds the files; the images, a
         `flowers.data.FlowerData`).

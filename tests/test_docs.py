@@ -9,14 +9,15 @@ import pytest
 from conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEED_DATA = ("load_cifar", "load_mnist", "load_images")  # files that are downloaded, or a folder of images
+# They download files, need a folder of images, or say much while they train.
+NOT_RUN = ("load_cifar", "load_mnist", "load_images", "train")
 
 
 def find_examples():
     """(name, code) of every "Example:" of a docstring, but for the builders that test_resnet.py runs."""
     for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("flowers/*.py"), *ROOT.glob("resnet_study/**/*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name in NEED_DATA:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name in NOT_RUN:
                 continue
             _, found, rest = (ast.get_docstring(node) or "").partition("Example:\n")
             if found and (not node.name.startswith("build_") or node.name.endswith("_transfer")):

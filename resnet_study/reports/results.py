@@ -274,7 +274,10 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
         cells = []
         for row in rows:
             origin = [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
-            cells.append([*_cells(row), _format_published(row), *origin])
+            published = (
+                "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"
+            )
+            cells.append([*_cells(row), published, *origin])
         header = ["data set", "model", "preset", "metric", "value", "published", "time", "hardware", "commit"]
         lines += ["", f"## {experiment}", "", *table_lines(header, "llllrrrll", cells)]
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
@@ -308,10 +311,6 @@ def _format_value(row) -> str:
     elif "minimum" in row and row["runs"] > 1:
         text += f" [{number(row['minimum'])} .. {number(row['maximum'])}] ({row['runs']} times)"
     return text + (f"; {row['note']}" if row.get("note") else "")
-
-
-def _format_published(row) -> str:
-    return "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"
 
 
 if __name__ == "__main__":
