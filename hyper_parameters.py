@@ -395,20 +395,6 @@ class HyperParameters(Settings):
         return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *name])
 
 
-def shared_setting(name: str, default=None, **facts):
-    """A field of `HyperParameters` for another class of settings: the same meaning and range, perhaps another default.
-
-    Args:
-        name: field of `HyperParameters`.
-        default: None = the same default.
-        **facts: what else differs, such as `choices`.
-    """
-    field = HyperParameters.__dataclass_fields__[name]
-    return dataclasses.field(
-        default=field.default if default is None else default, metadata={**field.metadata, **facts}
-    )
-
-
 def is_made_for(preset: str, model: str) -> bool:
     """Whether the preset's own network is of the kind of `model`: LeNet, AlexNet, ResNet-9, or the deep narrow networks."""
     own = PRESETS[preset].settings.get("model", HyperParameters.__dataclass_fields__["model"].default)

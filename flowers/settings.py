@@ -7,9 +7,23 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from hyper_parameters import HyperParameters, shared_setting
+from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
+
+
+def _shared_setting(name: str, default=None, **facts):
+    """A field of `HyperParameters` for a transfer run too: the same meaning and range, perhaps another default.
+
+    Args:
+        name: field of `HyperParameters`.
+        default: None = the same default.
+        **facts: what else differs, such as `choices`.
+    """
+    field = HyperParameters.__dataclass_fields__[name]
+    return dataclasses.field(
+        default=field.default if default is None else default, metadata={**field.metadata, **facts}
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,14 +34,14 @@ class FlowerParameters(Settings):
 
     # Run and report
     version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
-    runs_dir: str = shared_setting("runs_dir")
-    seed: int = shared_setting("seed")
-    train_ema_decay: float = shared_setting("train_ema_decay")
+    runs_dir: str = _shared_setting("runs_dir")
+    seed: int = _shared_setting("seed")
+    train_ema_decay: float = _shared_setting("train_ema_decay")
     tensorboard: bool = setting(True, RUN, "write TensorBoard scalars", operational=True)
-    precision: str = shared_setting("precision")
-    strategy: str = shared_setting("strategy")
-    towers: int = shared_setting("towers")
-    deterministic: bool = shared_setting("deterministic")
+    precision: str = _shared_setting("precision")
+    strategy: str = _shared_setting("strategy")
+    towers: int = _shared_setting("towers")
+    deterministic: bool = _shared_setting("deterministic")
 
     # Data and augmentation
     dataset: str = setting(
@@ -47,7 +61,7 @@ class FlowerParameters(Settings):
     image_size: int = setting(
         224, DATA, "height and width that images are brought to, pixels", minimum=32, maximum=4096
     )
-    validation_fraction: float = shared_setting(
+    validation_fraction: float = _shared_setting(
         "validation_fraction",
         minimum=0.001,
         help="share of each class held out for validation, where the folder has no valid/",
@@ -55,7 +69,7 @@ class FlowerParameters(Settings):
     test_fraction: float = setting(
         0.1, DATA, "share of each class held out for testing, where one folder is split", minimum=0.0, maximum=0.9
     )
-    split_seed: int = shared_setting("split_seed")
+    split_seed: int = _shared_setting("split_seed")
     augment: bool = setting(True, DATA, "rotate, shear, zoom and flip the training images")
     rotation: float = setting(30.0, DATA, "largest rotation, degrees to either side", minimum=0.0, maximum=180.0)
     shear: float = setting(
@@ -147,28 +161,28 @@ class FlowerParameters(Settings):
         "epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
         minimum=1,
     )
-    train_batch_size: int = shared_setting("train_batch_size", 32)
-    optimizer: str = shared_setting("optimizer", "adam", choices=("momentum", "nesterov", "adam"))
-    momentum: float = shared_setting("momentum")
-    init_lr: float = shared_setting("init_lr", 1e-5)
+    train_batch_size: int = _shared_setting("train_batch_size", 32)
+    optimizer: str = _shared_setting("optimizer", "adam", choices=("momentum", "nesterov", "adam"))
+    momentum: float = _shared_setting("momentum")
+    init_lr: float = _shared_setting("init_lr", 1e-5)
     fine_tune_lr: float = setting(
         1e-6,
         TRAINING,
         "highest learning rate of fine-tuning; the schedule starts again with it, without warm-up",
         minimum=0.0,
     )
-    lr_schedule: str = shared_setting("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
-    final_lr: float = shared_setting("final_lr")
-    warmup_steps: int = shared_setting("warmup_steps", 0)
-    warmup_lr: float = shared_setting("warmup_lr", 0.0)
-    warmup_shape: str = shared_setting("warmup_shape")
-    weight_decay: float = shared_setting("weight_decay", 0.0)
-    weight_decay_on: str = shared_setting("weight_decay_on")
-    label_smoothing: float = shared_setting("label_smoothing")
+    lr_schedule: str = _shared_setting("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
+    final_lr: float = _shared_setting("final_lr")
+    warmup_steps: int = _shared_setting("warmup_steps", 0)
+    warmup_lr: float = _shared_setting("warmup_lr", 0.0)
+    warmup_shape: str = _shared_setting("warmup_shape")
+    weight_decay: float = _shared_setting("weight_decay", 0.0)
+    weight_decay_on: str = _shared_setting("weight_decay_on")
+    label_smoothing: float = _shared_setting("label_smoothing")
 
     # Validating, testing and loading
-    validation_batch_size: int = shared_setting("validation_batch_size", 32)
-    test_batch_size: int = shared_setting("test_batch_size", 32)
+    validation_batch_size: int = _shared_setting("validation_batch_size", 32)
+    test_batch_size: int = _shared_setting("test_batch_size", 32)
     test_ckpt_path: str = setting(
         "",
         LOADING,
