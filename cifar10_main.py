@@ -228,6 +228,11 @@ def _test(config, _actions):
 
     result, run = evaluate(config)
     print_result(result)
+    if not config.test_ckpt_path and result["last_step"] < config.train_steps:
+        print(
+            f"note: the run has trained {result['last_step']:,} of {config.train_steps:,} steps, these are the weights of step "
+            f"{result['best_step']:,}; --mode=train --version={run.path.name} --resume goes on with it"
+        )
     if run.holds_run():
         from resnet_study.reports.figures import draw
 

@@ -208,10 +208,9 @@ def _check_form(num_residual_blocks, form, weights, shortcut):
     if shortcut not in possible:
         raise ValueError(f"shortcut must be {' or '.join(possible)} with form {form!r}, received {shortcut!r}")
     if weights == "cifar10" and ((num_residual_blocks, form) not in _SHIPPED or shortcut != "A"):
-        known = ", ".join(f"n={blocks} {kind}" for blocks, kind in _SHIPPED)
         raise ValueError(
-            f"weights='cifar10' are shipped for {known} with shortcut 'A'; received n={num_residual_blocks} {form}, "
-            f"'{shortcut}'; train your own"
+            "weights='cifar10' are shipped for resnet20, resnet20_preact and resnet9 (shortcut 'A'), received form "
+            f"{form!r} with {num_residual_blocks} blocks a stage and shortcut {shortcut!r}; train your own"
         )
 
 

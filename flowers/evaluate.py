@@ -133,7 +133,7 @@ def _draw(config, run, data, result):
 
     def draw_augmentation():
         chosen = [indices[0] for indices in first[:5]]
-        variants = range(9)
+        variants = range(min(9, config.variants or 9))
         rows = [
             [data.training.read(i), *(make_variant(data.training, i, variant, config) for variant in variants)]
             for i in chosen

@@ -29,6 +29,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import Patience
 from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.run_log import count_parameters, note_large_batch
 from resnet_study.training.step import UpdateRule, measure_classes
 
 
@@ -162,7 +163,7 @@ class Transfer:
         self.unfrozen, self.caches_features, self._features = True, False, None
         if devices.is_chief(self.config.strategy):
             print(
-                f"fine-tuning from here on: {_count(self.transfer.trainable_variables):,} trainable parameters, highest rate "
+                f"fine-tuning from here on: {count_parameters(self.transfer.trainable_variables):,} trainable parameters, highest rate "
                 f"{self.config.fine_tune_lr:g}"
             )
         return self.transfer
@@ -259,7 +260,7 @@ class Transfer:
         data, config, counts = self.data, self.config, self._count_images()
         lines = [
             f"{config.model}, head {config.head_name}: {self.transfer.count_params():,} parameters, "
-            f"{_count(self.transfer.trainable_variables):,} of them trainable; backbone "
+            f"{count_parameters(self.transfer.trainable_variables):,} of them trainable; backbone "
             f"{'trained' if config.backbone_trainable else 'frozen'}, its weights: {config.weights}; {machine}",
             f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images at {config.image_size} x {config.image_size}",
@@ -284,11 +285,7 @@ class Transfer:
             )
         if not config.backbone_trainable and config.weights == "none":
             lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
-        return "\n".join(lines)
-
-
-def _count(variables) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
+        return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
 
 
 def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:

@@ -120,7 +120,7 @@ class RunFolder:
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
         if not self.holds_run():
             raise UsageError(
-                f"expected a run in {self}, found no config.json; train it first or give another --version"
+                f"expected a run in {self}, found no config.json; train it first, or give its name as --version=NAME"
             )
         return settings.from_json(read_text(self.config), str(self.config))
 

@@ -88,12 +88,12 @@ def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
         place = place / "best.keras"
     if not place.is_file():
         raise UsageError(
-            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}', which has no file {place}"
+            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}'; there is no file {place}, give another path"
         )
     if place.suffix == ".npz":
         return _load_checkpoint(place)
     if place.suffix != ".keras":
-        raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'")
+        raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'; give another file")
     try:
         model = read_model(place)
         inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]

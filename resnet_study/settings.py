@@ -148,6 +148,20 @@ def _check(field, value):
             raise UsageError(f"{flag} must be at most {facts['maximum']}, received {value}")
 
 
+# How other programs, or the other one of this library, call a flag.
+_ELSEWHERE = {
+    "--epochs": ("--train_steps",),
+    "--train_steps": ("--epochs",),
+    "--steps": ("--train_steps", "--epochs"),
+    "--batch_size": ("--train_batch_size",),
+    "--lr": ("--init_lr",),
+    "--learning_rate": ("--init_lr",),
+    "--data": ("--data_dir",),
+    "--output": ("--runs_dir",),
+    "--name": ("--version",),
+}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`s."""
 
@@ -155,8 +169,14 @@ class Parser(argparse.ArgumentParser):
         """As of argparse; what is not known is named with the flag that comes nearest."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].split("=")[0], list(self._option_string_actions), n=1)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+            flag, known = unknown[0].split("=")[0], self._option_string_actions
+            near = [name for name in _ELSEWHERE.get(flag, ()) if name in known] or difflib.get_close_matches(
+                flag, list(known)
+            )
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}"
+                + (f"; did you mean {' or '.join(near)}?" if near else "")
+            )
         return parsed
 
     def error(self, message):

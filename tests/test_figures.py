@@ -86,7 +86,7 @@ def test_the_smoothed_curve_stands_on_the_raw_one_also_in_short_runs(errors):
     for label, sign in (("error", 1), ("accuracy", -1)):
         axes = figures._draw_percent(history, "title", label, result, sign, 0.8, None, "test").axes[0]
         raw, smoothed = (line.get_ydata() for line in axes.lines[:2])
-        assert axes.lines[1].get_label() == "training, smoothed" and np.isnan(smoothed[0])
+        assert axes.lines[1].get_label() == "training, mean of near reports" and np.isnan(smoothed[0])
         assert abs(smoothed - raw)[1:].max() < 1
 
 

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, run_main
 
-from cifar10_main import main
+from cifar10_main import main, make_parser
+from cifar10_train import train
+from hyper_parameters import HyperParameters, from_flags
 
 
 def test_help_needs_neither_tensorflow_nor_keras():
@@ -201,3 +204,19 @@ def test_a_preset_of_another_kind_of_network_is_named(tmp_path):
     done = run_main(*flags, "--model=lenet5", "--preset=resnet9", cwd=tmp_path)
     assert "preset resnet9 (made for other networks, that of this one is smoke)" in done.stdout
     assert "made for" not in run_main(*flags, "--model=lenet5", cwd=tmp_path).stdout
+
+
+def test_a_test_of_an_unfinished_run_says_so(tmp_path, capsys):
+    flags = ["--preset=smoke", "--synthetic_images=60", "--train_batch_size=100", "--tensorboard=false", "--version=x"]
+    flags += [f"--runs_dir={tmp_path}", "--train_steps=2", "--report_freq=1"]
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    settings = vars(make_parser().parse_args(["--mode=train", *flags]))
+    fields = HyperParameters.__dataclass_fields__
+    train(from_flags({name: value for name, value in settings.items() if name in fields}), callbacks=[Stop()])
+    assert "a batch of 100 images is more than the" in capsys.readouterr().out
+    assert main(["--mode=test", f"--runs_dir={tmp_path}", "--version=x"]) == 0
+    assert "has trained 1 of 2 steps" in capsys.readouterr().out

@@ -82,6 +82,14 @@ def test_explanations_show_progress_and_have_a_limit(images, tmp_path, capsys):
 def test_an_unknown_flag_is_told_the_nearest():
     with pytest.raises(UsageError, match="did you mean --dataset"):
         cifar10_main.make_parser().parse_args(["--mode=train", "--datset=digits"])
+    with pytest.raises(UsageError, match="--model"):
+        cifar10_main.make_parser().parse_args(["--mode=train", "--modle=resnet20"])
+    with pytest.raises(UsageError, match="did you mean --train_steps"):
+        cifar10_main.make_parser().parse_args(["--mode=train", "--epochs=3"])
+    with pytest.raises(UsageError, match="did you mean --epochs"):
+        flowers.train.make_parser().parse_args(["--train_steps=3"])
+    with pytest.raises(UsageError, match="received epochs"):
+        from_preset("demo", epochs=3)
 
 
 def test_a_run_of_the_other_program_is_named(images, tmp_path, capsys):

@@ -109,8 +109,8 @@ def draw_figures(
             "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
         if "reliability" in result[part]:  # which results of earlier versions lack
-            figures["reliability"] = draw_reliability(result[part], title)
-        figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title)
+            figures["reliability"] = draw_reliability(result[part], f"{title}, {part} images")
+        figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title, part)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(load_model(str(run.best))))
@@ -184,7 +184,7 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
     curves = [
         ("training (augmented)", percent("train_error"), {"color": ORANGE, "linewidth": 1, "alpha": 0.6}),
         (
-            "training, smoothed",
+            "training, mean of near reports",
             centred_means(percent("train_error"), curve_smoothing),
             {"color": ORANGE, "linestyle": "--"},
         ),
@@ -288,7 +288,9 @@ def _draw_loss(history, title, classes):
         curves.append(("validation", history["validation_loss"], {"color": BLUE, "marker": "o", "markersize": 3}))
     figure = _draw_curves(history, title, "cross-entropy (nat)", curves)
     figure.axes[0].axhline(np.log(classes), color=BLACK, linewidth=1, linestyle=":", label=f"guessing, ln {classes}")
-    figure.axes[0].set_ylim(bottom=0)
+    # Beside the loss of an untrained network, which can be ten times that of guessing, the rest would lie on the axis.
+    trained = [1.05 * values[1:].max() for _, values, _ in curves if len(values) > 1]
+    figure.axes[0].set_ylim(0, max([1.05 * np.log(classes), *trained]))
     figure.axes[0].legend()
     return figure
 
@@ -386,7 +388,7 @@ def _draw_predictions(test, probabilities, names, title, part):
     return figure
 
 
-def draw_confusion(matrix, names, title):
+def draw_confusion(matrix, names, title, part="test"):
     """Counts, true class by row; the shade is the share of the row. Above 20 classes without the counts."""
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     shown = [shorten(name, 28) for name in names]
@@ -399,7 +401,7 @@ def draw_confusion(matrix, names, title):
             colour = "white" if share[row, column] > 0.5 else BLACK
             axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"{wrap_title(title, 1.3 * size)}\ntested images; shade: share of the row", fontsize=9)
+    axes.set_title(f"{wrap_title(title, 1.3 * size)}\n{part} images; shade: share of the row", fontsize=9)
     turned = {"rotation": 45 if counted else 90, "ha": "right" if counted else "center"}
     font = {} if counted else {"fontsize": 7}
     axes.set_xticklabels(shown, **font, **(turned if max(map(len, shown)) > 2 else {}))

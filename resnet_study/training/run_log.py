@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import math
 
 import keras
 import pandas as pd
@@ -19,6 +20,20 @@ def name_columns(part: str, sums: dict, images: int) -> dict:
             column, factor = ("loss", 1) if kind == "loss" else ("error", 100)
             columns["_".join(filter(None, (part, column, head)))] = factor * value / images
     return columns
+
+
+def count_parameters(variables) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def note_large_batch(batch_size: int, images: int) -> str:
+    """A line that is due where a batch holds some training images more than once; "" elsewhere."""
+    if batch_size <= images:
+        return ""
+    return (
+        f"\nnote: a batch of {batch_size:,} images is more than the {images:,} training images, so it holds some of them more than once; "
+        f"--train_batch_size={images} does not"
+    )
 
 
 def smooth(values: list[float], decay: float) -> float:

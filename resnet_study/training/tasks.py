@@ -26,6 +26,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.run_log import count_parameters, note_large_batch
 from resnet_study.training.step import UpdateRule, measure_classes
 
 
@@ -198,11 +199,12 @@ class Classification:
         if preset != usual and not is_made_for(preset, config.model):
             preset += f" (made for other networks, that of this one is {usual})"
         return (
-            f"{config.model_name}: {model.count_params():,} parameters, {machine}\n"
+            f"{config.model_name}: {model.count_params():,} parameters, {count_parameters(model.trainable_variables):,} of them trainable, {machine}\n"
             f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
+            + note_large_batch(config.train_batch_size, counts["training"])
         )
 
 
