@@ -168,7 +168,7 @@ def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays,
     assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", "--version=x")) == 0
     run = tmp_path / "x"
     assert json.loads((run / "result.json").read_text())["test"]["images"] == 30
-    assert len(list((run / "figures").glob("*.png"))) == 7
+    assert len(list((run / "figures").glob("*.png"))) == 8
     assert pd.read_csv(run / "error.csv")["step"].tolist() == [0, 3, 6]
     accumulator = tf.compat.v1.train.summary_iterator
     tags = {value.tag for file in (run / "tensorboard").iterdir() for event in accumulator(str(file)) for value in event.summary.value}  # fmt: skip

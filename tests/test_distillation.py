@@ -52,7 +52,7 @@ def arrays(run):
     return {name: array.tobytes() for name, array in read_checkpoint(run.latest_checkpoint())[0].items()}
 
 
-@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("towers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_taught_run_goes_on_without_its_teachers_file(tmp_path, towers):
     teacher = train(tiny(tmp_path / "teacher", model="plain20")).path
     options = {"teacher": str(teacher), "teacher_share": 0.9, "towers": towers, "seed": 1}

@@ -532,6 +532,7 @@ def test_a_run_folder_holds_everything(finished):
     drawn = {path.stem for path in finished.figures.glob("*.png")}
     assert drawn == {
         "accuracy_and_loss",
+        "reliability",
         "error_curve",
         "accuracy_curve",
         "loss_curve",

@@ -199,6 +199,7 @@ def test_the_index_of_results_is_short_and_its_links_lead_somewhere():
     assert all(row["command"] in written and f"| {row['metric']} |" in written for row in rows)
 
 
+@pytest.mark.slow
 def test_a_preset_of_another_kind_of_network_is_named(tmp_path):
     flags = ("--mode=train", "--dataset=synthetic", "--train_steps=1", "--tensorboard=false")
     done = run_main(*flags, "--model=lenet5", "--preset=resnet9", cwd=tmp_path)

@@ -63,6 +63,7 @@ def last_arrays(folder):
 # Kills
 
 
+@pytest.mark.slow
 def test_killed_at_the_worst_instants_and_equal_to_a_run_never_killed(tmp_path):
     kinds = ["inside a checkpoint", "between arrays", "after move"]
     command = [sys.executable, ROOT / "benchmarks" / "crash_test.py", "--kills=3", "--steps=8", f"--folder={tmp_path / 'runs'}",

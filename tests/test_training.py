@@ -448,6 +448,7 @@ def test_measuring_the_untrained_network_changes_nothing(tmp_path, optimizer):
     assert_same_state(untrained, expected)
 
 
+@pytest.mark.slow
 def test_all_images_can_be_trained_on(tmp_path):
     """The last weights are kept, also of a run that was killed; nothing is told of a validation that does not take place."""
     settings = {"validation_fraction": 0.0, "train_steps": 9, "weight_averaging": 0.9, "tensorboard": True}
@@ -561,6 +562,7 @@ def test_overwrite_empties_runs_only(tmp_path):
     assert not run.result.exists()
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Two logical CPU devices share each batch: the losses of 20 steps, the checkpoint and the resumed rest are those of one."""
     code = """
