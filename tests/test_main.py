@@ -179,6 +179,19 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
         "| missing | not measured: no torch |",
     ):
         assert cells in table
+    speeds = [
+        {"metric": "training_rate", "value": 5},
+        {"metric": "training_ratio", "value": 2.0, "unit": "times"},
+        {"metric": "inference_ratio", "value": 0.9, "unit": "times"},
+    ]
+    (tmp_path / "speeds.json").write_text(json.dumps([row | speed for speed in speeds]))
+    index = write_table(tmp_path).read_text()
+    assert (
+        "| training_ratio | 2.00 times" in index
+        and "| inference_ratio | 0.90 times" in index
+        and "training_rate" not in index
+    )
+    assert "| training_rate | 5 x" in (tmp_path / "speeds" / "README.md").read_text()
 
 
 def test_the_index_of_results_is_short_and_its_links_lead_somewhere():

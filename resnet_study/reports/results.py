@@ -223,7 +223,8 @@ def write_table(results: Path) -> Path:
     """Writes the index `<results>/README.md` and the page `<results>/<run>/README.md` of each run, from all `<results>/*.json`.
 
     The index has one row for each data set, model and preset: its test metric, or else its first. Rows that come from no run,
-    such as speeds, have the page `<results>/<experiment>/README.md`.
+    such as speeds, have the page `<results>/<experiment>/README.md`; where some of them are ratios, the index has all of
+    these and nothing else of them.
     """
     lines = [
         "# Results",
@@ -237,10 +238,13 @@ def write_table(results: Path) -> Path:
     for path in sorted(results.glob("*.json")):
         rows = read_json(path, [_ROW])
         shown = {}
+        has_ratios = any(_is_ratio(row) for row in rows)
         for row in rows:
             page = row["run"] or path.stem
             pages.setdefault(page, {}).setdefault(path.stem, []).append(row)
-            key = (row["dataset"], _name_row(row), row["preset"], page)
+            if has_ratios and row["run"] is None and not _is_ratio(row):
+                continue
+            key = (row["dataset"], _name_row(row), row["preset"], row["metric"] if _is_ratio(row) else None, page)
             if key not in shown or ("test" in row["metric"] and "test" not in shown[key]["metric"]):
                 shown[key] = row
         cells = []
@@ -288,6 +292,10 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
     if figures:
         lines += ["", "## Figures", "", *(f"![{figure.stem}]({figure.name})" for figure in figures)]
     return "\n".join(lines) + "\n"
+
+
+def _is_ratio(row) -> bool:
+    return row["unit"] == "times"
 
 
 def _name_row(row) -> str:
