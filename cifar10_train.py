@@ -119,18 +119,22 @@ class Train:
         check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
         with self.run.locked() if self.is_chief else contextlib.nullcontext(), naming_errors(self.config, self.run):
+            if not resume:  # before the folder is emptied, so that a file that cannot be read costs no run
+                self.task.begin(self.model, resumed=False)
             if self.is_chief:
                 self.run.begin(self.config, resume=resume, overwrite=overwrite)
             checkpoint = find_checkpoint(self.run, self.strategy, self.is_chief)
             if checkpoint:
                 self.restore(checkpoint)
             else:
-                self.task.begin(self.model, resumed=False)
+                if resume:
+                    self.task.begin(self.model, resumed=False)
                 self.stage.start_averages()
             if self.is_chief:
                 if checkpoint:
                     self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
                 else:
+                    self.task.keep_files()
                     self.run.trim_tensorboard({})
                 self._describe()
             if not self._has_ended():

@@ -191,13 +191,14 @@ class Transfer:
         )
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
-        """Keeps a frozen backbone in the run folder, or takes it from there: it never changes, so it is not in every checkpoint."""
-        if self.config.backbone_trainable:
-            return
-        if resumed:
+        """Takes the frozen backbone of a resumed run from its folder."""
+        if resumed and not self.config.backbone_trainable:
             load_backbone_weights(self.backbone, str(self._frozen_backbone))
             self._features = None
-        elif devices.is_chief(self.config.strategy):
+
+    def keep_files(self) -> None:
+        """Keeps a frozen backbone in the run folder: it never changes, so it is not in every checkpoint."""
+        if not self.config.backbone_trainable:
             save_model(self.backbone, self._frozen_backbone)
 
     def name_variables(self, model: keras.Model) -> dict:

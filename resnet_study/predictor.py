@@ -61,7 +61,7 @@ class Predictor:
 
         Args:
             images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to
-                0..1.
+                0..1 or lie outside of 0..255.
             batch_size: images at a time, int >= 1; the result depends on it by rounding alone.
 
         Returns:
@@ -105,5 +105,10 @@ def _check_images(images, shape) -> np.ndarray:
     if images.dtype.kind == "f" and len(images) and 0 < images.max() <= 1:
         warnings.warn(
             "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out", stacklevel=3
+        )
+    elif images.dtype != np.uint8 and len(images) and (images.min() < 0 or images.max() > 255):
+        warnings.warn(
+            f"expected raw pixels 0..255, received {images.min():g} .. {images.max():g}; bring them to this range",
+            stacklevel=3,
         )
     return images if images.dtype == np.uint8 else images.astype(np.float32)

@@ -82,3 +82,17 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
 def test_a_command_names_the_teacher_and_not_its_place():
     assert "--teacher=runs/best" in from_preset("smoke", teacher="/some/where/best").command
     assert "--teacher=resnet9" in from_preset("smoke", teacher="resnet9").command
+
+
+@pytest.mark.parametrize("changes", [{"teacher": "FILE"}, {"is_use_ckpt": True, "ckpt_path": "FILE"}])
+def test_a_start_file_that_cannot_be_read_costs_no_run(tmp_path, changes):
+    run = train(tiny(tmp_path, train_steps=2))
+    kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    (tmp_path / "damaged.keras").write_bytes(b"damaged")
+    changes = {name: str(tmp_path / "damaged.keras") if value == "FILE" else value for name, value in changes.items()}
+    with pytest.raises(UsageError, match="damaged"):
+        train(tiny(tmp_path, **changes), overwrite=True)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == kept
+    with pytest.raises(UsageError, match="damaged"):
+        train(tiny(tmp_path, version="new", **changes))
+    assert not (tmp_path / "new" / "config.json").exists()

@@ -87,4 +87,7 @@ def test_scaled_pixels_are_told(recwarn):
     predictor.predict(some_images(2, np.float32))
     predictor.predict(np.zeros((2, 16, 16, 3)))  # black
     predictor.predict(np.ones((2, 16, 16, 3), np.uint8))
-    assert not [warning for warning in recwarn if "scaled" in str(warning.message)]
+    assert not [warning for warning in recwarn if "pixels" in str(warning.message)]
+    for images in (some_images(2, np.float32) - 200, some_images(2, np.uint16) * 256):
+        with pytest.warns(UserWarning, match="expected raw pixels 0..255"):
+            predictor.predict(images)

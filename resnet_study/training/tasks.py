@@ -17,7 +17,6 @@ import tensorflow as tf
 
 import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
-from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
@@ -121,7 +120,8 @@ class Classification:
     def begin(self, model: keras.Model, resumed: bool) -> None:
         """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's."""
         if self.config.teacher:
-            self._find_teacher(model, resumed)
+            source = str(self._kept_teacher) if resumed else self.config.teacher
+            self._teacher = Teacher(source, self.normalization, self.classes, model.input_shape[1:], self._policy)
         if resumed:
             return
         for layer in model.layers:
@@ -130,13 +130,14 @@ class Classification:
         if self.config.is_use_ckpt:
             self._start_from(model, self.config.ckpt_path)
 
-    def _find_teacher(self, model, resumed):
-        """Loads the teacher. The run keeps a copy, so that a resumed run learns from the same one, whatever became of the other file."""
-        kept = self.run.path / "teacher.keras"
-        source = str(kept) if resumed else self.config.teacher
-        self._teacher = Teacher(source, self.normalization, self.classes, model.input_shape[1:], self._policy)
-        if not resumed and devices.is_chief(self.config.strategy):
-            save_model(self._teacher.model, kept)
+    def keep_files(self) -> None:
+        """Copies into the folder of a run that begins what it needs of other files, so that they may change before it is resumed."""
+        if self._teacher:
+            save_model(self._teacher.model, self._kept_teacher)
+
+    @property
+    def _kept_teacher(self):
+        return self.run.path / "teacher.keras"
 
     def _ask_teacher(self, images, logits, losses):
         return self._teacher.teach(images, logits, losses, self.config.teacher_temperature, self.config.teacher_share)
