@@ -1,6 +1,7 @@
 """A trained model made ready to answer with the probabilities of raw images: for tests of this library and for programs of others."""
 
 import functools
+import os
 import warnings
 
 import keras
@@ -26,7 +27,7 @@ class Predictor:
             for at least 99.8 % of the images; "auto" = bfloat16 on these devices, float32 on others.
 
     Raises:
-        UsageError: the path names no model of this library.
+        UsageError: the path names no model of this library, or an argument is of another kind.
         ValueError: bfloat16 for a model that cannot be folded, such as one with a backbone of stock Keras.
 
     Example:
@@ -38,8 +39,12 @@ class Predictor:
         print(probabilities.shape)  # (3, 10)
     """
 
-    def __init__(self, model: keras.Model | str, precision: str = "float32"):
-        self.model = load_model(model) if isinstance(model, str) else model
+    def __init__(self, model: keras.Model | str | os.PathLike, precision: str = "float32"):
+        if precision not in ("auto", *devices.POLICIES):
+            raise UsageError(f"precision must be auto, {' or '.join(devices.POLICIES)}, received {precision!r}")
+        self.model = load_model(str(model)) if isinstance(model, str | os.PathLike) else model
+        if not isinstance(self.model, keras.Model):
+            raise UsageError(f"model must be a keras.Model or the path of one, received {type(model).__name__}")
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)
@@ -68,9 +73,11 @@ class Predictor:
             float32 [num_images, num_labels]; of a model with several heads a dict, name of the head -> such an array.
 
         Raises:
-            UsageError: the images have another shape than the model was built for, or hold pixels that are no finite numbers; or the
-                model answers with NaN.
+            UsageError: the images have another shape than the model was built for, or hold pixels that are no finite numbers; or
+                `batch_size` is no int >= 1, or the model answers with NaN.
         """
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UsageError(f"batch_size must be an int >= 1, received {batch_size!r}")
         images = _check_images(images, self.model.input_shape[1:])
         answers = {
             name: np.empty((len(images), classes), np.float32) for name, classes in find_heads(self.model).items()
@@ -94,10 +101,11 @@ def _check_images(images, shape) -> np.ndarray:
         images = np.asarray(images)
     except ValueError as error:
         raise UsageError(f"images must be one array, received {error}; bring them to one size") from error
-    if images.dtype.kind not in "buif" or not np.isfinite(images).all():
-        raise UsageError(
-            f"images must hold finite numbers, received {images.dtype} with NaN, infinity or other things; mend or leave them out"
-        )
+    if images.dtype.kind not in "buif":
+        raise UsageError(f"images must be an array of numbers, received one of {images.dtype}; give uint8 or float32")
+    largest = np.finfo(np.float32).max
+    if not (images.min(initial=0) >= -largest and images.max(initial=0) <= largest):  # so for NaN, too
+        raise UsageError("images must hold finite float32 numbers, received NaN or infinity; mend or leave them out")
     if images.shape[1:] != shape:
         raise UsageError(
             f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}"

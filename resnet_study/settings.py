@@ -86,6 +86,8 @@ class Settings:
                     raise UsageError(
                         f"--{field.name} must be a path, received '{getattr(self, field.name)}' ({error})"
                     ) from error
+        if not self.runs_dir:
+            raise UsageError("--runs_dir must be a folder, received ''; leave it out for runs/")
         if re.search(r"[\\/]|^\.", self.version):
             raise UsageError(
                 f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 import resnet
+from hyper_parameters import from_preset
 from resnet_study import devices
+from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.predictor import Predictor
@@ -91,3 +93,29 @@ def test_scaled_pixels_are_told(recwarn):
     for images in (some_images(2, np.float32) - 200, some_images(2, np.uint16) * 256):
         with pytest.warns(UserWarning, match="expected raw pixels 0..255"):
             predictor.predict(images)
+
+
+def test_what_cannot_be_answered_is_refused():
+    predictor, images = Predictor(small_model()), np.zeros((2, 16, 16, 3))
+    for batch_size in (-1, 0, 1.5):
+        with pytest.raises(UsageError, match=f"batch_size must be an int >= 1, received {batch_size}"):
+            predictor.predict(images, batch_size)
+    for number in (1e300, np.nan):
+        with pytest.raises(UsageError, match="received NaN or infinity"):
+            predictor.predict(images + number)
+    with pytest.raises(UsageError, match="an array of numbers, received one of object"):
+        predictor.predict(images.astype(object))
+
+
+def test_a_model_is_a_model_or_a_path(tmp_path):
+    small_model().save(tmp_path / "model.keras")
+    assert Predictor(tmp_path / "model.keras").predict(some_images(2)).shape == (2, 10)
+    with pytest.raises(UsageError, match="or the path of one, received int"):
+        Predictor(3)
+    with pytest.raises(UsageError, match="auto, float32 or bfloat16, received 'float16'"):
+        Predictor(small_model(), precision="float16")
+
+
+def test_an_empty_runs_dir_is_not_the_root():
+    with pytest.raises(UsageError, match="--runs_dir must be a folder, received ''"):
+        from_preset("smoke", runs_dir="")
