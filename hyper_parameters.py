@@ -340,6 +340,8 @@ class HyperParameters(Settings):
         """The factor of the loss of each head, by its name, in the order of `heads`; empty where there are none."""
         if not self.heads and not self.head_weights:
             return {}
+        if not self.heads:
+            raise UsageError(f"--head_weights are for --heads, received '{self.head_weights}' and no heads; name them")
         known, names = HEADS.get(self.dataset, ()), self.heads.split(",")
         if not set(names) <= set(known) or len(set(names)) < len(names):
             choice = f"one or more of {', '.join(known)}" if known else f"left out for {self.dataset}"
@@ -442,9 +444,14 @@ def from_flags(given: dict) -> HyperParameters:
 
     Returns:
         HyperParameters.
+
+    Raises:
+        UsageError: see `from_preset`; or a flag that needs another one.
     """
     fields = HyperParameters.__dataclass_fields__
     preset = given.get("preset") or default_preset(
         *(given.get(name, fields[name].default) for name in ("dataset", "model"))
     )
+    if given.get("ckpt_path") and not given.get("is_use_ckpt"):
+        raise UsageError(f"--ckpt_path={given['ckpt_path']} is read with --is_use_ckpt only; give that too, or neither")
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -106,8 +106,12 @@ class RunFolder:
         """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json`."""
         self.check(config, resume=resume, overwrite=overwrite)
         if overwrite:
-            # The checkpoints go first and the settings last: what a kill leaves is a run that can be begun again.
-            for entry in sorted(self._entries(), key=lambda entry: (entry == self.config, entry != self.checkpoints)):
+            # The table goes first, see `latest_checkpoint`, then the checkpoints, and the settings last: what a kill leaves is a run that
+            # can be begun again.
+            order = (self.error_csv, self.checkpoints)
+            for entry in sorted(
+                self._entries(), key=lambda entry: (entry == self.config, *(entry != one for one in order))
+            ):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:
@@ -247,7 +251,7 @@ class RunFolder:
         """The newest checkpoint that can be read; None if there is none at all. A damaged one is named and passed over.
 
         Raises:
-            UsageError: there are checkpoints, but none can be read.
+            UsageError: there are checkpoints, but none can be read; or there are none any more.
         """
         found = sorted(self.checkpoints.glob("step-*.npz"), reverse=True)
         for path in found:
@@ -260,6 +264,11 @@ class RunFolder:
             raise UsageError(
                 f"none of the {len(found)} checkpoints in {self.checkpoints} can be read; restore one, or start again with "
                 "--overwrite"
+            )
+        if self.error_csv.exists():  # which is written after the first checkpoint, and deleted before the last
+            raise UsageError(
+                f"expected a checkpoint in {self.checkpoints} to go on from, found none, though the run has made reports; restore them, or "
+                "start again with --overwrite or another --version"
             )
         return None
 

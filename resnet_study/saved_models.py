@@ -10,6 +10,7 @@ halve_weights(source, target) a `.keras` file in half precision
 """
 
 import io
+import os
 import re
 import warnings
 import zipfile
@@ -176,11 +177,11 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
             raise ValueError(f"expected the shipped weights {path}, found no such file; install the library again")
         source = keras.saving.load_model(path, compile=False)
         return source, _copy_normalization(source)
-    path = Path(weights).expanduser()
-    if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
+    path = Path(weights).expanduser() if isinstance(weights, str | os.PathLike) else None
+    if path is None or not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
         shipped_too = "'cifar10' or " if shipped else "or "
         raise ValueError(
-            f"weights must be None, {shipped_too}an existing .keras or .weights.h5 file, received '{weights}'"
+            f"weights must be None, {shipped_too}an existing .keras or .weights.h5 file, received {weights!r}"
         )
     try:
         if path.suffix == ".keras":

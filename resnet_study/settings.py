@@ -7,13 +7,14 @@ import argparse
 import dataclasses
 import difflib
 import json
-import math
 import re
 import shlex
 from pathlib import Path
 from typing import ClassVar
 
 from resnet_study.errors import UsageError, shorten
+
+_LARGEST = 3.4028234e38  # of the numbers that the networks compute in
 
 RUN, DATA, NETWORK, TRAINING, LOADING = (
     "run and report",
@@ -120,6 +121,8 @@ class Settings:
         """Reads `config.json`. Raises UsageError, naming `source`, where it is not the settings of a run of this program."""
         try:
             values = json.loads(text)
+            if not isinstance(values, dict):
+                raise ValueError(f"no settings but {text.strip()}")
             marks = [name for name in _COMMANDS if name in values and name not in cls.__dataclass_fields__]
             if not marks:
                 return cls(**values)
@@ -142,8 +145,8 @@ def _check(field, value):
     if field.type in (int, float):
         if type(value) is int and abs(value) >= 2**31:
             raise UsageError(f"{flag} must be below {2**31}, received a larger number")
-        if not math.isfinite(value):
-            raise UsageError(f"{flag} must be a finite number, received {value}")
+        if not abs(value) <= _LARGEST:
+            raise UsageError(f"{flag} must be a finite float32 number, received {value}")
         if facts["minimum"] is not None and value < facts["minimum"]:
             raise UsageError(f"{flag} must be at least {facts['minimum']}, received {value}")
         if facts["maximum"] is not None and value > facts["maximum"]:

@@ -32,7 +32,7 @@ def teacher_file(tmp_path):
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_the_loss_is_that_of_hinton(teacher_file, temperature):
     normalization = PixelNormalization([120.0, 110.0, 100.0], [60.0, 61.0, 62.0])
-    teacher = Teacher(str(teacher_file), normalization, 2, (4, 4, 3), "float32")
+    teacher = Teacher(str(teacher_file), normalization, ["a", "b"], (4, 4, 3), "float32")
     rng = np.random.default_rng(0)
     pixels, logits = rng.integers(0, 256, (5, 4, 4, 3)), rng.normal(size=(5, 2)).astype(np.float32)
     losses = np.arange(5, dtype=np.float32)
@@ -73,6 +73,8 @@ def test_a_taught_run_goes_on_without_its_teachers_file(tmp_path, towers):
 def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
     with pytest.raises(UsageError, match="of the shapes"):
         train(tiny(tmp_path, teacher=str(teacher_file)))
+    with pytest.raises(UsageError, match=r"must know the classes.*airplane"):
+        train(tiny(tmp_path, dataset="digits", train_batch_size=8, teacher="resnet9"), overwrite=True)
     with pytest.raises(UsageError, match="needs the pixels back"):
         train(tiny(tmp_path, teacher=str(teacher_file), normalization="image_standard"), overwrite=True)
     with pytest.raises(UsageError, match="networks with one head"):

@@ -79,7 +79,8 @@ def test_constant_schedule_and_decay_factor():
     ("settings", "message"),
     [
         ({"init_lr": -1.0}, "--init_lr must be at least 0"),
-        ({"init_lr": math.nan}, "--init_lr must be a finite number"),
+        ({"init_lr": math.nan}, "--init_lr must be a finite float32 number"),
+        ({"weight_decay": 1e39}, "--weight_decay must be a finite float32 number"),
         ({"train_steps": 0}, "--train_steps must be at least 1"),
         ({"normalization": "none"}, "--normalization must be one of"),
         ({"train_batch_size": 1.5}, "--train_batch_size must be int"),
@@ -94,6 +95,17 @@ def test_constant_schedule_and_decay_factor():
 def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         HyperParameters(**settings)
+
+
+def test_a_flag_that_nothing_would_read_is_refused():
+    with pytest.raises(UsageError, match="--ckpt_path=x is read with --is_use_ckpt only"):
+        from_flags({"ckpt_path": "x"})
+    assert from_flags({"ckpt_path": "x", "is_use_ckpt": True}).ckpt_path == "x"
+
+
+def test_settings_that_are_no_settings_are_named():
+    with pytest.raises(UsageError, match=r"expected the settings of a run in FILE, received no settings but \[\]"):
+        HyperParameters.from_json("[]", "FILE")
 
 
 def test_unknown_preset_names_the_known_ones():

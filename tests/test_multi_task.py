@@ -231,7 +231,7 @@ def test_two_heads_and_all_options_resume_exactly_and_load(cifar100_folder, tmp_
         ({"heads": "class,kind", "head_weights": "1"}, r"--head_weights must be 2 positive number\(s\).*received '1'"),
         ({"heads": "class,kind", "head_weights": "1,-1"}, "--head_weights must be 2 positive"),
         ({"heads": "class,kind", "head_weights": "1,nan"}, "--head_weights must be 2 positive"),
-        ({"head_weights": "1"}, "--heads must be one or more of class, kind, received ''"),
+        ({"head_weights": "1"}, "--head_weights are for --heads, received '1' and no heads"),
         ({"heads": "class,kind", "train_random_label": True}, "--heads need true labels"),
     ],
 )

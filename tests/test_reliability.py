@@ -119,6 +119,7 @@ def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, 
         for folder in (run.checkpoints, run.figures):
             folder.mkdir()
         run.best.write_bytes(b"old")
+        run.error_csv.write_text("old")
         deleted = []
 
         def delete(path, deleted=deleted, survived=survived):
@@ -130,11 +131,20 @@ def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, 
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt), run.locked():
             patch.setattr(shutil, "rmtree", delete)
             run.begin(config, resume=False, overwrite=True)
-        assert run.holds_run() and run.checkpoints.exists() == (survived == 0)
+        assert run.holds_run() and run.checkpoints.exists() == (survived == 0) and not run.error_csv.exists()
         with run.locked():
             run.begin(config, resume=True, overwrite=False)
             run.begin(config, resume=False, overwrite=True)
         assert not run.best.exists()
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew(tmp_path, capsys):
+    assert train_here(tmp_path) == 0
+    for path in (tmp_path / "x" / "checkpoints").iterdir():
+        path.unlink()
+    kept = {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
+    assert train_here(tmp_path, "--resume") == 2 and refused(capsys, "expected a checkpoint", "--overwrite")
+    assert {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()} == kept
 
 
 def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):
@@ -284,8 +294,8 @@ def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, undisturbed, cap
         (["--train_steps=99999999999999"], ["--train_steps must be below"]),
         (["--validation_fraction=0.95"], ["--validation_fraction must be at most 0.9"]),
         (["--validation_fraction=0", "--vali_random_label"], ["holds no images out"]),
-        (["--validation_fraction=nan"], ["--validation_fraction must be a finite number"]),
-        (["--init_lr=inf"], ["--init_lr must be a finite number"]),
+        (["--validation_fraction=nan"], ["--validation_fraction must be a finite float32 number"]),
+        (["--init_lr=inf"], ["--init_lr must be a finite float32 number"]),
         (["--report_freq=0"], ["--report_freq must be at least 1"]),
     ],
 )

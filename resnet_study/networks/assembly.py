@@ -1,5 +1,7 @@
 """What all builders have in common: arguments checked, the input, the pooling and the dense layer at the end, the weights."""
 
+import operator
+
 import keras
 from keras import layers
 
@@ -25,12 +27,14 @@ def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tup
                 f"{input_tensor!r}; give keras.Input(...) or the output of a layer"
             )
         input_shape = input_tensor.shape[1:]
-    shape = tuple(input_shape)
-    if len(shape) != 3 or None in shape or min(shape[:2]) < smallest or shape[2] < 1:
-        raise ValueError(
-            f"input_shape must be (height >= {smallest}, width >= {smallest}, channels >= 1), received {shape}{hint}"
-        )
-    return shape
+    expected = f"input_shape must be (height >= {smallest}, width >= {smallest}, channels >= 1)"
+    try:
+        height, width, channels = (operator.index(size) for size in input_shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"{expected}, three whole numbers, received {input_shape!r}{hint}") from None
+    if min(height, width) < smallest or channels < 1:
+        raise ValueError(f"{expected}, received {(height, width, channels)}{hint}")
+    return height, width, channels
 
 
 def check_ending(classes, pooling, poolings=("avg", "max")) -> None:

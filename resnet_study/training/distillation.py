@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
-from resnet_study.errors import UsageError
+from resnet_study.data.cifar_files import CIFAR10_CLASSES
+from resnet_study.errors import UsageError, shorten
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.run_folder import run_around
 from resnet_study.saved_models import load_model
 
 _SMALLEST = 1e-9  # instead of a probability of 0, whose logarithm is no number
@@ -17,13 +19,13 @@ class Teacher:
         model: the network, from raw pixels to probabilities.
     """
 
-    def __init__(self, source: str, normalization, classes: int, input_shape, policy: str):
+    def __init__(self, source: str, normalization, class_names: list[str], input_shape, policy: str):
         """Loads it.
 
         Args:
             source: run folder, `.keras` file or checkpoint; or the name of a network with shipped weights, such as "resnet9".
             normalization: layer that the training images have passed, which is undone for the teacher.
-            classes: number of classes of the pupil.
+            class_names: those of the pupil, in the order of its outputs.
             input_shape: (height, width, channels) of the images.
             policy: Keras dtype policy that the teacher computes in.
 
@@ -36,10 +38,15 @@ class Teacher:
             )
         self._mean, self._scale = normalization.mean, normalization.scale
         self.model = load_model("cifar10", source) if source in registry.MODELS else load_model(source)
-        expected = (None, *input_shape), (None, classes)
+        expected = (None, *input_shape), (None, len(class_names))
         if (received := (self.model.input_shape, self.model.output_shape)) != expected:
             raise UsageError(
                 f"--teacher={source} must take images and give classes of the shapes {expected}, received {received}; give another one"
+            )
+        if (known := _class_names(source)) and known != list(class_names):
+            raise UsageError(
+                f"--teacher={source} must know the classes {shorten(', '.join(class_names), 60)}, received one of "
+                f"{shorten(', '.join(known), 60)}; give one that was trained on the same data set"
             )
         self._folded = fold_batch_norm(self.model, policy)
 
@@ -62,3 +69,11 @@ class Teacher:
         # From the square on, both terms' gradients keep their proportion whatever the temperature is.
         divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
         return (1 - share) * losses + share * temperature**2 * divergence
+
+
+def _class_names(source: str) -> list[str]:
+    """The classes that a teacher was trained to tell apart; [] where nothing says so, as of a file that was moved."""
+    if source in registry.MODELS:
+        return list(CIFAR10_CLASSES)
+    run = run_around(source)
+    return run.read_class_names() if run else []

@@ -121,7 +121,8 @@ class Classification:
         """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's."""
         if self.config.teacher:
             source = str(self._kept_teacher) if resumed else self.config.teacher
-            self._teacher = Teacher(source, self.normalization, self.classes, model.input_shape[1:], self._policy)
+            names = self.data.class_names
+            self._teacher = Teacher(source, self.normalization, names, model.input_shape[1:], self._policy)
         if resumed:
             return
         for layer in model.layers:
