@@ -29,6 +29,8 @@ _TAKES = {
     "train": ("resume", "overwrite"),
     "test": (),
     "predict": ("images", "explain", "explain_limit"),
+    "calibrate": ("held_out",),
+    "models": (),
     "publish": ("results_dir", "experiment"),
     "compare": ("models", "datasets", "seeds", "resume"),
     "degradation": ("depths", "short", "seeds", "resume"),
@@ -51,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=tuple(_TAKES),
         required=True,
         help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
+        "calibrate = mend the probabilities of a finished run; models = list the networks; "
         "publish = put a tested run or a study among the project's results; "
         "compare = networks against each other on several data sets; degradation = plain against residual networks at several "
         "depths; robustness = accuracy on corrupted test images; diagram = draw networks and their blocks",
@@ -59,6 +62,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--images", nargs="+", default=[], metavar="PATH", help="image files or folders, for --mode=predict"
     )
     add_explain_flags(parser)
+    parser.add_argument(
+        "--held_out",
+        default="",
+        metavar="RUN",
+        help="run folder of the same recipe whose validation images --mode=calibrate uses, for a run on all images",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
     parser.add_argument(
@@ -131,6 +140,8 @@ def _run(argv):
     fields = hyper_parameters.HyperParameters.__dataclass_fields__
     actions = {name: flags.pop(name) for name in list(flags) if name not in fields}
     _check_actions(actions, parser)
+    if actions["mode"] == "models":
+        return _list_models()
     if actions["mode"] in STUDIES:
         try:
             return _study(flags, actions)
@@ -142,7 +153,9 @@ def _run(argv):
         raise UsageError("--test_ckpt_path is for --mode=test and predict; give --ckpt_path to start from weights")
     config = _settings(flags, actions)
     devices.import_tensorflow()
-    {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
+    {"train": _train, "test": _test, "predict": _predict, "calibrate": _calibrate, "publish": _publish}[
+        actions["mode"]
+    ](config, actions)
 
 
 def _check_actions(actions, parser):
@@ -190,11 +203,13 @@ def _settings(flags, actions):
     """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given."""
     mode, make = actions["mode"], hyper_parameters.from_flags
     if flags.get("test_ckpt_path"):
+        if mode == "calibrate":
+            raise UsageError("--test_ckpt_path is for --mode=test and predict; calibrate a run, by its --version")
         return make(_read_data_flags(flags) | flags)
     run = find_run(make, flags, _NAMING)
     if mode == "publish" and (run.path / "study.json").is_file():
         return make(flags)
-    if mode in ("test", "predict") and not run.holds_run():
+    if mode in ("test", "predict", "calibrate") and not run.holds_run():
         raise UsageError(
             f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
             "shipped weights"
@@ -244,6 +259,24 @@ def _predict(config, actions):
     from cifar10_test import predict
 
     print_predictions(predict(config, actions["images"]), actions["explain"], actions["explain_limit"])
+
+
+def _calibrate(config, actions):
+    from cifar10_test import calibrate
+
+    facts, path = calibrate(config, actions["held_out"])
+    before, after = facts["test_before"], facts["test_after"]
+    print(
+        f"temperature {facts['temperature']:.3f}, fitted on {facts['images']:,} held-out images\n"
+        f"on the test images: calibration error {before['calibration_error']:.2f} -> {after['calibration_error']:.2f} points, loss "
+        f"{before['loss']:.4f} -> {after['loss']:.4f}; no answer changes\nwritten: {path}; use it with --test_ckpt_path={path}"
+    )
+
+
+def _list_models():
+    from resnet_study.reports.model_list import list_models
+
+    print(list_models())
 
 
 def _publish(config, actions):

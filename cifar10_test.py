@@ -3,6 +3,7 @@
 load_model(path)            a trained model: raw pixels -> probabilities
 test(model, images)         probabilities of any number of images
 evaluate(config)            metrics of a run on the test part -> result.json, predictions.npy
+calibrate(config)           a copy of a trained model whose probabilities can be believed -> calibrated.keras, calibration.json
 predict(config, paths)      the most likely classes of image files
 """
 
@@ -15,14 +16,15 @@ import pandas as pd
 
 import cifar10_input
 from hyper_parameters import HyperParameters
+from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
 from resnet_study.data.image_files import read_image, read_images
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model
-from resnet_study.files import write_atomically
+from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model, measure
+from resnet_study.files import write_atomically, write_json
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
-from resnet_study.saved_models import find_heads, load_model
+from resnet_study.saved_models import find_heads, load_model, save_model
 
 
 def test(
@@ -88,6 +90,77 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         pflop = training_pflop(multiply_adds(model), images_seen)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
     return evaluate_parts(config, path, run, model, parts, **views, pflop=pflop), run
+
+
+def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
+    """Gives a copy of the trained model of a run a temperature, and measures what that does on the test images.
+
+    The temperature is one number that divides the logits (Guo et al. 2017, arXiv:1706.04599, section 4.2). No answer changes, only its
+    probability. It is fitted on the validation images of the run, which no weight was trained on. `best.keras` stays as it is; the copy
+    is `calibrated.keras`, and `calibration.json` tells of it.
+
+    Args:
+        config: settings of a run with one head.
+        held_out: another run folder, of the same recipe, whose model and validation images the temperature is fitted on. A run that was
+            trained on all images needs one, since it held none out. "" = the run itself.
+
+    Returns:
+        (content of `calibration.json`: temperature, fitted_on, images, and validation_before, validation_after, test_before, test_after,
+        each with calibration_error (points), brier_score and loss; path of the copy).
+
+    Raises:
+        UsageError: the run or the other one holds no images out, the two are of different networks or data sets, or the model has several
+            heads or no softmax at its end.
+    """
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    fitted = RunFolder(held_out) if held_out else run
+    recipe = fitted.read_config(HyperParameters) if held_out else config
+    for name in ("model_name", "dataset", "heads"):
+        here, there = getattr(config, name), getattr(recipe, name)
+        if here != there:
+            raise UsageError(
+                f"--held_out must be of the {name} {here or 'none'}, received {there or 'none'}; give another run"
+            )
+    if len(config.tasks) > 1:
+        raise UsageError(f"--mode=calibrate is for models with one head, received --heads={config.heads}")
+    recipe = dataclasses.replace(recipe, data_dir=config.data_dir)
+    data = cifar10_input.load_data(recipe)
+    _, validation = cifar10_input.split_data(data, recipe)
+    if not len(validation):
+        raise UsageError(
+            f"expected a run that held images out, received {fitted}, which was trained on all; give --held_out=RUN, a run of the same "
+            "recipe that was trained with --validation_fraction=0.1"
+        )
+    model = load_model(str(run.best))
+
+    def predict_part(some_model, images):
+        return test(some_model, images, config.test_batch_size)
+
+    seen = predict_part(load_model(str(fitted.best)) if held_out else model, validation.images)
+    tested = predict_part(model, data.test.images)
+    temperature = fit_temperature(seen, validation.labels)
+    try:
+        set_temperature(model, temperature)
+    except ValueError as error:
+        raise UsageError(f"{run.best} cannot be calibrated: {error}") from error
+    facts = {
+        "temperature": temperature,
+        "fitted_on": str(held_out or "its own validation images"),
+        "images": len(validation),
+    }
+    for part, answers, labels in (("validation", seen, validation.labels), ("test", tested, data.test.labels)):
+        facts[f"{part}_before"] = _measure_calibration(answers, labels)
+        facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
+    path = run.path / "calibrated.keras"
+    with run.locked():
+        save_model(model, path)
+        write_json(run.path / "calibration.json", facts)
+    return facts, path
+
+
+def _measure_calibration(probabilities, labels):
+    metrics = measure(probabilities, labels, range(probabilities.shape[1]))
+    return {name: metrics[name] for name in ("calibration_error", "brier_score", "loss")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,10 @@ import numpy as np
 import pytest
 import scipy.special
 
+from cifar10_input import load_data
+from cifar10_main import main
+from cifar10_test import test as predict
+from hyper_parameters import from_preset
 from resnet_study.calibration import (
     brier_score,
     change_temperature,
@@ -13,6 +17,8 @@ from resnet_study.calibration import (
     reliability_table,
     set_temperature,
 )
+from resnet_study.files import read_json
+from resnet_study.saved_models import load_model
 
 
 def test_measures_of_a_case_by_hand():
@@ -58,3 +64,26 @@ def test_a_model_keeps_its_temperature():
 def test_a_model_without_softmax_is_refused():
     with pytest.raises(ValueError, match="dense layer with softmax"):
         set_temperature(keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]), 2.0)
+
+
+def test_a_run_is_calibrated_on_images_that_it_held_out(tmp_path, capsys):
+    flags = ["--preset=smoke", f"--runs_dir={tmp_path}"]
+    short = ["--train_steps=4", "--report_freq=2", "--synthetic_images=100", "--tensorboard=false"]
+    assert main(["--mode=train", *flags, *short, "--version=parts"]) == 0
+    assert main(["--mode=train", *flags, *short, "--version=all", "--validation_fraction=0"]) == 0
+    best = (tmp_path / "parts" / "best.keras").read_bytes()
+    assert main(["--mode=calibrate", *flags, "--version=parts"]) == 0
+    facts = read_json(tmp_path / "parts" / "calibration.json", {"temperature": float})
+    assert f"temperature {facts['temperature']:.3f}, fitted on" in capsys.readouterr().out
+    assert facts["validation_after"]["loss"] <= facts["validation_before"]["loss"]
+    assert (tmp_path / "parts" / "best.keras").read_bytes() == best
+    images = load_data(from_preset("smoke", synthetic_images=100)).test.images
+    before, after = (
+        predict(load_model(str(tmp_path / "parts" / f"{name}.keras")), images) for name in ("best", "calibrated")
+    )
+    np.testing.assert_allclose(after, change_temperature(before, facts["temperature"]), atol=1e-5)
+
+    assert main(["--mode=calibrate", *flags, "--version=all"]) == 2
+    assert "was trained on all; give --held_out=RUN" in capsys.readouterr().err
+    assert main(["--mode=calibrate", *flags, "--version=all", f"--held_out={tmp_path / 'parts'}"]) == 0
+    assert read_json(tmp_path / "all" / "calibration.json", {})["temperature"] == facts["temperature"]

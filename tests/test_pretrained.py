@@ -22,6 +22,7 @@ from resnet_study.evaluation import measure
 from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing
+from resnet_study.networks.registry import MODELS
 from resnet_study.saved_models import load_model
 
 FOLDER = ROOT / "resnet_study" / "pretrained"
@@ -31,6 +32,11 @@ ROWS = re.findall(r"\| `(\S+\.keras)` \|.*\| ([\d.]+) % \|.*`([0-9a-f]{64})`", (
 def test_readme_lists_every_file_with_its_checksum():
     stated = {name: checksum for name, _, checksum in ROWS}
     assert stated == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.keras")}
+
+
+def test_the_registry_states_the_same_errors():
+    stated = {f"{spec.name}_cifar10.keras": spec.shipped_error for spec in MODELS.values() if spec.shipped_error}
+    assert stated == {name: float(error) for name, error, _ in ROWS}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cifar10_main import main
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
+from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.networks.registry import MODELS
 
 # Networks for which a step in bfloat16 does not lower the loss of twenty images, while one in float32 does.
@@ -29,6 +31,19 @@ EVERY_NETWORK = [*SHALLOW, *(pytest.param(name, marks=() if is_quick(name) else 
 
 def count(variables):
     return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@pytest.mark.parametrize("name", EVERY_NETWORK)
+def test_the_stated_multiply_adds_are_those_of_the_graph(name):
+    spec = registry.find(name)
+    assert multiply_adds(spec.build()) == spec.multiply_adds
+
+
+def test_every_network_is_listed(capsys):
+    assert main(["--mode=models"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"resnet20 +0\.27 +40\.55 +8\.75 +8\.38 +conv-BN-ReLU residual network, 3 blocks a stage", listed)
+    assert all(re.search(rf"^ *{name} ", listed, re.MULTILINE) for name in MODELS)
 
 
 @pytest.mark.parametrize("name", EVERY_NETWORK)

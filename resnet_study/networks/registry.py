@@ -23,8 +23,10 @@ class ModelSpec:
         summary: one line.
         trainable: exact number of trainable parameters for three channels and 10 classes (at 32x32 or, where `options` has one, its
             input_shape, where that matters).
+        multiply_adds: of one image, see `multiply_adds.multiply_adds`; at 32x32x3, or at the builder's own input_shape.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
+        shipped_error: top-1 test error on CIFAR-10 in % of the weights in `pretrained/`, or None if there are none.
         source: where the network and the error are published.
         accepts: settings of `hyper_parameters.NETWORK_OPTIONS` that the builder takes.
     """
@@ -34,8 +36,10 @@ class ModelSpec:
     options: dict
     summary: str
     trainable: int
+    multiply_adds: int
     minimum_size: int = 8
     cifar10_error: float | None = None
+    shipped_error: float | None = None
     source: str = ""
     accepts: tuple[str, ...] = ()
 
@@ -86,6 +90,7 @@ class ModelSpec:
 
 
 _HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
+_SHIPPED_ERROR = {"resnet20": 8.38, "resnet20_preact": 10.54}
 _FORM = {
     "resnet": ("v1", "conv-BN-ReLU residual network", "He et al. 2015, arXiv:1512.03385, section 4.2 and table 6"),
     "resnet_preact": ("preact", "BN-ReLU-conv residual network with average-pool shortcuts", "Liang 2020, section 2"),
@@ -110,6 +115,8 @@ def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
         options={"num_residual_blocks": blocks, "form": form},
         summary=f"{summary}, {blocks} blocks a stage",
         trainable=97216 * blocks - 21926,
+        multiply_adds=14155776 * blocks - 1916288,
+        shipped_error=_SHIPPED_ERROR.get(f"{prefix}{depth}{suffix}"),
         accepts=_ACCEPTS[form],
         cifar10_error=_HE_ERROR.get(depth) if form == "v1" else None,
         source=source,
@@ -125,6 +132,7 @@ def _bottleneck_resnet(depth: int, cifar10_error: float) -> ModelSpec:
         options={"num_residual_blocks": blocks, "form": "bottleneck_v2"},
         summary=f"BN-ReLU-conv bottleneck network, {blocks} blocks a stage",
         trainable=92736 * blocks + 34010,
+        multiply_adds=13369344 * blocks + 3852800,
         accepts=_ACCEPTS["v2"],
         cifar10_error=cifar10_error,
         source="He et al. 2016, arXiv:1603.05027, table 3",
@@ -147,6 +155,7 @@ MODELS: dict[str, ModelSpec] = {
             options={},
             summary="Inception-ResNet v1 as published",
             trainable=20_981_258,
+            multiply_adds=6_206_361_696,
             minimum_size=75,
             source="Szegedy et al. 2016, arXiv:1602.07261; Liang 2020, section 4",
         ),
@@ -156,6 +165,7 @@ MODELS: dict[str, ModelSpec] = {
             options={},
             summary="the same for 32x32: stem that halves once, a quarter of the filters, 2 A, 3 B and 2 C modules",
             trainable=702_218,
+            multiply_adds=37_177_728,
             minimum_size=13,
             source="reduced here",
         ),
@@ -165,7 +175,9 @@ MODELS: dict[str, ModelSpec] = {
             options={},
             summary="wide residual network with a whitening stem, trained in minutes",
             trainable=3_188_450,
+            multiply_adds=160_651_552,
             minimum_size=16,
+            shipped_error=5.87,
             source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
         ),
         ModelSpec(
@@ -174,6 +186,7 @@ MODELS: dict[str, ModelSpec] = {
             options={},
             summary="six wide convolutions behind a whitening stem, GELU; 94 % on CIFAR-10 for 0.36 PFLOP",
             trainable=1_971_352,
+            multiply_adds=118_147_360,
             minimum_size=16,
             source="Jordan 2024, arXiv:2404.00498",
         ),
@@ -181,22 +194,32 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 _LECUN, _KRIZHEVSKY = "LeCun et al. 1998, section II.B", "Krizhevsky et al. 2012, section 3"
-_BASELINES = (  # name, builder, form, summary, trainable, minimum_size, source
-    ("lenet5", "lenet5", "modern", "LeNet-5, ReLU and maximum pooling", 62_006, 12, _LECUN),
-    ("lenet5_1998", "lenet5", "1998", "LeNet-5, tanh and average pooling", 62_006, 12, _LECUN),
-    ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 16, _KRIZHEVSKY),
-    ("alexnet_b", "alexnet", "B", "AlexNet of Krizhevsky's widths", 29_983_114, 16, _KRIZHEVSKY),
-    ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 16, _KRIZHEVSKY),
+_BASELINES = (  # name, builder, form, summary, trainable, multiply_adds, minimum_size, source
+    ("lenet5", "lenet5", "modern", "LeNet-5, ReLU and maximum pooling", 62_006, 651_720, 12, _LECUN),
+    ("lenet5_1998", "lenet5", "1998", "LeNet-5, tanh and average pooling", 62_006, 651_720, 12, _LECUN),
+    ("alexnet", "alexnet", "A", "AlexNet of 3x3 kernels", 23_272_266, 62_742_528, 16, _KRIZHEVSKY),
+    ("alexnet_b", "alexnet", "B", "AlexNet of Krizhevsky's widths", 29_983_114, 323_600_384, 16, _KRIZHEVSKY),
+    ("alexnet_c", "alexnet", "C", "AlexNet with one dense layer", 2_472_266, 14_957_056, 16, _KRIZHEVSKY),
     (
         "alexnet_original",
         "alexnet",
         "original",
         "AlexNet as published, in one tower, for 224x224",
         58_322_314,
+        1_131_201_056,
         64,
         _KRIZHEVSKY,
     ),
-    ("plain_cnn", "plain_cnn", None, "the CNN of the textbooks", 1_250_858, 10, "Keras' example cifar10_cnn.py"),
+    (
+        "plain_cnn",
+        "plain_cnn",
+        None,
+        "the CNN of the textbooks",
+        1_250_858,
+        20_741_120,
+        10,
+        "Keras' example cifar10_cnn.py",
+    ),
 )
 MODELS |= {
     name: ModelSpec(
@@ -205,11 +228,12 @@ MODELS |= {
         options=({"form": form} if form else {}) | ({"input_shape": (224, 224, 3)} if form == "original" else {}),
         summary=summary,
         trainable=trainable,
+        multiply_adds=multiply_adds,
         minimum_size=minimum_size,
         accepts=("dropout",) if builder == "alexnet" else (),
         source=source,
     )
-    for name, builder, form, summary, trainable, minimum_size, source in _BASELINES
+    for name, builder, form, summary, trainable, multiply_adds, minimum_size, source in _BASELINES
 }
 
 
