@@ -21,7 +21,7 @@ from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
 _NAMING = (
-    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "seed", "validation_fraction",
+    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "data_dir", "seed", "validation_fraction",
 )  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "diagram")
 # Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.

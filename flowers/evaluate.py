@@ -18,8 +18,17 @@ from resnet_study.settings import Parser, add_flags
 # The settings that the name of a run folder follows from.
 _NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed")
 # The settings that make the parts of the data.
-_DATA = ("dataset", "data_dir", "classes", "validation_fraction", "test_fraction", "split_seed")
-PREDICT_READS = (*_NAMING, "faithful", "test_batch_size", "test_ckpt_path")
+_DATA = (
+    "dataset",
+    "data_dir",
+    "labels",
+    "label_level",
+    "classes",
+    "validation_fraction",
+    "test_fraction",
+    "split_seed",
+)
+PREDICT_READS = (*_NAMING, "faithful", "value_range", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
 EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
 
@@ -198,7 +207,7 @@ def _read_data_flags(flags):
         return {}
     stored = run.read_config(FlowerParameters)
     names = () if {"dataset", "data_dir"} & flags.keys() else _DATA
-    return {name: getattr(stored, name) for name in (*names, "faithful")}
+    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range")}
 
 
 def main(argv=None) -> int:

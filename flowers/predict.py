@@ -35,7 +35,7 @@ def _run(argv):
     from flowers.image_part import read_image
 
     def read(file, shape):
-        return read_image(str(file), shape, config.faithful)
+        return read_image(str(file), shape, config.faithful, config.pixel_range)
 
     print_predictions(predict(config, images, read), explains, limit)
 

@@ -241,6 +241,7 @@ class Transfer:
             "skipped": list(data.skipped),
             "leaks": [list(pair) for pair in data.leaks],
             "leak_count": data.leak_count,
+            "fingerprint": data.fingerprint,
         }
         if resumed:
             same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}

@@ -19,21 +19,21 @@ def as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-_noted = set()
+_said = set()
 
 
-def note_once(kind: str, text: str) -> None:
-    """Prints a note, the first of its kind in this process alone."""
-    if kind not in _noted:
-        _noted.add(kind)
-        print(f"note: {as_text(text)}")
+def say_once(text: str, kind: str = "") -> None:
+    """Prints a line unless it, or one of the same kind, was printed by this command before."""
+    if (kind or text) not in _said:
+        _said.add(kind or text)
+        print(as_text(text))
 
 
 def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
     for Ctrl-C. With RESNET_STUDY_DEBUG=1 in the environment the traceback of what ended it follows.
     """
-    _noted.clear()
+    _said.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text

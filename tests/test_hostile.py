@@ -807,10 +807,10 @@ def test_odd_folders(tmp_path):
     assert survive(lambda: load_classes(empty), "", both) is None
     nested = fresh("nested")
     (nested / "c" / "deeper").mkdir(parents=True)
-    assert "received folders" in survive(lambda: load_classes(nested), "nested/c")
+    assert survive(lambda: load_classes(nested), "", both) is None
     outer = tmp_path / "outer"
     fresh("outer/inner")
-    assert survive(lambda: load_classes(outer), "outer/inner")
+    assert survive(lambda: load_classes(outer), "", both) is None
     up = fresh("up")
     (up / "around").symlink_to("..")
     assert survive(lambda: load_classes(up), "up/around")

@@ -179,7 +179,7 @@ def save_array(array, path):
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_twelve_bits_in_sixteen_are_a_ramp_from_black_to_white(tmp_path, capsys, ending):
-    errors._noted.clear()
+    errors._said.clear()
     image = read(save_array(ramp(np.uint16, 4095), tmp_path / f"a.{ending}"))
     assert abs(image[..., 0] - ramp(float, 255)).max() <= 1
     read(save_array(ramp(np.uint16, 4000), tmp_path / f"b.{ending}"))
@@ -190,7 +190,7 @@ def test_twelve_bits_in_sixteen_are_a_ramp_from_black_to_white(tmp_path, capsys,
 
 
 def test_floating_point_images(tmp_path, capsys):
-    errors._noted.clear()
+    errors._said.clear()
     hole = ramp(np.float32, 7)
     hole[3, 50] = np.nan
     image = read(save_array(hole, tmp_path / "nan.tif"))
@@ -203,7 +203,7 @@ def test_floating_point_images(tmp_path, capsys):
 
 
 def test_transparency_and_bands(tmp_path, capsys):
-    errors._noted.clear()
+    errors._said.clear()
     palette = PIL.Image.fromarray(draw()).quantize(4)
     palette.save(tmp_path / "all.png", transparency=bytes(4))
     np.testing.assert_array_equal(read(tmp_path / "all.png"), draw())

@@ -12,7 +12,7 @@ What a rule changed is told once.
 
 import numpy as np
 
-from resnet_study.errors import UsageError, note_once
+from resnet_study.errors import UsageError, say_once
 
 BACKGROUND = 255  # white
 _DEPTHS = {255: "8", 4095: "12"}  # largest value: bits
@@ -40,15 +40,19 @@ def to_colors(image: np.ndarray, has_alpha: bool, name: str, value_range: tuple[
     if not alpha.shape[-1]:
         return colors
     if not has_alpha:
-        note_once("bands", f"{name} has more bands than colours: the first {bands} are read")
+        _note("bands", f"{name} has more bands than colours: the first {bands} are read")
         return colors
     opacity = alpha / (np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1.0)
     if not opacity.any():
-        note_once("transparent", f"{name} is transparent everywhere: its colours are read as if it were not")
+        _note("transparent", f"{name} is transparent everywhere: its colours are read as if it were not")
         return colors
     if (opacity < 1).any():
-        note_once("alpha", f"{name} has transparent parts: these are read as white")
+        _note("alpha", f"{name} has transparent parts: these are read as white")
     return np.uint8(np.rint(colors * opacity + BACKGROUND * (1 - opacity)))
+
+
+def _note(kind, text):
+    say_once(f"note: {text}", kind)
 
 
 def _to_bytes(colors, name, value_range):
@@ -59,23 +63,23 @@ def _to_bytes(colors, name, value_range):
         if top is None:
             return np.uint8(colors >> 8)
         told = f"{name} has 16 bits and no value above {top}: such images are read as {_DEPTHS[top]} bits, 0..{top}"
-        note_once(f"range {top}", f"{told}; --value_range=LOW,HIGH sets another range for all")
+        _note(f"range {top}", f"{told}; --value_range=LOW,HIGH sets another range for all")
         value_range = (0, top)
     colors = colors.astype(np.float64)
     finite = np.isfinite(colors)
     if not finite.any():
         raise UsageError(f"{name} must hold numbers, received NaN or infinity in every pixel; leave it out")
     if not finite.all():
-        note_once("nan", f"{name} has values that are no numbers: these are read as black")
+        _note("nan", f"{name} has values that are no numbers: these are read as black")
     low, high = value_range or (colors[finite].min(), colors[finite].max())
     if low == high:
-        note_once(
+        _note(
             "flat",
             f"{name} has the one value {low:g}: such images are read as grey, 128; --value_range=LOW,HIGH sets a range",
         )
         return np.full(colors.shape, 128, np.uint8)
     if value_range is None:
-        note_once("scaled", f"{name} has neither 8 nor 16 bits: such images are read from their least value (black) to their greatest "
+        _note("scaled", f"{name} has neither 8 nor 16 bits: such images are read from their least value (black) to their greatest "
                   f"(white), here {low:g}..{high:g}; --value_range=LOW,HIGH sets one range for all")  # fmt: skip
     scaled = (np.where(finite, colors, low) - low) * (255 / (high - low))
     return np.uint8(np.rint(np.clip(scaled, 0, 255)))
