@@ -140,6 +140,7 @@ def _run(argv):
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if actions["mode"] == "train" and flags.get("test_ckpt_path"):
         raise UsageError("--test_ckpt_path is for --mode=test and predict; give --ckpt_path to start from weights")
+    actions["others"] = _find_others(flags) if actions["mode"] == "test" else None
     config = _settings(flags, actions)
     devices.import_tensorflow()
     {"train": _train, "test": _test, "predict": _predict, "publish": _publish}[actions["mode"]](config, actions)
@@ -203,6 +204,18 @@ def _settings(flags, actions):
     return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
 
 
+def _find_others(flags):
+    """The labelled images to test on, where they are others than those of the run, see `find_new`."""
+    from resnet_study.data.new_images import find_new
+
+    path = flags.get("test_ckpt_path")
+    run = find_run(hyper_parameters.from_flags, flags, _NAMING) if not path else None
+    if path and path != "cifar10":
+        run = run_around(path)
+    holds = run is not None and run.holds_run()
+    return find_new(flags, run.read_config(hyper_parameters.HyperParameters) if holds else None, run)
+
+
 def _read_data_flags(flags):
     """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
     path = flags["test_ckpt_path"]
@@ -223,9 +236,14 @@ def _train(config, actions):
         _test(config, actions)
 
 
-def _test(config, _actions):
-    from cifar10_test import evaluate
+def _test(config, actions):
+    from cifar10_test import evaluate, evaluate_others
 
+    if (others := actions.get("others")) is not None:
+        result, run = evaluate_others(config, others)
+        print_result(result)
+        print(f"written: {run.result}, with the answers for each image beside it")
+        return
     result, run = evaluate(config)
     print_result(result)
     if not config.test_ckpt_path and result["last_step"] < config.train_steps:
@@ -243,7 +261,8 @@ def _test(config, _actions):
 def _predict(config, actions):
     from cifar10_test import predict
 
-    print_predictions(predict(config, actions["images"]), actions["explain"], actions["explain_limit"])
+    kept = actions["explain_limit"] if actions["explain"] else 0
+    print_predictions(predict(config, actions["images"], kept=kept), actions["explain"], actions["explain_limit"])
 
 
 def _publish(config, actions):

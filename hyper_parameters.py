@@ -334,6 +334,10 @@ class HyperParameters(FolderSettings):
                 f"--lookahead_steps must be at most --report_freq={self.report_freq}, received {self.lookahead_steps}, or reports would "
                 "tell of no new weights; give fewer steps"
             )
+        if self.class_weight and len(self.tasks) > 1:
+            raise UsageError(
+                f"--class_weight is for networks with one head, received --heads={self.heads}; leave one out"
+            )
         if self.teacher and len(self.tasks) > 1:
             raise UsageError(
                 f"--teacher is for networks with one head, received --heads={self.heads}; leave one of them out"

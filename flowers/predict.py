@@ -14,7 +14,7 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    from flowers.evaluate import PREDICT_READS, stored_settings
+    from flowers.evaluate import PREDICT_READS, make_reader, stored_settings
 
     parser = Parser(
         prog="python -m flowers.predict",
@@ -32,12 +32,8 @@ def _run(argv):
 
     devices.import_tensorflow()
     from cifar10_test import predict
-    from flowers.image_part import read_image
 
-    def read(file, shape):
-        return read_image(str(file), shape, config.faithful, config.pixel_range)
-
-    print_predictions(predict(config, images, read), explains, limit)
+    print_predictions(predict(config, images, make_reader(config), limit if explains else 0), explains, limit)
 
 
 if __name__ == "__main__":

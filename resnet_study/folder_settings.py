@@ -1,4 +1,5 @@
-"""Settings of images of one's own, which both programs have: which files are taken, with which labels, and what their pixels mean.
+"""Settings of images of one's own, which both programs have: which files are taken, with which labels, what their pixels mean, and how
+much each class counts.
 
 Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
 """
@@ -7,7 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from resnet_study.errors import UsageError
-from resnet_study.settings import DATA, Settings, setting
+from resnet_study.settings import DATA, TRAINING, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,13 @@ class FolderSettings(Settings):
         "",
         DATA,
         "LOW,HIGH: what becomes black and white in images of other than 8 bits; '' = by the kind of number, which is told",
+    )
+
+    class_weight: str = setting(
+        "",
+        TRAINING,
+        "factor of each class in the loss that training lowers: balanced = in inverse proportion to its training images; or a JSON file "
+        "{class: factor}; '' = 1",
     )
 
     def __post_init__(self):

@@ -13,8 +13,9 @@ import pytest
 
 from resnet_study import errors
 from resnet_study.data import image_files
-from resnet_study.data.image_files import read_image, read_images
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.prediction import list_images
 
 SHAPE = (32, 32, 3)
 
@@ -156,7 +157,7 @@ def test_kinds_that_people_have(tmp_path, ending, kind):
     PIL.Image.fromarray(draw()).save(tmp_path / f"a.{ending}", kind, quality=95)
     image = read(tmp_path / f"a.{ending}").astype(int)
     assert abs(image[[5, 5, 60, 60], [5, 90, 5, 90]] - draw()[[5, 5, 60, 60], [5, 90, 5, 90]]).max() <= 3
-    assert read_images([tmp_path], SHAPE, read_image)[0] == [tmp_path / f"a.{ending}"]
+    assert list_images([tmp_path]).files == [str(tmp_path / f"a.{ending}")]
 
 
 def test_heic_names_the_extra_where_it_is_missing(tmp_path, monkeypatch):
@@ -223,20 +224,3 @@ def test_a_long_text_is_no_reason_to_refuse_an_image(tmp_path):
     notes.add_text("notes", "x" * (2 << 20), zip=True)
     PIL.Image.fromarray(draw()).save(tmp_path / "a.png", pnginfo=notes)
     np.testing.assert_array_equal(read(tmp_path / "a.png"), draw())
-
-
-def test_a_folder_leaves_out_what_cannot_be_read(tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(encode("PNG"))
-    (tmp_path / "b.png").write_bytes(b"")
-    (tmp_path / "c.txt").write_bytes(b"notes")
-    files, images = read_images([tmp_path], SHAPE, read_image)
-    assert files == [tmp_path / "a.png"] and images.shape == (1, *SHAPE)
-    assert (
-        capsys.readouterr().err
-        == f"left out: {tmp_path / 'b.png'} is empty; give PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000\n"
-    )
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(UsageError, match=r"b\.png is empty"):
-        read_images([tmp_path], SHAPE, read_image)
-    with pytest.raises(UsageError, match=r"nowhere', which does not exist"):
-        read_images([tmp_path / "nowhere"], SHAPE, read_image)

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -195,44 +194,3 @@ def _register_heic(file: Path) -> tuple[str, ...]:
         ) from error
     pillow_heif.register_heif_opener()
     return ("HEIF",)
-
-
-def read_images(paths, shape: tuple[int, int, int], read_one) -> tuple[list[Path], np.ndarray]:
-    """Reads the images of files and folders.
-
-    Args:
-        paths: files, or folders whose images are taken in the order of their names; what cannot be read there is left out, and named.
-        shape: (height, width, channels).
-        read_one: reads one file, as `read_image`.
-
-    Returns:
-        (files that were read, images uint8 [n, height, width, channels]).
-
-    Raises:
-        UsageError: nothing could be read, or not a file that was named itself.
-    """
-    read, failures = [], []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            read.append((path, read_one(path, shape)))
-            continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise UsageError(
-                f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any; give another"
-            )
-        for file in found:
-            try:
-                read.append((file, read_one(file, shape)))
-            except UsageError as error:
-                failures.append(error)
-    if not read:
-        raise (
-            failures[0]
-            if failures
-            else UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none; give some")
-        )
-    for error in failures:
-        print(f"left out: {error}", file=sys.stderr)
-    files, images = zip(*read, strict=True)
-    return list(files), np.stack(images)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
+from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
 from resnet_study.networks import registry
@@ -59,6 +60,9 @@ class Classification:
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
         self.classes = len(data.class_names)
+        self._class_weights = class_weights(
+            config.class_weight, self.training.labels, data.class_names, data.class_folders
+        )
         self.stage_ends, self.report_freq = (config.train_steps,), config.report_freq
         self.update = UpdateRule(
             batch_size=config.train_batch_size,
@@ -195,7 +199,7 @@ class Classification:
 
     def measure(self, logits, labels) -> tuple:
         """What training lowers and reports tell of some images, see `step.measure_classes`."""
-        return measure_classes(logits, labels, self.config.label_smoothing)
+        return measure_classes(logits, labels, self.config.label_smoothing, self._class_weights)
 
     # What is said
 
@@ -222,7 +226,14 @@ class Classification:
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
+            + self._describe_balance()
         )
+
+    def _describe_balance(self):
+        labels, names = self.training.labels, self.data.class_names
+        if labels.ndim > 1 or self.config.train_random_label:
+            return ""
+        return "".join(f"\n{line}" for line in describe_balance(labels, names, self._class_weights is not None))
 
 
 class SeveralHeads(Classification):
