@@ -15,6 +15,7 @@ import numpy as np
 import cifar10_input
 from flowers.image_part import ImagePart, make_part
 from flowers.leaks import find_leaks
+from flowers.oxford102 import fetch_flowers
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study.data.folder_data import check_broken, list_classes
@@ -82,6 +83,8 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
         images, labels = data.validation.load(range(10))
     """
     rounding = ALL_CLASSES if run is None else _stored_rounding(run)
+    if config.dataset == "oxford102":
+        config = dataclasses.replace(config, dataset="folder", data_dir=str(fetch_flowers()))
     if config.dataset != "folder":
         return dataclasses.replace(_load_published(config), split_rounding=rounding)
     found = list_classes(config)

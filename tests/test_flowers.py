@@ -29,6 +29,7 @@ from flowers import augmentation, batches, data, features, heads, image_part, le
 from flowers.settings import FlowerParameters
 from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint
+from resnet_study.data import download
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import confidence_interval
@@ -222,7 +223,7 @@ def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
 def test_imagenet_without_network_fails_soon_and_names_the_ways(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(heads, "_WEIGHTS_SITE", "http://192.0.2.1/")  # an address that never answers
-    monkeypatch.setattr(heads, "_SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr(download, "_SECONDS_TO_CONNECT", 1)
     started = time.monotonic()
     with pytest.raises(UsageError, match=r"could not be downloaded.*--weights=FILE, --weights=RUN or --weights=none"):
         heads.build_resnet50_transfer(10, weights="imagenet")
@@ -990,11 +991,11 @@ def test_help_needs_neither_tensorflow_nor_keras():
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "--data_dir must be a folder"),
+        (["--dataset=folder"], "--data_dir must be a folder"),
         (["--data_dir=/no/such/folder"], "received '/no/such/folder'"),
         (["--epochs=0"], "--epochs must be at least 1"),
         (["--image_size=16"], "--image_size must be at least 32"),
-        (["--cache_features=on"], "needs images that do not change"),
+        (["--data_dir=x", "--cache_features=on"], "needs images that do not change"),
         (["--cache_features=on", "--backbone=trained"], "needs a frozen backbone"),
         (["--resume", "--overwrite"], "exclude each other"),
         (["--version=a/b"], "plain folder name"),
