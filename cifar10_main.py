@@ -23,6 +23,10 @@ from resnet_study.settings import Parser, add_flags
 _NAMING = (
     "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "data_dir", "seed", "validation_fraction",
 )  # fmt: skip
+# The settings that the test part of a folder of images follows from.
+_OF_FOLDER = (
+    "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
+)  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "diagram")
 # Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
 _TAKES = {
@@ -223,9 +227,12 @@ def _read_data_flags(flags):
     if run is None or not run.holds_run():
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)
-    return (
-        {} if "dataset" in flags else {name: getattr(stored, name) for name in ("dataset", "synthetic_images", "heads")}
-    )
+    if "dataset" in flags or ("data_dir" in flags and stored.dataset != "folder"):
+        names = ("value_range",)
+    else:
+        names = ("dataset", "synthetic_images", "heads", "value_range")
+        names += _OF_FOLDER if stored.dataset == "folder" else ()
+    return {name: getattr(stored, name) for name in names}
 
 
 def _train(config, actions):
@@ -272,7 +279,7 @@ def _publish(config, actions):
     if (run.path / "study.json").is_file():
         print(f"written: {publish_study(run.path, actions['experiment'] or run.path.name, results)}")
     else:
-        print(f"written: {publish(run, actions['experiment'] or config.dataset, results)}")
+        print(f"written: {publish(run, actions['experiment'] or config.dataset_name, results)}")
 
 
 if __name__ == "__main__":

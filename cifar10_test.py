@@ -19,6 +19,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles
+from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_folders, find_class_names, find_model
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
@@ -79,6 +80,8 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
             f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"
         )
     data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+    if not config.test_ckpt_path:
+        check_own(run, data[names[0]].fingerprint, data[names[0]].found)
     labels = {name: labelled.test.labels for name, labelled in data.items()}
     parts = LabelledParts(
         {"test": [(data[names[0]].test.images, labels)]},

@@ -49,6 +49,7 @@ def evaluate(config: FlowerParameters):
         UsageError: no such run or file, or the model does not fit the images.
     """
     from flowers.data import load_images
+    from resnet_study.data.new_images import check_own
     from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model
     from resnet_study.saved_models import load_model
 
@@ -57,6 +58,7 @@ def evaluate(config: FlowerParameters):
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
     if not config.test_ckpt_path:
+        check_own(run, data.fingerprint, data.found)
         _check_data(run, data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
 

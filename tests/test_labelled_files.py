@@ -1,5 +1,6 @@
 """Images of one's own: which layouts of folders, archives and tables are understood, and what is said of them."""
 
+import json
 import shutil
 import zipfile
 
@@ -230,27 +231,43 @@ def test_own_parts_are_kept(tmp_path):
 
 def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
     errors._said.clear()
+    photos = shutil.copytree(shapes / "folders", tmp_path / "photos")
     place = [f"--runs_dir={tmp_path}", "--version=x"]
     flags = [
         "--mode=train",
         "--dataset=folder",
-        f"--data_dir={shapes / 'folders'}",
+        f"--data_dir={photos}",
         "--image_size=8",
         "--model=resnet8",
+        "--tensorboard=false",
     ]
-    small = ["--train_batch_size=8", "--report_freq=4", "--warmup_steps=1", "--tensorboard=false"]
-    assert cifar10_main.main([*flags, *small, *place, "--train_steps=8"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{shapes}/folders: one folder per class; 2 classes, 40 training images"
+    assert (
+        cifar10_main.main(
+            [*flags, *place, "--train_batch_size=8", "--report_freq=4", "--warmup_steps=1", "--train_steps=8"]
+        )
+        == 0
+    )
+    assert capsys.readouterr().out.splitlines()[0] == f"{photos}: one folder per class; 2 classes, 40 training images"
     run = RunFolder(tmp_path / "x")
     before = run.result.read_bytes()
     assert cifar10_main.main(["--mode=test", *place]) == 0 and run.result.read_bytes() == before
-    assert cifar10_main.main(["--mode=predict", *place, "--images", str(shapes / "folders" / "dark")]) == 0
-    assert "dark" in capsys.readouterr().out and "folders" in run.read_config(type(from_preset("folder"))).command
-    moved = shutil.copytree(shapes / "folders", tmp_path / "other")
-    shutil.copy(moved / "dark" / "00.png", moved / "light")
-    assert cifar10_main.main(["--mode=train", *place, "--resume", f"--data_dir={moved}"]) == 2
-    assert "are others; give the same --data_dir" in capsys.readouterr().err
+    # Wherever it lies, and given by its folder alone, it is tested on its own test part.
+    moved = shutil.move(photos, tmp_path / "moved")
+    assert cifar10_main.main(["--mode=test", *place, f"--data_dir={moved}"]) == 0
+    assert json.loads(run.result.read_text())["test"] == json.loads(before)["test"]
+    before = run.result.read_bytes()
+    shutil.move(moved, photos)
+    assert cifar10_main.main(["--mode=test", place[0], f"--test_ckpt_path={run.path}"]) == 0
+    result = json.loads((tmp_path / "test-x-photos" / "result.json").read_text())
+    assert result["test"] == json.loads(before)["test"]
+    capsys.readouterr()
+    assert cifar10_main.main(["--mode=predict", *place, "--images", str(photos / "dark")]) == 0
+    assert "of the 20 images that lie in folders named like classes" in capsys.readouterr().out
+    shutil.copy(photos / "dark" / "00.png", photos / "light")
+    assert cifar10_main.main(["--mode=test", *place]) == 2
+    assert "have changed since" in capsys.readouterr().err
+    assert cifar10_main.main(["--mode=train", *place, "--resume"]) == 2
+    assert "are others; give the same --data_dir" in capsys.readouterr().err and run.result.read_bytes() == before
 
 
 @pytest.mark.parametrize(

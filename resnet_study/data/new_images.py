@@ -4,6 +4,7 @@ Importing this module imports neither TensorFlow nor Keras.
 """
 
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
+from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
 from resnet_study.run_folder import RunFolder
 
@@ -49,3 +50,13 @@ def _is_own(found, run) -> bool:
         return False
     kept = sum(facts["images"].values()) + len(facts["skipped"])
     return sorted(facts["class_folders"]) == sorted(found.classes) and kept == sum(map(len, found.parts.values()))
+
+
+def check_own(run: RunFolder, fingerprint: str, place: str) -> None:
+    """Raises UsageError where images are others than those a run was trained with: among them, its training images may be in other parts."""
+    kept = read_json(run.data, {}).get("fingerprint", fingerprint)
+    if kept != fingerprint:
+        raise UsageError(
+            f"the images of {place} have changed since {run} was trained; bring back what was there, or test on other images: "
+            "--dataset=folder --data_dir=NEW"
+        )

@@ -62,12 +62,12 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.network_options)
     }
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
-    title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset}, preset {config.preset}"
+    title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset_name}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     published = published_number(config)
     more = {
         "augmentation": lambda: _draw_augmentation(training, config),
-        "samples": lambda: draw_samples(training, names, config.dataset),
+        "samples": lambda: draw_samples(training, names, config.dataset_name),
     }
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
