@@ -11,10 +11,12 @@ While it goes, `predictions.part-<key>.csv` holds what is done; the key stands f
 by other predictions, `predictions-2.csv` and its companions are written, and so on.
 """
 
+import concurrent.futures
 import csv
 import dataclasses
 import hashlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -139,27 +141,36 @@ def predict_files(
     if part.rows and waiting:
         print(f"going on after {len(part.rows):,} images that {part.path} holds")
     shape, failures = model.input_shape[1:], []
-    size = max(1, _AT_A_TIME // int(np.prod(shape)))
-    size = min(size, 1024)
-    with tqdm(
-        total=len(images.files), initial=len(part.rows), unit="image", disable=None if len(waiting) > size else True
-    ) as bar:
+    size = min(1024, max(1, _AT_A_TIME // int(np.prod(shape))))
+
+    def attempt(file):
+        try:
+            return file, read(Path(file), shape)
+        except UsageError as error:
+            return file, error
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(
+            total=len(images.files), initial=len(part.rows), unit="image", disable=None if len(waiting) > size else True
+        ) as bar,
+    ):
         for start in range(0, len(waiting), size):
-            read_files, pixels = [], []
-            for file in (images.files[index] for index in waiting[start : start + size]):
-                try:
-                    pixels.append(read(Path(file), shape))
-                    read_files.append(as_text(file))
-                except UsageError as error:
-                    if file in images.named:
-                        raise
-                    failures.append(error)
+            files, pixels = [], []
+            for file, image in pool.map(attempt, (images.files[index] for index in waiting[start : start + size])):
+                if not isinstance(image, UsageError):
+                    files.append(as_text(file))
+                    pixels.append(image)
+                elif file in images.named:
+                    raise image
+                else:
+                    failures.append(image)
             if pixels:
                 found = answer(np.stack(pixels))
                 values = np.concatenate(
                     [found[head] for head in class_names] if isinstance(found, dict) else [found], axis=1
                 )
-                part.add(read_files, values)
+                part.add(files, values)
             bar.update(min(size, len(waiting) - start))
     if not part.rows:
         raise failures[0]

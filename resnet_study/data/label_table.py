@@ -30,7 +30,7 @@ _LARGEST = 1 << 30  # bytes
 def sort_by_table(sorting: Sorting, labels: str) -> None:
     """Fills a sorting by a table of labels.
 
-    A file is named by its path below the data folder, by its name alone, or by that without its ending. Where several files are
+    A file is named by its path, by its name alone, or by that without its ending. Where several files are
     called so, the one in the part of the row is meant, which is training where there is no column of parts. Images that no row names
     are left aside; those in a test folder have no labels.
 
@@ -53,11 +53,8 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
     called = collections.defaultdict(list)
     for folder, names in sorting.images.items():
         for name in names:
-            inner = "/".join([*folder, name])
-            for key in {name, inner, "/".join([*folder[len(sorting.root) :], name])}:
-                called[key].append((folder, name))
-                called[key[: key.rindex(".")]].append((folder, name))
-    taken, missing, bare = {}, [], 0
+            called[name.rpartition(".")[0]].append((folder, name))
+    taken, added, missing, bare = {}, set(), [], 0
     for name, label, part in rows:
         found = _find(called, name, part or "training", place)
         if found is None:
@@ -72,7 +69,8 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
                 f"{place} gives {name} the labels {taken[found]} and {label}, expected one for each image; several labels of an image are "
                 "not supported"
             )
-        else:
+        elif found not in added:
+            added.add(found)
             sorting.add(
                 (part if has_parts else _part_of_folder(sorting, found[0])) or "training", label, found[0], [found[1]]
             )
@@ -98,10 +96,13 @@ def _part_of_folder(sorting, folder):
 
 def _find(called, name: str, part: str, table: Path):
     """The folder and file that a row means; None if there is none."""
-    name = name.replace("\\", "/").removeprefix("./").lstrip("/")
-    found = list(dict.fromkeys(called.get(name) or called.get(name.rpartition("/")[2], [])))
-    if len(found) > 1:
-        found = [(folder, file) for folder, file in found if part in map(part_of, folder)] or found
+    *folders, last = [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".", "..")] or [""]
+    near = {place for key in (last, last.rpartition(".")[0]) for place in called.get(key, ())}
+    found = [(folder, file) for folder, file in near if last in (file, file.rpartition(".")[0])]
+    # Paths may be those of another machine, so the folders of a row only choose among several files.
+    for fits in (lambda folder: list(folder[-len(folders) :]) == folders, lambda folder: part in map(part_of, folder)):
+        if len(found) > 1:
+            found = sorted(place for place in found if fits(place[0])) or sorted(found)
     if len(found) > 1:
         raise UsageError(
             f"{table} names {name}, which may be {' or '.join('/'.join([*folder, file]) for folder, file in found[:2])}; give paths below "
