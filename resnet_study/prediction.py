@@ -12,6 +12,7 @@ by other predictions, `predictions-2.csv` and its companions are written, and so
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -33,7 +34,6 @@ from resnet_study.saved_models import find_heads
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
 _LEFT_OUT_NAMED = 20
-_MARK = ";"  # behind the last value of a row: so a row that a kill has cut off is noticed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ImageList:
     """Image files to be asked about.
 
     Attributes:
-        files: paths in order.
+        files: paths in order, each once.
         named: those that the user named one by one: each must be readable.
         folders: of each file, the names of the folders between what was named and the file; with that of the named folder in front.
     """
@@ -61,30 +61,27 @@ def list_images(paths) -> ImageList:
     Raises:
         UsageError: nothing is named, or a folder or archive holds no image.
     """
-    files, named, folders = [], set(), []
+    named, folders = set(), {}
     for path in map(Path, paths):
         if not path.is_dir() and path.suffix.lower() != ".zip":
-            files.append(str(path))
             named.add(str(path))
-            folders.append((path.parent.name,))
+            folders.setdefault(str(path), (path.parent.name,))
             continue
-        found, others = [], 0
+        found, others = {}, 0
         for inner, names in list_tree(path, IMAGE_SUFFIXES).items():
             images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
             others += len(names) - len(images)
-            found += [("/".join([str(path), *inner, name]), inner) for name in images]
+            found |= {"/".join([str(path), *inner, name]): (path.resolve().name, *inner) for name in images}
         if not found:
             raise UsageError(
                 f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any; give another"
             )
         if others:
             say_once(f"left aside in {path}: {others:,} file(s) that are no images of a kind that is read")
-        for file, inner in sorted(found):
-            files.append(file)
-            folders.append((path.resolve().name, *inner))
-    if not files:
+        folders |= {file: inner for file, inner in sorted(found.items()) if file not in folders}
+    if not folders:
         raise UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none; give some")
-    return ImageList(files, frozenset(named), folders)
+    return ImageList(list(folders), frozenset(named), list(folders.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,14 +218,17 @@ class _Part:
     def __init__(self, path: Path, columns: list[str]):
         """Reads what an earlier process has done; a row that a kill has cut off is forgotten."""
         self.path, self._header, self.rows = path, ["image", *map(as_text, columns)], {}
-        if path.is_file():
-            rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace"), newline=""))
-            next(rows, None)
-            for row in rows:
-                if len(row) != len(self._header) or not row[-1].endswith(_MARK):
-                    break
-                self.rows[row[0]] = np.array([value.rstrip(_MARK) for value in row[1:]], np.float32)
-            self._write_all(path, self.rows)
+        if not path.is_file():
+            return
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        next(rows, None)
+        for row in rows:
+            if len(row) != len(self._header):
+                break
+            with contextlib.suppress(ValueError):  # no numbers: it is asked again
+                self.rows[row[0]] = np.array(row[1:], np.float32)
+        self._write_all(path, self.rows)
 
     def add(self, files: list[str], values: np.ndarray) -> None:
         """Adds images and their probabilities, float32 [n, classes of all heads], to the file."""
@@ -236,28 +236,30 @@ class _Part:
         if not self.path.is_file():
             self._write_all(self.path, {})
         with self.path.open("a", encoding="utf-8", newline="") as opened:
-            opened.write(self._lines(new, _MARK))
+            opened.write(_lines(new))
         self.rows |= new
 
     def finish(self, path: Path, files: list[str]) -> None:
-        """Writes the table of all probabilities, and deletes the file of what was done."""
-        rows = {file: self.rows[file] for file in files}
-        write_atomically(path, self._lines({}, "", header=True) + self._lines(rows, ""))
-        self.path.unlink(missing_ok=True)
+        """Makes the file the table of all probabilities, with its rows in the order of `files`."""
+        if list(self.rows) == files:
+            self.path.replace(path)
+        else:  # images were read in a later try
+            self._write_all(path, {file: self.rows[file] for file in files})
+            self.path.unlink()
 
     def _write_all(self, path, rows):
-        write_atomically(path, self._lines({}, "", header=True) + self._lines(rows, _MARK))
-
-    def _lines(self, rows, mark, header=False):
-        """Rows as CSV, with `mark` behind each."""
         buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer)
-        if header:
-            writer.writerow(self._header)
-        for file, values in rows.items():
-            cells = [f"{value:.9g}" for value in values.tolist()]
-            writer.writerow([file, *cells[:-1], cells[-1] + mark])
-        return buffer.getvalue()
+        csv.writer(buffer).writerow(self._header)
+        write_atomically(path, buffer.getvalue() + _lines(rows))
+
+
+def _lines(rows) -> str:
+    """{path: probabilities} as lines of CSV; nine digits give the same float32 again."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows(
+        [file, *(f"{value:.9g}" for value in values.tolist())] for file, values in rows.items()
+    )
+    return buffer.getvalue()
 
 
 def _key(model, images, settings) -> str:

@@ -81,7 +81,8 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
         elif rest:
             sorting.leave(f"that {place.name} has no label for, such as {rest[0]}", len(rest))
     sorting.has_parts = bool(sorting.parts["validation"] or sorting.parts["test"])
-    sorting.taken = f"labels of {place.name}, parts by {'its column' if has_parts else 'folder' if sorting.has_parts else 'no column or folder'}"
+    by = "by its column" if has_parts else "by folder" if sorting.has_parts else "none"
+    sorting.taken = f"labels of {place.name}, parts: {by}"
     if missing:
         sorting.notes.append(
             f"{len(missing):,} row(s) of {place.name} name no image that is there, such as {missing[0]}"
