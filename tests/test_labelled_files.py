@@ -126,6 +126,11 @@ def test_an_archive_is_read_as_its_folder(tmp_path):
     assert packed.class_names == ("ant", "b") and packed.fingerprint == plain.fingerprint and packed.leak_count == 0
     np.testing.assert_array_equal(plain.training.images, packed.training.images)
     assert packed.unlabelled == (f"{tmp_path}/set.zip/set/test/5.png",)
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[content.rindex(b"IDAT") + 8] ^= 255
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(UsageError, match=r"1 image\(s\) .*set\.zip/set/val/b/4.png cannot be unpacked"):
+        flowers_data.load_images(FlowerParameters(data_dir=str(tmp_path / "set.zip"), image_size=32))
     (tmp_path / "no.zip").write_bytes(b"PK")
     with pytest.raises(UsageError, match=r"no\.zip must be a folder or a \.zip, received BadZipFile"):
         find_labelled(str(tmp_path / "no.zip"))
@@ -232,6 +237,7 @@ def test_own_parts_are_kept(tmp_path):
 def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
     errors._said.clear()
     photos = shutil.copytree(shapes / "folders", tmp_path / "photos")
+    shutil.copytree(photos / "light", photos / "test", ignore=shutil.ignore_patterns("[123]*"))
     place = [f"--runs_dir={tmp_path}", "--version=x"]
     flags = [
         "--mode=train",
@@ -247,8 +253,12 @@ def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
         )
         == 0
     )
-    assert capsys.readouterr().out.splitlines()[0] == f"{photos}: one folder per class; 2 classes, 40 training images"
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == f"{photos}: one folder per class, test/ = test; 2 classes, 40 training images, 5 test images without labels, which are predicted and not scored"
+    )
     run = RunFolder(tmp_path / "x")
+    assert len((run.path / "unlabelled" / "predictions.csv").read_text().splitlines()) == 6
     before = run.result.read_bytes()
     assert cifar10_main.main(["--mode=test", *place]) == 0 and run.result.read_bytes() == before
     # Wherever it lies, and given by its folder alone, it is tested on its own test part.

@@ -63,8 +63,8 @@ def find_labelled(data_dir: str, labels: str = "", label_level: int = 0) -> Labe
     """Finds the images of a folder or `.zip` and their labels.
 
     Args:
-        data_dir: folder or archive, with one of the layouts of this module.
-        labels: CSV file with labels, see `label_table.read_table`, also by its place in `data_dir`; "" = the folders are the labels.
+        data_dir: folder or archive, with one of the layouts of `folder_layout`.
+        labels: CSV file with labels, see `label_table.sort_by_table`, also by its place in `data_dir`; "" = the folders are the labels.
         label_level: which folder names the class, 1 = the first below the whole or below its part; 0 = the first, where that is clear.
 
     Returns:
@@ -109,7 +109,7 @@ def find_labelled(data_dir: str, labels: str = "", label_level: int = 0) -> Labe
 
 
 def _finish(sorting: Sorting) -> LabelledFiles:
-    # A path and no pair of names: so the order is the same whether folders or a table tell the class.
+    # By class and path: an order that does not depend on whether folders or a table tell the class.
     classes = sorted({label for members in sorting.parts.values() for _, label in members}, key=class_order)
     rank = {label: index for index, label in enumerate(classes)}
     parts = {
