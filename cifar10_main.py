@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         "depths; robustness = accuracy on corrupted test images; diagram = draw networks and their blocks",
     )
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="PATH", help="image files or folders, for --mode=predict"
+        "--images", nargs="+", default=[], metavar="PATH", help="image files, folders or .zips, for --mode=predict"
     )
     add_explain_flags(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")

@@ -18,10 +18,12 @@ def _run(argv):
 
     parser = Parser(
         prog="python -m flowers.predict",
-        description="Prints the three most likely classes of images, and writes them to predictions.csv of the run.",
+        description="Prints the three most likely classes of images, and writes them and all probabilities to the folder of the run.",
         allow_abbrev=False,
     )
-    parser.add_argument("images", nargs="+", metavar="PATH", help="image files, or folders of images")
+    parser.add_argument(
+        "images", nargs="+", metavar="PATH", help="image files, folders with all images within, or .zips"
+    )
     add_explain_flags(parser)
     add_flags(parser, FlowerParameters, PREDICT_READS)
     flags = vars(parser.parse_args(argv))

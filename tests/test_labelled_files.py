@@ -14,6 +14,7 @@ from flowers import data as flowers_data
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study import errors
+from resnet_study.data import folder_data
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
@@ -210,16 +211,18 @@ def shapes(tmp_path_factory):
     return place
 
 
-def test_folder_and_table_give_the_same_arrays(shapes):
+def test_folder_and_table_give_the_same_arrays(shapes, monkeypatch):
     config = from_preset("folder", data_dir=str(shapes / "folders"), image_size=8)
     folders = cifar10_input.load_data(config)
-    table = cifar10_input.load_data(
-        from_preset("folder", data_dir=str(shapes / "flat"), labels="labels.csv", image_size=8)
-    )
+    table_config = from_preset("folder", data_dir=str(shapes / "flat"), labels="labels.csv", image_size=8)
+    table = cifar10_input.load_data(table_config)
     assert folders.train.images.shape == (36, 8, 8, 1) and folders.class_names == ("dark", "light")
     for part in ("train", "test"):
         np.testing.assert_array_equal(getattr(folders, part).images, getattr(table, part).images)
         np.testing.assert_array_equal(getattr(folders, part).labels, getattr(table, part).labels)
+    with monkeypatch.context() as patch:  # what was read last is not read again
+        patch.setattr(folder_data, "read_image", None)
+        assert cifar10_input.load_data(table_config) is table
     colour = cifar10_input.load_data(from_preset("folder", data_dir=str(shapes / "folders"), channels=3, image_size=8))
     np.testing.assert_array_equal(colour.train.images[..., :1], folders.train.images)
     assert [len(part) for part in cifar10_input.split_data(folders, config)] == [32, 4]

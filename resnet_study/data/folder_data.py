@@ -13,6 +13,10 @@ from resnet_study.data.splits import hold_out
 from resnet_study.errors import UsageError, say_once
 from resnet_study.folder_settings import FolderSettings
 
+_LARGEST_KEPT = 1 << 30  # bytes of training images
+# What was read last: a run reads its images to train, to be tested and to be drawn, and to decode photographs takes long.
+_kept: dict[tuple, ImageData] = {}
+
 
 def list_classes(config: FolderSettings) -> LabelledFiles:
     """Finds the images that the settings mean, and says what was taken for what.
@@ -56,6 +60,18 @@ def load_folder(config) -> ImageData:
         UsageError: as `list_classes`; or an image cannot be read, or they do not fit into the memory.
     """
     found = list_classes(config)
+    settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image", "value_range")
+    key = (found.place, found.fingerprint(), *(getattr(config, name) for name in settings))
+    if key in _kept:
+        return _kept[key]
+    _kept.clear()
+    data = _read(config, found)
+    if data.train.images.nbytes <= _LARGEST_KEPT:
+        _kept[key] = data
+    return data
+
+
+def _read(config, found: LabelledFiles) -> ImageData:
     rank = {name: index for index, name in enumerate(found.classes)}
     parts = {
         part: ([file for file, _ in members], np.int32([rank[label] for _, label in members]))
