@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.image_files import read_image
@@ -13,6 +14,7 @@ from resnet_study.data.splits import hold_out
 from resnet_study.errors import UsageError, say_once
 from resnet_study.folder_settings import FolderSettings
 
+_FEW = 1000  # images that are read without showing progress
 _LARGEST_KEPT = 1 << 30  # bytes of training images
 # What was read last: a run reads its images to train, to be tested and to be drawn, and to decode photographs takes long.
 _kept: dict[tuple, ImageData] = {}
@@ -97,6 +99,8 @@ def _read(config, found: LabelledFiles) -> ImageData:
             else Split(images, labels)
         )
     check_broken(broken, config, found.place)
+    for reason in broken:
+        print(f"skipped: {reason}")
     for part, split in arrays.items():
         if len(set(split.labels.tolist())) < (len(found.classes) if part == "training" else 1):
             raise UsageError(f"{found.place} must hold {part} images of each class that can be read; mend or add some")
@@ -131,20 +135,21 @@ def read_all(files, read, shape) -> tuple[np.ndarray, dict[int, str]]:
             reasons[index] = str(error)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(attempt, range(len(files))):
+        shown = None if len(files) > _FEW else True
+        for _ in tqdm(
+            pool.map(attempt, range(len(files))), total=len(files), unit="image", desc="reading", disable=shown
+        ):
             pass
     return images, dict(sorted(reasons.items()))
 
 
 def check_broken(reasons, config: FolderSettings, place: str) -> None:
-    """Raises UsageError, naming some, if images that cannot be read are not to be skipped; otherwise names them all."""
+    """Raises UsageError, naming some, if images that cannot be read are not to be skipped."""
     if reasons and config.on_bad_image == "refuse":
         raise UsageError(
             f"{len(reasons)} image(s) of {place} cannot be read: {'; '.join(reasons[:3])}{'; ...' if len(reasons) > 3 else ''}; "
             "mend or remove them, or use --on_bad_image=skip"
         )
-    for reason in reasons:
-        say_once(f"skipped: {reason}")
 
 
 def _is_grey(images) -> bool:
