@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import tensorflow as tf
-from conftest import TINY
 
-import cifar10_main
+import cifar10_train
+from hyper_parameters import from_preset
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import measure
@@ -64,8 +64,9 @@ def test_results_tell_what_accuracy_hides(capsys):
 
 
 def test_a_run_with_weights(tmp_path, capsys):
-    flags = ["--mode=train", *TINY, f"--runs_dir={tmp_path}"]
-    assert cifar10_main.main([*flags, "--class_weight=balanced", "--version=x"]) == 0
+    given = {"synthetic_images": 200, "train_steps": 2, "tensorboard": False, "runs_dir": str(tmp_path)}
+    cifar10_train.train(from_preset("smoke", class_weight="balanced", version="x", **given))
     assert "class(es) have fewer than 20 training images" in capsys.readouterr().out
-    assert cifar10_main.main([*flags, "--class_weight=nowhere.json", "--version=y"]) == 2
+    with pytest.raises(UsageError, match="--class_weight must be balanced or a JSON file"):
+        cifar10_train.train(from_preset("smoke", class_weight="nowhere.json", version="y", **given))
     assert not (tmp_path / "y").exists()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import sys
 
 import cv2
@@ -60,11 +61,27 @@ def damaged_png():
     return bytes(content)
 
 
+def five_bands():
+    """A TIFF of one pixel and five bands."""
+    tags = [
+        (256, 4, 1, 1),
+        (257, 4, 1, 1),
+        (258, 3, 1, 8),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (277, 3, 1, 5),
+        (279, 4, 1, 5),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 16) + bytes(8) + directory
+
+
 CAUSES = {
     "missing": (None, "expected an image file, received '.*strange', which does not exist; check the name"),
     "empty": (b"", "strange is empty; give PNG"),
     "text": (b"not an image", "strange is no image of a kind that is read; give PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000"),
     "pcx": (encode("PCX"), "strange is no image of a kind that is read; give PNG"),
+    "five bands": (five_bands(), "strange is a TIFF that is damaged, or has more than four bands or .*; save it with three bands"),
     "damaged": (damaged_png(), r"strange is damaged \(broken data stream when reading image file\); mend it"),
     "pixels": (b"P6 30000 30000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
     "a bomb": (b"P6 30000 3000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),

@@ -141,6 +141,8 @@ def _decode(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
         )
         if is_cut:
             reason = "is cut off: its end is missing; copy it again or leave it out"
+        elif isinstance(error, PIL.UnidentifiedImageError) and content.startswith((b"II*\0", b"MM\0*")):
+            reason = "is a TIFF that is damaged, or has more than four bands or colours in floating point; save it with three bands of 8 or 16 bits"
         elif isinstance(error, PIL.UnidentifiedImageError):
             reason = f"is no image of a kind that is read; give {_KINDS}"
         elif isinstance(error, _BOMBS):
