@@ -249,7 +249,10 @@ def _test(config, actions):
     if (others := actions.get("others")) is not None:
         result, run = evaluate_others(config, others)
         print_result(result)
-        print(f"written: {run.result}, with the answers for each image beside it")
+        from resnet_study.reports.figures import draw_evaluation
+
+        draw_evaluation(run, result)
+        print(f"written: {run.result}, figures and the answers for each image beside it")
         return
     result, run = evaluate(config)
     print_result(result)

@@ -192,11 +192,13 @@ def report_others(config: FlowerParameters, found) -> None:
     """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
     from resnet_study.evaluation import find_model
     from resnet_study.new_data import evaluate_new
+    from resnet_study.reports.figures import draw_evaluation
     from resnet_study.saved_models import load_model
 
     result, folder = evaluate_new(config, found, load_model(find_model(config)[0]), make_reader(config))
     print_result(result)
-    print(f"written: {folder.result}, with the answers for each image beside it")
+    draw_evaluation(folder, result)
+    print(f"written: {folder.result}, figures and the answers for each image beside it")
 
 
 def report(config: FlowerParameters) -> None:

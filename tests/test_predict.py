@@ -122,7 +122,9 @@ def test_a_run_is_tested_on_other_images_in_a_folder_of_their_own(tmp_path, caps
     assert "on 10 test images of new: top-1 error" in capsys.readouterr().out
     folder = run.path / "evaluations" / "new"
     new = {path for path in run.path.rglob("*") if path not in before}
-    assert new == {folder.parent, folder, *folder.iterdir()}
+    assert (
+        new == {folder.parent, folder, *folder.rglob("*")} and (folder / "figures" / "confusion_matrix.png").is_file()
+    )
     result = json.loads((folder / "result.json").read_text())
     assert [row["images"] for row in result["test"]["per_class"]] == [
         0,

@@ -117,6 +117,20 @@ def draw_figures(
     return [*paths, layers]
 
 
+def draw_evaluation(folder: RunFolder, result: dict) -> None:
+    """Draws the confusion matrix and the reliability of a model on other images than its run's, into `folder.figures`.
+
+    Args:
+        folder, result: of `resnet_study.new_data.evaluate_new`.
+    """
+    metrics, title = result["test"], f"{result['model']} on {result['dataset']}"
+    names = [row["class"] for row in metrics["per_class"]]
+    with matplotlib.rc_context(STYLE):
+        save_figure(draw_reliability(metrics, title), folder.figures / "reliability.png")
+        matrix = draw_confusion(np.array(metrics["confusion_matrix"]), names, title)
+        save_figure(matrix, folder.figures / "confusion_matrix.png")
+
+
 def describe_layers(model) -> str:
     """A Markdown table of the layers of a model: output shape, trainable and non-trainable parameters, MB of float32 weights."""
     rows = []
