@@ -13,6 +13,7 @@ import numpy as np
 from hyper_parameters import HyperParameters
 from resnet_study.data.cifar_files import CIFAR10_CLASSES as CIFAR10_CLASSES
 from resnet_study.data.cifar_files import KINDS, load_cifar
+from resnet_study.data.folder_data import load_folder
 from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.mnist import load_mnist
 from resnet_study.data.splits import hold_out
@@ -23,6 +24,7 @@ def load_data(config: HyperParameters) -> ImageData:
     """Finds, verifies and reads the data set `config.dataset`.
 
     CIFAR and MNIST are looked for in `config.data_dir` if that is given, otherwise in Keras' cache, otherwise downloaded into it.
+    Images of one's own are those of `config.data_dir`, see `resnet_study.data.folder_data`.
     The labels are those of the first of `config.heads`, if there are any.
 
     Args:
@@ -47,6 +49,8 @@ def load_data(config: HyperParameters) -> ImageData:
         return draw_synthetic(config.synthetic_images, seed=0)
     if config.dataset == "mnist":
         return load_mnist(config.data_dir)
+    if config.dataset == "folder":
+        return load_folder(config)
     head = next(iter(config.tasks), "")
     data = load_cifar("cifar100_coarse" if head == "coarse" else config.dataset, config.data_dir)
     return _as_kinds(data) if head == "kind" else data
@@ -87,7 +91,8 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
     """Splits the training images into a training and a validation part, class by class.
 
     The parts depend on `split_seed` and `validation_fraction` only; on CIFAR-10 the default gives 45,000 and 5,000
-    (He 2015, section 4.2), on MNIST 1/12 gives 55,000 and 5,000; 0 leaves the validation part empty. With `train_random_label` /
+    (He 2015, section 4.2), on MNIST 1/12 gives 55,000 and 5,000; 0 leaves the validation part empty. A data set that has a validation
+    part of its own keeps it; with 0 it is trained on too. With `train_random_label` /
     `vali_random_label` the labels of a part are random.
 
     Args:
@@ -108,12 +113,25 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
         training, validation = split_data(load_data(config), config)
         print(len(training), len(validation))  # 1293 144
     """
+    if data.validation is not None and config.validation_fraction:
+        return _with_random_labels([data.train, data.validation], data, config)
+    if data.validation is not None:
+        both = [
+            np.concatenate(pair)
+            for pair in zip(*((part.images, part.labels) for part in (data.train, data.validation)), strict=True)
+        ]
+        data = dataclasses.replace(data, train=Split(*both))
     labels = data.train.labels
     fractions = {"validation_fraction": config.validation_fraction}
     (held_out,) = hold_out(labels, fractions, config.split_seed, data.class_names)
     is_validation = np.zeros(len(labels), bool)
     is_validation[held_out] = True
     parts = [data.train.take(np.flatnonzero(~is_validation)), data.train.take(np.flatnonzero(is_validation))]
+    return _with_random_labels(parts, data, config)
+
+
+def _with_random_labels(parts, data, config):
+    """Training and validation part, with random labels where the settings ask for them."""
     for index, randomize in enumerate((config.train_random_label, config.vali_random_label)):
         if randomize:
             random_labels = np.random.default_rng((config.seed, index)).integers(

@@ -21,7 +21,11 @@ from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
 _NAMING = (
-    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "seed", "validation_fraction",
+    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "data_dir", "seed", "validation_fraction",
+)  # fmt: skip
+# The settings that the test part of a folder of images follows from.
+_OF_FOLDER = (
+    "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
 )  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "diagram")
 # Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
@@ -59,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "depths; robustness = accuracy on corrupted test images; diagram = draw networks and their blocks",
     )
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="PATH", help="image files or folders, for --mode=predict"
+        "--images", nargs="+", default=[], metavar="PATH", help="image files, folders or .zips, for --mode=predict"
     )
     add_explain_flags(parser)
     parser.add_argument(
@@ -151,6 +155,7 @@ def _run(argv):
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if actions["mode"] == "train" and flags.get("test_ckpt_path"):
         raise UsageError("--test_ckpt_path is for --mode=test and predict; give --ckpt_path to start from weights")
+    actions["others"] = _find_others(flags) if actions["mode"] == "test" else None
     config = _settings(flags, actions)
     devices.import_tensorflow()
     {"train": _train, "test": _test, "predict": _predict, "calibrate": _calibrate, "publish": _publish}[
@@ -218,6 +223,18 @@ def _settings(flags, actions):
     return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
 
 
+def _find_others(flags):
+    """The labelled images to test on, where they are others than those of the run, see `find_new`."""
+    from resnet_study.data.new_images import find_new
+
+    path = flags.get("test_ckpt_path")
+    run = find_run(hyper_parameters.from_flags, flags, _NAMING) if not path else None
+    if path and path != "cifar10":
+        run = run_around(path)
+    holds = run is not None and run.holds_run()
+    return find_new(flags, run.read_config(hyper_parameters.HyperParameters) if holds else None, run)
+
+
 def _read_data_flags(flags):
     """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
     path = flags["test_ckpt_path"]
@@ -225,9 +242,12 @@ def _read_data_flags(flags):
     if run is None or not run.holds_run():
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)
-    return (
-        {} if "dataset" in flags else {name: getattr(stored, name) for name in ("dataset", "synthetic_images", "heads")}
-    )
+    if "dataset" in flags or ("data_dir" in flags and stored.dataset != "folder"):
+        names = ("value_range",)
+    else:
+        names = ("dataset", "synthetic_images", "heads", "value_range")
+        names += _OF_FOLDER if stored.dataset == "folder" else ()
+    return {name: getattr(stored, name) for name in names}
 
 
 def _train(config, actions):
@@ -238,9 +258,17 @@ def _train(config, actions):
         _test(config, actions)
 
 
-def _test(config, _actions):
-    from cifar10_test import evaluate
+def _test(config, actions):
+    from cifar10_test import evaluate, evaluate_others
 
+    if (others := actions.get("others")) is not None:
+        result, run = evaluate_others(config, others)
+        print_result(result)
+        from resnet_study.reports.figures import draw_evaluation
+
+        draw_evaluation(run, result)
+        print(f"written: {run.result}, figures and the answers for each image beside it")
+        return
     result, run = evaluate(config)
     print_result(result)
     if not config.test_ckpt_path and result["last_step"] < config.train_steps:
@@ -258,7 +286,8 @@ def _test(config, _actions):
 def _predict(config, actions):
     from cifar10_test import predict
 
-    print_predictions(predict(config, actions["images"]), actions["explain"], actions["explain_limit"])
+    kept = actions["explain_limit"] if actions["explain"] else 0
+    print_predictions(predict(config, actions["images"], kept=kept), actions["explain"], actions["explain_limit"])
 
 
 def _calibrate(config, actions):
@@ -286,7 +315,7 @@ def _publish(config, actions):
     if (run.path / "study.json").is_file():
         print(f"written: {publish_study(run.path, actions['experiment'] or run.path.name, results)}")
     else:
-        print(f"written: {publish(run, actions['experiment'] or config.dataset, results)}")
+        print(f"written: {publish(run, actions['experiment'] or config.dataset_name, results)}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ load_model(path)            a trained model: raw pixels -> probabilities
 test(model, images)         probabilities of any number of images
 evaluate(config)            metrics of a run on the test part -> result.json, predictions.npy
 calibrate(config)           a copy of a trained model whose probabilities can be believed -> calibrated.keras, calibration.json
+evaluate_others(config, ...)  the same on other images, in a folder of their own
 predict(config, paths)      the most likely classes of image files
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import keras
@@ -17,11 +19,22 @@ import pandas as pd
 import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
-from resnet_study.data.image_files import read_image, read_images
+from resnet_study.data.image_files import read_image
+from resnet_study.data.labelled_files import LabelledFiles
+from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model, measure
-from resnet_study.files import write_atomically, write_json
+from resnet_study.evaluation import (
+    LabelledParts,
+    evaluate_parts,
+    find_class_folders,
+    find_class_names,
+    find_model,
+    measure,
+)
+from resnet_study.files import write_json
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
+from resnet_study.new_data import evaluate_new, predict_unlabelled
+from resnet_study.prediction import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import find_heads, load_model, save_model
@@ -77,6 +90,8 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
             f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"
         )
     data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+    if not config.test_ckpt_path:
+        check_own(run, data[names[0]].fingerprint, data[names[0]].found)
     labels = {name: labelled.test.labels for name, labelled in data.items()}
     parts = LabelledParts(
         {"test": [(data[names[0]].test.images, labels)]},
@@ -89,7 +104,26 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         images_seen = int(run.read_history().iloc[-1]["step"]) * config.train_batch_size
         pflop = training_pflop(multiply_adds(model), images_seen)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
-    return evaluate_parts(config, path, run, model, parts, **views, pflop=pflop), run
+    result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
+    if unlabelled := data[names[0]].unlabelled:
+        predict_unlabelled(config, run, model, unlabelled, parts.class_names[""], _reader(config))
+    return result, run
+
+
+def evaluate_others(config: HyperParameters, found: LabelledFiles) -> tuple[dict, RunFolder]:
+    """Tests a model on images of one's own that it was not trained on; see `resnet_study.new_data.evaluate_new`.
+
+    Args:
+        config: settings; `test_ckpt_path` or `version` names the model.
+        found: of `resnet_study.new_data.find_new`.
+    """
+    model = load_model(find_model(config)[0], config.model_name)
+    return evaluate_new(config, found, model, _reader(config))
+
+
+def _reader(config):
+    """How an image file becomes an image of a shape."""
+    return functools.partial(read_image, value_range=config.pixel_range)
 
 
 def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
@@ -170,12 +204,12 @@ class Predictions:
     Attributes:
         model: the model.
         files: names of the image files.
-        images: uint8 [n, height, width, channels], what it was asked about.
+        images: uint8 [m, height, width, channels], the first of what it was asked about, as many as were to be kept.
         probabilities: {name of the head: float32 [n, classes]}; a single head is called "".
         class_names: {name of the head: names of its classes}.
         table: the columns image, class_1, probability_1, ... class_3, probability_3; of several heads <head>_1,
-            <head>_probability_1, ... for each.
-        csv_path: the file of the table.
+            <head>_probability_1, ... for each; and true_class where images lie in folders named like classes.
+        csv_path: the file of the table; beside it lie all probabilities, see `resnet_study.prediction`.
     """
 
     model: keras.Model
@@ -187,16 +221,18 @@ class Predictions:
     csv_path: Path
 
 
-def predict(config: HyperParameters, paths, read=None) -> Predictions:
+def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predictions:
     """The three most likely classes of image files, also written to the folder of `resnet_study.evaluation.find_model`.
 
-    The file is `predictions.csv`, or `predictions-2.csv` and so on where that holds other rows.
+    A few images are in memory at a time, and what is done is kept: the same call goes on after a kill. The files are those of
+    `resnet_study.prediction`.
 
     Args:
         config: settings of either program; `test_ckpt_path` or `version` names the model.
-        paths: files, or folders whose images are taken in the order of their names; an image of a folder that cannot be
-            decoded is named and left out.
+        paths: files, or folders and `.zip`s with all images within, in the order of their paths; an image of these that cannot be decoded is
+            named and left out.
         read: how a file becomes an image of a shape, as in the training of the model; None = `read_image`.
+        kept: the first so many images are kept in the result.
 
     Returns:
         What was read and what the model says of it.
@@ -213,27 +249,24 @@ def predict(config: HyperParameters, paths, read=None) -> Predictions:
     """
     path, run = find_model(config)
     model = load_model(path, config.model_name)
-    files, images = read_images(paths, model.input_shape[1:], read or read_image)
-    probabilities = test(model, images, config.test_batch_size)
-    probabilities = probabilities if isinstance(probabilities, dict) else {"": probabilities}
+    images = list_images(paths)
     class_names = find_class_names(path, model)
-    rows = [{"image": str(file)} for file in files]
-    for head, answers in probabilities.items():
-        columns = (f"{head}_", f"{head}_probability_") if head else ("class_", "probability_")
-        for row, answer in zip(rows, answers, strict=True):
-            for rank, label in enumerate(np.argsort(-answer, kind="stable")[:3], start=1):
-                row[f"{columns[0]}{rank}"] = class_names[head][label]
-                row[f"{columns[1]}{rank}"] = round(float(answer[label]), 4)
-    table = pd.DataFrame(rows)
-    csv_path = _write_beside(run.path, table.to_csv(index=False))
-    return Predictions(model, files, images, probabilities, class_names, table, csv_path)
-
-
-def _write_beside(folder: Path, text: str) -> Path:
-    """Writes `predictions.csv`, or the next free number where it holds other rows; returns the path."""
-    path, number = folder / "predictions.csv", 1
-    while path.exists() and path.read_bytes() != text.encode():
-        number += 1
-        path = folder / f"predictions-{number}.csv"
-    write_atomically(path, text)
-    return path
+    read = read or _reader(config)
+    predictor = Predictor(model)
+    folders, true_names = find_class_folders(path), None
+    if len(class_names) == 1:
+        (shown,) = class_names.values()
+        true_names = find_true_names(images, folders if len(folders) == len(shown) else shown, shown)
+    answers = predict_files(
+        model,
+        lambda pixels: test(predictor, pixels, config.test_batch_size),
+        images,
+        read,
+        run.path,
+        class_names,
+        settings=f"{config.value_range} {getattr(config, 'faithful', '')}",
+        true_names=true_names,
+    )
+    shape = model.input_shape[1:]
+    first = np.array([read(file, shape) for file in answers.files[:kept]], np.uint8).reshape(-1, *shape)
+    return Predictions(model, answers.files, first, answers.probabilities, class_names, answers.table, answers.csv_path)

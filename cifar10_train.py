@@ -29,7 +29,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
 from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, seconds_left
-from resnet_study.training.signals import catch_signals, check_loss, naming_errors
+from resnet_study.training.signals import catch_signals, check_loss, naming_errors, naming_size
 from resnet_study.training.stage import Stage
 from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
@@ -147,7 +147,8 @@ class Train:
 
     def _enter_stage(self, number):
         """Makes what is trained in a stage of the task: its network, a fresh optimizer, the compiled steps."""
-        self.stage = Stage(number, self.task, self.config, self.policy, self.strategy, self.towers)
+        with naming_size(self.config):
+            self.stage = Stage(number, self.task, self.config, self.policy, self.strategy, self.towers)
         self.model = self.stage.model
 
     def restore(self, path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
+from resnet_study.folder_settings import FolderSettings
 from resnet_study.networks.registry import name_with_blocks
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
-from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
+from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
 from resnet_study.training.learning_rate import learning_rate_at as learning_rate_at
 
 # Settings that are arguments of a network's builder; the registry knows which network takes which.
@@ -29,7 +30,7 @@ HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HyperParameters(Settings):
+class HyperParameters(FolderSettings):
     """One training run. Steps are batches, errors are top-1 in %, images are [height, width, RGB] of 0..255."""
 
     PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
@@ -81,15 +82,21 @@ class HyperParameters(Settings):
         "cifar10",
         DATA,
         "cifar10, cifar100 (fine labels), cifar100_coarse, mnist, digits (1,797 real digits, no download), "
-        "synthetic (drawn images, no download)",
-        choices=("cifar10", "cifar100", "cifar100_coarse", "mnist", "digits", "synthetic"),
+        "synthetic (drawn images, no download), folder (images of one's own in --data_dir)",
+        choices=("cifar10", "cifar100", "cifar100_coarse", "mnist", "digits", "synthetic", "folder"),
     )
     data_dir: str = setting(
         "",
         DATA,
         "where the data set lies: CIFAR's extracted folder, .tar.gz or binary version; MNIST's IDX files or mnist.npz; "
-        "'' = Keras' cache, then download",
+        "'' = Keras' cache, then download; of --dataset=folder the folder or .zip of images",
         operational=True,
+    )
+    image_size: int = setting(
+        32, DATA, "--dataset=folder: height and width that images are brought to, pixels", minimum=8, maximum=4096
+    )
+    channels: int = setting(
+        0, DATA, "--dataset=folder: 1 = grey, 3 = colour; 0 = grey where all images are", minimum=0, maximum=3
     )
     synthetic_images: int = setting(
         2000, DATA, "images drawn for --dataset=synthetic, training and test", minimum=40, maximum=1000000
@@ -298,6 +305,12 @@ class HyperParameters(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.dataset != "folder" and (self.image_size, self.channels) != (32, 0):
+            raise UsageError(
+                f"--image_size and --channels are for --dataset=folder, received {self.dataset}; leave them out"
+            )
+        if self.channels == 2:
+            raise UsageError("--channels must be 1, 3, or 0 = as the images are, received 2")
         if not self.validation_fraction and (self.vali_random_label or not self.is_full_validation):
             raise UsageError(
                 "--validation_fraction=0 holds no images out, received --vali_random_label or --is_full_validation=false, which are "
@@ -320,6 +333,10 @@ class HyperParameters(Settings):
             raise UsageError(
                 f"--lookahead_steps must be at most --report_freq={self.report_freq}, received {self.lookahead_steps}, or reports would "
                 "tell of no new weights; give fewer steps"
+            )
+        if self.class_weight and len(self.tasks) > 1:
+            raise UsageError(
+                f"--class_weight is for networks with one head, received --heads={self.heads}; leave one out"
             )
         if self.teacher and len(self.tasks) > 1:
             raise UsageError(
@@ -359,8 +376,8 @@ class HyperParameters(Settings):
 
     @property
     def dataset_name(self) -> str:
-        """For titles and file names."""
-        return self.dataset
+        """For titles and file names: that of the data set, or of the folder of images."""
+        return self.folder_name if self.dataset == "folder" else self.dataset
 
     @property
     def network_options(self) -> dict:
@@ -380,7 +397,7 @@ class HyperParameters(Settings):
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
         recipe = self.preset if self.validation_fraction else f"{self.preset}-all"
-        return self.version or f"{self.model_name}-{self.dataset}-{recipe}-seed{self.seed}"
+        return self.version or f"{self.model_name}-{self.dataset_name}-{recipe}-seed{self.seed}"
 
     @property
     def command(self) -> str:
@@ -394,7 +411,7 @@ class HyperParameters(Settings):
         changes = dataclasses.replace(self, teacher=teacher).flags_beside(
             dataclasses.replace(implied, model=own.model, dataset=own.dataset)
         )
-        return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *name])
+        return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *self.folder_flags, *name])
 
 
 def is_made_for(preset: str, model: str) -> bool:

@@ -2,7 +2,6 @@
 
 load_images(config)           -> FlowerData            this file; the parts, with their classes in order
 
-class_folders.py              which parts and classes a folder has, and their names
 image_part.py                 the images of one part, each read when it is needed; broken ones
 augmentation.py               rotation, shear, zoom and flip of one image
 batches.py                    augmented batches as tf.data
@@ -10,16 +9,16 @@ leaks.py                      images that are in two parts
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
 import cifar10_input
-from flowers.class_folders import class_order, describe_lack, find_part, list_parts, read_class_names
 from flowers.image_part import ImagePart, make_part
 from flowers.leaks import find_leaks
+from flowers.oxford102 import fetch_flowers
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
+from resnet_study.data.folder_data import check_broken, list_classes
 from resnet_study.data.splits import ALL_CLASSES, EACH_CLASS, hold_out
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
@@ -38,6 +37,7 @@ class FlowerData:
         broken: reasons for the files left out at the start because they could not be read.
         leaks: pairs of images with equal content in two parts, at most 20 of them.
         leak_count: number of such pairs; None = not looked for.
+        unlabelled, fingerprint: see `resnet_study.data.labelled_files.LabelledFiles`.
         split_rounding: how the parts were rounded, see `resnet_study.data.splits.hold_out`; `data.json` of a run keeps it.
     """
 
@@ -51,6 +51,8 @@ class FlowerData:
     leaks: tuple[tuple[str, str], ...] = ()
     leak_count: int | None = None
     split_rounding: str = ALL_CLASSES
+    unlabelled: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     @property
     def skipped(self) -> list[str]:
@@ -60,7 +62,7 @@ class FlowerData:
 
 
 def load_images(config: FlowerParameters, run: RunFolder | None = None) -> FlowerData:
-    """Lists the images of `config.data_dir`, splits them where they are not split yet, and reads them if they are few.
+    """Lists the images of `config.data_dir`, see `resnet_study.data.labelled_files`, splits them where they are not split yet, and reads them if they are few.
 
     Args:
         config: settings.
@@ -81,37 +83,27 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
         images, labels = data.validation.load(range(10))
     """
     rounding = ALL_CLASSES if run is None else _stored_rounding(run)
+    if config.dataset == "oxford102":
+        config = dataclasses.replace(config, dataset="folder", data_dir=str(fetch_flowers()))
     if config.dataset != "folder":
         return dataclasses.replace(_load_published(config), split_rounding=rounding)
-    folder = Path(config.data_dir).expanduser()
-    if not config.data_dir or not folder.is_dir():
-        raise UsageError(
-            "--data_dir must be a folder with train/<class>/ and valid/<class>/, or with one folder per class, received "
-            + (f"'{config.data_dir}', which does not exist or is no folder" if config.data_dir else "none; give one")
-        )
-    listed = list_parts(folder)
-    classes = sorted(set().union(*listed.values()), key=class_order)
+    found = list_classes(config)
+    classes = list(found.classes)
     if config.classes > len(classes):
-        raise UsageError(f"--classes must be at most the {len(classes)} classes of {folder}, received {config.classes}")
+        raise UsageError(
+            f"--classes must be at most the {len(classes)} classes of {found.place}, received {config.classes}"
+        )
     classes = classes[: config.classes or None]
     if config.faithful:
         classes = sorted(classes)
-    if len(classes) < 2:
-        raise UsageError(
-            f"{folder} must hold the folders of two classes or more, with images in them, received {describe_lack(folder, classes)}"
-        )
-    bare = [name for name in classes if not listed["training"].get(name)]
-    if bare:
-        raise UsageError(
-            f"every class of {folder} needs training images, received none for {', '.join(bare[:5])}; add some"
-        )
+    rank = {name: label for label, name in enumerate(classes)}
     flat = {
-        part: [(file, label) for label, name in enumerate(classes) for file in files.get(name, [])]
-        for part, files in listed.items()
+        part: sorted(((file, rank[name]) for file, name in members if name in rank), key=lambda pair: pair[::-1])
+        for part, members in found.parts.items()
     }
     if "validation" not in flat:
         fractions = {"validation_fraction": config.validation_fraction}
-        if config.test_fraction and not find_part(folder, "training"):
+        if config.test_fraction and not found.has_parts:
             fractions["test_fraction"] = config.test_fraction
         members = flat["training"]
         held_out = hold_out([label for _, label in members], fractions, config.split_seed, classes, rounding)
@@ -123,26 +115,22 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
         if members:
             parts[part], reasons = make_part(*zip(*members, strict=True), config)
             broken += reasons
-    if broken and config.on_bad_image == "refuse":
-        raise UsageError(
-            f"{len(broken)} image(s) of {folder} cannot be read: {'; '.join(broken[:3])}{'; ...' if len(broken) > 3 else ''}; "
-            "mend or remove them, or use --on_bad_image=skip"
-        )
+    check_broken(broken, config, found.place)
     for part in ("training", "validation"):
         if not len(parts.get(part, ())):
-            raise UsageError(f"{folder} must hold {part} images, received none that can be read; add some")
+            raise UsageError(f"{found.place} must hold {part} images, received none that can be read; add some")
     known = set(parts["training"].labels.tolist())
     lost = [name for label, name in enumerate(classes) if label not in known]
     if lost:
         raise UsageError(
-            f"every class of {folder} needs training images that can be read, received none for {', '.join(lost[:5])}; mend or "
+            f"every class of {found.place} needs training images that can be read, received none for {', '.join(lost[:5])}; mend or "
             "add some, or remove the class"
         )
-    names = read_class_names(folder, classes)
+    shown = dict(zip(found.classes, found.class_names, strict=True))
     leaks = find_leaks(parts, config.find_leaks)
     return FlowerData(
-        parts["training"], parts["validation"], parts.get("test"), tuple(classes), names, str(folder),
-        tuple(broken), *leaks, rounding,
+        parts["training"], parts["validation"], parts.get("test"), tuple(classes), tuple(shown[name] for name in classes), found.place,
+        tuple(broken), *leaks, rounding, found.unlabelled, found.fingerprint(),
     )  # fmt: skip
 
 

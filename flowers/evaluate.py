@@ -18,8 +18,17 @@ from resnet_study.settings import Parser, add_flags
 # The settings that the name of a run folder follows from.
 _NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed")
 # The settings that make the parts of the data.
-_DATA = ("dataset", "data_dir", "classes", "validation_fraction", "test_fraction", "split_seed")
-PREDICT_READS = (*_NAMING, "faithful", "test_batch_size", "test_ckpt_path")
+_DATA = (
+    "dataset",
+    "data_dir",
+    "labels",
+    "label_level",
+    "classes",
+    "validation_fraction",
+    "test_fraction",
+    "split_seed",
+)
+PREDICT_READS = (*_NAMING, "faithful", "value_range", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
 EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
 
@@ -40,6 +49,7 @@ def evaluate(config: FlowerParameters):
         UsageError: no such run or file, or the model does not fit the images.
     """
     from flowers.data import load_images
+    from resnet_study.data.new_images import check_own
     from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model
     from resnet_study.saved_models import load_model
 
@@ -48,6 +58,7 @@ def evaluate(config: FlowerParameters):
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
     if not config.test_ckpt_path:
+        check_own(run, data.fingerprint, data.found)
         _check_data(run, data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
 
@@ -63,7 +74,19 @@ def evaluate(config: FlowerParameters):
         data.found,
         "the images and --classes it was trained with",
     )
-    return evaluate_parts(config, path, run, model, labelled, chosen_by="validation_loss"), run, data
+    result = evaluate_parts(config, path, run, model, labelled, chosen_by="validation_loss")
+    if data.unlabelled:
+        from resnet_study.new_data import predict_unlabelled
+
+        predict_unlabelled(config, run, model, data.unlabelled, data.class_names, make_reader(config))
+    return result, run, data
+
+
+def make_reader(config: FlowerParameters):
+    """How an image file becomes an image of a shape, as in the training of a model: function of (path, shape)."""
+    from flowers.image_part import read_image
+
+    return lambda file, shape: read_image(str(file), shape, config.faithful, config.pixel_range)
 
 
 def _check_data(run, data):
@@ -165,6 +188,19 @@ def _draw(config, run, data, result):
     write_atomically(run.figures / "report.md", _trial_table(config, data, result, history))
 
 
+def report_others(config: FlowerParameters, found) -> None:
+    """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
+    from resnet_study.evaluation import find_model
+    from resnet_study.new_data import evaluate_new
+    from resnet_study.reports.figures import draw_evaluation
+    from resnet_study.saved_models import load_model
+
+    result, folder = evaluate_new(config, found, load_model(find_model(config)[0]), make_reader(config))
+    print_result(result)
+    draw_evaluation(folder, result)
+    print(f"written: {folder.result}, figures and the answers for each image beside it")
+
+
 def report(config: FlowerParameters) -> None:
     """Tests, prints what came out, a line for each part, and draws the figures of a run."""
     result, run, data = evaluate(config)
@@ -190,6 +226,16 @@ def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) 
     return find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
 
 
+def _find_others(flags):
+    """The labelled images to test on, where they are others than those of the run, see `find_new`."""
+    from resnet_study.data.new_images import find_new
+
+    path = flags.get("test_ckpt_path")
+    run = run_around(path) if path else find_run(lambda given: FlowerParameters(**given), flags, _NAMING)
+    holds = run is not None and run.holds_run() and "preset" not in read_json(run.config, dict)
+    return find_new(flags, run.read_config(FlowerParameters) if holds else None, run)
+
+
 def _read_data_flags(flags):
     """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
     run = run_around(flags["test_ckpt_path"])
@@ -198,7 +244,7 @@ def _read_data_flags(flags):
         return {}
     stored = run.read_config(FlowerParameters)
     names = () if {"dataset", "data_dir"} & flags.keys() else _DATA
-    return {name: getattr(stored, name) for name in (*names, "faithful")}
+    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range")}
 
 
 def main(argv=None) -> int:
@@ -222,11 +268,16 @@ def main(argv=None) -> int:
         publishes, results, experiment = (flags.pop(name) for name in ("publish", "results_dir", "experiment"))
         if publishes and flags.get("test_ckpt_path"):
             raise UsageError("--publish needs a run, received --test_ckpt_path; give --version=NAME")
+        others = _find_others(flags)
+        if publishes and others is not None:
+            raise UsageError("--publish is for a run on its own data, received other images; leave out --data_dir")
         config = stored_settings(flags)
 
         from resnet_study import devices
 
         devices.import_tensorflow()
+        if others is not None:
+            return report_others(config, others)
         report(config)
         if publishes:
             from resnet_study.reports.published import list_flower_numbers

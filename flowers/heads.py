@@ -17,22 +17,19 @@ import contextlib
 import dataclasses
 import re
 import socket
-import threading
-import urllib.request
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 
-from resnet_study.data.download import keras_cache
+from resnet_study.data.download import is_reachable, keras_cache
 from resnet_study.errors import UsageError, shorten
 from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, read_model
 
 _WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-_SECONDS_TO_CONNECT = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,19 +349,7 @@ def _check_imagenet(backbone_name):
     cache = keras_cache("models")
     if (cache / spec.weights_file).is_file():
         return
-    answers = []
-
-    def ask():
-        with contextlib.suppress(Exception):
-            request = urllib.request.Request(_WEIGHTS_SITE + spec.weights_file, method="HEAD")
-            with urllib.request.urlopen(request, timeout=_SECONDS_TO_CONNECT) as answer:
-                answers.append(answer.status)
-
-    # In a thread, because looking up a name and trying many addresses have no common limit of time.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_SECONDS_TO_CONNECT)
-    if not answers:
+    if not is_reachable(_WEIGHTS_SITE + spec.weights_file):
         raise UsageError(
             f"the ImageNet weights of {spec.application} are not in {cache} and could not be downloaded; connect to a "
             f"network, put {spec.weights_file} there, or use --weights=FILE, --weights=RUN or --weights=none"

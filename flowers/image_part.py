@@ -5,10 +5,9 @@ larger part are read when their turn comes. Either way a broken one is named, an
 run at its last checkpoint, ends; skip = left out, and where a batch needs it, the next image of its class stands in.
 """
 
-import concurrent.futures
 import dataclasses
+import io
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import PIL.Image
 
 from flowers.settings import FlowerParameters
 from resnet_study.data import image_files
+from resnet_study.data.folder_data import read_all
 from resnet_study.errors import UsageError
 
 _LARGEST_IN_MEMORY = 1 << 30  # bytes of decoded images per part
@@ -34,6 +34,7 @@ class ImagePart:
         skips: whether files that turn out to be broken are left out; otherwise they are an error.
         squeezes: whether images are squeezed into `shape` by their nearest pixels, as Keras' `flow_from_directory` does,
             and not cut to its aspect.
+        value_range: see `resnet_study.data.image_files.read_image`.
         broken: {index: reason} of the files found broken so far.
     """
 
@@ -43,6 +44,7 @@ class ImagePart:
     images: np.ndarray | None = dataclasses.field(default=None, repr=False)
     skips: bool = False
     squeezes: bool = False
+    value_range: tuple[float, float] | None = None
     broken: dict[int, str] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self):
@@ -94,7 +96,7 @@ class ImagePart:
             return None
         try:
             if self.images is None:
-                return read_image(self.files[index], self.shape, self.squeezes)
+                return read_image(self.files[index], self.shape, self.squeezes, self.value_range)
         except UsageError as error:
             if not self.skips:
                 raise
@@ -115,40 +117,33 @@ def make_part(files, labels, config: FlowerParameters) -> tuple[ImagePart, list[
     Args:
         files: path of each image.
         labels: of each, 0-based.
-        config: uses image_size, on_bad_image, faithful.
+        config: uses image_size, on_bad_image, faithful, value_range.
 
     Returns:
         (the part, without images that are known to be broken; the reasons for these).
     """
     shape = (config.image_size, config.image_size, 3)
     labels = np.array(labels, np.int32)
-    options = {"skips": config.on_bad_image == "skip", "squeezes": config.faithful}
+    options = {"skips": config.on_bad_image == "skip", "squeezes": config.faithful, "value_range": config.pixel_range}
     if len(files) > _MOST_IN_MEMORY or len(files) * math.prod(shape) > _LARGEST_IN_MEMORY:
         return ImagePart(tuple(files), labels, shape, **options), []
-    images = np.empty((len(files), *shape), np.uint8)
-
-    def attempt(index):
-        try:
-            images[index] = read_image(files[index], shape, config.faithful)
-            return None
-        except UsageError as error:
-            return str(error)
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = list(pool.map(attempt, range(len(files))))
-    good = [index for index, reason in enumerate(reasons) if reason is None]
-    images = images if len(good) == len(files) else images[good]
+    images, reasons = read_all(files, lambda file: read_image(file, shape, config.faithful, config.pixel_range), shape)
+    good = [index for index in range(len(files)) if index not in reasons]
+    images = images if not reasons else images[good]
     part = ImagePart(tuple(files[index] for index in good), labels[good], shape, images, **options)
-    return part, [reason for reason in reasons if reason]
+    return part, list(reasons.values())
 
 
-def read_image(file: str, shape: tuple[int, int, int], squeezes: bool) -> np.ndarray:
+def read_image(
+    file: str, shape: tuple[int, int, int], squeezes: bool, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Reads one image and brings it to a shape.
 
     Args:
         file: path.
         shape: (height, width, RGB).
         squeezes: see `ImagePart`; False = as `resnet_study.data.image_files.read_image`.
+        value_range: see there.
 
     Returns:
         uint8 of that shape.
@@ -156,8 +151,8 @@ def read_image(file: str, shape: tuple[int, int, int], squeezes: bool) -> np.nda
     Raises:
         UsageError: the file cannot be read, or is no whole image; the message says why.
     """
-    image = image_files.read_image(Path(file), shape)
+    image = image_files.read_image(Path(file), shape, value_range)
     if not squeezes:
         return image
-    with PIL.Image.open(file) as opened:
+    with PIL.Image.open(io.BytesIO(image_files.read_content(Path(file)))) as opened:
         return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))

@@ -5,8 +5,10 @@ import contextlib
 import hashlib
 import itertools
 import math
-import os
 from pathlib import Path
+
+from resnet_study.data.file_tree import file_size, read_member
+from resnet_study.errors import UsageError
 
 _MOST_COMPARED = 50_000  # files that are read, unless asked for
 _LEAKS_LISTED = 20
@@ -27,11 +29,11 @@ def find_leaks(parts: dict, wanted: str) -> tuple[tuple[tuple[str, str], ...], i
     if wanted == "off":
         return (), None
     groups = [[(part, file) for part, images in parts.items() for file in images.files]]
-    for key in (_size, _last_bytes, _digest):
+    for key in (file_size, _last_bytes, _digest):
         keyed = collections.defaultdict(list)
         for number, group in enumerate(groups):
             for part, file in group:
-                with contextlib.suppress(OSError):  # whatever cannot be read is found when it is its turn
+                with contextlib.suppress(OSError, UsageError):  # whatever cannot be read is found when it is its turn
                     keyed[number, key(file)].append((part, file))
         groups = [group for group in keyed.values() if len({part for part, _ in group}) > 1]
         if wanted == "auto" and sum(map(len, groups)) > _MOST_COMPARED:
@@ -46,15 +48,15 @@ def find_leaks(parts: dict, wanted: str) -> tuple[tuple[tuple[str, str], ...], i
     return tuple(sorted(leaks)[:_LEAKS_LISTED]), count
 
 
-def _size(file):
-    return os.stat(file).st_size  # noqa: PTH116 - a million objects would take their time
-
-
 def _last_bytes(file):
-    with open(file, "rb") as opened:  # noqa: PTH123
-        opened.seek(max(0, _size(file) - 1024))
+    content = read_member(file, file_size(file))
+    if content is not None:
+        return content[-1024:]
+    with open(file, "rb") as opened:  # noqa: PTH123 - a million objects would take their time
+        opened.seek(max(0, file_size(file) - 1024))
         return opened.read()
 
 
 def _digest(file):
-    return hashlib.sha256(Path(file).read_bytes()).digest()
+    content = read_member(file, file_size(file))
+    return hashlib.sha256(Path(file).read_bytes() if content is None else content).digest()

@@ -14,14 +14,16 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    from flowers.evaluate import PREDICT_READS, stored_settings
+    from flowers.evaluate import PREDICT_READS, make_reader, stored_settings
 
     parser = Parser(
         prog="python -m flowers.predict",
-        description="Prints the three most likely classes of images, and writes them to predictions.csv of the run.",
+        description="Prints the three most likely classes of images, and writes them and all probabilities to the folder of the run.",
         allow_abbrev=False,
     )
-    parser.add_argument("images", nargs="+", metavar="PATH", help="image files, or folders of images")
+    parser.add_argument(
+        "images", nargs="+", metavar="PATH", help="image files, folders with all images within, or .zips"
+    )
     add_explain_flags(parser)
     add_flags(parser, FlowerParameters, PREDICT_READS)
     flags = vars(parser.parse_args(argv))
@@ -32,12 +34,8 @@ def _run(argv):
 
     devices.import_tensorflow()
     from cifar10_test import predict
-    from flowers.image_part import read_image
 
-    def read(file, shape):
-        return read_image(str(file), shape, config.faithful)
-
-    print_predictions(predict(config, images, read), explains, limit)
+    print_predictions(predict(config, images, make_reader(config), limit if explains else 0), explains, limit)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
-from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, Settings, setting
+from resnet_study.folder_settings import FolderSettings
+from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
 
 
 def _shared_setting(name: str, default=None, **facts):
@@ -27,7 +28,7 @@ def _shared_setting(name: str, default=None, **facts):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FlowerParameters(Settings):
+class FlowerParameters(FolderSettings):
     """One transfer run. Images are [height, width, RGB] of 0..255; an epoch is one pass over the training images."""
 
     PROGRAM: ClassVar[str] = "python -m flowers.train"
@@ -47,13 +48,14 @@ class FlowerParameters(Settings):
     dataset: str = setting(
         "folder",
         DATA,
-        "folder = the images of --data_dir; or a data set of cifar10_main.py, see there",
-        choices=("folder", *HyperParameters.__dataclass_fields__["dataset"].metadata["choices"]),
+        "folder = the images of --data_dir; oxford102 = Oxford 102 Flowers, downloaded once (345 MB), in the parts of the flower text; or a "
+        "data set of cifar10_main.py, see there",
+        choices=(*HyperParameters.__dataclass_fields__["dataset"].metadata["choices"], "oxford102"),
     )
     data_dir: str = setting(
         "",
         DATA,
-        "folder with train/<class>/ and valid/<class>/, perhaps test/<class>/; or with one folder per class, to be split; for "
+        "folder or .zip with train/<class>/ and valid/<class>/, perhaps test/<class>/; or with one folder per class, to be split; for "
         "--dataset=cifar10 and the like the place of its files",
         operational=True,
     )
@@ -65,9 +67,6 @@ class FlowerParameters(Settings):
         "validation_fraction",
         minimum=0.001,
         help="share of each class held out for validation, where the folder has no valid/",
-    )
-    test_fraction: float = setting(
-        0.1, DATA, "share of each class held out for testing, where one folder is split", minimum=0.0, maximum=0.9
     )
     split_seed: int = _shared_setting("split_seed")
     augment: bool = setting(True, DATA, "rotate, shear, zoom and flip the training images")
@@ -90,10 +89,6 @@ class FlowerParameters(Settings):
         "who augments: tfdata = one affine map by OpenCV; generator = Keras' ImageDataGenerator, as the text (slower)",
         choices=("tfdata", "generator"),
     )
-    on_bad_image: str = setting(
-        "refuse", DATA, "images that cannot be read: refuse = name them and stop; skip = name them and leave them out",
-        choices=("refuse", "skip"),
-    )  # fmt: skip
     find_leaks: str = setting(
         "auto",
         DATA,
@@ -223,9 +218,7 @@ class FlowerParameters(Settings):
     @property
     def dataset_name(self) -> str:
         """Name of the data set or of the folder of images, for titles and file names."""
-        if self.dataset != "folder":
-            return self.dataset
-        return Path(self.data_dir or "images").expanduser().resolve().name
+        return self.folder_name if self.dataset == "folder" else self.dataset
 
     @property
     def model_choices(self) -> dict:
@@ -252,9 +245,8 @@ class FlowerParameters(Settings):
     @property
     def command(self) -> str:
         """The command that repeats the run, with the folder of images by its name, and given weights as if in `runs/`."""
-        place = [f"--data_dir={self.dataset_name}"] if self.dataset == "folder" else []
         is_path = self.weights not in ("imagenet", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
         own_name = dataclasses.replace(self, version="").run_name
         name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
-        return " ".join([self.PROGRAM, *place, *named.flags_beside(type(self)()), *name])
+        return " ".join([self.PROGRAM, *self.folder_flags, *named.flags_beside(type(self)()), *name])

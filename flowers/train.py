@@ -1,5 +1,6 @@
 """Transfer learning on a folder of images, in one command.
 
+python -m flowers.train                                         # the experiment of the flower text: ten flowers, downloaded once
 python -m flowers.train --data_dir=FOLDER                       # ResNet50, ImageNet weights, the values of the flower text
 python -m flowers.train --data_dir=FOLDER --variants=8          # the backbone runs once per image and variant: far faster
 python -m flowers.train --version=NAME --resume                 # goes on where it was stopped
@@ -36,7 +37,13 @@ def _run(argv):
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
+    if not {"dataset", "data_dir", "labels"} & flags.keys() and not (resume and "version" in flags):
+        flags |= {"dataset": "oxford102", "classes": flags.get("classes", 10)}
     config = stored_settings(flags, goes_on=resume, begins=True)
+    if config.dataset == "oxford102" and not resume:
+        print(
+            f"images: Oxford 102 Flowers, {config.classes or 'all'} classes, in the parts of the flower text; --data_dir=FOLDER takes others"
+        )
 
     from resnet_study import devices
 

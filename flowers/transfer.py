@@ -22,6 +22,7 @@ from flowers.features import can_cache_features, compute_features, in_batches
 from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
 from resnet_study import devices
+from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.networks.layers import PixelNormalization
@@ -74,6 +75,9 @@ class Transfer:
         self.config, self.run = config, run
         self.data = data or load_images(config, None if load_weights else run)
         self.training, self.validation = self.data.training, self.data.validation
+        self._class_weights = class_weights(
+            config.class_weight, self.training.labels, self.data.class_names, self.data.class_folders
+        )
         self.report_freq = math.ceil(len(self.training) / config.train_batch_size)
         ends = [config.unfreeze_at_epoch] * (config.unfreeze_at_epoch > 0) + [config.epochs]
         self.stage_ends = tuple(epochs * self.report_freq for epochs in ends)
@@ -225,7 +229,7 @@ class Transfer:
 
     def measure(self, logits, labels) -> tuple:
         """See `step.measure_classes`."""
-        return measure_classes(logits, labels, self.config.label_smoothing)
+        return measure_classes(logits, labels, self.config.label_smoothing, self._class_weights)
 
     # What is said
 
@@ -241,6 +245,7 @@ class Transfer:
             "skipped": list(data.skipped),
             "leaks": [list(pair) for pair in data.leaks],
             "leak_count": data.leak_count,
+            "fingerprint": data.fingerprint,
         }
         if resumed:
             same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}
@@ -286,6 +291,7 @@ class Transfer:
             )
         if not config.backbone_trainable and config.weights == "none":
             lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
+        lines += describe_balance(self.training.labels, data.class_names, self._class_weights is not None)
         return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
 
 

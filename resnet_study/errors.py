@@ -1,11 +1,15 @@
 """What a user can mend, in one line, and how a command line ends."""
 
+import contextlib
 import errno
 import io
 import os
+import re
 import sys
 import traceback
 
+# What TensorFlow says where it finds no memory, on processors and on GPUs.
+_MEMORY_SIGNS = ("OOM when allocating", "out of memory", "OUT_OF_MEMORY", "Dst tensor is not initialized")
 # A full disk, and a user's share of one. Windows has no shares.
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -19,10 +23,21 @@ def as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+_said = set()
+
+
+def say_once(text: str, kind: str = "") -> None:
+    """Prints a line unless it, or one of the same kind, was printed by this command before."""
+    if (kind or text) not in _said:
+        _said.add(kind or text)
+        print(as_text(text))
+
+
 def run_command(command) -> int:
     """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
     for Ctrl-C. With RESNET_STUDY_DEBUG=1 in the environment the traceback of what ended it follows.
     """
+    _said.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
@@ -46,7 +61,37 @@ def run_command(command) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (told := _describe_memory(error)) is None:
+            raise
+        print(
+            f"error: {told}; give smaller batches (--train_batch_size, --test_batch_size) or a smaller --model",
+            file=sys.stderr,
+        )
+        _show_traceback()
+        return 2
     return 0
+
+
+@contextlib.contextmanager
+def naming_memory(remedy: str):
+    """Turns what TensorFlow raises where it finds no memory into a `UsageError` of one line that ends with `remedy`."""
+    try:
+        yield
+    except Exception as error:
+        if (told := _describe_memory(error)) is None:
+            raise
+        raise UsageError(f"{told}; {remedy}") from error
+
+
+def _describe_memory(error: BaseException) -> str | None:
+    """What an error says of memory that TensorFlow did not get; None if it is another error. TensorFlow need not be imported for that."""
+    text = str(error)
+    lacks = type(error).__name__ == "ResourceExhaustedError" or any(sign in text for sign in _MEMORY_SIGNS)
+    if not lacks or isinstance(error, OSError | MemoryError):
+        return None
+    shape = re.search(r"tensor with shape\s?\[([\d,]+)\]", text)
+    return "there is too little memory" + (f" for a tensor of {shape[1].replace(',', ' x ')} numbers" if shape else "")
 
 
 def advise(error: BaseException) -> str:

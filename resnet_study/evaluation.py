@@ -114,6 +114,13 @@ def find_class_names(path: str, model: keras.Model) -> dict[str, list[str]]:
     return found
 
 
+def find_class_folders(path: str) -> list[str]:
+    """What the folders of the classes of a model are called, from the `data.json` of the run that it lies in; [] where it does not say."""
+    run = None if path == "cifar10" else run_around(path)
+    folders = read_json(run.data, {}).get("class_folders") if run else None
+    return folders if is_kind(folders, [str]) else []
+
+
 def _numbered_names(classes):
     return [f"class {index}" for index in range(classes)]
 
@@ -151,6 +158,8 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
             images: their number.
             error, top5_error, accuracy: in %.
             accuracy_interval: 95 % interval of the accuracy, [lower, upper] in %; see `confidence_interval`.
+            balanced_accuracy: mean recall of the classes that have images, in %.
+            macro_f1: mean F1 of these, 0..1.
             loss: mean cross-entropy, nat.
             calibration_error: expected calibration error of 15 bins, in points.
             brier_score: 0..2.
@@ -176,10 +185,13 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         for name, p, r, f, n in zip(class_names, *scores, strict=True)
     ]
     error = 100 * float(np.mean(predicted != labels))
+    present = [row for row in per_class if row["images"]]
     return {
         "images": len(labels),
         "error": error,
         **_describe_accuracy(error, len(labels)),
+        "balanced_accuracy": 100 * float(np.mean([row["recall"] for row in present])),
+        "macro_f1": float(np.mean([row["f1"] for row in present])),
         "top5_error": 100 * float(np.mean((top5 != labels[:, None]).all(axis=1))),
         "loss": float(-np.log(likelihood).mean()),
         "calibration_error": expected_calibration_error(probabilities, labels),

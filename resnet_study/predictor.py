@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_study import devices
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, naming_memory
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.saved_models import find_heads, load_model
 
@@ -85,7 +85,8 @@ class Predictor:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             towers = self._towers if len(batch) % self._towers == 0 else 1
-            found = self._answer(tf.constant(batch), towers)
+            with naming_memory(f"give fewer images at a time than batch_size (--test_batch_size) {batch_size}"):
+                found = self._answer(tf.constant(batch), towers)
             for name, values in (found if isinstance(found, dict) else {"": found}).items():
                 answers[name][start : start + batch_size] = values
         if not all(np.isfinite(array).all() for array in answers.values()):

@@ -233,6 +233,18 @@ PRESETS = {
             "padding_mode": "zero",
         },
     ),
+    "folder": Preset(
+        "images of one's own: 2,000 steps, linear schedule, mirrored at random; give more --train_steps for many images",
+        {
+            "dataset": "folder",
+            "train_steps": 2000,
+            "report_freq": 100,
+            "warmup_steps": 200,
+            "warmup_lr": 0.01,
+            "init_lr": 0.1,
+            "flip": "random",
+        },
+    ),
     "smoke": Preset(
         "a few steps on drawn images, to see that everything works, under a minute",
         {
@@ -253,7 +265,7 @@ PRESETS = {
 OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
-DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}
+DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist", "folder": "folder"}
 
 # Nor does a recipe for the deep narrow networks for these: beginning of the network's name -> end of the preset's.
 _PRESET_OF_MODEL = {
@@ -274,4 +286,6 @@ def default_preset(dataset: str, model: str) -> str:
     own = recipe_of_model(model)
     if dataset not in DEFAULT_PRESET:
         return own or "fast"
+    if dataset == "folder" and own:
+        return own
     return f"{dataset}_{own}" if f"{dataset}_{own}" in PRESETS else DEFAULT_PRESET[dataset]

@@ -30,6 +30,7 @@ _PATHS = (
     "teacher",
     "test_ckpt_path",
     "weights",
+    "labels",
 )  # settings that are paths, of all classes of settings
 
 
@@ -64,7 +65,7 @@ def setting(
 # A field that only the settings of one program have, and the commands of that program.
 _COMMANDS = {
     "preset": "python cifar10_main.py --mode=train, test or predict",
-    "on_bad_image": "python -m flowers.train, flowers.evaluate or flowers.predict",
+    "epochs": "python -m flowers.train, flowers.evaluate or flowers.predict",
 }
 
 

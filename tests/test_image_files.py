@@ -2,16 +2,21 @@
 
 import io
 import os
+import struct
+import sys
 
 import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.PngImagePlugin
 import pytest
 
+from resnet_study import errors
 from resnet_study.data import image_files
-from resnet_study.data.image_files import read_image, read_images
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.prediction import list_images
 
 SHAPE = (32, 32, 3)
 
@@ -56,11 +61,27 @@ def damaged_png():
     return bytes(content)
 
 
+def five_bands():
+    """A TIFF of one pixel and five bands."""
+    tags = [
+        (256, 4, 1, 1),
+        (257, 4, 1, 1),
+        (258, 3, 1, 8),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (277, 3, 1, 5),
+        (279, 4, 1, 5),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 16) + bytes(8) + directory
+
+
 CAUSES = {
     "missing": (None, "expected an image file, received '.*strange', which does not exist; check the name"),
     "empty": (b"", "strange is empty; give PNG"),
-    "text": (b"not an image", "strange is no image of a kind that is read; give PNG, JPEG, WebP, BMP or TIFF"),
-    "gif": (encode("GIF"), "strange is no image of a kind that is read; give PNG"),
+    "text": (b"not an image", "strange is no image of a kind that is read; give PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000"),
+    "pcx": (encode("PCX"), "strange is no image of a kind that is read; give PNG"),
+    "five bands": (five_bands(), "strange is a TIFF that is damaged, or has more than four bands or .*; save it with three bands"),
     "damaged": (damaged_png(), r"strange is damaged \(broken data stream when reading image file\); mend it"),
     "pixels": (b"P6 30000 30000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
     "a bomb": (b"P6 30000 3000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
@@ -136,15 +157,87 @@ def test_a_long_reason_ends_at_a_word(tmp_path, monkeypatch):
         read_image(tmp_path / "strange", SHAPE)
 
 
-def test_a_folder_leaves_out_what_cannot_be_read(tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(encode("PNG"))
-    (tmp_path / "b.png").write_bytes(b"")
-    (tmp_path / "c.txt").write_bytes(b"notes")
-    files, images = read_images([tmp_path], SHAPE, read_image)
-    assert files == [tmp_path / "a.png"] and images.shape == (1, *SHAPE)
-    assert capsys.readouterr().err == f"left out: {tmp_path / 'b.png'} is empty; give PNG, JPEG, WebP, BMP or TIFF\n"
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(UsageError, match=r"b\.png is empty"):
-        read_images([tmp_path], SHAPE, read_image)
-    with pytest.raises(UsageError, match=r"nowhere', which does not exist"):
-        read_images([tmp_path / "nowhere"], SHAPE, read_image)
+def draw():
+    """Left half darker in red, lower half more green, blue 90; uint8 [64, 96, RGB]."""
+    rows, columns = np.mgrid[:64, :96]
+    return np.stack([30 + 200 * (columns >= 48), 20 + 120 * (rows >= 32), np.full((64, 96), 90)], axis=-1).astype(
+        np.uint8
+    )
+
+
+def read(path):
+    return read_image(path, (64, 96, 3))
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("gif", "GIF"), ("avif", "AVIF"), ("jp2", "JPEG2000"), ("jfif", "JPEG"), ("jpe", "JPEG")])  # fmt: skip
+def test_kinds_that_people_have(tmp_path, ending, kind):
+    PIL.Image.fromarray(draw()).save(tmp_path / f"a.{ending}", kind, quality=95)
+    image = read(tmp_path / f"a.{ending}").astype(int)
+    assert abs(image[[5, 5, 60, 60], [5, 90, 5, 90]] - draw()[[5, 5, 60, 60], [5, 90, 5, 90]]).max() <= 3
+    assert list_images([tmp_path]).files == [str(tmp_path / f"a.{ending}")]
+
+
+def test_heic_names_the_extra_where_it_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(
+        UsageError, match=r"a\.heic is HEIC, which needs the extra heic .*; install it, or save the image as JPEG$"
+    ):
+        read(tmp_path / "a.heic")
+
+
+def ramp(kind, top):
+    return (np.tile(np.linspace(0, 1, 96), (64, 1)) * top).astype(kind)
+
+
+def save_array(array, path):
+    PIL.Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_twelve_bits_in_sixteen_are_a_ramp_from_black_to_white(tmp_path, capsys, ending):
+    errors._said.clear()
+    image = read(save_array(ramp(np.uint16, 4095), tmp_path / f"a.{ending}"))
+    assert abs(image[..., 0] - ramp(float, 255)).max() <= 1
+    read(save_array(ramp(np.uint16, 4000), tmp_path / f"b.{ending}"))
+    told = capsys.readouterr().out
+    assert "are read as 12 bits, 0..4095; --value_range=LOW,HIGH" in told and len(told.splitlines()) == 1
+    fixed = read_image(tmp_path / f"a.{ending}", (64, 96, 3), (0, 8190))
+    assert abs(fixed[..., 0] - ramp(float, 127.5)).max() <= 1 and not capsys.readouterr().out
+
+
+def test_floating_point_images(tmp_path, capsys):
+    errors._said.clear()
+    hole = ramp(np.float32, 7)
+    hole[3, 50] = np.nan
+    image = read(save_array(hole, tmp_path / "nan.tif"))
+    assert image[3, 50, 0] == 0 and image[4, 95, 0] == 255 and abs(image[9, :, 0] - ramp(float, 255)[9]).max() <= 1
+    assert "no numbers: these are read as black" in capsys.readouterr().out
+    assert (read(save_array(np.full((9, 9), 1e3, np.float32), tmp_path / "flat.tif")) == 128).all()
+    assert "has the one value 1000: such images are read as grey" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="received NaN or infinity in every pixel"):
+        read(save_array(np.full((9, 9), np.nan, np.float32), tmp_path / "none.tif"))
+
+
+def test_transparency_and_bands(tmp_path, capsys):
+    errors._said.clear()
+    palette = PIL.Image.fromarray(draw()).quantize(4)
+    palette.save(tmp_path / "all.png", transparency=bytes(4))
+    np.testing.assert_array_equal(read(tmp_path / "all.png"), draw())
+    half = np.dstack([draw(), np.uint8(255 * (draw()[..., 0] > 100))])
+    PIL.Image.fromarray(half).save(tmp_path / "half.png")
+    assert (read(tmp_path / "half.png")[:, :40] == 255).all() and (
+        read(tmp_path / "half.png")[:, 60:] == draw()[:, 60:]
+    ).all()
+    cv2.imwrite(str(tmp_path / "infrared.tif"), np.dstack([draw()[..., ::-1], np.zeros((64, 96), np.uint8)]))
+    np.testing.assert_array_equal(read(tmp_path / "infrared.tif"), draw())
+    told = capsys.readouterr().out
+    assert "is transparent everywhere" in told and "read as white" in told and "the first 3 are read" in told
+
+
+def test_a_long_text_is_no_reason_to_refuse_an_image(tmp_path):
+    notes = PIL.PngImagePlugin.PngInfo()
+    notes.add_text("notes", "x" * (2 << 20), zip=True)
+    PIL.Image.fromarray(draw()).save(tmp_path / "a.png", pnginfo=notes)
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), draw())

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, TINY, run_main
 
 from cifar10_main import main, make_parser
@@ -29,6 +30,29 @@ def test_help_needs_neither_tensorflow_nor_keras():
         "validating, testing and loading",
     ):
         assert group in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("resnet_study.training.stage.Stage.__init__", "lower --maxout=2"),
+        ("resnet_study.training.stage.Stage.train", "lower --train_batch_size=32 or --validation_batch_size=250, in a new run"),
+        ("resnet_study.predictor.Predictor.predict", "give smaller batches (--train_batch_size, --test_batch_size)"),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch, capsys, place, remedy):
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(
+            None, None, "OOM when allocating tensor with shape[64,640000000] and type float"
+        )
+
+    monkeypatch.setattr(place, fail)
+    asks = ["--mode=predict", "--test_ckpt_path=cifar10", "--images", str(ROOT / "examples" / "cat.jpg")]
+    trains = ["--mode=train", *TINY, "--maxout=2"]
+    assert main([*(asks if "Predictor" in place else trains), f"--runs_dir={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("error: there is too little memory for a tensor of 64 x 640000000 numbers; ")
+    assert remedy in line
 
 
 @pytest.mark.parametrize(

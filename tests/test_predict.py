@@ -19,6 +19,8 @@ import flowers.predict
 import flowers.train
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
+from resnet_study import prediction
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, measure, read_result
 from resnet_study.files import write_json
@@ -26,6 +28,7 @@ from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
 
 
 @pytest.fixture
@@ -50,11 +53,102 @@ def begin(config):
 
 
 def test_other_predictions_are_kept(tmp_path):
-    first = cifar10_test._write_beside(tmp_path, "image\na\n")
-    again = cifar10_test._write_beside(tmp_path, "image\na\n")
-    other = cifar10_test._write_beside(tmp_path, "image\nb\n")
+    first = prediction._write_beside(tmp_path, "image\na\n")
+    again = prediction._write_beside(tmp_path, "image\na\n")
+    other = prediction._write_beside(tmp_path, "image\nb\n")
     assert [path.name for path in (first, again, other)] == ["predictions.csv", "predictions.csv", "predictions-2.csv"]
     assert first.read_text() == "image\na\n"
+
+
+def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
+    """40 images in folders of two classes and one that is none, three at a time; the model answers by their brightness."""
+    run = begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
+    for number in range(40):
+        folder = tmp_path / "tree" / ("3", "7", "else")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{number:02d}.png"), np.full((9, 9, 3), 5 * number, np.uint8))
+    (tmp_path / "tree" / "3" / "99.png").write_bytes(b"broken")
+    flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images", str(tmp_path / "tree")]
+    monkeypatch.setattr(prediction, "_AT_A_TIME", 3 * 8 * 8 * 3)
+    asked, test = [], cifar10_test.test
+
+    def answer(model, images, *rest):
+        if len(asked) == 5:
+            raise RuntimeError("a kill")
+        asked.append(len(images))
+        return test(model, images, *rest)
+
+    monkeypatch.setattr(cifar10_test, "test", answer)
+    with pytest.raises(RuntimeError, match="a kill"):
+        cifar10_main.main(flags)
+    (part,) = run.path.glob("predictions.part-*.csv")
+    part.write_bytes(part.read_bytes()[:-3])  # the last row is cut off, perhaps within a number
+    monkeypatch.setattr(cifar10_test, "test", test)
+    capsys.readouterr()
+    assert cifar10_main.main(flags) == 0
+    told = capsys.readouterr()
+    assert f"going on after {sum(asked) - 1} images" in told.out and "99.png" in told.err and not part.exists()
+    table, values = pd.read_csv(run.path / "predictions.csv", dtype=str), np.load(run.path / "probabilities.npy")
+    assert table["image"].tolist() == sorted(table["image"]) and len(table) == 40 == len(values)
+    assert table["true_class"].fillna("").tolist() == ["3"] * 14 + ["7"] * 13 + [""] * 13
+    every = pd.read_csv(run.path / "probabilities.csv")
+    np.testing.assert_array_equal(every.iloc[:, 1:].to_numpy(np.float32), values)
+    assert every["image"].tolist() == table["image"].tolist()
+    images = np.stack([read_image(path, (8, 8, 3)) for path in table["image"]])
+    np.testing.assert_allclose(values, test(load_model(str(run.best)), images), atol=1e-6)
+    assert (
+        "... and 30 more images" in told.out and "of the 27 images that lie in folders named like classes" in told.out
+    )
+    right = 100 * (table["true_class"] == table["class_1"])[table["true_class"].notna()].mean()
+    assert f"accuracy {right:.2f} % of the 27" in told.out and "  3: " in told.out
+
+
+def test_a_run_is_tested_on_other_images_in_a_folder_of_their_own(tmp_path, capsys):
+    run = begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
+    rng = np.random.default_rng(0)
+    for name, count in (("test/3", 4), ("test/7", 6)):
+        (tmp_path / "new" / name).mkdir(parents=True)
+        for number in range(count):
+            cv2.imwrite(str(tmp_path / "new" / name / f"{number}.png"), rng.integers(0, 256, (9, 9, 3)))
+    before = sorted(run.path.rglob("*"))
+    flags = [
+        "--mode=test",
+        f"--runs_dir={tmp_path}",
+        "--version=digits",
+        "--dataset=folder",
+        f"--data_dir={tmp_path / 'new'}",
+    ]
+    assert cifar10_main.main(flags) == 0
+    assert "on 10 test images of new: top-1 error" in capsys.readouterr().out
+    folder = run.path / "evaluations" / "new"
+    new = {path for path in run.path.rglob("*") if path not in before}
+    assert (
+        new == {folder.parent, folder, *folder.rglob("*")} and (folder / "figures" / "confusion_matrix.png").is_file()
+    )
+    result = json.loads((folder / "result.json").read_text())
+    assert [row["images"] for row in result["test"]["per_class"]] == [
+        0,
+        0,
+        0,
+        4,
+        0,
+        0,
+        0,
+        6,
+        0,
+        0,
+    ] and "last_step" not in result
+    answers = np.load(folder / "probabilities.npy")
+    assert result["test"]["accuracy"] == 100 * np.mean(answers.argmax(axis=1) == np.repeat([3, 7], [4, 6]))
+    assert cifar10_main.main(flags) == 0 and len(list(folder.parent.iterdir())) == 1
+    # A table, with a class in other letters; other images of the same name get a place of their own.
+    (tmp_path / "new" / "test" / "3" / "9.png").write_bytes((tmp_path / "new" / "test" / "3" / "1.png").read_bytes())
+    (tmp_path / "t.csv").write_text("path,label\ntest/3/1.png,3\ntest/7/2.png,7\n")
+    assert cifar10_main.main([*flags, f"--labels={tmp_path / 't.csv'}"]) == 0
+    assert json.loads((folder.with_name("new-2") / "result.json").read_text())["test"]["images"] == 2
+    shutil.copytree(tmp_path / "new" / "test" / "3", tmp_path / "new" / "test" / "owl")
+    assert cifar10_main.main(flags) == 2
+    assert "has owl; rename or take out what the model does not know" in capsys.readouterr().err
 
 
 def test_explanations_show_progress_and_have_a_limit(images, tmp_path, capsys):

@@ -1,16 +1,28 @@
-"""Downloads that can be trusted: three tries, a checksum, and a name only when complete."""
+"""Downloads that can be trusted: three tries, a checksum, and a name only when complete.
 
+download(...)      a file of some MB into Keras' cache
+fetch_large(...)   a large file, with its progress; one that broke off is gone on with
+"""
+
+import contextlib
+import hashlib
 import os
 import socket
+import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import filelock
+from tqdm import tqdm
 
 from resnet_study.errors import UsageError, one_line
 
 _WAITS = (2, 8)  # seconds before the second and third try of a download
 _TIMEOUT = 30  # seconds without a byte
+_SECONDS_TO_CONNECT = 6
+_PIECE = 1 << 16  # bytes
 
 
 def keras_cache(kind: str = "datasets") -> Path:
@@ -75,3 +87,95 @@ def _fetch(url: str, sha256: str, place: Path) -> Path:
                 time.sleep(wait)
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def is_reachable(url: str) -> bool:
+    """Whether a server answers for an address within some seconds, whatever a network does in the meantime."""
+    answers = []
+
+    def ask():
+        with contextlib.suppress(Exception):
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_SECONDS_TO_CONNECT) as answer:
+                answers.append(answer.status)
+
+    # In a thread, because looking up a name and trying many addresses have no common limit of time.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_TO_CONNECT)
+    return bool(answers)
+
+
+def fetch_large(url: str, md5: str, folder: Path, ways_out: str) -> Path:
+    """Downloads a large file, once, and shows its progress.
+
+    What a broken download has left is gone on with, in this try, the next, and the next process. The file gets its name only when its
+    checksum is right.
+
+    Args:
+        url: of the file; its last part is its name.
+        md5: checksum that is published for it, 32 hexadecimal digits.
+        folder: where it is put.
+        ways_out: what else a user can do, for messages.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UsageError: no answer within some seconds, three tries failed, or the checksum is wrong.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path, part = folder / name, folder / f".incomplete-{name}"
+    if path.is_file():
+        return path
+    if not is_reachable(url):
+        raise UsageError(
+            f"{name} is not in {folder} and could not be downloaded, for {url} does not answer; {ways_out}"
+        )
+    for wait in (*_WAITS, None):
+        try:
+            _receive(url, part)
+            break
+        except Exception as error:  # a server, a proxy and a line can fail in any way
+            if wait is None:
+                raise UsageError(
+                    f"the download of {name} broke off ({one_line(error)}); the same command goes on with it; or {ways_out}"
+                ) from error
+            print(f"{url}: {one_line(error)}; going on in {wait} s")
+            time.sleep(wait)
+    with part.open("rb") as opened:
+        found = hashlib.file_digest(opened, "md5").hexdigest()
+    if found != md5:
+        part.unlink()
+        raise UsageError(f"{url} must have the checksum {md5}, received {found}; try again, or {ways_out}")
+    return part.replace(path)
+
+
+def _receive(url: str, part: Path) -> None:
+    """Downloads what is missing of a file. Raises any error where it ends early."""
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if (
+            error.code == 416 and have
+        ):  # nothing is missing; or what is there is of another file, which the checksum tells
+            return
+        raise
+    with answer:
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        have = have if goes_on else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            part.open("ab" if goes_on else "wb") as written,
+            tqdm(
+                total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removeprefix(".incomplete-")
+            ) as bar,
+        ):
+            while piece := answer.read(_PIECE):
+                written.write(piece)
+                bar.update(len(piece))
+    if total is not None and part.stat().st_size < total:
+        raise OSError(f"received {part.stat().st_size:,} of {total:,} bytes")

@@ -52,12 +52,20 @@ class ImageData:
         train, test: its official parts.
         class_names: in the order of the labels.
         found: where it was found.
+        validation: its own validation part; None = part of the training images is held out for it.
+        class_folders: of images of one's own, what folders or table call the classes.
+        unlabelled: of these, files of a test part without labels.
+        fingerprint: of these, see `labelled_files.LabelledFiles.fingerprint`.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
     found: str
+    validation: Split | None = None
+    class_folders: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    fingerprint: str = ""
 
 
 def read_file(path: Path, largest: int) -> bytes:

@@ -2,31 +2,51 @@
 
 import io
 import os
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
+from resnet_study.data.file_tree import read_member
+from resnet_study.data.pixel_values import to_colors
 from resnet_study.errors import UsageError, shorten
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".gif", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif",
+)  # fmt: skip
+_KINDS = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000"
+# Those that OpenCV decodes, after Pillow has looked at them, and those that Pillow decodes itself.
+_BY_OPENCV, _BY_PILLOW = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM"), ("GIF", "AVIF", "JPEG2000")
+_HEIC = (
+    b"heic",
+    b"heix",
+    b"hevc",
+    b"hevx",
+    b"heim",
+    b"heis",
+    b"mif1",
+    b"msf1",
+)  # the kind that a file of this family states
+_EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
 _EXIF_ORIENTATION = 0x0112
 _LARGEST_FILE = 256 << 20  # bytes
+_PNG = b"\x89PNG\r\n\x1a\n"
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
-def read_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(file: Path, shape: tuple[int, int, int], value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Reads an image of any size, grey, RGB or RGBA, 8 or 16 bits, and brings it to the input shape of a network.
 
-    The largest centred part with the aspect of `shape` is cut out and shrunk by area, or enlarged. What is transparent becomes
-    white. An image is turned as its camera was held.
+    The largest centred part with the aspect of `shape` is cut out and shrunk by area, or enlarged. An image is turned as its camera was
+    held. What values and transparency become is said in `pixel_values`.
 
     Args:
-        file: PNG, JPEG, WebP, BMP, TIFF or PPM; of an animation the first image is read.
+        file: PNG, JPEG, WebP, BMP, TIFF, PPM, GIF, AVIF, JPEG 2000, or HEIC with the extra `heic`, perhaps within a `.zip`; of an animation
+            the first image is read.
         shape: (height, width, channels), channels 1 or 3.
+        value_range: what becomes black and white where pixels do not have 8 bits; None = see `pixel_values`.
 
     Returns:
         uint8 of that shape, RGB or grey.
@@ -43,18 +63,8 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """
     import cv2
 
-    image = _decode(Path(file), _read_content(Path(file)))
-    if image.dtype != np.uint8:
-        image = (
-            cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-            if image.dtype != np.uint16
-            else np.uint8(image >> 8)
-        )
-    image = image[..., None] if image.ndim == 2 else image
-    if image.shape[-1] in (2, 4):
-        alpha = image[..., -1:] / 255.0
-        image = np.uint8(np.rint(image[..., :-1] * alpha + 255 * (1 - alpha)))
-    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., ::-1]
+    image = to_colors(*_decode(Path(file), read_content(Path(file))), str(file), value_range)
+    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     height, width, channels = shape
     scale = min(image.shape[0] / height, image.shape[1] / width)
     cut = max(1, round(height * scale)), max(1, round(width * scale))
@@ -64,9 +74,12 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else image
 
 
-def _read_content(file: Path) -> bytes:
+def read_content(file: Path) -> bytes:
     """The bytes of a file that may be an image; raises UsageError as `read_image` does."""
     try:
+        content = read_member(str(file), _LARGEST_FILE)
+        if content is not None:
+            return _not_empty(file, content)
         if not file.is_file():  # a pipe would be waited for
             if file.is_dir():
                 raise UsageError(f"{file} must be an image file, received a folder; leave it out")
@@ -83,28 +96,42 @@ def _read_content(file: Path) -> bytes:
         raise UsageError(f"{file} may not be read by you; mend its rights or leave it out") from error
     except OSError as error:
         raise UsageError(f"{file} could not be read ({error.strerror or error}); leave it out") from error
+    return _not_empty(file, content)
+
+
+def _not_empty(file, content):
     if not content:
-        raise UsageError(f"{file} is empty; give PNG, JPEG, WebP, BMP or TIFF")
+        raise UsageError(f"{file} is empty; give {_KINDS}")
     return content
 
 
-def _decode(file: Path, content: bytes) -> np.ndarray:
-    """The image as OpenCV gives it: grey, BGR or with alpha, of any integer type; raises UsageError as `read_image` does."""
+def _decode(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
+    """The image: grey or RGB, perhaps with a further band, of any kind of number; and whether that band is alpha. Raises UsageError as
+    `read_image` does.
+    """
     import cv2
 
+    formats = _BY_OPENCV + _BY_PILLOW
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
+        formats = _register_heic(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
             # OpenCV would show that in grey.
-            with PIL.Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+            with _open(content, formats) as opened:
                 opened.load()
+                has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
                 # How the camera was held. Of TIFF, OpenCV heeds it itself.
                 orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+                image = _as_array(opened) if opened.format not in _BY_OPENCV else None
         if image is None:
-            raise ValueError("OpenCV cannot decode it")
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+            if image is None:
+                raise ValueError("OpenCV cannot decode it")
+            if image.ndim == 3 and image.shape[-1] > 2:
+                image = image[..., [2, 1, 0, *range(3, image.shape[-1])]]
     # A damaged image can raise nearly anything.
     except Exception as error:
         is_cut = (
@@ -114,8 +141,10 @@ def _decode(file: Path, content: bytes) -> np.ndarray:
         )
         if is_cut:
             reason = "is cut off: its end is missing; copy it again or leave it out"
+        elif isinstance(error, PIL.UnidentifiedImageError) and content.startswith((b"II*\0", b"MM\0*")):
+            reason = "is a TIFF that is damaged, or has more than four bands or colours in floating point; save it with three bands of 8 or 16 bits"
         elif isinstance(error, PIL.UnidentifiedImageError):
-            reason = "is no image of a kind that is read; give PNG, JPEG, WebP, BMP or TIFF"
+            reason = f"is no image of a kind that is read; give {_KINDS}"
         elif isinstance(error, _BOMBS):
             reason = f"has too many pixels, expected at most {PIL.Image.MAX_IMAGE_PIXELS:,}; give a smaller image"
         else:
@@ -127,45 +156,43 @@ def _decode(file: Path, content: bytes) -> np.ndarray:
         image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image), has_alpha
 
 
-def read_images(paths, shape: tuple[int, int, int], read_one) -> tuple[list[Path], np.ndarray]:
-    """Reads the images of files and folders.
+def _open(content: bytes, formats: tuple[str, ...]):
+    """Opens an image with Pillow. Texts within a PNG, which may be too long for it, are left out."""
+    try:
+        return PIL.Image.open(io.BytesIO(content), formats=formats)
+    except ValueError as error:
+        if not content.startswith(_PNG) or not str(error).startswith(
+            ("Decompressed data too large", "Too much memory")
+        ):
+            raise
+    kept, place = [_PNG], len(_PNG)
+    while place + 8 <= len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(content[place:end])
+        place = end
+    return PIL.Image.open(io.BytesIO(b"".join(kept)), formats=("PNG",))
 
-    Args:
-        paths: files, or folders whose images are taken in the order of their names; what cannot be read there is left out, and named.
-        shape: (height, width, channels).
-        read_one: reads one file, as `read_image`.
 
-    Returns:
-        (files that were read, images uint8 [n, height, width, channels]).
+def _as_array(opened) -> np.ndarray:
+    """The first image as Pillow decodes it: grey, RGB, or RGBA."""
+    if opened.has_transparency_data:
+        opened = opened.convert("RGBA")
+    elif opened.mode not in ("L", "I;16", "RGB"):
+        opened = opened.convert("RGB")
+    return np.asarray(opened)
 
-    Raises:
-        UsageError: nothing could be read, or not a file that was named itself.
-    """
-    read, failures = [], []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            read.append((path, read_one(path, shape)))
-            continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise UsageError(
-                f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any; give another"
-            )
-        for file in found:
-            try:
-                read.append((file, read_one(file, shape)))
-            except UsageError as error:
-                failures.append(error)
-    if not read:
-        raise (
-            failures[0]
-            if failures
-            else UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none; give some")
-        )
-    for error in failures:
-        print(f"left out: {error}", file=sys.stderr)
-    files, images = zip(*read, strict=True)
-    return list(files), np.stack(images)
+
+def _register_heic(file: Path) -> tuple[str, ...]:
+    """Makes Pillow read HEIC; returns its name of that format."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UsageError(
+            f"{file} is HEIC, which needs the extra heic (pip install pillow-heif); install it, or save the image as JPEG"
+        ) from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)

@@ -3,6 +3,7 @@
 import argparse
 
 _EXPLAINED = 24  # images, unless asked for more
+_ROWS, _FIRST_ROWS = 30, 10  # a longer table is shown by its first rows alone
 _LIKELY = 0.5  # a probability below which an answer is no more than a guess
 
 
@@ -37,6 +38,21 @@ def print_result(result: dict) -> None:
                 )
                 + (f", trained with {tested['pflop']:.3g} PFLOP" if "pflop" in tested else "")
             )
+            _print_balance(metrics)
+
+
+def _print_balance(metrics) -> None:
+    """Prints what the accuracy hides where classes have different numbers of images."""
+    counts = {row["class"]: row["images"] for row in metrics["per_class"] if row.get("images")}
+    if "macro_f1" not in metrics or not counts:
+        return
+    most = max(counts, key=counts.get)
+    if counts[most] > 1.5 * min(counts.values()):
+        print(f"  classes of {min(counts.values()):,} to {counts[most]:,} images: balanced accuracy {metrics['balanced_accuracy']:.2f} %, "
+              f"macro F1 {metrics['macro_f1']:.3f}")  # fmt: skip
+    share = 100 * counts[most] / metrics["images"]
+    if len(counts) > 1 and metrics["accuracy"] <= share:
+        print(f"  note: always saying {most} would have an accuracy of {share:.2f} %, so nothing useful was learnt")
 
 
 def add_explain_flags(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +85,14 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
         explain: whether to explain the answers.
         limit: how many images to explain, at least 1.
     """
-    print(predictions.table.to_string(index=False), f"written to {predictions.csv_path}", sep="\n")
+    table = predictions.table
+    print(table.head(_ROWS if len(table) <= _ROWS else _FIRST_ROWS).to_string(index=False))
+    if len(table) > _ROWS:
+        print(f"... and {len(table) - _FIRST_ROWS:,} more images")
+        _print_counts(table)
+    if "true_class" in table:
+        _print_accuracy(table[table["true_class"] != ""])
+    print(f"written to {predictions.csv_path}, with all probabilities in probabilities*.csv and .npy beside it")
     for head, probabilities in predictions.probabilities.items():
         unlikely = [
             file for file, most in zip(predictions.files, probabilities.max(axis=1), strict=True) if most < _LIKELY
@@ -88,3 +111,32 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
     count = len(predictions.files)
     if count > limit:
         print(f"explained the first {limit} of {count:,} images; --explain_limit={count} explains them all")
+
+
+def _print_counts(table) -> None:
+    """Prints how many images each class was the answer for, of every head."""
+    for column in (name for name in table if name.endswith("_1") and not name.endswith("probability_1")):
+        counts = table[column].value_counts()
+        shown = ", ".join(f"{name} {count:,}" for name, count in counts.head(_FIRST_ROWS).items())
+        print(
+            f"{column.removesuffix('_1')}: {shown}"
+            + (f", and {len(counts) - _FIRST_ROWS} more" if len(counts) > _FIRST_ROWS else "")
+        )
+
+
+def _print_accuracy(table) -> None:
+    """Prints, of images in folders named like classes, the accuracy, and that of each class, worst first."""
+    right = table["true_class"] == table["class_1"]
+    print(f"accuracy {100 * right.mean():.2f} % of the {len(table):,} images that lie in folders named like classes")
+    classes = right.groupby(table["true_class"]).agg(["size", "sum"])
+    for name, (size, count) in (
+        classes.assign(share=classes["sum"] / classes["size"])
+        .sort_values("share")[["size", "sum"]]
+        .head(_ROWS)
+        .iterrows()
+    ):
+        wrong = table["class_1"][(table["true_class"] == name) & ~right].value_counts()
+        taken = f", most often taken for {wrong.index[0]} ({wrong.iloc[0]:,})" if len(wrong) else ""
+        print(f"  {name}: {count:,} of {size:,} right{taken}")
+    if len(classes) > _ROWS:
+        print(f"  and {len(classes) - _ROWS} more classes, which are better")

@@ -62,12 +62,12 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.network_options)
     }
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
-    title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset}, preset {config.preset}"
+    title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset_name}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     published = published_number(config)
     more = {
         "augmentation": lambda: _draw_augmentation(training, config),
-        "samples": lambda: draw_samples(training, names, config.dataset),
+        "samples": lambda: draw_samples(training, names, config.dataset_name),
     }
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
@@ -115,6 +115,20 @@ def draw_figures(
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(load_model(str(run.best))))
     return [*paths, layers]
+
+
+def draw_evaluation(folder: RunFolder, result: dict) -> None:
+    """Draws the confusion matrix and the reliability of a model on other images than its run's, into `folder.figures`.
+
+    Args:
+        folder, result: of `resnet_study.new_data.evaluate_new`.
+    """
+    metrics, title = result["test"], f"{result['model']} on {result['dataset']}"
+    names = [row["class"] for row in metrics["per_class"]]
+    with matplotlib.rc_context(STYLE):
+        save_figure(draw_reliability(metrics, title), folder.figures / "reliability.png")
+        matrix = draw_confusion(np.array(metrics["confusion_matrix"]), names, title)
+        save_figure(matrix, folder.figures / "confusion_matrix.png")
 
 
 def describe_layers(model) -> str:

@@ -8,7 +8,7 @@ import threading
 
 import tensorflow as tf
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, naming_memory
 
 _LOST = (
     tf.errors.UnavailableError,
@@ -48,11 +48,25 @@ def check_loss(loss: float, step: int, task, run) -> None:
         )
 
 
+def naming_size(config):
+    """Says, where a network does not fit into the memory, what makes it smaller."""
+    lower = [
+        f"--{name}={value}" for name, value in config.model_choices.items() if isinstance(value, int) and value > 1
+    ]
+    if config.dataset in ("folder", "oxford102"):
+        lower.append(f"--image_size={config.image_size}")
+    ways = ["use --head=pool"] * (getattr(config, "head_name", "") == "flatten")
+    ways.append(f"lower {' or '.join(lower)}" if lower else f"give a smaller --model than {config.model_name}")
+    return naming_memory(", or ".join(ways))
+
+
 @contextlib.contextmanager
 def naming_errors(config, run):
     """Says of what TensorFlow raises while it trains what a user can do about it."""
+    sizes = f"--train_batch_size={config.train_batch_size} or --validation_batch_size={config.validation_batch_size}"
     try:
-        yield
+        with naming_memory(f"lower {sizes}, in a new run"):
+            yield
     except tf.errors.OpError as error:
         # The input pipeline wraps what is raised while it reads.
         if reason := re.search(r"UsageError: (.*)", error.message):

@@ -180,13 +180,14 @@ def undone(variables):
         variable.assign(value)
 
 
-def measure_classes(logits, labels, label_smoothing: float) -> tuple:
+def measure_classes(logits, labels, label_smoothing: float, class_weights=None) -> tuple:
     """What training lowers and reports tell.
 
     Args:
         logits: float [images, classes].
         labels: of these, int32 [images].
         label_smoothing: share of the target that is spread evenly over all classes.
+        class_weights: factor of what is lowered for each class, float32 [classes]; None = 1. What reports tell has no factors.
 
     Returns:
         (losses to lower, float32 [images]; sums over the images: {"loss": cross-entropy in nat, "wrong": number of errors}).
@@ -197,4 +198,6 @@ def measure_classes(logits, labels, label_smoothing: float) -> tuple:
     objective = losses
     if label_smoothing:
         objective = (1 - label_smoothing) * losses - label_smoothing * tf.reduce_mean(log_probabilities, axis=-1)
+    if class_weights is not None:
+        objective *= tf.gather(tf.constant(class_weights), labels)
     return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}

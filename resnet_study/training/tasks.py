@@ -17,7 +17,9 @@ import tensorflow as tf
 
 import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
+from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
+from resnet_study.files import read_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
 from resnet_study.presets import default_preset
@@ -58,6 +60,9 @@ class Classification:
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
         self.classes = len(data.class_names)
+        self._class_weights = class_weights(
+            config.class_weight, self.training.labels, data.class_names, data.class_folders
+        )
         self.stage_ends, self.report_freq = (config.train_steps,), config.report_freq
         self.update = UpdateRule(
             batch_size=config.train_batch_size,
@@ -118,7 +123,18 @@ class Classification:
         )
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
-        """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's."""
+        """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's. Raises
+        UsageError where a resumed run was begun on other images, if the task can tell.
+        """
+        if (
+            resumed
+            and self.data.fingerprint
+            and read_json(self.run.data, {"fingerprint": str})["fingerprint"] != self.data.fingerprint
+        ):
+            raise UsageError(
+                f"--resume goes on with the images of {self.run}, those of {self.data.found} are others; give the same --data_dir or start "
+                "another --version"
+            )
         if self.config.teacher:
             source = str(self._kept_teacher) if resumed else self.config.teacher
             names = self.data.class_names
@@ -183,13 +199,16 @@ class Classification:
 
     def measure(self, logits, labels) -> tuple:
         """What training lowers and reports tell of some images, see `step.measure_classes`."""
-        return measure_classes(logits, labels, self.config.label_smoothing)
+        return measure_classes(logits, labels, self.config.label_smoothing, self._class_weights)
 
     # What is said
 
     def describe_data(self, resumed: bool) -> dict:
-        """What `data.json` holds. Raises UsageError where a resumed run was begun on other data, if the task can tell."""
-        return {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
+        """What `data.json` holds."""
+        facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
+        if not self.data.fingerprint:
+            return facts
+        return facts | {"class_folders": self.data.class_folders, "fingerprint": self.data.fingerprint}
 
     def _count_images(self) -> dict[str, int]:
         return {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
@@ -202,12 +221,19 @@ class Classification:
             preset += f" (made for other networks, that of this one is {usual})"
         return (
             f"{config.model_name}: {model.count_params():,} parameters, {count_parameters(model.trainable_variables):,} of them trainable, {machine}\n"
-            f"{config.dataset} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
+            f"{config.dataset_name} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
+            + self._describe_balance()
         )
+
+    def _describe_balance(self):
+        labels, names = self.training.labels, self.data.class_names
+        if labels.ndim > 1 or self.config.train_random_label:
+            return ""
+        return "".join(f"\n{line}" for line in describe_balance(labels, names, self._class_weights is not None))
 
 
 class SeveralHeads(Classification):

@@ -1,0 +1,87 @@
+"""Classes with few images and many: what is said of them, and the weights that make up for it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from resnet_study.data.image_data import read_file
+from resnet_study.errors import UsageError, shorten
+
+_FEW = 20  # training images of a class
+_UNEVEN = 10  # times the images of the smallest class
+_LARGEST_FILE = 16 << 20  # bytes
+
+
+def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
+    """Lines that warn of classes with few training images, and of classes that have many times the images of others.
+
+    Args:
+        labels: int [n], of the training images.
+        names: of all classes.
+        weighted: whether the loss weighs classes already.
+
+    Example:
+        import numpy as np
+        from resnet_study.data.balance import describe_balance
+
+        print(len(describe_balance(np.repeat([0, 1], [500, 30]), ["cat", "dog"], False)))  # 1
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    lines, few = [], np.flatnonzero(counts < _FEW)
+    if len(few):
+        shown = ", ".join(
+            f"{names[label]} ({counts[label]})" for label in few[np.argsort(counts[few], kind="stable")][:5]
+        )
+        lines.append(f"note: {len(few):,} class(es) have fewer than {_FEW} training images: {shown}{', ...' if len(few) > 5 else ''}; "
+                     "what is learnt of them is little and measured badly")  # fmt: skip
+    least, most = counts.argmin(), counts.argmax()
+    if counts[most] >= _UNEVEN * counts[least] and not weighted:
+        lines.append(
+            f"note: {names[most]} has {counts[most]:,} training images, {names[least]} has {counts[least]:,}; --class_weight=balanced lets "
+            "all classes count alike"
+        )
+    return lines
+
+
+def class_weights(setting: str, labels: np.ndarray, names, folders) -> np.ndarray | None:
+    """The factor of the loss of each class.
+
+    Args:
+        setting: "" = none; "balanced" = in inverse proportion to its training images, 1 in the mean over these; or a JSON file
+            {class: factor} with every class by its name or its folder's.
+        labels: int [n], of the training images.
+        names, folders: of all classes; the latter may be empty.
+
+    Returns:
+        float32 [classes], or None.
+
+    Raises:
+        UsageError: the file cannot be read, or has no positive number for each class.
+    """
+    if not setting:
+        return None
+    if setting == "balanced":
+        counts = np.maximum(1, np.bincount(labels, minlength=len(names)))
+        return np.float32(len(labels) / (len(names) * counts))
+    place = Path(setting).expanduser()
+    if not place.is_file():
+        raise UsageError(
+            f"--class_weight must be balanced or a JSON file, received '{setting}', which does not exist; check the name"
+        )
+    try:
+        told = json.loads(read_file(place, _LARGEST_FILE))
+        if not isinstance(told, dict):
+            raise ValueError("it is no dictionary")
+        values = [told.get(name, told.get(folder)) for name, folder in zip(names, folders or names, strict=True)]
+        missing = [name for name, value in zip(names, values, strict=True) if value is None]
+        if missing:
+            raise ValueError(f"it has none for {missing[0]}")
+        weights = np.array(values, np.float32)
+        if not (np.isfinite(weights).all() and (weights > 0).all()):
+            raise ValueError("some are not positive numbers")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f'{place} must hold {{"class": factor, ...}} for every class, received {shorten(str(error))}; mend it'
+        ) from error
+    return weights

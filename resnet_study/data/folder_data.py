@@ -1,0 +1,167 @@
+"""Images of one's own as arrays: a folder, a `.zip` or a table of labels, read at the start and held in memory like any other data set."""
+
+import concurrent.futures
+import os
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from resnet_study.data.image_data import ImageData, Split
+from resnet_study.data.image_files import read_image
+from resnet_study.data.labelled_files import LabelledFiles, describe_lack, find_labelled
+from resnet_study.data.splits import hold_out
+from resnet_study.errors import UsageError, say_once
+from resnet_study.folder_settings import FolderSettings
+
+_FEW = 1000  # images that are read without showing progress
+_LARGEST_KEPT = 1 << 30  # bytes of training images
+# What was read last: a run reads its images to train, to be tested and to be drawn, and to decode photographs takes long.
+_kept: dict[tuple, ImageData] = {}
+
+
+def list_classes(config: FolderSettings) -> LabelledFiles:
+    """Finds the images that the settings mean, and says what was taken for what.
+
+    Args:
+        config: uses data_dir, labels, label_level.
+
+    Raises:
+        UsageError: as `find_labelled`; or there are fewer than two classes, or one without training images.
+    """
+    data = find_labelled(config.data_dir, config.labels, config.label_level)
+    if len(data.classes) < 2:
+        raise UsageError(
+            f"{data.place} must hold the folders of two classes or more, with images in them, received "
+            f"{describe_lack(data, config.data_dir, config.labels)}"
+        )
+    for line in data.found:
+        say_once(line)
+    trained = {label for _, label in data.parts.get("training", [])}
+    if bare := [name for name in data.classes if name not in trained]:
+        raise UsageError(
+            f"every class of {data.place} needs training images, received none for {', '.join(bare[:5])}; add some, or use "
+            "--mode=test or flowers.evaluate to test a model on them"
+        )
+    return data
+
+
+def load_folder(config) -> ImageData:
+    """Reads images of one's own.
+
+    Where they come without a test part, `test_fraction` of each class is held out; their own validation part stays one.
+
+    Args:
+        config: `HyperParameters`; uses data_dir, labels, label_level, image_size, channels, test_fraction, split_seed, on_bad_image,
+            value_range.
+
+    Returns:
+        ImageData, images uint8 [n, image_size, image_size, 3, or 1 where all are grey].
+
+    Raises:
+        UsageError: as `list_classes`; or an image cannot be read, or they do not fit into the memory.
+    """
+    found = list_classes(config)
+    settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image", "value_range")
+    key = (found.place, found.fingerprint(), *(getattr(config, name) for name in settings))
+    if key in _kept:
+        return _kept[key]
+    _kept.clear()
+    data = _read(config, found)
+    if data.train.images.nbytes <= _LARGEST_KEPT:
+        _kept[key] = data
+    return data
+
+
+def _read(config, found: LabelledFiles) -> ImageData:
+    rank = {name: index for index, name in enumerate(found.classes)}
+    parts = {
+        part: ([file for file, _ in members], np.int32([rank[label] for _, label in members]))
+        for part, members in found.parts.items()
+    }
+    if "test" not in parts:
+        files, labels = parts["training"]
+        if not config.test_fraction:
+            raise UsageError(f"{found.place} has no test images, received --test_fraction=0; give such as 0.1")
+        (held_out,) = hold_out(labels, {"test_fraction": config.test_fraction}, config.split_seed, found.classes)
+        rest = np.setdiff1d(np.arange(len(files)), held_out)
+        for part, indices in (("training", rest), ("test", held_out)):
+            parts[part] = [files[index] for index in indices], labels[indices]
+    shape = (config.image_size, config.image_size, config.channels or 3)
+    _check_memory(sum(len(files) for files, _ in parts.values()), shape)
+    arrays, broken = {}, []
+    for part, (files, labels) in parts.items():
+        images, reasons = read_all(files, lambda file: read_image(Path(file), shape, config.pixel_range), shape)
+        broken += reasons.values()
+        arrays[part] = (
+            Split(np.delete(images, list(reasons), axis=0), np.delete(labels, list(reasons)))
+            if reasons
+            else Split(images, labels)
+        )
+    check_broken(broken, config, found.place)
+    for reason in broken:
+        print(f"skipped: {reason}")
+    for part, split in arrays.items():
+        if len(set(split.labels.tolist())) < (len(found.classes) if part == "training" else 1):
+            raise UsageError(f"{found.place} must hold {part} images of each class that can be read; mend or add some")
+    if not config.channels and all(_is_grey(split.images) for split in arrays.values()):
+        arrays = {
+            part: Split(np.ascontiguousarray(split.images[..., :1]), split.labels) for part, split in arrays.items()
+        }
+        say_once("all images are grey, so they are read with one channel; --channels=3 makes three")
+    return ImageData(
+        arrays["training"], arrays["test"], found.class_names, found.place, arrays.get("validation"), found.classes,
+        found.unlabelled, found.fingerprint(),
+    )  # fmt: skip
+
+
+def read_all(files, read, shape) -> tuple[np.ndarray, dict[int, str]]:
+    """Reads image files side by side.
+
+    Args:
+        files: of the images.
+        read: function of a file that gives uint8 of `shape`.
+        shape: (height, width, channels).
+
+    Returns:
+        (images uint8 [n, *shape], {index: reason} of those that cannot be read; their place holds anything).
+    """
+    images, reasons = np.empty((len(files), *shape), np.uint8), {}
+
+    def attempt(index):
+        try:
+            images[index] = read(files[index])
+        except UsageError as error:
+            reasons[index] = str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        shown = None if len(files) > _FEW else True
+        for _ in tqdm(
+            pool.map(attempt, range(len(files))), total=len(files), unit="image", desc="reading", disable=shown
+        ):
+            pass
+    return images, dict(sorted(reasons.items()))
+
+
+def check_broken(reasons, config: FolderSettings, place: str) -> None:
+    """Raises UsageError, naming some, if images that cannot be read are not to be skipped."""
+    if reasons and config.on_bad_image == "refuse":
+        raise UsageError(
+            f"{len(reasons)} image(s) of {place} cannot be read: {'; '.join(reasons[:3])}{'; ...' if len(reasons) > 3 else ''}; "
+            "mend or remove them, or use --on_bad_image=skip"
+        )
+
+
+def _is_grey(images) -> bool:
+    return all((image[..., :1] == image).all() for image in images)
+
+
+def _check_memory(count: int, shape) -> None:
+    """Raises UsageError where the images, of which the split is a copy, do not fit into the memory."""
+    needed = 2 * count * int(np.prod(shape))
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > have:
+        raise UsageError(
+            f"{count:,} images of {shape[0]} x {shape[1]} need {needed / 2**30:.0f} GiB of memory, this machine has {have / 2**30:.0f}; "
+            "give a smaller --image_size, or use python -m flowers.train, which reads images when their turn comes"
+        )

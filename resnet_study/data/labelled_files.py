@@ -1,0 +1,178 @@
+"""Images of one's own with labels: the files of a folder or a `.zip` in parts and classes.
+
+The folders say which part and class a file belongs to, see `folder_layout`, or a table of labels does, see `label_table`. Classes are
+ordered by number where their names are numbers (1, 2, ..., 10, not 1, 10, 2), then by name. `cat_to_name.json` beside or in the
+folder, {"1": "pink primrose", ...}, gives the names to show.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from resnet_study.data.file_sorting import Sorting
+from resnet_study.data.file_tree import file_size, list_tree, read_member
+from resnet_study.data.folder_layout import sort_by_folders
+from resnet_study.data.image_files import IMAGE_SUFFIXES
+from resnet_study.data.label_table import sort_by_table
+from resnet_study.errors import UsageError, as_text
+
+_NAMES_FILE = "cat_to_name.json"
+_LARGEST_NAMES = 16 << 20  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFiles:
+    """The image files of a data set, with their labels.
+
+    Attributes:
+        place: the folder or archive, with the folder within that was taken for the whole.
+        parts: {"training", "validation" or "test": pairs of file and class}, ordered by class, then by file.
+        classes: all of them, in order.
+        class_names: names to show for them.
+        has_parts: whether the parts are those of the folder or table. Otherwise all is training, to be split.
+        unlabelled: files of a test part without labels.
+        found: lines that say what was taken for what, and what was left aside.
+    """
+
+    place: str
+    parts: dict[str, list[tuple[str, str]]]
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    has_parts: bool
+    unlabelled: tuple[str, ...]
+    found: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Tells data sets apart by the names, places and classes of all files and by the sizes of a thousand, not by where it lies."""
+        pairs = [(part, *pair) for part, members in sorted(self.parts.items()) for pair in members]
+        digest = hashlib.sha256()
+        for index, (part, file, name) in enumerate(pairs):
+            size = ""
+            if index % max(1, len(pairs) // 1000) == 0:
+                try:
+                    size = file_size(file)
+                except OSError:  # whatever cannot be read is found when it is its turn
+                    size = "none"
+            digest.update(f"{part}\0{file[len(self.place) :]}\0{name}\0{size}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def find_labelled(data_dir: str, labels: str = "", label_level: int = 0) -> LabelledFiles:
+    """Finds the images of a folder or `.zip` and their labels.
+
+    Args:
+        data_dir: folder or archive, with one of the layouts of `folder_layout`.
+        labels: CSV file with labels, see `label_table.sort_by_table`, also by its place in `data_dir`; "" = the folders are the labels.
+        label_level: which folder names the class, 1 = the first below the whole or below its part; 0 = the first, where that is clear.
+
+    Returns:
+        LabelledFiles; there may be no class at all, see `describe_lack`.
+
+    Raises:
+        UsageError: there is no such folder, something cannot be read, or it can be understood in two ways.
+
+    Example:
+        from resnet_study.data.labelled_files import find_labelled
+
+        data = find_labelled("examples")  # class folders, such as examples/cat/1.jpg
+        print(data.classes)  # ('digits',)
+    """
+    place = Path(data_dir).expanduser()
+    if not data_dir or not (place.is_dir() or (place.is_file() and place.suffix.lower() == ".zip")):
+        raise UsageError(
+            "--data_dir must be a folder with train/<class>/ and valid/<class>/, or with one folder per class, or a .zip of that, received "
+            + (f"'{data_dir}', which does not exist or is neither" if data_dir else "none; give one")
+        )
+    tree = list_tree(place, IMAGE_SUFFIXES)
+    images, others = {}, collections.Counter()
+    for folder, names in tree.items():
+        if found := [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]:
+            images[folder] = found
+        others.update(
+            Path(name).suffix.lower() or "without ending"
+            for name in names
+            if not name.lower().endswith(IMAGE_SUFFIXES) and name not in (_NAMES_FILE, Path(labels).name)
+        )
+    sorting = Sorting(place, images)
+    if labels:
+        sort_by_table(sorting, labels)
+    else:
+        sort_by_folders(sorting, label_level)
+    if others:
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(4))
+        sorting.leave(
+            f"that are no images of a kind that is read ({kinds}{', ...' if len(others) > 4 else ''})", others.total()
+        )
+    return _finish(sorting)
+
+
+def _finish(sorting: Sorting) -> LabelledFiles:
+    # By class and path: an order that does not depend on whether folders or a table tell the class.
+    classes = sorted({label for members in sorting.parts.values() for _, label in members}, key=class_order)
+    rank = {label: index for index, label in enumerate(classes)}
+    parts = {
+        part: sorted(members, key=lambda pair: (rank[pair[1]], pair[0]))
+        for part, members in sorting.parts.items()
+        if members or (part == "training" and not sorting.has_parts)
+    }
+    counts = ", ".join(f"{len(members):,} {part}" for part, members in parts.items())
+    lines = [f"{sorting.whole}: {sorting.taken}; {len(classes):,} classes, {counts or 'no'} images"]
+    if sorting.unlabelled:
+        lines[0] += f", {len(sorting.unlabelled):,} test images without labels, which are predicted and not scored"
+    if sorting.left_aside:
+        lines.append(
+            "left aside: " + "; ".join(f"{count:,} file(s) {reason}" for reason, count in sorting.left_aside.items())
+        )
+    return LabelledFiles(
+        sorting.whole, parts, tuple(classes), _read_class_names(sorting.place, sorting.root, classes), sorting.has_parts,
+        tuple(sorted(sorting.unlabelled)), (*map(as_text, lines), *map(as_text, sorting.notes)),
+    )  # fmt: skip
+
+
+def class_order(name: str) -> tuple:
+    """Key to sort classes by: numbers by their value, then names."""
+    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
+
+
+def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
+    """What was found in the place of two classes, and what to do."""
+    if data.classes:
+        return f"the one class '{data.classes[0]}'; add another, or a larger --classes"
+    if labels:
+        return (
+            f"no image that {labels} has a label for ({'; '.join(data.found[1:]) or 'it has no rows'}); mend the table"
+        )
+    tree = list_tree(Path(data_dir).expanduser(), IMAGE_SUFFIXES)
+    bare = [folder for folder, names in tree.items() if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)]
+    if bare:
+        tables = [name for names in tree.values() for name in names if name.lower().endswith(".csv")]
+        return (
+            f"images that lie in {'/'.join([data_dir, *min(bare)])} itself; put those of each class into a folder of their own, or give "
+            f"their table of labels, --labels={tables[0] if tables else 'FILE.csv'}"
+        )
+    if folders := sorted(folder[0] for folder in tree if len(folder) == 1):
+        return f"folders without images, such as {folders[0]}; give another --data_dir"
+    if tree[()]:
+        return f"other files, such as {tree[()][0]}; give another --data_dir"
+    return f"nothing, for {data_dir} is empty; give another --data_dir"
+
+
+def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) -> tuple[str, ...]:
+    """The names to show for classes: those of `cat_to_name.json`, else their own. Raises UsageError where it is no dictionary of names."""
+    around = [place.joinpath(*root[:depth]) for depth in range(len(root), -1, -1)]
+    for file in (folder / _NAMES_FILE for folder in (*around, place.parent)):
+        try:
+            content = read_member(str(file), _LARGEST_NAMES)
+            if content is None and not file.is_file():
+                continue
+            names = json.loads(file.read_bytes() if content is None else content)
+            if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+                raise ValueError("it is no dictionary of names")
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f'{file} must hold {{"class folder": "name", ...}}, received {error}; mend or remove it'
+            ) from error
+        return tuple(as_text(names.get(name, name)) for name in classes)
+    return tuple(map(as_text, classes))

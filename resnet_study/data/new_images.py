@@ -1,0 +1,62 @@
+"""Which labelled images a command means to test on: those of the run, perhaps in another place, or others.
+
+Importing this module imports neither TensorFlow nor Keras.
+"""
+
+from resnet_study.data.labelled_files import LabelledFiles, find_labelled
+from resnet_study.errors import UsageError
+from resnet_study.files import is_kind, read_json
+from resnet_study.run_folder import RunFolder
+
+_DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level")
+
+
+def find_new(flags: dict, stored, run: RunFolder | None) -> LabelledFiles | None:
+    """The images that flags name, if they are images of one's own, and not those that a run was trained with.
+
+    Args:
+        flags: those that were given; where they name other images than those of a run, and no model apart from it, the flags of the images
+            are taken out.
+        stored: settings of the run; None = there are none.
+        run: the run that the model lies in; None = there is none.
+
+    Returns:
+        The images; None = none are named, or they are those of the run, perhaps in another place.
+
+    Raises:
+        UsageError: as `find_labelled`.
+    """
+    if (
+        not {"data_dir", "labels"} & flags.keys()
+        or flags.get("dataset", getattr(stored, "dataset", "folder")) != "folder"
+    ):
+        return None
+    given = {name: flags.get(name, getattr(stored, name, None)) for name in ("data_dir", "labels", "label_level")}
+    found = find_labelled(given["data_dir"] or "", given["labels"] or "", given["label_level"] or 0)
+    if run is not None and _is_own(found, run):
+        return None
+    if not flags.get("test_ckpt_path"):  # the settings are those of the run then
+        for name in _DATA_FLAGS:
+            flags.pop(name, None)
+    return found
+
+
+def _is_own(found, run) -> bool:
+    facts = read_json(run.data, {}) if run.data.is_file() else {}
+    if "fingerprint" in facts:
+        return facts["fingerprint"] == found.fingerprint()
+    # Runs of before there were fingerprints tell of their classes and of how many images there are.
+    if not is_kind(facts, {"class_folders": [str], "images": dict, "skipped": list}):
+        return False
+    kept = sum(facts["images"].values()) + len(facts["skipped"])
+    return sorted(facts["class_folders"]) == sorted(found.classes) and kept == sum(map(len, found.parts.values()))
+
+
+def check_own(run: RunFolder, fingerprint: str, place: str) -> None:
+    """Raises UsageError where images are others than those a run was trained with: among them, its training images may be in other parts."""
+    kept = read_json(run.data, {}).get("fingerprint", fingerprint)
+    if kept != fingerprint:
+        raise UsageError(
+            f"the images of {place} have changed since {run} was trained; bring back what was there, or test on other images: "
+            "--dataset=folder --data_dir=NEW"
+        )

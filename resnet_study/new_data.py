@@ -1,0 +1,124 @@
+"""A model on labelled images that it was not trained on: all of them, each once, in a folder of their own.
+
+evaluate_new(...)         metrics and predictions of all images of a labelled data set
+predict_unlabelled(...)   predictions of the test images of a run that have no labels
+
+Below the run folder lies `evaluations/<name of the images>/` with `result.json` and the files of `prediction`; the `result.json` and
+figures of the run itself are left alone.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from resnet_study.data.labelled_files import LabelledFiles
+from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.evaluation import find_class_folders, find_class_names, find_model, measure
+from resnet_study.files import read_json, write_json
+from resnet_study.prediction import ImageList, predict_files
+from resnet_study.predictor import Predictor
+from resnet_study.run_folder import RunFolder
+
+
+def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[dict, RunFolder]:
+    """Tests a model on all images of a labelled data set, a few in memory at a time; gone on with after a kill.
+
+    Args:
+        config: settings of the model's run; uses test_ckpt_path, runs_dir, run_name, test_batch_size, value_range, on_bad_image.
+        found: of `find_new`; its classes are some or all of those that the model knows.
+        model: what `saved_models.load_model` made of what `evaluation.find_model` names.
+        read: function of (path, shape) that gives one image.
+
+    Returns:
+        (content of `result.json`, with the metrics as the part "test"; the folder that holds it).
+
+    Raises:
+        UsageError: the model does not know a class, or images cannot be read.
+    """
+    for line in found.found:
+        say_once(line)
+    path, run = find_model(config)
+    names = find_class_names(path, model)
+    if len(names) > 1:
+        raise UsageError(f"{path} has the heads {', '.join(names)}, expected one; labels of folders are for one head")
+    (names,) = names.values()
+    rank = _match_classes(found, find_class_folders(path), names, path)
+    members = sorted(pair for part in found.parts.values() for pair in part)
+    images = ImageList(
+        [file for file, _ in members],
+        frozenset(file for file, _ in members) if config.on_bad_image == "refuse" else frozenset(),
+        [()] * len(members),
+    )
+    labels = np.array([rank[label] for _, label in members], int)
+    base = (
+        run.path if config.test_ckpt_path else run.path / "evaluations" / (Path(found.place).name.removesuffix(".zip"))
+    )
+    folder, predictor = _free_folder(base, found.fingerprint()), Predictor(model)
+    answers = predict_files(
+        model,
+        lambda pixels: predictor.predict(pixels, config.test_batch_size),
+        images,
+        read,
+        folder.path,
+        {"": names},
+        settings=f"{config.value_range} {getattr(config, 'faithful', '')}",
+        true_names=[names[label] for label in labels],
+    )
+    result = {
+        "model": model.name,
+        "dataset": Path(found.place).name,
+        "weights": config.test_ckpt_path or run.best.name,
+        "found": found.place,
+        "fingerprint": found.fingerprint(),
+        "test": measure(answers.probabilities[""], labels[answers.indices], names),
+    }
+    write_json(folder.result, result)
+    return result, folder
+
+
+def _match_classes(found, folders, names, path) -> dict[str, int]:
+    """The label of each class of the images: by the folder's name, or the name that is shown, in any case."""
+    known = {}
+    for called in (names, folders if len(folders) == len(names) else []):
+        known |= {name.lower(): label for label, name in enumerate(called)}
+        known |= {name: label for label, name in enumerate(called)}
+    rank = {
+        name: next((known[key] for key in (name, shown, name.lower(), shown.lower()) if key in known), None)
+        for name, shown in zip(found.classes, found.class_names, strict=True)
+    }
+    if not rank:
+        raise UsageError(f"{found.place} must hold images of classes that {path} knows ({', '.join(names[:5])}, ...), received none; "
+                         "put those of each class into a folder of its name, or give --labels=FILE.csv")  # fmt: skip
+    if unknown := [name for name, label in rank.items() if label is None]:
+        raise UsageError(
+            f"{path} tells {', '.join(names[:3])}, ... apart, but {found.place} has {', '.join(map(as_text, unknown[:3]))}"
+            f"{', ...' if len(unknown) > 3 else ''}; rename or take out what the model does not know"
+        )
+    return rank
+
+
+def _free_folder(base: Path, fingerprint: str) -> RunFolder:
+    """The folder for what comes out: `base`, or with the next free number where that holds the result of other images."""
+    folder, number = RunFolder(base), 1
+    while folder.result.is_file() and read_json(folder.result, {}).get("fingerprint") != fingerprint:
+        number += 1
+        folder = RunFolder(base.with_name(f"{base.name}-{number}"))
+    return folder
+
+
+def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], names, read: Callable) -> None:
+    """Asks a model about the test images of its data set that have no labels, and says where the answers are: `unlabelled/` of the run."""
+    if not files:
+        return
+    predictor = Predictor(model)
+    answers = predict_files(
+        model,
+        lambda pixels: predictor.predict(pixels, config.test_batch_size),
+        ImageList(list(files), frozenset(), [()] * len(files)),
+        read,
+        run.path / "unlabelled",
+        {"": list(names)},
+        settings=f"{config.value_range} {getattr(config, 'faithful', '')}",
+    )
+    print(f"{len(answers.files):,} test images without labels: predicted, not scored, in {answers.csv_path}")

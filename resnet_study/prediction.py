@@ -1,0 +1,296 @@
+"""What a model says of any number of image files: a few in memory at a time, written as it goes, and gone on with after a kill.
+
+list_images(paths)      files, and those of folders and archives with all that is within
+predict_files(...)      probabilities of each -> predictions.csv, probabilities.csv, probabilities.npy
+
+    predictions.csv     image, perhaps the class that its folder is named like, and the three most likely classes
+    probabilities.csv   image and the probability of every class
+    probabilities.npy   the same, float32 [images, classes], a row for each row of the tables; of several heads probabilities-<head>.npy
+
+While it goes, `predictions.part-<key>.csv` holds what is done; the key stands for model, settings and files. Where the names are taken
+by other predictions, `predictions-2.csv` and its companions are written, and so on.
+"""
+
+import concurrent.futures
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from resnet_study.data.file_tree import list_tree
+from resnet_study.data.image_files import IMAGE_SUFFIXES
+from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.files import write_atomically
+from resnet_study.saved_models import find_heads
+
+_AT_A_TIME = 64 << 20  # bytes of images in memory
+_LEFT_OUT_NAMED = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageList:
+    """Image files to be asked about.
+
+    Attributes:
+        files: paths in order, each once.
+        named: those that the user named one by one: each must be readable.
+        folders: of each file, the names of the folders between what was named and the file; with that of the named folder in front.
+    """
+
+    files: list[str]
+    named: frozenset[str]
+    folders: list[tuple[str, ...]]
+
+
+def list_images(paths) -> ImageList:
+    """Lists image files.
+
+    Args:
+        paths: files, folders or `.zip`s; of the latter two all images within are taken, in the order of their paths. Other files there are
+            counted in a line.
+
+    Raises:
+        UsageError: nothing is named, or a folder or archive holds no image.
+    """
+    named, folders = set(), {}
+    for path in map(Path, paths):
+        if not path.is_dir() and path.suffix.lower() != ".zip":
+            named.add(str(path))
+            folders.setdefault(str(path), (path.parent.name,))
+            continue
+        found, others = {}, 0
+        for inner, names in list_tree(path, IMAGE_SUFFIXES).items():
+            images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+            others += len(names) - len(images)
+            found |= {"/".join([str(path), *inner, name]): (path.resolve().name, *inner) for name in images}
+        if not found:
+            raise UsageError(
+                f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any; give another"
+            )
+        if others:
+            say_once(f"left aside in {path}: {others:,} file(s) that are no images of a kind that is read")
+        folders |= {file: inner for file, inner in sorted(found.items()) if file not in folders}
+    if not folders:
+        raise UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none; give some")
+    return ImageList(list(folders), frozenset(named), list(folders.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model says of image files.
+
+    Attributes:
+        files: those that were read.
+        indices: of these, int [n], their places in the list that was given.
+        probabilities: {name of the head: float32 [n, classes]}; a single head is called "".
+        table: content of `predictions.csv`.
+        csv_path: its path.
+    """
+
+    files: list[Path]
+    indices: np.ndarray
+    probabilities: dict[str, np.ndarray]
+    table: pd.DataFrame
+    csv_path: Path
+
+
+def predict_files(
+    model,
+    answer: Callable,
+    images: ImageList,
+    read: Callable,
+    folder: Path,
+    class_names: dict[str, list[str]],
+    *,
+    settings: str = "",
+    true_names: list[str | None] | None = None,
+) -> Answers:
+    """Asks a model about image files, and writes what it says.
+
+    Args:
+        model: keras.Model.
+        answer: function of images uint8 [n, height, width, channels] that gives the probabilities of the model, as `Predictor.predict`.
+        images: of `list_images`.
+        read: function of (path, shape) that gives one image.
+        folder: where to write.
+        class_names: {name of the head: names of its classes}.
+        settings: what else the answers depend on, such as how images are read: with others, nothing is gone on with.
+        true_names: of each image the class that it is of, as far as known; a column of the table.
+
+    Returns:
+        Answers.
+
+    Raises:
+        UsageError: an image that was named itself cannot be read, or none can.
+    """
+    columns = [f"{head}/{name}" if head else name for head, names in class_names.items() for name in names]
+    part = _Part(folder / f"predictions.part-{_key(model, images, settings)}.csv", columns)
+    waiting = [index for index, file in enumerate(images.files) if as_text(file) not in part.rows]
+    if part.rows and waiting:
+        print(f"going on after {len(part.rows):,} images that {part.path} holds")
+    shape, failures = model.input_shape[1:], []
+    size = min(1024, max(1, _AT_A_TIME // int(np.prod(shape))))
+
+    def attempt(file):
+        try:
+            return file, read(Path(file), shape)
+        except UsageError as error:
+            return file, error
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(
+            total=len(images.files), initial=len(part.rows), unit="image", disable=None if len(waiting) > size else True
+        ) as bar,
+    ):
+        for start in range(0, len(waiting), size):
+            files, pixels = [], []
+            for file, image in pool.map(attempt, (images.files[index] for index in waiting[start : start + size])):
+                if not isinstance(image, UsageError):
+                    files.append(as_text(file))
+                    pixels.append(image)
+                elif file in images.named:
+                    raise image
+                else:
+                    failures.append(image)
+            if pixels:
+                found = answer(np.stack(pixels))
+                values = np.concatenate(
+                    [found[head] for head in class_names] if isinstance(found, dict) else [found], axis=1
+                )
+                part.add(files, values)
+            bar.update(min(size, len(waiting) - start))
+    if not part.rows:
+        raise failures[0]
+    for error in failures[:_LEFT_OUT_NAMED]:
+        print(f"left out: {error}", file=sys.stderr)
+    if len(failures) > _LEFT_OUT_NAMED:
+        print(f"left out: {len(failures) - _LEFT_OUT_NAMED:,} more images that cannot be read", file=sys.stderr)
+    return _write(part, images, folder, class_names, true_names)
+
+
+def _write(part, images, folder, class_names, true_names) -> Answers:
+    indices = np.array([index for index, file in enumerate(images.files) if as_text(file) in part.rows])
+    files = [images.files[index] for index in indices]
+    values = np.stack([part.rows[as_text(file)] for file in files])
+    ends = np.cumsum([len(names) for names in class_names.values()])[:-1]
+    probabilities = dict(zip(class_names, np.split(values, ends, axis=1), strict=True))
+    table = {"image": files}
+    if true_names and any(true_names[index] for index in indices):
+        table["true_class"] = [true_names[index] or "" for index in indices]
+    for head, answers in probabilities.items():
+        columns = (f"{head}_", f"{head}_probability_") if head else ("class_", "probability_")
+        order = np.argsort(-answers, axis=1, kind="stable")[:, :3]
+        for rank in range(order.shape[1]):
+            labels = order[:, rank]
+            table[f"{columns[0]}{rank + 1}"] = [class_names[head][label] for label in labels]
+            table[f"{columns[1]}{rank + 1}"] = [
+                round(float(value), 4) for value in answers[np.arange(len(labels)), labels]
+            ]
+    table = pd.DataFrame(table)
+    csv_path = _write_beside(folder, table.to_csv(index=False))
+    end = csv_path.stem.removeprefix("predictions")
+    for head, answers in probabilities.items():
+        buffer = io.BytesIO()
+        np.save(buffer, answers)
+        write_atomically(folder / f"probabilities{f'-{head}' * bool(head)}{end}.npy", buffer.getvalue())
+    part.finish(folder / f"probabilities{end}.csv", [as_text(file) for file in files])
+    return Answers([Path(file) for file in files], indices, probabilities, table, csv_path)
+
+
+class _Part:
+    """The file of what is done.
+
+    Attributes:
+        path: of the file.
+        rows: {path of the image: float32 [classes of all heads]}.
+    """
+
+    def __init__(self, path: Path, columns: list[str]):
+        """Reads what an earlier process has done; a row that a kill has cut off is forgotten."""
+        self.path, self._header, self.rows = path, ["image", *map(as_text, columns)], {}
+        if not path.is_file():
+            return
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        next(rows, None)
+        for row in rows:
+            if len(row) != len(self._header):
+                break
+            with contextlib.suppress(ValueError):  # no numbers: it is asked again
+                self.rows[row[0]] = np.array(row[1:], np.float32)
+        self._write_all(path, self.rows)
+
+    def add(self, files: list[str], values: np.ndarray) -> None:
+        """Adds images and their probabilities, float32 [n, classes of all heads], to the file."""
+        new = dict(zip(files, values.astype(np.float32), strict=True))
+        if not self.path.is_file():
+            self._write_all(self.path, {})
+        with self.path.open("a", encoding="utf-8", newline="") as opened:
+            opened.write(_lines(new))
+        self.rows |= new
+
+    def finish(self, path: Path, files: list[str]) -> None:
+        """Makes the file the table of all probabilities, with its rows in the order of `files`."""
+        if list(self.rows) == files:
+            self.path.replace(path)
+        else:  # images were read in a later try
+            self._write_all(path, {file: self.rows[file] for file in files})
+            self.path.unlink()
+
+    def _write_all(self, path, rows):
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer).writerow(self._header)
+        write_atomically(path, buffer.getvalue() + _lines(rows))
+
+
+def _lines(rows) -> str:
+    """{path: probabilities} as lines of CSV; nine digits give the same float32 again."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows(
+        [file, *(f"{value:.9g}" for value in values.tolist())] for file, values in rows.items()
+    )
+    return buffer.getvalue()
+
+
+def _key(model, images, settings) -> str:
+    digest = hashlib.sha256(f"{settings}\0{list(find_heads(model).items())}".encode())
+    for variable in model.weights:
+        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    for file in images.files:
+        digest.update(file.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def find_true_names(images: ImageList, names, shown) -> list[str | None]:
+    """Of each image the class whose name the nearest folder around it has, in any case; None where no folder is called like a class.
+
+    Args:
+        images: of `list_images`.
+        names: what the folders of the classes are called.
+        shown: names of the classes to give instead, in the same order.
+    """
+    known = {name.lower(): label for name, label in (*zip(shown, shown, strict=True), *zip(names, shown, strict=True))}
+    return [
+        next((known[name.lower()] for name in reversed(inner) if name.lower() in known), None)
+        for inner in images.folders
+    ]
+
+
+def _write_beside(folder: Path, text: str) -> Path:
+    """Writes `predictions.csv`, or the next free number where it holds other rows; returns the path."""
+    path, number = folder / "predictions.csv", 1
+    while path.exists() and path.read_bytes() != as_text(text).encode():
+        number += 1
+        path = folder / f"predictions-{number}.csv"
+    write_atomically(path, text)
+    return path

@@ -1,0 +1,72 @@
+"""Classes of unequal size: weights of the loss, metrics that do not hide it, and warnings."""
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import tensorflow as tf
+
+import cifar10_train
+from hyper_parameters import from_preset
+from resnet_study.data.balance import class_weights, describe_balance
+from resnet_study.errors import UsageError
+from resnet_study.evaluation import measure
+from resnet_study.reports.console import print_result
+from resnet_study.training.step import measure_classes
+
+LABELS = np.repeat([0, 1, 2], [60, 30, 6])
+NAMES = ["cat", "dog", "owl"]
+
+
+def test_balanced_weights_let_every_class_count_alike(tmp_path):
+    weights = class_weights("balanced", LABELS, NAMES, ())
+    np.testing.assert_allclose(weights * np.bincount(LABELS), 32, rtol=1e-6)
+    assert weights[LABELS].mean() == pytest.approx(1) and class_weights("", LABELS, NAMES, ()) is None
+    logits = tf.constant(np.random.default_rng(0).normal(size=(96, 3)), tf.float32)
+    plain, sums = measure_classes(logits, tf.constant(LABELS, tf.int32), 0.1)
+    weighted, same = measure_classes(logits, tf.constant(LABELS, tf.int32), 0.1, weights)
+    np.testing.assert_allclose(weighted, plain * weights[LABELS], rtol=1e-6)
+    assert {name: float(value) for name, value in sums.items()} == {name: float(value) for name, value in same.items()}
+    (tmp_path / "w.json").write_text('{"cat": 1, "2": 2.5, "owl": 4}')
+    assert class_weights(str(tmp_path / "w.json"), LABELS, NAMES, ("1", "2", "3")).tolist() == [1, 2.5, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1]", "it is no dictionary"), ('{"cat": 1}', "it has none for dog"), ("{", "Expecting"),
+     ('{"cat": 1, "dog": 0, "owl": 1}', "not positive"), ('{"cat": 1, "dog": "x", "owl": 1}', "could not convert")],
+)  # fmt: skip
+def test_files_of_weights_that_cannot_be_used(tmp_path, text, message):
+    (tmp_path / "w.json").write_text(text)
+    with pytest.raises(UsageError, match=f"w.json must hold .* received .*{message}"):
+        class_weights(str(tmp_path / "w.json"), LABELS, NAMES, ())
+    with pytest.raises(UsageError, match="which does not exist"):
+        class_weights("blanced", LABELS, NAMES, ())
+
+
+def test_few_and_uneven_classes_are_told():
+    few, uneven = describe_balance(LABELS, NAMES, False)
+    assert "1 class(es) have fewer than 20 training images: owl (6);" in few
+    assert "cat has 60 training images, owl has 6; --class_weight=balanced" in uneven
+    assert describe_balance(LABELS, NAMES, True) == [few]
+    assert describe_balance(np.repeat([0, 1, 2], [60, 30, 20]), NAMES, False) == []
+
+
+def test_results_tell_what_accuracy_hides(capsys):
+    """A model that always says cat, on three classes of which one has no image."""
+    labels = np.repeat([0, 1], [9, 1])
+    metrics = measure(np.tile([0.8, 0.1, 0.1], (10, 1)), labels, NAMES)
+    assert metrics["accuracy"] == 90 and metrics["balanced_accuracy"] == 50
+    assert metrics["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, np.zeros(10), average="macro"))
+    print_result({"model": "m", "dataset": "d", "test": metrics})
+    told = capsys.readouterr().out
+    assert "classes of 1 to 9 images: balanced accuracy 50.00 %, macro F1 0.474" in told
+    assert "always saying cat would have an accuracy of 90.00 %, so nothing useful was learnt" in told
+
+
+def test_a_run_with_weights(tmp_path, capsys):
+    given = {"synthetic_images": 200, "train_steps": 2, "tensorboard": False, "runs_dir": str(tmp_path)}
+    cifar10_train.train(from_preset("smoke", class_weight="balanced", version="x", **given))
+    assert "class(es) have fewer than 20 training images" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--class_weight must be balanced or a JSON file"):
+        cifar10_train.train(from_preset("smoke", class_weight="nowhere.json", version="y", **given))
+    assert not (tmp_path / "y").exists()

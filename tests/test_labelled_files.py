@@ -1,0 +1,298 @@
+"""Images of one's own: which layouts of folders, archives and tables are understood, and what is said of them."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import cifar10_input
+import cifar10_main
+from flowers import data as flowers_data
+from flowers.settings import FlowerParameters
+from hyper_parameters import from_preset
+from resnet_study import errors
+from resnet_study.data import folder_data
+from resnet_study.data.labelled_files import find_labelled
+from resnet_study.errors import UsageError
+from resnet_study.run_folder import RunFolder
+
+
+def make(folder, *files):
+    """Writes tiny images, each of a colour of its own, and empty files of other kinds; returns the folder."""
+    for number, file in enumerate(files):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            color = np.random.default_rng(number).integers(0, 256, 3)
+            PIL.Image.fromarray(np.full((10, 12, 3), color, np.uint8)).save(path)
+        else:
+            path.write_text("")
+    return folder
+
+
+def found(folder, **options):
+    """{part: {class: names of the files}} of a layout, and all that is said of it."""
+    data = find_labelled(str(folder), **options)
+    parts = {}
+    for part, members in data.parts.items():
+        for file, label in members:
+            parts.setdefault(part, {}).setdefault(label, []).append(file[len(str(folder)) + 1 :])
+    return parts, data, "\n".join(data.found)
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        (["train/a/1.png", "Validation/a/2.png", "Test/a/3.png"], {"training": "1", "validation": "2", "test": "3"}),
+        (["Training/a/1.png", "Testing/a/3.png"], {"training": "1", "test": "3"}),
+        (["train/a/1.png", "testing/a/3.png", "dev/a/2.png"], {"training": "1", "validation": "2", "test": "3"}),
+        (["photos/TRAIN/a/1.png", "photos/val/a/2.png", "photos/readme.txt"], {"training": "1", "validation": "2"}),
+        (["training_set/training_set/a/1.png", "test_set/test_set/a/3.png"], {"training": "1", "test": "3"}),
+        (["a/train/1.png", "b/train/2.png", "a/test/3.png"], {"training": "12", "test": "3"}),
+        (["a/1.png", "b/2.png"], {"training": "12"}),
+        (["inner/a/1.png", "inner/b/2.png"], {"training": "12"}),
+        (["test/a/1.png", "test/b/2.png"], {"test": "12"}),
+    ],
+)
+def test_parts_under_usual_names(tmp_path, files, parts):
+    sorted_files, data, said = found(make(tmp_path, *files))
+    numbers = {
+        part: "".join(file[-5] for files in classes.values() for file in files)
+        for part, classes in sorted_files.items()
+    }
+    assert numbers == parts and set(data.classes) <= {"a", "b"} and data.has_parts == (set(parts) != {"training"})
+    assert all(f"{len(found)} {part}" in said for part, found in parts.items())
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    vehicles = make(tmp_path, "bus/1.png", "car/2.png", "train/3.png", "train/4.png")
+    _, data, said = found(vehicles)
+    assert (
+        data.classes == ("bus", "car", "train")
+        and not data.has_parts
+        and "one folder per class; 3 classes, 4 training" in said
+    )
+    make(tmp_path, "train/steam/5.png", "bus/city/6.png")
+    assert found(vehicles, label_level=1)[1].classes == ("bus", "car", "train")
+
+
+def test_classes_that_are_nested_more_deeply(tmp_path):
+    folder = make(tmp_path, "cats/wild/1.png", "cats/kaggle/2.png", "dogs/show/3.png")
+    parts, _, said = found(folder)
+    assert parts == {"training": {"cats": ["cats/kaggle/2.png", "cats/wild/1.png"], "dogs": ["dogs/show/3.png"]}}
+    assert "such as those of kaggle, wild to cats; --label_level=2 makes the deeper folders the classes" in said
+    assert found(folder, label_level=2)[1].classes == ("kaggle", "show", "wild")
+    twofold = make(tmp_path / "twofold", "2021/a/1.png", "2021/b/2.png", "2022/a/3.png", "2022/b/4.png")
+    with pytest.raises(UsageError, match=r"all hold the same folders \(a, b\).*--label_level=1 .* --label_level=2"):
+        found(twofold)
+    assert found(twofold, label_level=2)[0] == {"training": {"a": ["2021/a/1.png", "2022/a/3.png"], "b": ["2021/b/2.png", "2022/b/4.png"]}}  # fmt: skip
+    assert found(twofold, label_level=1)[1].classes == ("2021", "2022")
+
+
+def test_what_is_left_aside_is_said(tmp_path):
+    files = [
+        "train/a/1.png",
+        "train/b/2.png",
+        "train/3.png",
+        "4.png",
+        "extra/5.png",
+        "train/a/x.raw",
+        "train/a/y.raw",
+        "n",
+        ".h.png",
+    ]
+    parts, data, said = found(make(tmp_path, *files, "test/6.png"))
+    assert parts == {"training": {"a": ["train/a/1.png"], "b": ["train/b/2.png"]}}
+    assert [file[-5] for file in data.unlabelled] == ["6"] and "1 test images without labels, which are predicted and not scored" in said  # fmt: skip
+    for reason in ("1 file(s) in extra, which is no part", f"1 file(s) in {tmp_path}/train itself, without a class",
+                   "1 file(s) in no folder", "3 file(s) that are no images of a kind that is read (2 .raw, 1 without ending)"):  # fmt: skip
+        assert reason in said
+    beside = make(tmp_path / "beside", "a/1.png", "b/2.png", "test/3.png")
+    assert found(beside)[1].classes == ("a", "b") and len(found(beside)[1].unlabelled) == 1
+
+
+def test_an_archive_is_read_as_its_folder(tmp_path):
+    folder = make(tmp_path / "set", "train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png", "test/5.png")
+    (folder / "cat_to_name.json").write_text('{"a": "ant"}')
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(tmp_path))
+        archive.writestr("__MACOSX/set/train/a/._1.png", b"")
+    config = FlowerParameters(data_dir=str(folder), image_size=32)
+    plain = flowers_data.load_images(config)
+    packed = flowers_data.load_images(FlowerParameters(data_dir=str(tmp_path / "set.zip"), image_size=32))
+    assert packed.class_names == ("ant", "b") and packed.fingerprint == plain.fingerprint and packed.leak_count == 0
+    np.testing.assert_array_equal(plain.training.images, packed.training.images)
+    assert packed.unlabelled == (f"{tmp_path}/set.zip/set/test/5.png",)
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[content.rindex(b"IDAT") + 8] ^= 255
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(UsageError, match=r"1 image\(s\) .*set\.zip/set/val/b/4.png cannot be unpacked"):
+        flowers_data.load_images(FlowerParameters(data_dir=str(tmp_path / "set.zip"), image_size=32))
+    (tmp_path / "no.zip").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"no\.zip must be a folder or a \.zip, received BadZipFile"):
+        find_labelled(str(tmp_path / "no.zip"))
+
+
+TABLES = {
+    "ids without ending": "id,label\n1,a\n2,b\n3,a\n",
+    "other order and separator": "target;path\na;train/1.png\nb;train/2.png\na;train/3.png\n",
+    "more columns": "width,Image,CLASS\n9,1.png,a\n9,./train/2.png,b\n\n9,3,a\n",
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_gives_the_labels(tmp_path, kind):
+    folder = make(tmp_path, "train/1.png", "train/2.png", "train/3.png", "test/1.png", "train/9.png")
+    (folder / "labels.csv").write_text(TABLES[kind], encoding="utf-8-sig")
+    with pytest.raises(UsageError, match=r"images that lie in .*--labels=labels\.csv"):
+        flowers_data.load_images(FlowerParameters(data_dir=str(folder)))
+    parts, data, said = found(folder, labels="labels.csv")
+    assert parts == {"training": {"a": ["train/1.png", "train/3.png"], "b": ["train/2.png"]}} and not data.has_parts
+    assert (
+        data.unlabelled == (f"{folder}/test/1.png",)
+        and "1 file(s) that labels.csv has no label for, such as 9.png" in said
+    )
+
+
+def test_a_table_may_name_the_parts(tmp_path):
+    folder = make(tmp_path / "x", "1.png", "2.png", "3.png", "4.png")
+    table = tmp_path / "table.csv"
+    table.write_text("filename,label,split\n1.png,a,train\n2.png,b,Training\n3.png,b,val\n4.png,,test\n5.png,a,test\n")
+    parts, data, said = found(folder, labels=str(table))
+    assert parts == {"training": {"a": ["1.png"], "b": ["2.png"]}, "validation": {"b": ["3.png"]}} and data.has_parts
+    assert len(data.unlabelled) == 1 and "1 row(s) of table.csv name no image that is there, such as 5.png" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "received nothing; name the columns so"),
+        ("1.png,a\n", "must have a column filename, image, path or id, and one label.*received 1.png, a;"),
+        ("id,label,split\n1,a,some\n", "has 'some' in row 2 of its column of parts"),
+        ("id,label\n1\n", "has 1 cells in row 2, expected 2"),
+        ("id,label\n1,a\n1,b\n", "gives 1 the labels a and b"),
+        ("id,label\n1,a|b\n2,a\n", r"has the cell 'a\|b', expected one label for each image; several"),
+        ("id,label\n7,a\n8,b\n", r"received no image that .* has a label for"),
+        ("id,label\nsame,a\n", r"names same, which may be train/same\.jpg or train/same\.png; give paths"),
+        (b"id,label\n\xff\xfe,a\n", "must be a CSV file in UTF-8"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_used(tmp_path, text, message):
+    folder = make(tmp_path, "train/1.png", "train/2.png", "train/same.png", "train/same.jpg")
+    (folder / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=message):
+        flowers_data.load_images(FlowerParameters(data_dir=str(folder), labels="t.csv"))
+    with pytest.raises(UsageError, match="neither here nor in"):
+        find_labelled(str(folder), labels="nowhere.csv")
+
+
+# The small networks
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """40 grey images of 12 x 12 in two classes, as class folders and as one folder with a table."""
+    place = tmp_path_factory.mktemp("shapes")
+    rng, rows = np.random.default_rng(0), ["id,label"]
+    (place / "flat").mkdir()
+    for name in ("dark", "light"):
+        (place / "folders" / name).mkdir(parents=True)
+    for number in range(40):
+        name = ("dark", "light")[number % 2]
+        image = PIL.Image.fromarray(rng.integers(0, 120, (12, 12), np.uint8) + np.uint8(120 * (number % 2)))
+        image.save(place / "folders" / name / f"{number:02d}.png")
+        image.save(place / "flat" / f"{number:02d}.png")
+        rows.append(f"{number:02d},{name}")
+    (place / "flat" / "labels.csv").write_text("\n".join(rows))
+    return place
+
+
+def test_folder_and_table_give_the_same_arrays(shapes, monkeypatch):
+    config = from_preset("folder", data_dir=str(shapes / "folders"), image_size=8)
+    folders = cifar10_input.load_data(config)
+    table_config = from_preset("folder", data_dir=str(shapes / "flat"), labels="labels.csv", image_size=8)
+    table = cifar10_input.load_data(table_config)
+    assert folders.train.images.shape == (36, 8, 8, 1) and folders.class_names == ("dark", "light")
+    for part in ("train", "test"):
+        np.testing.assert_array_equal(getattr(folders, part).images, getattr(table, part).images)
+        np.testing.assert_array_equal(getattr(folders, part).labels, getattr(table, part).labels)
+    with monkeypatch.context() as patch:  # what was read last is not read again
+        patch.setattr(folder_data, "read_image", None)
+        assert cifar10_input.load_data(table_config) is table
+    colour = cifar10_input.load_data(from_preset("folder", data_dir=str(shapes / "folders"), channels=3, image_size=8))
+    np.testing.assert_array_equal(colour.train.images[..., :1], folders.train.images)
+    assert [len(part) for part in cifar10_input.split_data(folders, config)] == [32, 4]
+
+
+def test_own_parts_are_kept(tmp_path):
+    files = [f"{part}/{name}/{number}.png" for part in ("train", "dev", "test") for name in "ab" for number in range(3)]
+    config = from_preset("folder", data_dir=str(make(tmp_path, *files)), image_size=8)
+    training, validation = cifar10_input.split_data(cifar10_input.load_data(config), config)
+    assert len(training) == 6 and len(validation) == 6 and training.images.shape[1:] == (8, 8, 3)
+    everything = from_preset("folder", data_dir=str(tmp_path), image_size=8, validation_fraction=0.0)
+    assert [len(part) for part in cifar10_input.split_data(cifar10_input.load_data(everything), everything)] == [12, 0]
+
+
+def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
+    errors._said.clear()
+    photos = shutil.copytree(shapes / "folders", tmp_path / "photos")
+    shutil.copytree(photos / "light", photos / "test", ignore=shutil.ignore_patterns("[123]*"))
+    place = [f"--runs_dir={tmp_path}", "--version=x"]
+    flags = [
+        "--mode=train",
+        "--dataset=folder",
+        f"--data_dir={photos}",
+        "--image_size=8",
+        "--model=resnet8",
+        "--tensorboard=false",
+    ]
+    assert (
+        cifar10_main.main(
+            [*flags, *place, "--train_batch_size=8", "--report_freq=4", "--warmup_steps=1", "--train_steps=8"]
+        )
+        == 0
+    )
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == f"{photos}: one folder per class, test/ = test; 2 classes, 40 training images, 5 test images without labels, which are predicted and not scored"
+    )
+    run = RunFolder(tmp_path / "x")
+    assert len((run.path / "unlabelled" / "predictions.csv").read_text().splitlines()) == 6
+    before = run.result.read_bytes()
+    # Wherever it lies, and given by its folder alone, it is tested on its own test part.
+    moved = shutil.move(photos, tmp_path / "moved")
+    assert cifar10_main.main(["--mode=test", *place, f"--data_dir={moved}"]) == 0
+    assert json.loads(run.result.read_text())["test"] == json.loads(before)["test"]
+    before = run.result.read_bytes()
+    shutil.move(moved, photos)
+    assert cifar10_main.main(["--mode=test", place[0], f"--test_ckpt_path={run.path}"]) == 0
+    result = json.loads((tmp_path / "test-x-photos" / "result.json").read_text())
+    assert result["test"] == json.loads(before)["test"]
+    capsys.readouterr()
+    assert cifar10_main.main(["--mode=predict", *place, "--images", str(photos / "dark")]) == 0
+    assert "of the 20 images that lie in folders named like classes" in capsys.readouterr().out
+    shutil.copy(photos / "dark" / "00.png", photos / "light")
+    assert cifar10_main.main(["--mode=test", *place]) == 2
+    assert "have changed since" in capsys.readouterr().err
+    assert cifar10_main.main(["--mode=train", *place, "--resume"]) == 2
+    assert "are others; give the same --data_dir" in capsys.readouterr().err and run.result.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=folder"], "--data_dir must be a folder"),
+        (["--dataset=digits", "--labels=x.csv"], "--labels is for --dataset=folder"),
+        (["--dataset=digits", "--image_size=16"], "--image_size and --channels are for --dataset=folder"),
+        (["--dataset=folder", "--channels=2"], "--channels must be 1, 3"),
+        (["--dataset=folder", "--image_size=7"], "--image_size must be at least 8"),
+        (["--dataset=folder", "--value_range=5,1"], "--value_range must be LOW,HIGH with LOW below HIGH"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, capsys, flags, message):
+    assert cifar10_main.main(["--mode=train", f"--runs_dir={tmp_path}", *flags]) == 2
+    assert message in capsys.readouterr().err
