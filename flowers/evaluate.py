@@ -208,7 +208,8 @@ def main(argv=None) -> int:
         parser = Parser(
             prog="python -m flowers.evaluate",
             description="Tests a transfer model on validation and test images: accuracy, precision, recall, F1, confusion matrix.",
-            allow_abbrev=False,
+            shown=("version", "data_dir", "test_ckpt_path", "publish"),
+            examples="python -m flowers.evaluate --version=NAME",
         )
         parser.add_argument(
             "--publish", action="store_true", help="put the run among the project's results, beside the text's numbers"

@@ -79,6 +79,19 @@ class RunFolder:
         finally:
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a process writes in it now."""
+        path = self.path / ".lock"
+        if not path.is_file():
+            return False
+        try:
+            with filelock.FileLock(path, timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # a folder that may only be read: nobody writes here with our rights
+            return False
+
     def holds_run(self) -> bool:
         """Whether a run was begun in it."""
         return self.config.is_file()

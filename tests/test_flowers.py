@@ -623,7 +623,7 @@ def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, image_folder
 )
 def test_help_shows_only_what_a_command_reads(capsys, command, more):
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        command.main(["--help-all"])
     shown = set(capsys.readouterr().out.split())
     assert {"--version", "--runs_dir", "--test_ckpt_path"} | more <= shown
     assert not {"--epochs", "--init_lr", "--weights", "--image_size", "--rotation"} & shown
