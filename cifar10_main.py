@@ -28,6 +28,7 @@ _MODES = {
     "train": "train, test and draw",
     "test": "test and draw a finished run",
     "predict": "classify --images",
+    "report": "write report.html of a run or a study, or of --versions beside each other",
     "runs": "list the run folders: state, error, time, disk",
     "publish": "put a tested run or a study among the project's results",
     "compare": "networks against each other on several data sets",
@@ -40,6 +41,7 @@ _TAKES = {
     "train": ("resume", "overwrite"),
     "test": (),
     "predict": ("images", "explain", "explain_limit"),
+    "report": ("versions",),
     "runs": (),
     "publish": ("results_dir", "experiment"),
     "compare": ("models", "datasets", "seeds", "resume"),
@@ -88,6 +90,12 @@ def make_parser() -> Parser:
         default="",
         metavar="NAME",
         help="list of results to add to, for --mode=publish [the data set; of a study its name]",
+    )
+    parser.add_argument(
+        "--versions",
+        type=_list_of(str),
+        metavar="NAME,...",
+        help="run folders in --runs_dir to lay beside each other, for --mode=report",
     )
     studies = parser.add_argument_group(
         "studies of several runs",
@@ -155,6 +163,8 @@ def _run(argv):
     _check_actions(actions, parser)
     if actions["mode"] == "runs":
         return print_runs(hyper_parameters.from_flags(flags).runs_dir)
+    if actions["mode"] == "report":
+        return _report(hyper_parameters.from_flags(flags), actions["versions"])
     if actions["mode"] in STUDIES:
         try:
             return _study(flags, actions)
@@ -207,7 +217,27 @@ def _study(flags, actions):
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
             study = {"compare": compare, "robustness": measure_robustness}
             folder = study[actions["mode"]](given, models, datasets, seeds)
-    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}", sep="\n")
+    from resnet_study.reports.comparison_page import write_study_page
+
+    page = write_study_page(folder)
+    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
+
+
+def _report(config, versions):
+    """Writes the page of `config.version`, a run of either program or a study, or of several runs."""
+    devices.import_tensorflow()
+    from resnet_study.reports import comparison_page, run_page
+
+    folder = Path(config.runs_dir)
+    if versions:
+        runs = [RunFolder(folder / name) for name in versions]
+        page = comparison_page.write_comparison(folder / (config.version or "comparison"), runs)
+    elif (folder / config.run_name / "study.json").is_file():
+        page = comparison_page.write_study_page(folder / config.run_name)
+    else:
+        run = RunFolder(folder / config.run_name)
+        page = run_page.write_run_page(run, run_page.find_tested_images(run, config.data_dir or None))
+    print(f"written: {page}")
 
 
 def _settings(flags, actions):
@@ -261,7 +291,7 @@ def _test(config, _actions):
         from resnet_study.reports.figures import draw
 
         draw(run, config.data_dir)
-    print(f"written: {run.result}" + (f", figures in {run.figures}" if run.holds_run() else ""))
+    print(f"written: {run.result}" + (f", figures in {run.figures}, all in {run.page}" if run.holds_run() else ""))
 
 
 def _predict(config, actions):

@@ -15,9 +15,9 @@ def installed(tmp_path_factory):
     # A copy, so that no build files are left in the clone.
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for name in names:
-        wanted = name.endswith((".py", ".cfg", ".toml", ".keras", "README.md")) and not name.startswith(
-            ("tests/", "results/")
-        )
+        wanted = name.endswith(
+            (".py", ".cfg", ".toml", ".keras", ".html", ".css", ".js", "README.md")
+        ) and not name.startswith(("tests/", "results/"))
         if wanted and (ROOT / name).is_file():
             place = folder / "source" / name
             place.parent.mkdir(parents=True, exist_ok=True)
