@@ -529,6 +529,8 @@ def test_a_run_folder_holds_everything(finished):
     history = pd.read_csv(finished.error_csv)
     assert history["step"].tolist() == [0, 1, 2]
     assert result["best_step"] == history["step"][history["validation_loss"].idxmin()]
+    page = finished.page.read_text(encoding="utf-8")
+    assert "python -m flowers.train" in page and 'id="gallery"' in page and len(page.encode()) < 3_000_000
     drawn = {path.stem for path in finished.figures.glob("*.png")}
     assert drawn == {
         "accuracy_and_loss",

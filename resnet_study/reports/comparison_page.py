@@ -11,7 +11,7 @@ from resnet_study.files import read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.page import render_markdown, write_page
-from resnet_study.reports.published import list_numbers
+from resnet_study.reports.published import list_numbers, published_error
 from resnet_study.reports.results import name_hardware
 from resnet_study.run_folder import RunFolder
 
@@ -92,7 +92,6 @@ def _describe(run, folder):
     result, history = read_result(run), run.read_history()
     part = result["predictions"]
     metrics, last = result[part], history.iloc[-1]
-    published = next((n[1] for name, n in numbers.items() if name == f"{part}_error" and n[1] is not None), None)
     starts = read_json(run.environment, [dict])
     known = starts and {"processor", "cores", "dtype_policy"} <= starts[-1].keys()
     low, high = metrics["accuracy_interval"]
@@ -111,7 +110,7 @@ def _describe(run, folder):
         "accuracy": metrics["accuracy"],
         "low": low,
         "high": high,
-        "published": published,
+        "published": published_error(numbers, part),
         "loss": metrics["loss"],
         "calibration_error": metrics.get("calibration_error"),
         "validation_error": result.get("validation_error"),

@@ -164,3 +164,9 @@ def settings_class(run: RunFolder) -> type[HyperParameters] | type[FlowerParamet
 def list_numbers(run: RunFolder) -> tuple:
     """`list_cifar_numbers` or `list_flower_numbers`, whichever is of the program that trained the run."""
     return (list_cifar_numbers if settings_class(run) is HyperParameters else list_flower_numbers)(run)
+
+
+def published_error(numbers: dict, part: str) -> float | None:
+    """The published error of a part in %, among what `list_numbers` gives; None if there is none."""
+    error, accuracy = (numbers.get(f"{part}_{metric}", (None, None))[1] for metric in ("error", "accuracy"))
+    return round(100 - accuracy, 6) if error is None and accuracy is not None else error

@@ -15,7 +15,7 @@ from resnet_study.files import read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import LabelledImages, encode_image, make_gallery
 from resnet_study.reports.page import render_markdown, write_page
-from resnet_study.reports.published import list_numbers, settings_class
+from resnet_study.reports.published import list_numbers, published_error, settings_class
 from resnet_study.run_folder import RunFolder
 
 _SHEETS = {"augmentation": "Augmentation", "samples": "Training images", "heads": "Heads"}
@@ -82,7 +82,7 @@ def write_run_page(run: RunFolder, tested: LabelledImages) -> Path:
     # Where broken images were skipped, nobody knows which answer is of which image.
     known = len(tested.labels) == len(probabilities)
     gallery = make_gallery(tested, probabilities) if known else []
-    published = next((number[1] for name, number in numbers.items() if name == f"{part}_error"), None)
+    published = published_error(numbers, part)
     curves = {"error": plots.draw_errors(history, result, part, published)}
     x_range = curves["error"].x_range
     curves["loss"] = plots.draw_losses(history, len(names), x_range)

@@ -60,7 +60,7 @@ for (const table of document.querySelectorAll("table:not(.matrix)")) {
     header.append(button);
     button.addEventListener("click", () => sortTable(table, header));
   }
-  if (table.tBodies[0].rows.length > 8) addFilter(table);
+  if (table.tBodies[0].rows.length > 5) addFilter(table);
 }
 
 // Images that fell into a cell of the confusion matrix.
