@@ -147,6 +147,25 @@ def test_images_that_cannot_be_put_beside_answers_are_left_out(runs_dir, tmp_pat
     assert "could not be read when the run was tested" in " ".join(page.text) and 'id="gallery"' not in text
 
 
+def test_a_run_without_what_later_versions_note_has_a_page_and_a_damaged_one_an_error(runs_dir, tmp_path):
+    shutil.copytree(runs_dir / "a", tmp_path / "a")
+    run = RunFolder(tmp_path / "a")
+    run.environment.unlink()
+    data, result = json.loads(run.data.read_text()), json.loads(run.result.read_text())
+    write_json(run.data, {"class_names": data["class_names"]})
+    kept = {name: value for name, value in result.items() if name != "pflop"}
+    for name in ("reliability", "calibration_error", "brier_score"):
+        del kept["test"][name]
+    write_json(run.result, kept)
+    tested = find_tested_images(run)
+    text, page = read(write_run_page(run, tested))
+    check_page(text, page)
+    for name, value in (("pflop", "much"), ("test", kept["test"] | {"calibration_error": [], "brier_score": 1.0})):
+        write_json(run.result, kept | {name: value})
+        with pytest.raises(UsageError, match="holds what no run writes"):
+            write_run_page(run, tested)
+
+
 def test_runs_lie_beside_each_other(runs_dir, tmp_path, capsys):
     flags = ["--mode=report", f"--runs_dir={runs_dir}"]
     assert main([*flags, "--versions=a,b", "--version=both"]) == 0

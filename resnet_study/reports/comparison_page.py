@@ -13,6 +13,7 @@ from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.page import render_markdown, write_page
 from resnet_study.reports.published import list_numbers, published_error
 from resnet_study.reports.results import name_hardware
+from resnet_study.reports.run_page import naming_damage
 from resnet_study.run_folder import RunFolder
 
 
@@ -62,7 +63,10 @@ def _read_figure(path):
 
 
 def _write(folder, title, runs, command="", report="", figures=()):
-    rows = [_describe(run, folder) for run in runs]
+    rows = []
+    for run in runs:
+        with naming_damage(run):
+            rows.append(_describe(run, folder))
     curves = {}
     if rows:
         curves["accuracy"] = plots.draw_intervals(rows)
@@ -92,7 +96,7 @@ def _describe(run, folder):
     result, history = read_result(run), run.read_history()
     part = result["predictions"]
     metrics, last = result[part], history.iloc[-1]
-    starts = read_json(run.environment, [dict])
+    starts = read_json(run.environment, [dict]) if run.environment.is_file() else []
     known = starts and {"processor", "cores", "dtype_policy"} <= starts[-1].keys()
     low, high = metrics["accuracy_interval"]
     place = run.path.resolve()

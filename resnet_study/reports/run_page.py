@@ -1,17 +1,19 @@
 """`report.html` of a run: everything about it in one file, made from its run folder and the images it was tested on."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import PIL.Image
 
 import cifar10_input
 from flowers.data import load_images
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, as_text, one_line
 from resnet_study.evaluation import PARTS, read_result
-from resnet_study.files import read_json, read_text
+from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import LabelledImages, encode_image, make_gallery
 from resnet_study.reports.page import render_markdown, write_page
@@ -69,6 +71,22 @@ def write_run_page(run: RunFolder, tested: LabelledImages) -> Path:
     Raises:
         UsageError: the run has not been trained and tested, or a file of it is damaged.
     """
+    with naming_damage(run):
+        return _write(run, tested)
+
+
+@contextlib.contextmanager
+def naming_damage(run: RunFolder):
+    """Says which run it is where something in its files is not what a run writes."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, jinja2.UndefinedError) as error:
+        raise UsageError(f"a file in {run} holds what no run writes ({one_line(error)}); test the run again") from error
+
+
+def _write(run, tested):
     config, recipe, numbers = list_numbers(run)
     result, history, names = (
         read_result(run),
@@ -115,8 +133,9 @@ def write_run_page(run: RunFolder, tested: LabelledImages) -> Path:
         gallery=gallery,
         images_known=known,
         settings=_list_settings(config),
-        data=read_json(run.data, dict),
-        starts=read_json(run.environment, [dict]),
+        counts=_read_counts(run),
+        found=as_text(str(read_json(run.data, dict).get("found", ""))),
+        starts=_read_starts(run),
         layers=render_markdown(read_text(layers)) if layers.is_file() else None,
         sheets=_read_sheets(run),
         files=_list_files(run),
@@ -188,6 +207,27 @@ def _read_sheets(run):
             except OSError as error:
                 raise UsageError(f"{path} is no readable image ({error}); test the run again") from error
     return sheets
+
+
+def _read_counts(run):
+    """Numbers of images by part; nothing where `data.json`, of an earlier version, does not tell."""
+    counts = read_json(run.data, dict).get("images")
+    kind = dict.fromkeys(("training", "validation"), int)
+    return counts if is_kind(counts, kind) else {}
+
+
+def _read_starts(run):
+    """What `environment.json` notes of each start, as texts; runs of the first versions have no such file."""
+    rows = []
+    for start in read_json(run.environment, [dict]) if run.environment.is_file() else []:
+        gpus, packages = start.get("gpus"), start.get("packages")
+        machine = [*(gpus if is_kind(gpus, [str]) else []), start.get("processor"), start.get("platform")]
+        software = [f"Python {start.get('python', '?')}"]
+        software += [f"{name} {version}" for name, version in (packages if is_kind(packages, dict) else {}).items()]
+        row = {name: start.get(name) for name in ("step", "dtype_policy", "commit", "command", "cores")}
+        row |= {"machine": ", ".join(str(part) for part in machine if part), "software": ", ".join(software)}
+        rows.append({name: "" if value is None else value for name, value in row.items()})
+    return rows
 
 
 def _list_files(run):
