@@ -2,11 +2,11 @@
 # make test        the test suite
 # make train       CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
-# make browser-test  the pages of runs in headless Chromium, which it installs with apt-get (as root)
+# make browser-test  the pages of runs in headless Chromium, which it installs with apt-get where it is missing (as root)
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
 # make reproduce   the tables and figures on CIFAR-10 and MNIST, in about a night; goes on where it was stopped (DATA_DIR=folder)
-# make lint        ruff
+# make lint        ruff and mypy
 
 # The first interpreter that starts and is new enough; PYTHON=... names another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -46,6 +46,7 @@ reproduce: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(INSTALLED): setup.cfg
 	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11, 3.12 or 3.13, found none; install one or give PYTHON=..." >&2; exit 2; }

@@ -250,7 +250,7 @@ PRESETS = {
 }
 
 # What a data set asks of every recipe: digits are never mirrored, and MNIST is split 55,000 / 5,000.
-OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
+OF_DATASET: dict[str, dict] = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist"}

@@ -11,7 +11,7 @@ import re
 import shlex
 import textwrap
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from resnet_study import devices
 from resnet_study.errors import UsageError, shorten
@@ -74,6 +74,9 @@ class Settings:
     """What the frozen dataclasses of settings have in common; every field is a `setting`."""
 
     PROGRAM: ClassVar[str]  # the command that trains with these settings
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+    version: str
+    runs_dir: str
 
     def __post_init__(self):
         """Raises UsageError unless every value fits the declared type, choices and range of its field."""
@@ -111,7 +114,7 @@ class Settings:
         for name, value in (("watch_test", True), ("strategy", "multi_worker")):
             if getattr(self, name, None) == value:
                 flags.insert(0, f"--{name}={str(value).lower()}")
-        if folder.parent != Path(type(self).__dataclass_fields__["runs_dir"].default):
+        if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
             flags.insert(0, f"--runs_dir={shlex.quote(str(folder.parent))}")
         return " ".join([self.PROGRAM, *flags])
 
@@ -287,12 +290,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], read=No
         facts = field.metadata
         names = [name for name in facts["choices"] or () if name not in facts["help"]]
         text = facts["help"] + (f"; one of {', '.join(facts['choices'])}" if names else "")
-        options = {"default": argparse.SUPPRESS, "help": f"{text} [{field.default}]".replace("%", "%%")}
-        if field.type is bool:
+        kind: Any = field.type
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{text} [{field.default}]".replace("%", "%%")}
+        if kind is bool:
             options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
         elif facts["choices"]:
             options |= {"choices": [*facts["choices"], *facts["old_values"]], "metavar": "NAME"}
         else:
-            options |= {"type": field.type, "metavar": field.type.__name__.upper()}
+            options |= {"type": kind, "metavar": kind.__name__.upper()}
         flags = [f"--{name}" for name in (field.name, facts["alias"]) if name]
         groups[facts["group"]].add_argument(*flags, dest=field.name, **options)
