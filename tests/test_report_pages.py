@@ -112,15 +112,23 @@ def test_the_gallery_holds_the_images_that_were_tested(runs_dir):
     assert sum(image["label"] != image["predicted"] for image in gallery["images"]) == wrong
 
 
-def test_every_cell_has_an_image_before_one_has_two():
+def test_the_most_confident_mistakes_come_first_and_then_every_cell_before_one_has_two():
     rng = np.random.default_rng(0)
-    probabilities, labels = rng.dirichlet(np.ones(4), 300), rng.integers(0, 4, 300)
+    probabilities, labels = rng.dirichlet(np.ones(7), 2000), rng.integers(0, 7, 2000)
     places = choose_images(probabilities, labels)
-    cells = [(labels[place], probabilities[place].argmax()) for place in places]
-    assert len(set(cells[:16])) == 16 and len(set(places)) == len(places)
-    first = [place for place in places if cells[0] == (labels[place], probabilities[place].argmax())]
-    confidence = probabilities[first].max(axis=1)
-    assert (np.diff(confidence) <= 0).all() or cells[0][0] == cells[0][1]
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    assert list(places[:24]) == list(wrong[np.argsort(-confidence[wrong])[:24]]) and len(set(places)) == len(places)
+    seen = collections.Counter()
+    for place in places[:24]:
+        seen[labels[place], predicted[place]] += 1
+    ranks = []
+    for place in places[24:]:
+        cell = labels[place], predicted[place]
+        ranks.append(seen[cell])
+        seen[cell] += 1
+    assert ranks == sorted(ranks)
+    assert set(wrong) <= set(places) and (predicted == labels)[places].sum() == 7 * 12
 
 
 def test_names_of_strangers_are_text(runs_dir, tmp_path):

@@ -10,6 +10,7 @@ import PIL.Image
 
 _ROOM = 700_000  # bytes of all images as they stand in the page
 _LARGEST = 96  # pixels of the longer side
+_MISTAKES = 24  # the most confident ones, which a page shows by themselves
 _OF_RIGHT = 12  # right answers of a class, the least certain ones
 
 
@@ -27,7 +28,7 @@ class LabelledImages:
 
 
 def choose_images(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Places of the images to show, the most wanted first: of each cell the first, then the second, and so on.
+    """Places of the images to show, the most wanted first: the most confident mistakes, then of each cell the first, the second, and so on.
 
     In a cell of mistakes the most confident come first, in a cell of right answers the least confident.
 
@@ -43,18 +44,21 @@ def choose_images(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         from resnet_study.reports.gallery import choose_images
 
         probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.8, 0.2], [0.2, 0.8]])
-        print(choose_images(probabilities, np.array([1, 1, 0, 1])).tolist())  # [1, 2, 3, 0]
+        print(choose_images(probabilities, np.array([1, 1, 0, 1])).tolist())  # [1, 0, 2, 3]
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = predicted == labels
-    order = np.argsort(np.where(right, confidence, -confidence), kind="stable")
-    seen, ranked = {}, []
-    for place in order:
+    order = np.argsort(np.where(right, confidence, -confidence), kind="stable")  # mistakes first
+    seen: dict[tuple, int] = {}
+    ranked = []
+    for number, place in enumerate(order):
         cell = labels[place], predicted[place]
         seen[cell] = seen.get(cell, -1) + 1
-        if not right[place] or seen[cell] < _OF_RIGHT:
-            ranked.append((seen[cell], bool(right[place]), int(place)))
-    return np.array([place for _, _, place in sorted(ranked, key=lambda entry: entry[:2])], int)
+        if not right[place]:
+            ranked.append((number >= _MISTAKES, seen[cell], False, int(place)))
+        elif seen[cell] < _OF_RIGHT:
+            ranked.append((True, seen[cell], True, int(place)))
+    return np.array([entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])], int)
 
 
 def make_gallery(tested: LabelledImages, probabilities: np.ndarray) -> list[dict]:
