@@ -428,7 +428,7 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     if unknown := settings.keys() - {field.name for field in dataclasses.fields(HyperParameters)}:
-        raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; see --help")
+        raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; see --help-all")
     recipe = PRESETS[name].settings
     asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
     if not is_made_for(name, str(asked["model"])):
