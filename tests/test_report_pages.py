@@ -16,6 +16,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_json
 from resnet_study.reports.comparison_page import write_comparison, write_study_page
 from resnet_study.reports.gallery import LabelledImages, choose_images
+from resnet_study.reports.published import published_error
 from resnet_study.reports.run_page import find_tested_images, write_run_page
 from resnet_study.run_folder import RunFolder
 
@@ -129,6 +130,23 @@ def test_the_most_confident_mistakes_come_first_and_then_every_cell_before_one_h
         seen[cell] += 1
     assert ranks == sorted(ranks)
     assert set(wrong) <= set(places) and (predicted == labels)[places].sum() == 7 * 12
+
+
+@pytest.mark.parametrize(
+    ("numbers", "part", "expected"),
+    [
+        ({"test_error": (8.0, 8.75, "paper", ""), "validation_error": (9.0, 7.0, "paper", "")}, "test", ("test", 8.75)),
+        (
+            {"test_error": (8.0, None, None, ""), "validation_error": (9.0, 12.8, "paper", "")},
+            "test",
+            ("validation", 12.8),
+        ),
+        ({"validation_accuracy": (80.0, 88.37, "text", "")}, "validation", ("validation", 11.63)),
+        ({"test_error": (8.0, None, None, "")}, "test", None),
+    ],
+)
+def test_a_published_number_stands_beside_what_it_is_of(numbers, part, expected):
+    assert published_error(numbers, part) == expected
 
 
 def test_names_of_strangers_are_text(runs_dir, tmp_path):

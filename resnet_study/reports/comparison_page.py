@@ -96,6 +96,7 @@ def _describe(run, folder):
     result, history = read_result(run), run.read_history()
     part = result["predictions"]
     metrics, last = result[part], history.iloc[-1]
+    published = published_error(numbers, part)
     starts = read_json(run.environment, [dict]) if run.environment.is_file() else []
     known = starts and {"processor", "cores", "dtype_policy"} <= starts[-1].keys()
     low, high = metrics["accuracy_interval"]
@@ -114,7 +115,7 @@ def _describe(run, folder):
         "accuracy": metrics["accuracy"],
         "low": low,
         "high": high,
-        "published": published_error(numbers, part),
+        "published": published[1] if published and published[0] == part else None,
         "loss": metrics["loss"],
         "calibration_error": metrics.get("calibration_error"),
         "validation_error": result.get("validation_error"),

@@ -84,7 +84,7 @@ def draw_errors(history, result: dict, part: str, published):
         history: table of `error.csv`.
         result: content of `result.json`.
         part: the part of `result` that is shown.
-        published: error in %, or None.
+        published: (part, error in %), or None; see `published.published_error`.
     """
     names = {
         "train_error": "training (augmented)",
@@ -107,7 +107,8 @@ def draw_errors(history, result: dict, part: str, published):
         HoverTool(renderers=[mark], tooltips=[(f"{part} error", "@y{0.00} %"), ("step", "@x{0,0}")], visible=False)
     )
     if published is not None:
-        _draw_level(plot, history["step"], published, f"published: {published:.2f} %")
+        of_part, level = published
+        _draw_level(plot, history["step"], level, f"published {of_part}: {level:.2f} %")
     return plot
 
 
@@ -131,7 +132,9 @@ def draw_losses(history, classes: int, x_range):
 
 def draw_pace(history, x_range):
     """(learning rate, images per second) of a run against step."""
-    rate = draw_lines("step", "learning rate", {"learning rate": (history["step"], history["learning_rate"])}, x_range=x_range)  # fmt: skip
+    rates = history["learning_rate"]
+    lines = {"learning rate": (history["step"], rates)}
+    rate = draw_lines("step", "learning rate", lines, x_range=x_range, highest=1.1 * float(rates.max()) or None)
     trained = history[history["examples_per_sec"] > 0]
     pace = draw_lines("step", "images/s", {"training": (trained["step"], trained["examples_per_sec"])}, x_range=x_range)
     pace.y_range.start = 0

@@ -166,7 +166,18 @@ def list_numbers(run: RunFolder) -> tuple:
     return (list_cifar_numbers if settings_class(run) is HyperParameters else list_flower_numbers)(run)
 
 
-def published_error(numbers: dict, part: str) -> float | None:
-    """The published error of a part in %, among what `list_numbers` gives; None if there is none."""
-    error, accuracy = (numbers.get(f"{part}_{metric}", (None, None))[1] for metric in ("error", "accuracy"))
-    return round(100 - accuracy, 6) if error is None and accuracy is not None else error
+def published_error(numbers: dict, part: str) -> tuple[str, float] | None:
+    """The published error that a run is held against, among what `list_numbers` gives.
+
+    Args:
+        numbers: see `list_numbers`.
+        part: "validation" or "test", the part that is asked for first.
+
+    Returns:
+        (the part that it is of, which can also be validation, error in %); None if nothing is published.
+    """
+    for found in (part, "validation"):
+        error, accuracy = (numbers.get(f"{found}_{metric}", (None, None))[1] for metric in ("error", "accuracy"))
+        if error is not None or accuracy is not None:
+            return found, round(100 - accuracy, 6) if error is None else error
+    return None
