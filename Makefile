@@ -2,10 +2,11 @@
 # make test        the test suite
 # make train       CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
+# make browser-test  the pages of runs in headless Chromium, which it installs with apt-get where it is missing (as root)
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
 # make reproduce   the tables and figures on CIFAR-10 and MNIST, in about a night; goes on where it was stopped (DATA_DIR=folder)
-# make lint        ruff
+# make lint        ruff and mypy
 
 # The first interpreter that starts and is new enough; PYTHON=... names another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test train slow bench crash-test reproduce lint
+.PHONY: demo test train slow browser-test bench crash-test reproduce lint
 
 demo: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
@@ -28,6 +29,11 @@ train: $(INSTALLED)
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow
 
+browser-test: $(INSTALLED)
+	command -v chromedriver >/dev/null || { apt-get update && apt-get install --yes chromium chromium-driver; }
+	$(BIN)/pip install --quiet 'selenium>=4.20'
+	$(BIN)/python -m pytest -q -m slow tests/test_browser.py
+
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/throughput.py $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
 
@@ -40,6 +46,7 @@ reproduce: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(INSTALLED): setup.cfg
 	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11, 3.12 or 3.13, found none; install one or give PYTHON=..." >&2; exit 2; }

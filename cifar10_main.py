@@ -7,7 +7,6 @@ python cifar10_main.py --mode=predict --version=NAME --images PATH...
 python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digits --seeds=0,1,2
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from resnet_study import devices
 from resnet_study.errors import UsageError, run_command
 from resnet_study.presets import PRESETS
 from resnet_study.reports.console import add_explain_flags, print_predictions, print_result
+from resnet_study.reports.run_list import print_runs
 from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
-from resnet_study.settings import Parser, add_flags
+from resnet_study.settings import Parser, PrintCompletion, add_flags
 
 # The settings that the name of a run folder follows from.
 _NAMING = (
@@ -28,6 +28,20 @@ _OF_FOLDER = (
     "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
 )  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "diagram")
+_MODES = {
+    "train": "train, test and draw",
+    "test": "test and draw a finished run",
+    "predict": "classify --images",
+    "calibrate": "mend the probabilities of a finished run",
+    "models": "list the networks: size, arithmetic, error, shipped weights",
+    "report": "write report.html of a run or a study, or of --versions beside each other",
+    "runs": "list the run folders: state, error, time, disk",
+    "publish": "put a tested run or a study among the project's results",
+    "compare": "networks against each other on several data sets",
+    "degradation": "plain against residual networks at several depths",
+    "robustness": "accuracy on corrupted test images",
+    "diagram": "draw networks and their blocks",
+}
 # Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
 _TAKES = {
     "train": ("resume", "overwrite"),
@@ -35,6 +49,8 @@ _TAKES = {
     "predict": ("images", "explain", "explain_limit"),
     "calibrate": ("held_out",),
     "models": (),
+    "report": ("versions",),
+    "runs": (),
     "publish": ("results_dir", "experiment"),
     "compare": ("models", "datasets", "seeds", "resume"),
     "degradation": ("depths", "short", "seeds", "resume"),
@@ -43,24 +59,30 @@ _TAKES = {
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
+# The flags of the short help.
+_SHOWN = (
+    "mode", "model", "dataset", "preset", "data_dir", "train_steps", "version", "resume", "images", "test_ckpt_path",
+)  # fmt: skip
+
+
+def make_parser() -> Parser:
+    modes = "\n".join(f"  --mode={name:<12} {text}" for name, text in _MODES.items())
     presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in PRESETS.items())
     parser = Parser(
         prog="cifar10_main.py",
-        description="Trains and tests residual networks for small images, and classifies images with them.",
+        description=f"Trains and tests residual networks for small images, and classifies images with them.\n\nmodes:\n{modes}",
+        shown=_SHOWN,
+        examples=__doc__.partition("\n\n")[2],
         epilog=f"presets:\n{presets}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
+    parser.add_argument("--mode", choices=tuple(_MODES), required=True, metavar="MODE", help="what to do, see above")
     parser.add_argument(
-        "--mode",
-        choices=tuple(_TAKES),
-        required=True,
-        help="train = train, test and draw; test = test and draw a finished run; predict = classify --images; "
-        "calibrate = mend the probabilities of a finished run; models = list the networks; "
-        "publish = put a tested run or a study among the project's results; "
-        "compare = networks against each other on several data sets; degradation = plain against residual networks at several "
-        "depths; robustness = accuracy on corrupted test images; diagram = draw networks and their blocks",
+        "--print-completion",
+        action=PrintCompletion,
+        const="cifar10",
+        choices=("bash", "zsh", "tcsh", "fish"),
+        metavar="SHELL",
+        help="print what completes the flags of the command cifar10 in a shell, and end; see docs/training.md",
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="PATH", help="image files, folders or .zips, for --mode=predict"
@@ -82,6 +104,12 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         metavar="NAME",
         help="list of results to add to, for --mode=publish [the data set; of a study its name]",
+    )
+    parser.add_argument(
+        "--versions",
+        type=_list_of(str),
+        metavar="NAME,...",
+        help="run folders in --runs_dir to lay beside each other, for --mode=report",
     )
     studies = parser.add_argument_group(
         "studies of several runs",
@@ -140,12 +168,19 @@ def main(argv=None) -> int:
 
 def _run(argv):
     parser = make_parser()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in _MODES:  # "cifar10 runs" means "cifar10 --mode=runs"
+        argv[0] = f"--mode={argv[0]}"
     flags = vars(parser.parse_args(argv))
     fields = hyper_parameters.HyperParameters.__dataclass_fields__
     actions = {name: flags.pop(name) for name in list(flags) if name not in fields}
     _check_actions(actions, parser)
     if actions["mode"] == "models":
         return _list_models()
+    if actions["mode"] == "runs":
+        return print_runs(hyper_parameters.from_flags(flags).runs_dir)
+    if actions["mode"] == "report":
+        return _report(hyper_parameters.from_flags(flags), actions["versions"])
     if actions["mode"] in STUDIES:
         try:
             return _study(flags, actions)
@@ -201,7 +236,27 @@ def _study(flags, actions):
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
             study = {"compare": compare, "robustness": measure_robustness}
             folder = study[actions["mode"]](given, models, datasets, seeds)
-    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}", sep="\n")
+    from resnet_study.reports.comparison_page import write_study_page
+
+    page = write_study_page(folder)
+    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
+
+
+def _report(config, versions):
+    """Writes the page of `config.version`, a run of either program or a study, or of several runs."""
+    devices.import_tensorflow()
+    from resnet_study.reports import comparison_page, run_page
+
+    folder = Path(config.runs_dir)
+    if versions:
+        runs = [RunFolder(folder / name) for name in versions]
+        page = comparison_page.write_comparison(folder / (config.version or "comparison"), runs)
+    elif (folder / config.run_name / "study.json").is_file():
+        page = comparison_page.write_study_page(folder / config.run_name)
+    else:
+        run = RunFolder(folder / config.run_name)
+        page = run_page.write_run_page(run, run_page.find_tested_images(run, config.data_dir or None))
+    print(f"written: {page}")
 
 
 def _settings(flags, actions):
@@ -280,7 +335,7 @@ def _test(config, actions):
         from resnet_study.reports.figures import draw
 
         draw(run, config.data_dir)
-    print(f"written: {run.result}" + (f", figures in {run.figures}" if run.holds_run() else ""))
+    print(f"written: {run.result}" + (f", figures in {run.figures}, all in {run.page}" if run.holds_run() else ""))
 
 
 def _predict(config, actions):

@@ -15,7 +15,9 @@ import bisect
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 from tqdm import tqdm
 
@@ -88,7 +90,7 @@ class Train:
     def history(self) -> list[dict]:
         return self._state.history
 
-    def test(self, images) -> np.ndarray:
+    def test(self, images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
         """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255.
 
         With several heads a dict, name of the head -> such an array.
@@ -97,7 +99,9 @@ class Train:
 
     # Begin
 
-    def train(self, *, resume=False, overwrite=False, callbacks=()) -> None:
+    def train(
+        self, *, resume: bool = False, overwrite: bool = False, callbacks: Sequence[keras.callbacks.Callback] = ()
+    ) -> None:
         """Trains to `train_steps`, or until a callback sets `model.stop_training`, and fills the run folder.
 
         Args:
@@ -296,7 +300,13 @@ class Train:
         )
 
 
-def train(config: HyperParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:
+def train(
+    config: HyperParameters,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> RunFolder:
     """Trains one network in its run folder; a folder that cannot be used is refused before any work.
 
     Args:

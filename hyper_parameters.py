@@ -445,12 +445,13 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     if unknown := settings.keys() - {field.name for field in dataclasses.fields(HyperParameters)}:
-        raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; see --help")
+        raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; see --help-all")
     recipe = PRESETS[name].settings
     asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
     if not is_made_for(name, str(asked["model"])):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NETWORK_OPTIONS}
-    return HyperParameters(**{**recipe, **OF_DATASET.get(asked["dataset"], {}), **settings, "preset": name})
+    of_dataset = OF_DATASET.get(str(asked["dataset"]), {})
+    return HyperParameters(**{**recipe, **of_dataset, **settings, "preset": name})
 
 
 def from_flags(given: dict) -> HyperParameters:

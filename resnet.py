@@ -18,13 +18,15 @@ The networks of this file are plain functional `keras.Model`s. Importing it regi
 `keras.models.load_model` reads any of its models after `import resnet`.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
 from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.blocks import BlockLayers, preact_block, v1_block, v2_block
 from resnet_study.networks.resnet9 import build_resnet9
-from resnet_study.networks.signatures import name_builder
+from resnet_study.networks.signatures import ResNetBuilder, name_builder
 
 __all__ = (
     "FORMS",
@@ -47,26 +49,26 @@ _SHIPPED = {(3, "v1"): "resnet20_cifar10.keras", (3, "preact"): "resnet20_preact
 
 
 def build_resnet(
-    num_residual_blocks=3,
-    form="v1",
+    num_residual_blocks: int = 3,
+    form: str = "v1",
     *,
-    weights=None,
-    include_top=True,
-    input_shape=(32, 32, 3),
-    input_tensor=None,
-    pooling="avg",
-    classes=10,
-    classifier_activation="softmax",
-    shortcut=None,
-    squeeze_excitation=0,
-    block_dropout=0.0,
-    stochastic_depth=0.0,
-    zero_last_gamma=False,
-    maxout=0,
-    preprocessing=None,
-    dtype=None,
-    name=None,
-):
+    weights: str | None = None,
+    include_top: bool = True,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    input_tensor: Any = None,
+    pooling: str | None = "avg",
+    classes: int = 10,
+    classifier_activation: str | None = "softmax",
+    shortcut: str | None = None,
+    squeeze_excitation: int = 0,
+    block_dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    zero_last_gamma: bool = False,
+    maxout: int = 0,
+    preprocessing: keras.layers.Layer | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a residual network of depth 6n+2 (He 2015, section 4.2; Liang 2020, section 2), or 9n+2 with bottlenecks (He 2016).
 
     A 3x3 convolution, then three stages of n blocks with 16, 32 and 64 filters (bottlenecks give four times as many) on maps
@@ -227,7 +229,7 @@ def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, ze
         raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
 
 
-build_resnet20 = name_builder(
+build_resnet20: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet20",
     """Builds ResNet-20 (He 2015, section 4.2), 269,722 trainable parameters.
@@ -235,7 +237,7 @@ build_resnet20 = name_builder(
     He 2015, table 6, gives a test error of 8.75 % on CIFAR-10.""",
     fixed={"num_residual_blocks": 3, "form": "v1"},
 )
-build_resnet32 = name_builder(
+build_resnet32: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet32",
     """Builds ResNet-32 (He 2015, section 4.2), 464,154 trainable parameters.
@@ -243,7 +245,7 @@ build_resnet32 = name_builder(
     He 2015, table 6, gives a test error of 7.51 % on CIFAR-10.""",
     fixed={"num_residual_blocks": 5, "form": "v1"},
 )
-build_resnet44 = name_builder(
+build_resnet44: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet44",
     """Builds ResNet-44 (He 2015, section 4.2), 658,586 trainable parameters.
@@ -251,7 +253,7 @@ build_resnet44 = name_builder(
     He 2015, table 6, gives a test error of 7.17 % on CIFAR-10.""",
     fixed={"num_residual_blocks": 7, "form": "v1"},
 )
-build_resnet56 = name_builder(
+build_resnet56: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet56",
     """Builds ResNet-56 (He 2015, section 4.2), 853,018 trainable parameters.
@@ -259,7 +261,7 @@ build_resnet56 = name_builder(
     He 2015, table 6, gives a test error of 6.97 % on CIFAR-10.""",
     fixed={"num_residual_blocks": 9, "form": "v1"},
 )
-build_resnet110 = name_builder(
+build_resnet110: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet110",
     """Builds ResNet-110 (He 2015, section 4.2), 1,727,962 trainable parameters.
@@ -267,7 +269,7 @@ build_resnet110 = name_builder(
     He 2015, table 6, gives a test error of 6.43 % on CIFAR-10.""",
     fixed={"num_residual_blocks": 18, "form": "v1"},
 )
-build_resnet164_v2 = name_builder(
+build_resnet164_v2: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet164_v2",
     """Builds ResNet-164 of pre-activation bottlenecks (He 2016, appendix), 1,703,258 trainable parameters.
@@ -275,7 +277,7 @@ build_resnet164_v2 = name_builder(
     He 2016, table 3, gives a test error of 5.46 % on CIFAR-10.""",
     fixed={"num_residual_blocks": 18, "form": "bottleneck_v2"},
 )
-build_resnet1001_v2 = name_builder(
+build_resnet1001_v2: ResNetBuilder = name_builder(
     build_resnet,
     "build_resnet1001_v2",
     """Builds ResNet-1001 of pre-activation bottlenecks (He 2016, appendix), 10,327,706 trainable parameters.

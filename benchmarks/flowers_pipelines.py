@@ -8,7 +8,6 @@ up to 1 GiB of images in memory and decode the others for each batch, as Keras d
 batch. Writes results/flowers_pipelines.json.
 """
 
-import argparse
 import dataclasses
 import itertools
 import os
@@ -118,7 +117,7 @@ def _measure_and_write(flags):
 
 def main(arguments=None) -> int:
     """Measures, prints and writes. Returns the exit code: 0, or 2 for what the user can mend (one line on stderr)."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with train/<class>/ and valid/<class>/")
     parser.add_argument("--image_size", type=int, nargs="+", default=[64, 224], help="pixels [64 224]")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender [3]")

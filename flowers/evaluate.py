@@ -147,6 +147,8 @@ def _draw(config, run, data, result):
     from flowers.augmentation import make_variant
     from resnet_study.data.image_data import Split
     from resnet_study.reports.figures import draw_epochs, draw_figures, draw_grid
+    from resnet_study.reports.gallery import LabelledImages
+    from resnet_study.reports.run_page import write_run_page
 
     part, history = result["predictions"], run.read_history()
     shown = Split(*getattr(data, part).load(range(min(24, len(getattr(data, part))))))
@@ -186,6 +188,8 @@ def _draw(config, run, data, result):
         run, title, history, result, data.class_names, shown, probabilities, more, curve_smoothing=smoothing, part=part
     )
     write_atomically(run.figures / "report.md", _trial_table(config, data, result, history))
+    tested = getattr(data, part)
+    write_run_page(run, LabelledImages(tested.labels, lambda places: tested.load(places)[0]))
 
 
 def report_others(config: FlowerParameters, found) -> None:
@@ -207,7 +211,9 @@ def report(config: FlowerParameters) -> None:
     print_result(result)
     if not config.test_ckpt_path:
         _draw(config, run, data, result)
-    print(f"written: {run.result}" + ("" if config.test_ckpt_path else f", figures in {run.figures}"))
+    print(
+        f"written: {run.result}" + ("" if config.test_ckpt_path else f", figures in {run.figures}, all in {run.page}")
+    )
 
 
 def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) -> FlowerParameters:
@@ -254,7 +260,8 @@ def main(argv=None) -> int:
         parser = Parser(
             prog="python -m flowers.evaluate",
             description="Tests a transfer model on validation and test images: accuracy, precision, recall, F1, confusion matrix.",
-            allow_abbrev=False,
+            shown=("version", "data_dir", "test_ckpt_path", "publish"),
+            examples="python -m flowers.evaluate --version=NAME",
         )
         parser.add_argument(
             "--publish", action="store_true", help="put the run among the project's results, beside the text's numbers"

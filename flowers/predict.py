@@ -19,7 +19,9 @@ def _run(argv):
     parser = Parser(
         prog="python -m flowers.predict",
         description="Prints the three most likely classes of images, and writes them and all probabilities to the folder of the run.",
-        allow_abbrev=False,
+        usage="%(prog)s PATH... [flags]",
+        shown=("images", "version", "test_ckpt_path", "explain"),
+        examples="python -m flowers.predict photo.jpg folder/ --version=NAME",
     )
     parser.add_argument(
         "images", nargs="+", metavar="PATH", help="image files, folders with all images within, or .zips"

@@ -17,7 +17,18 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m flowers.train",
         description="Trains a ResNet with a new head on a folder of images, one folder per class, then tests it and draws figures.",
-        allow_abbrev=False,
+        shown=(
+            "data_dir",
+            "model",
+            "epochs",
+            "base",
+            "variants",
+            "weights",
+            "version",
+            "resume",
+            "overwrite",
+        ),
+        examples=__doc__.partition("\n\n")[2],
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")

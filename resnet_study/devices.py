@@ -399,6 +399,16 @@ def describe_environment(policy: str, strategy: str = "auto", towers: int = 1) -
     }
 
 
+def describe_versions() -> str:
+    """Versions, platform and processor, a line each; imports none of what it names."""
+    commit = _commit()
+    names = {"resnet-study": f" (commit {commit})" if commit else ""} | dict.fromkeys(("keras", "tensorflow"), "")
+    lines = [f"{name} {_version(name) or 'not installed'}{more}" for name, more in names.items()]
+    cores = count_cores()
+    processor = f"{_processor()}, {cores} core{'s' * (cores > 1)}"
+    return "\n".join([*lines, f"Python {platform.python_version()} on {platform.platform()}", processor])
+
+
 def count_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ class Preset:
     """A named recipe.
 
     Attributes:
-        summary: one line for `--help` and the README.
+        summary: one line for `--help-all` and the README.
         settings: what differs from the defaults of `HyperParameters`.
         published: (metric, value in %, source) of the number on CIFAR-10 that the recipe with its own network is held against;
             None = the test error that the model registry states.
@@ -262,7 +262,7 @@ PRESETS = {
 }
 
 # What a data set asks of every recipe: digits are never mirrored, and MNIST is split 55,000 / 5,000.
-OF_DATASET = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
+OF_DATASET: dict[str, dict] = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist", "folder": "folder"}

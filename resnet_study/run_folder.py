@@ -5,7 +5,7 @@ runs/<version>/
     environment.json   versions, devices   error.csv          one row per report
     checkpoints/       step-*.npz          best.keras         by validation error (without validation: the newest); final.keras: at the last step
     result.json        test metrics        predictions.npy    test probabilities, float32 [images, classes]
-    figures/*.png                          tensorboard/
+    figures/*.png      report.html         tensorboard/
 
 What is being written is called `.aside-*` until it is complete. What a killed process left of these is deleted when the folder is
 locked the next time.
@@ -47,6 +47,7 @@ class RunFolder:
         self.predictions = self.path / "predictions.npy"
         self.gradient_norms = self.path / "gradient_norms.csv"
         self.figures = self.path / "figures"
+        self.page = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
         self._begins_anew = False
 
@@ -78,6 +79,19 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process writes in it now."""
+        path = self.path / ".lock"
+        if not path.is_file():
+            return False
+        try:
+            with filelock.FileLock(path, timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # a folder that may only be read: nobody writes here with our rights
+            return False
 
     def holds_run(self) -> bool:
         """Whether a run was begun in it."""

@@ -9,9 +9,11 @@ import difflib
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from resnet_study import devices
 from resnet_study.errors import UsageError, shorten
 
 _LARGEST = 3.4028234e38  # of the numbers that the networks compute in
@@ -73,6 +75,9 @@ class Settings:
     """What the frozen dataclasses of settings have in common; every field is a `setting`."""
 
     PROGRAM: ClassVar[str]  # the command that trains with these settings
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+    version: str
+    runs_dir: str
 
     def __post_init__(self):
         """Raises UsageError unless every value fits the declared type, choices and range of its field."""
@@ -110,7 +115,7 @@ class Settings:
         for name, value in (("watch_test", True), ("strategy", "multi_worker")):
             if getattr(self, name, None) == value:
                 flags.insert(0, f"--{name}={str(value).lower()}")
-        if folder.parent != Path(type(self).__dataclass_fields__["runs_dir"].default):
+        if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
             flags.insert(0, f"--runs_dir={shlex.quote(str(folder.parent))}")
         return " ".join([self.PROGRAM, *flags])
 
@@ -169,10 +174,57 @@ _ELSEWHERE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are `UsageError`s."""
+    """A parser whose mistakes are `UsageError`s, and whose `--help` fits a screen.
+
+    Args:
+        prog: name of the command.
+        usage: the command in short.
+        description: what it does.
+        shown: names of the flags that `--help` shows, in this order; `--help-all` shows all.
+        examples: commands, a line each, for `--help`.
+        epilog: for `--help-all`.
+    """
+
+    def __init__(self, *, description, prog=None, usage="%(prog)s [flags]", shown=(), examples="", epilog=None):
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self._shown, self._examples = shown, examples
+        self.add_argument(
+            "-h", "--help", action=_Print, text=self.format_short_help, help="the flags that are used most"
+        )
+        self.add_argument("--help-all", action=_Print, text=self.format_help, help="every flag, with its default")
+        self.add_argument(
+            "--version-info",
+            action=_Print,
+            text=devices.describe_versions,
+            help="versions and processor, for a report of an error",
+        )
+
+    def format_short_help(self) -> str:
+        """The help of the flags that are used most."""
+        flags = {action.dest: action for action in self._actions}
+        formatter = self.formatter_class(prog=self.prog)
+        formatter.add_usage(self.usage, [], [])
+        formatter.add_text(self.description)
+        formatter.start_section(f"flags that are used most; --help-all lists all {len(flags) - 1}")
+        formatter.add_arguments([flags[name] for name in self._shown])
+        formatter.end_section()
+        if self._examples:
+            formatter.add_text("examples:\n" + textwrap.indent(self._examples.strip(), "  "))
+        return formatter.format_help()
 
     def parse_args(self, args=None, namespace=None):
-        """As of argparse; what is not known is named with the flag that comes nearest."""
+        """As of argparse; what is not known is named with the flag that comes nearest, before what is missing."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag, known = unknown[0].split("=")[0], self._option_string_actions
@@ -183,10 +235,41 @@ class Parser(argparse.ArgumentParser):
                 f"unrecognized arguments: {' '.join(unknown)}"
                 + (f"; did you mean {' or '.join(near)}?" if near else "")
             )
+        for action in required:
+            if not getattr(parsed, action.dest):
+                self.error(f"the following argument is required: {'/'.join(action.option_strings) or action.metavar}")
         return parsed
 
     def error(self, message):
         raise UsageError(f"{message}; see --help")
+
+
+class _Print(argparse.Action):
+    """Prints a text, which a function makes, and ends the program."""
+
+    def __init__(self, option_strings, dest, text, help):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+        self._text = text
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(self._text().rstrip())
+        parser.exit()
+
+
+class PrintCompletion(argparse.Action):
+    """Prints the script by which a shell completes the flags of the installed command `const`, and ends the program."""
+
+    def __call__(self, parser, namespace, shell, option_string=None):
+        try:
+            import shtab
+        except ImportError as error:
+            raise UsageError(f"{option_string} needs shtab; run: pip install 'resnet-study[completion]'") from error
+        parser.prog = self.const
+        for action in parser._actions:
+            if action.dest in (*_PATHS, "images"):
+                action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 def _boolean(text: str) -> bool:
@@ -196,22 +279,25 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], names=None) -> None:
+def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], read=None) -> None:
     """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace.
 
-    With `names`, only these fields: those that the command reads.
+    With `read`, only these fields: those that the command reads.
     """
     groups = {name: parser.add_argument_group(name) for name in (RUN, DATA, NETWORK, TRAINING, LOADING)}
     for field in dataclasses.fields(settings):
-        if names is not None and field.name not in names:
+        if read is not None and field.name not in read:
             continue
         facts = field.metadata
-        options = {"default": argparse.SUPPRESS, "help": f"{facts['help']} [{field.default}]".replace("%", "%%")}
-        if field.type is bool:
+        names = [name for name in facts["choices"] or () if name not in facts["help"]]
+        text = facts["help"] + (f"; one of {', '.join(facts['choices'])}" if names else "")
+        kind: Any = field.type
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{text} [{field.default}]".replace("%", "%%")}
+        if kind is bool:
             options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
         elif facts["choices"]:
-            options |= {"choices": [*facts["choices"], *facts["old_values"]]}
+            options |= {"choices": [*facts["choices"], *facts["old_values"]], "metavar": "NAME"}
         else:
-            options |= {"type": field.type, "metavar": field.type.__name__.upper()}
+            options |= {"type": kind, "metavar": kind.__name__.upper()}
         flags = [f"--{name}" for name in (field.name, facts["alias"]) if name]
         groups[facts["group"]].add_argument(*flags, dest=field.name, **options)

@@ -530,6 +530,8 @@ def test_a_run_folder_holds_everything(finished):
     history = pd.read_csv(finished.error_csv)
     assert history["step"].tolist() == [0, 1, 2]
     assert result["best_step"] == history["step"][history["validation_loss"].idxmin()]
+    page = finished.page.read_text(encoding="utf-8")
+    assert "python -m flowers.train" in page and 'id="gallery"' in page and len(page.encode()) < 3_000_000
     drawn = {path.stem for path in finished.figures.glob("*.png")}
     assert drawn == {
         "accuracy_and_loss",
@@ -631,7 +633,7 @@ def test_a_run_is_tested_on_the_parts_it_was_trained_with(finished, image_folder
 )
 def test_help_shows_only_what_a_command_reads(capsys, command, more):
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        command.main(["--help-all"])
     shown = set(capsys.readouterr().out.split())
     assert {"--version", "--runs_dir", "--test_ckpt_path"} | more <= shown
     assert not {"--epochs", "--init_lr", "--weights", "--image_size", "--rotation"} & shown
@@ -978,7 +980,7 @@ def test_help_needs_neither_tensorflow_nor_keras():
     code = (
         "import sys, flowers.train, flowers.evaluate, flowers.predict\n"
         "for module in (flowers.train, flowers.evaluate, flowers.predict):\n"
-        "    try: module.main(['--help'])\n    except SystemExit: pass\n"
+        "    try: module.main(['--help-all'])\n    except SystemExit: pass\n"
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )
     done = subprocess.run(

@@ -7,17 +7,25 @@ import time
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY, run_main
 
+import cifar10_main
+import flowers.evaluate
+import flowers.predict
+import flowers.train
 from cifar10_main import main, make_parser
 from cifar10_train import train
 from hyper_parameters import HyperParameters, from_flags
+from resnet_study.checkpoints import HISTORY
+from resnet_study.files import write_json
+from resnet_study.run_folder import RunFolder
 
 
 def test_help_needs_neither_tensorflow_nor_keras():
-    code = "import sys, cifar10_main\ntry: cifar10_main.main(['--help'])\nexcept SystemExit: pass\nassert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, cifar10_main\ntry: cifar10_main.main(['--help-all'])\nexcept SystemExit: pass\nassert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -30,6 +38,60 @@ def test_help_needs_neither_tensorflow_nor_keras():
         "validating, testing and loading",
     ):
         assert group in done.stdout
+
+
+@pytest.mark.parametrize("command", [cifar10_main, flowers.train, flowers.evaluate, flowers.predict])
+def test_the_short_help_fits_a_screen_and_names_the_long_one(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--help"])
+    text = capsys.readouterr().out
+    assert not end.value.code and len(text.splitlines()) < 60
+    assert "--help-all" in text and "--version" in text and "examples:" in text and "--split_seed" not in text
+
+
+def test_versions_are_told(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version-info"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["resnet-study", "keras", "tensorflow", "Python"]
+    assert keras.__version__ in lines[1] and "core" in lines[4]
+
+
+def test_a_shell_completes_flags(capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit):
+        main(["--print-completion=bash"])
+    script = capsys.readouterr().out
+    assert "complete -o" in script and script.rstrip().endswith(" cifar10") and "--test_ckpt_path" in script
+
+
+def test_runs_are_listed_with_their_state(tmp_path, capsys):
+    config = from_flags({"preset": "smoke", "train_steps": 20})
+    runs = {name: RunFolder(tmp_path / name) for name in ("done", "waiting", "busy", "broken")}
+    for run in runs.values():
+        run.begin(config, resume=False, overwrite=False)
+    history = pd.DataFrame([dict.fromkeys((*HISTORY, "validation_loss", "validation_error"), 20.0)])
+    runs["done"].error_csv.write_text(history.to_csv(index=False))
+    runs["done"].final.write_bytes(b"weights")
+    write_json(runs["done"].result, {"test": {"error": 12.5}, "predictions": "test"})
+    write_json(tmp_path / "test-old" / "result.json", {"test_error": 3.25})
+    write_json(tmp_path / "comparison" / "study.json", {})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("not of ours")
+    runs["broken"].config.write_text("{")
+    with runs["busy"].locked():
+        code = "import sys, cifar10_main; cifar10_main.main(sys.argv[1:]); assert not {'tensorflow', 'keras'} & set(sys.modules)"
+        command = [sys.executable, "-c", code, "runs", f"--runs_dir={tmp_path}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert (
+        "finished, step 20 of 20" in lines["done"] and "12.50 % (test)" in lines["done"] and "0:00:20" in lines["done"]
+    )
+    assert "stopped, step 0 of 20" in lines["waiting"] and "running, step 0 of 20" in lines["busy"]
+    assert "damaged" in lines["broken"] and "3.25 %" in lines["test-old"] and "study" in lines["comparison"]
+    assert "notes" not in lines
+    assert main(["--mode=runs", f"--runs_dir={tmp_path}"]) == 0 and "stopped, step 0 of 20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -72,7 +134,9 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch, capsys, place, rem
         (["--mode=predict", "--test_ckpt_path=cifar10"], "needs --images"),
         (["--mode=predict", "--test_ckpt_path=cifar10", "--images", "nothing.png"], "received 'nothing.png'"),
         (["--mode=publish", "--version=never"], "expected a run in runs/never"),
-        ([], "--mode"),
+        ([], "argument is required: --mode"),
+        (["--mod=train"], "did you mean --mode or"),
+        (["runs"], "found none in runs"),
     ],
 )
 def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expected):

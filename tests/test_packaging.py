@@ -15,9 +15,9 @@ def installed(tmp_path_factory):
     # A copy, so that no build files are left in the clone.
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for name in names:
-        wanted = name.endswith((".py", ".cfg", ".toml", ".keras", "README.md")) and not name.startswith(
-            ("tests/", "results/")
-        )
+        wanted = name.endswith(
+            (".py", ".cfg", ".toml", ".keras", ".html", ".css", ".js", ".typed", "README.md")
+        ) and not name.startswith(("tests/", "results/"))
         if wanted and (ROOT / name).is_file():
             place = folder / "source" / name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +52,54 @@ def test_the_command_predicts(installed, tmp_path):
     status, out, err = run(installed, tmp_path, "-c", code, *flags)
     assert status == 0, err
     assert "cat" in out.splitlines()[1]
+
+
+def test_types_and_templates_are_installed(installed):
+    names = ("py.typed", "reports/templates/run.html", "reports/templates/page.css", "reports/templates/page.js")
+    assert all((installed / "resnet_study" / name).is_file() for name in names)
+    assert (installed / "flowers" / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_the_installed_command_trains_and_writes_a_page(installed, tmp_path):
+    code = "import sys; from cifar10_main import main; sys.exit(main())"
+    flags = ["train", "--dataset=digits", "--train_steps=4", "--report_freq=2", "--model=resnet8", "--version=demo"]
+    status, out, err = run(installed, tmp_path, "-c", code, *flags)
+    assert status == 0 and "report.html" in out, err
+    assert (tmp_path / "runs" / "demo" / "report.html").is_file()
+
+
+_CALLS = """
+import keras
+import numpy as np
+from typing import assert_type
+from cifar10_train import train
+from hyper_parameters import HyperParameters, from_preset
+from resnet import build_resnet, build_resnet20
+from resnet_study.predictor import Predictor
+from resnet_study.run_folder import RunFolder
+
+config = from_preset("fast", seed=1)
+assert_type(config, HyperParameters)
+assert_type(config.init_lr, float)
+assert_type(train(config, resume=True), RunFolder)
+assert_type(Predictor("cifar10").predict(np.zeros((1, 32, 32, 3))), np.ndarray | dict[str, np.ndarray])
+model: keras.Model = build_resnet20(classes=5, pooling=None, include_top=False)
+build_resnet(9, "v1", weights=None)
+"""
+
+
+@pytest.mark.slow
+def test_type_checkers_accept_right_calls_and_refuse_wrong_ones(tmp_path):
+    mypy = pytest.importorskip("mypy.api")
+    (tmp_path / "calls.py").write_text(
+        _CALLS + 'build_resnet20(classes="ten")\nbuild_resnet20(colour=3)\ntrain("fast")\n'
+    )
+    flags = ["--config-file", str(ROOT / "setup.cfg"), "--cache-dir", str(tmp_path / "cache")]
+    out, _, _ = mypy.run([*flags, str(tmp_path / "calls.py")])
+    told = [line.rpartition("calls.py:")[2].partition(":")[0] for line in out.splitlines() if "error:" in line]
+    first = len(_CALLS.splitlines()) + 1
+    assert told == [str(first), str(first + 1), str(first + 2)], out
 
 
 def test_the_flower_commands_start(installed, tmp_path):

@@ -23,6 +23,7 @@ from resnet_study.networks.airbench import build_airbench
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
 from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels, sigmoid_gelu
+from resnet_study.networks.signatures import ResNetOptions
 from resnet_study.saved_models import copy_weights, find_new_heads
 
 # architecture: He et al. 2015, section 4.2, worked out by hand for 32x32x3 and 10 classes
@@ -738,3 +739,8 @@ def test_squeeze_and_excitation_by_hand(plain_and_optional):
 def test_wrong_options_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_resnet(**arguments)
+
+
+def test_type_checkers_know_the_arguments_of_the_builders():
+    for builder in (resnet.build_resnet20, resnet.build_resnet164_v2):
+        assert list(ResNetOptions.__annotations__) == list(inspect.signature(builder).parameters)

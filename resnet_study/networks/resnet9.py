@@ -4,7 +4,9 @@ References: Page 2019, "How to train your ResNet". Jordan 2024 = arXiv:2404.0049
 """
 
 import functools
+from typing import Any
 
+import keras
 from keras import layers
 
 from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
@@ -41,17 +43,17 @@ def convolve_and_normalize(x, filters, name, *, pools=False, momentum, dtype):
 
 def build_resnet9(
     *,
-    weights=None,
-    include_top=True,
-    input_shape=(32, 32, 3),
-    input_tensor=None,
+    weights: str | None = None,
+    include_top: bool = True,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    input_tensor: Any = None,
     pooling="max",
-    classes=10,
-    classifier_activation="softmax",
-    preprocessing=None,
-    dtype=None,
-    name="resnet9",
-):
+    classes: int = 10,
+    classifier_activation: str | None = "softmax",
+    preprocessing: keras.layers.Layer | None = None,
+    dtype: Any = None,
+    name: str = "resnet9",
+) -> keras.Model:
     """Builds a wide residual network of nine trained convolutions for short trainings on CIFAR-10.
 
     layer                                                            output (32 x 32 input)

@@ -2,9 +2,41 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any, Protocol, TypedDict, Unpack
+
+import keras
 
 
-def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defaults=None) -> Callable:
+class ResNetOptions(TypedDict, total=False):
+    """The arguments of `resnet.build_resnet20` and its like for type checkers; `resnet.build_resnet` describes them."""
+
+    weights: str | None
+    include_top: bool
+    input_shape: tuple[int, int, int]
+    input_tensor: Any
+    pooling: str | None
+    classes: int
+    classifier_activation: str | None
+    shortcut: str | None
+    squeeze_excitation: int
+    block_dropout: float
+    stochastic_depth: float
+    zero_last_gamma: bool
+    maxout: int
+    preprocessing: keras.layers.Layer | None
+    dtype: Any
+    name: str | None
+
+
+class ResNetBuilder(Protocol):
+    """A builder of a residual network of one depth."""
+
+    def __call__(self, **options: Unpack[ResNetOptions]) -> keras.Model: ...
+
+
+def name_builder(
+    general: Callable, name: str, summary: str, *, fixed=None, defaults=None
+) -> Callable[..., keras.Model]:
     """A function that calls `general` with some arguments given.
 
     Unlike `functools.partial`, it has a name, a signature and a docstring of its own, and can be pickled.
@@ -37,7 +69,7 @@ def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defa
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = general.__module__
-    build.__signature__ = signature
+    build.__signature__ = signature  # type: ignore[attr-defined]
 
     # The parts from "Args:" to "Raises:"; python -OO leaves none.
     text, described, is_described = general.__doc__ or "", [], True
@@ -46,7 +78,7 @@ def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defa
             is_described = line.strip().split(":")[0] not in fixed
         if is_described:
             described.append(line)
-    described = "\n".join(described).rstrip()
+    ending = "\n".join(described).rstrip()
     given = ", ".join(f"{key}={value!r}" for key, value in (fixed | defaults).items())
     build.__doc__ = f"""{summary}
 
@@ -57,6 +89,6 @@ def name_builder(general: Callable, name: str, summary: str, *, fixed=None, defa
 
         model = {name}(classes=10)
 
-{described}
+{ending}
     """
     return build

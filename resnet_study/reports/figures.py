@@ -1,6 +1,6 @@
 """How a run looks: its figures and its table of layers, made from its run folder only.
 
-draw(run)          figures/*.png and figures/layers.md of one run
+draw(run)          figures/*.png, figures/layers.md and report.html of one run
 draw_figures(...)  what every run has, whatever it was trained on
 """
 
@@ -28,14 +28,16 @@ from resnet_study.reports.canvas import (
     wrap_title,
 )
 from resnet_study.reports.fonts import missing_characters_told, wrap
+from resnet_study.reports.gallery import LabelledImages
 from resnet_study.reports.published import published_number
+from resnet_study.reports.run_page import write_run_page
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 
 def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
-    """Draws every figure of a tested run into `run.figures`; returns their paths.
+    """Draws every figure of a tested run into `run.figures` and writes its page, `report.html`; returns their paths.
 
     Args:
         run: the run folder.
@@ -72,7 +74,8 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
     options = {"curve_smoothing": config.train_ema_decay, "published": published}
-    return draw_figures(run, title, history, result, names, data.test, probabilities, more, **options)
+    paths = draw_figures(run, title, history, result, names, data.test, probabilities, more, **options)
+    return [*paths, write_run_page(run, LabelledImages(data.test.labels, lambda places: data.test.images[places]))]
 
 
 def draw_figures(

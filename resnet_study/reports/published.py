@@ -8,7 +8,7 @@ from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, read_result
-from resnet_study.files import is_kind
+from resnet_study.files import is_kind, read_json
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
 from resnet_study.run_folder import RunFolder
@@ -152,3 +152,32 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         backbone += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
     return config, recipe + (", faithful" if config.faithful else ""), numbers
+
+
+def settings_class(run: RunFolder) -> type[HyperParameters] | type[FlowerParameters]:
+    """The class of settings of the program that trained a run. Raises UsageError if the folder holds none."""
+    if not run.holds_run():
+        raise UsageError(f"expected a run in {run}, found no config.json; --mode=runs lists the runs there are")
+    return HyperParameters if "preset" in read_json(run.config, dict) else FlowerParameters
+
+
+def list_numbers(run: RunFolder) -> tuple:
+    """`list_cifar_numbers` or `list_flower_numbers`, whichever is of the program that trained the run."""
+    return (list_cifar_numbers if settings_class(run) is HyperParameters else list_flower_numbers)(run)
+
+
+def published_error(numbers: dict, part: str) -> tuple[str, float] | None:
+    """The published error that a run is held against, among what `list_numbers` gives.
+
+    Args:
+        numbers: see `list_numbers`.
+        part: "validation" or "test", the part that is asked for first.
+
+    Returns:
+        (the part that it is of, which can also be validation, error in %); None if nothing is published.
+    """
+    for found in (part, "validation"):
+        error, accuracy = (numbers.get(f"{found}_{metric}", (None, None))[1] for metric in ("error", "accuracy"))
+        if error is not None or accuracy is not None:
+            return found, round(100 - accuracy, 6) if error is None else error
+    return None

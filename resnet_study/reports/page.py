@@ -1,0 +1,77 @@
+"""What all pages share: one file that needs no network, made from the templates in `templates/`.
+
+The scripts, the style, the images and the plots stand in the page. Its security policy forbids the browser to load anything else.
+"""
+
+import functools
+import re
+from pathlib import Path
+
+import jinja2
+import markupsafe
+from bokeh.embed import components
+from bokeh.resources import Resources
+
+from resnet_study.errors import as_text
+from resnet_study.files import write_atomically
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@functools.cache
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )  # fmt: skip
+    environment.filters |= {"number": format_number, "bytes": format_bytes}
+    return environment
+
+
+def format_number(value, digits: int = 2) -> str:
+    """A number with separators of thousands; integers without digits behind the point; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def format_bytes(size: int) -> str:
+    """ "3.4 MB" or "12 kB"."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+
+
+def write_page(path: Path, template: str, plots: dict, **facts) -> Path:
+    """Writes a page.
+
+    Args:
+        path: of the page.
+        template: name of a file in `templates/`.
+        plots: {name: Bokeh figure}, in the template `plots[name]`.
+        **facts: what else the template shows; text is escaped.
+
+    Returns:
+        `path`.
+    """
+    script, places = components(plots, wrap_script=False) if plots else ("", {})
+    # Names of classes and folders come from strangers: none may end the script that it stands in.
+    script = re.sub(r"<(?=[/!]|script)", r"\\x3c", script)
+    page = _environment().get_template(template)
+    style, behaviour = ((_TEMPLATES / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    library = Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""
+    html = page.render(
+        facts,
+        plots={name: markupsafe.Markup(place) for name, place in places.items()},
+        library=markupsafe.Markup(library),
+        plot_script=markupsafe.Markup(script),
+        style=markupsafe.Markup(style),
+        behaviour=markupsafe.Markup(behaviour),
+    )
+    write_atomically(path, as_text(html))
+    return path
+
+
+def render_markdown(text: str) -> markupsafe.Markup:
+    """Markdown with tables as HTML. What looks like HTML in it is shown as text."""
+    import markdown
+
+    html = markdown.markdown(str(markupsafe.escape(text)).replace("&#34;", '"').replace("&#39;", "'"), extensions=["tables", "sane_lists"])  # fmt: skip
+    return markupsafe.Markup(html)

@@ -1,0 +1,102 @@
+"""What lies in a folder of runs: a line for each, read from small files; importing this module imports neither TensorFlow nor Keras."""
+
+import datetime
+from pathlib import Path
+
+from resnet_study.checkpoints import check_checkpoint
+from resnet_study.errors import UsageError, as_text, shorten
+from resnet_study.files import is_kind, read_json
+from resnet_study.run_folder import RunFolder
+
+
+def list_runs(runs_dir: str) -> list[dict]:
+    """The folders of runs, of studies and of tests in `runs_dir`, the one that was used last first.
+
+    Returns:
+        For each a dict: name, state (finished, stopped, running, damaged, study, test), detail (such as "step 3 of 10" or what is
+        damaged), error (the newest test's, top-1 in %, or None), part (validation or test, of the error), seconds (of training, or
+        None), bytes (on the disk), changed (datetime).
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    place = Path(runs_dir).expanduser()
+    if not place.is_dir():
+        raise UsageError(f"--runs_dir must be a folder with runs, found none in {place}; train one first")
+    rows = []
+    for path in place.iterdir():
+        files = [entry for entry in path.rglob("*") if entry.is_file()] if path.is_dir() else []
+        state = _find_state(RunFolder(path)) if files else None
+        if state:
+            stats = [entry.stat() for entry in files]
+            changed = datetime.datetime.fromtimestamp(max(stat.st_mtime for stat in stats))
+            rows.append(
+                {"name": as_text(path.name), **state, "bytes": sum(stat.st_size for stat in stats), "changed": changed}
+            )
+    return sorted(rows, key=lambda row: row["changed"], reverse=True)
+
+
+def _find_state(run):
+    """Everything about a folder but its size; None where it is none of ours."""
+    row = {"state": "study", "detail": "", "error": None, "part": "", "seconds": None}
+    if (run.path / "study.json").is_file():
+        return row
+    try:
+        row |= _read_error(run)
+        if not run.holds_run():
+            return row | {"state": "test"} if run.result.is_file() else None
+        config = read_json(run.config, dict)
+        last = dict.fromkeys(("step", "epoch", "seconds"), 0)
+        if run.error_csv.is_file():
+            last = run.read_history().iloc[-1]
+            row["seconds"] = float(last["seconds"])
+        steps = "train_steps" in config  # of cifar10_main.py; a transfer run counts epochs
+        trained, planned = (last["step"], config["train_steps"]) if steps else (last["epoch"], config.get("epochs"))
+        row["detail"] = f"{'step' if steps else 'epoch'} {trained:,.0f} of {planned:,}"
+        if run.is_locked():
+            return row | {"state": "running"}
+        if run.final.is_file():
+            return row | {"state": "finished"}
+        found = sorted(run.checkpoints.glob("step-*.npz"))
+        if found:
+            check_checkpoint(found[-1])
+        return row | {"state": "stopped"}
+    except (UsageError, TypeError, ValueError) as error:
+        return row | {"state": "damaged", "detail": shorten(str(error).partition(";")[0], 120)}
+
+
+def _read_error(run):
+    """The top-1 error of `result.json`, also of an earlier version, without the packages that `evaluation` needs."""
+    if not run.result.is_file():
+        return {}
+    result = read_json(run.result, dict)
+    part = result.get("predictions", "test")
+    metrics = result.get(part, {"error": result.get("test_error")})
+    if not is_kind(metrics, {"error": float}):
+        raise UsageError(f"{run.result} holds no error; test the run again")
+    return {"error": metrics["error"], "part": part}
+
+
+def print_runs(runs_dir: str) -> None:
+    """Prints `list_runs` as a table."""
+    import pandas as pd
+
+    rows = list_runs(runs_dir)
+    if not rows:
+        print(f"no runs in {runs_dir}")
+        return
+    cells = {
+        "run": [row["name"] for row in rows],
+        "state": [row["state"] + (f", {row['detail']}" if row["detail"] else "") for row in rows],
+        "error": ["" if row["error"] is None else f"{row['error']:.2f} % ({row['part']})" for row in rows],
+        "trained": [
+            "" if row["seconds"] is None else str(datetime.timedelta(seconds=round(row["seconds"]))) for row in rows
+        ],
+        "disk": [f"{row['bytes'] / 1e6:,.1f} MB" for row in rows],
+        "changed": [f"{row['changed']:%Y-%m-%d %H:%M}" for row in rows],
+    }
+    table = pd.DataFrame(cells)
+    for name in ("run", "state"):
+        table[name] = table[name].str.ljust(table[name].str.len().max())
+    print(table.to_string(index=False, justify="left"))
+    print(f"{len(rows)} in {runs_dir}, {sum(row['bytes'] for row in rows) / 1e6:,.0f} MB")
