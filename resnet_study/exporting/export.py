@@ -25,6 +25,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from resnet_study import pretrained
 from resnet_study.errors import UsageError, advise, shorten
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
@@ -106,7 +107,7 @@ def export(
         place = run.path / "exported" / (kind if quantize == "none" else f"{kind}-{quantize}")
         with _folder_aside(place) as aside:
             file = writer.write(kind, quantize, aside)
-            facts = _describe_source(path) | {"format": kind, "quantization": quantize} | _describe_file(file)
+            facts = _describe_source(path, model) | {"format": kind, "quantization": quantize} | _describe_file(file)
             facts["input"] = {"pixels": "any" if kind == "keras" else pixels, "shape": list(model.input_shape)}
             facts["outputs"] = {head or "probabilities": size for head, size in find_heads(model).items()}
             facts["class_names"] = class_names
@@ -132,9 +133,11 @@ def _by_head(answers):
     return answers if isinstance(answers, dict) else {"": answers}
 
 
-def _describe_source(path):
+def _describe_source(path, model):
     place = Path(path).expanduser()
     place = RunFolder(place).best if place.is_dir() else place
+    if path == "cifar10":
+        place = Path(pretrained.__path__[0], f"{model.name}_cifar10.keras")
     return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None}
 
 
