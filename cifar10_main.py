@@ -1,9 +1,10 @@
-"""The command line of the CIFAR side: train, test, predict.
+"""The command line of the CIFAR side: train, test, predict, export.
 
 python cifar10_main.py --mode=train                          # CIFAR-10, ResNet-20, preset fast
 python cifar10_main.py --mode=train --dataset=digits         # a minute, no download
 python cifar10_main.py --mode=test --version=NAME
 python cifar10_main.py --mode=predict --version=NAME --images PATH...
+python cifar10_main.py --mode=export --version=NAME --format=litert,onnx --quantize=int8
 python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digits --seeds=0,1,2
 """
 
@@ -14,7 +15,13 @@ import hyper_parameters
 from resnet_study import devices
 from resnet_study.errors import UsageError, run_command
 from resnet_study.presets import PRESETS
-from resnet_study.reports.console import add_explain_flags, print_predictions, print_result
+from resnet_study.reports.console import (
+    add_explain_flags,
+    add_export_flags,
+    print_exports,
+    print_predictions,
+    print_result,
+)
 from resnet_study.reports.run_list import print_runs
 from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
 from resnet_study.settings import Parser, PrintCompletion, add_flags
@@ -32,6 +39,7 @@ _MODES = {
     "train": "train, test and draw",
     "test": "test and draw a finished run",
     "predict": "classify --images",
+    "export": "write a model as files for phones, browsers and servers",
     "calibrate": "mend the probabilities of a finished run",
     "models": "list the networks: size, arithmetic, error, shipped weights",
     "report": "write report.html of a run or a study, or of --versions beside each other",
@@ -51,6 +59,7 @@ _TAKES = {
     "models": (),
     "report": ("versions",),
     "runs": (),
+    "export": ("format", "quantize", "pixels", "compare", "images"),
     "publish": ("results_dir", "experiment"),
     "compare": ("models", "datasets", "seeds", "resume"),
     "degradation": ("depths", "short", "seeds", "resume"),
@@ -85,9 +94,14 @@ def make_parser() -> Parser:
         help="print what completes the flags of the command cifar10 in a shell, and end; see docs/training.md",
     )
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="PATH", help="image files, folders or .zips, for --mode=predict"
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="image files, folders or .zips, for --mode=predict and export",
     )
     add_explain_flags(parser)
+    add_export_flags(parser)
     parser.add_argument(
         "--held_out",
         default="",
@@ -189,13 +203,20 @@ def _run(argv):
     if actions["resume"] and actions["overwrite"]:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if actions["mode"] == "train" and flags.get("test_ckpt_path"):
-        raise UsageError("--test_ckpt_path is for --mode=test and predict; give --ckpt_path to start from weights")
+        raise UsageError(
+            "--test_ckpt_path is for --mode=test, predict and export; give --ckpt_path to start from weights"
+        )
     actions["others"] = _find_others(flags) if actions["mode"] == "test" else None
     config = _settings(flags, actions)
     devices.import_tensorflow()
-    {"train": _train, "test": _test, "predict": _predict, "calibrate": _calibrate, "publish": _publish}[
-        actions["mode"]
-    ](config, actions)
+    {
+        "train": _train,
+        "test": _test,
+        "predict": _predict,
+        "calibrate": _calibrate,
+        "export": _export,
+        "publish": _publish,
+    }[actions["mode"]](config, actions)
 
 
 def _check_actions(actions, parser):
@@ -211,7 +232,7 @@ def _check_actions(actions, parser):
 
 def _study(flags, actions):
     if flags.get("test_ckpt_path"):
-        raise UsageError("--test_ckpt_path is for --mode=test and predict; a study tests its own runs")
+        raise UsageError("--test_ckpt_path is for --mode=test, predict and export; a study tests its own runs")
     if actions["mode"] == "degradation" and (named := {"model", "num_residual_blocks"} & flags.keys()):
         raise UsageError(
             f"--mode=degradation has no --{min(named)}, received one; leave it out, --depths names the networks"
@@ -269,7 +290,7 @@ def _settings(flags, actions):
     run = find_run(make, flags, _NAMING)
     if mode == "publish" and (run.path / "study.json").is_file():
         return make(flags)
-    if mode in ("test", "predict", "calibrate") and not run.holds_run():
+    if mode in ("test", "predict", "calibrate", "export") and not run.holds_run():
         raise UsageError(
             f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
             "shipped weights"
@@ -361,6 +382,13 @@ def _list_models():
     from resnet_study.reports.model_list import list_models
 
     print(list_models())
+
+
+def _export(config, actions):
+    from cifar10_test import export
+
+    options = {name: actions[name] for name in ("quantize", "pixels")}
+    print_exports(export(config, actions["format"], **options, compared=actions["compare"], paths=actions["images"]))
 
 
 def _publish(config, actions):

@@ -1,11 +1,12 @@
 """How a model is tested: every test image once, and what it says about images of one's own.
 
-load_model(path)            a trained model: raw pixels -> probabilities
+load_model(path)            a trained model: raw pixels -> probabilities; `open_model` takes ONNX, LiteRT and SavedModel, too
 test(model, images)         probabilities of any number of images
 evaluate(config)            metrics of a run on the test part -> result.json, predictions.npy
 calibrate(config)           a copy of a trained model whose probabilities can be believed -> calibrated.keras, calibration.json
 evaluate_others(config, ...)  the same on other images, in a folder of their own
 predict(config, paths)      the most likely classes of image files
+export(config, formats)     the model as files for other programs
 """
 
 import dataclasses
@@ -31,6 +32,9 @@ from resnet_study.evaluation import (
     find_model,
     measure,
 )
+from resnet_study.exporting.export import RealImages, choose_calibration
+from resnet_study.exporting.export import export as export_model
+from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.new_data import evaluate_new, predict_unlabelled
@@ -82,14 +86,9 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         UsageError: no such run or file, or the model does not fit the data set.
     """
     path, run = find_model(config)
-    model = load_model(path, config.model_name)
-    found = find_heads(model)
-    names = list(config.tasks) if len(config.tasks) > 1 else [""]
-    if set(found) != set(names):
-        raise UsageError(
-            f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"
-        )
-    data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+    model = open_model(path, config.model_name)
+    data = _load_heads(config, path, model)
+    names = list(data)
     if not config.test_ckpt_path:
         check_own(run, data[names[0]].fingerprint, data[names[0]].found)
     labels = {name: labelled.test.labels for name, labelled in data.items()}
@@ -197,12 +196,23 @@ def _measure_calibration(probabilities, labels):
     return {name: metrics[name] for name in ("calibration_error", "brier_score", "loss")}
 
 
+def _load_heads(config, path, model):
+    """{name of the head: the data set with its labels}, of the heads that a model has."""
+    found = find_heads(model)
+    names = list(config.tasks) if len(config.tasks) > 1 else [""]
+    if set(found) != set(names):
+        raise UsageError(
+            f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"
+        )
+    return cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """What a model says of image files.
 
     Attributes:
-        model: the model.
+        model: the model, or an `ExportedModel`.
         files: names of the image files.
         images: uint8 [m, height, width, channels], the first of what it was asked about, as many as were to be kept.
         probabilities: {name of the head: float32 [n, classes]}; a single head is called "".
@@ -212,7 +222,7 @@ class Predictions:
         csv_path: the file of the table; beside it lie all probabilities, see `resnet_study.prediction`.
     """
 
-    model: keras.Model
+    model: keras.Model | ExportedModel
     files: list[Path]
     images: np.ndarray
     probabilities: dict[str, np.ndarray]
@@ -248,7 +258,7 @@ def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predict
         print(predictions.table["class_1"][0])  # cat
     """
     path, run = find_model(config)
-    model = load_model(path, config.model_name)
+    model = open_model(path, config.model_name)
     images = list_images(paths)
     class_names = find_class_names(path, model)
     read = read or _reader(config)
@@ -270,3 +280,42 @@ def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predict
     shape = model.input_shape[1:]
     first = np.array([read(file, shape) for file in answers.files[:kept]], np.uint8).reshape(-1, *shape)
     return Predictions(model, answers.files, first, answers.probabilities, class_names, answers.table, answers.csv_path)
+
+
+def export(
+    config: HyperParameters, formats, quantize="none", pixels="uint8", *, compared: int = 1000, paths=()
+) -> list[dict]:
+    """Writes a model as files that compute without this library, into `exported/` of the folder of `find_model`.
+
+    Each is checked on test images of the data set, or on `paths`; int8 is calibrated with training images.
+
+    Args:
+        config: settings; `test_ckpt_path` or `version` names the model.
+        formats, quantize, pixels: see `resnet_study.exporting.export.export`.
+        compared: test images, at most.
+        paths: image files or folders to check with in their place.
+
+    Returns:
+        See `resnet_study.exporting.export.export`.
+
+    Raises:
+        UsageError: no such run or file; a format has no such quantization; or a file does not answer as the model.
+    """
+    path, run = find_model(config)
+    model = load_model(path, config.model_name)
+    cached = functools.cache(lambda: _load_heads(config, path, model))
+
+    def choose_training():
+        images = next(iter(cached().values())).train.images
+        chosen = choose_calibration(len(images), config.seed)
+        return images[chosen], f"{len(chosen):,} training images of {config.dataset}"
+
+    if paths:
+        shape, read = model.input_shape[1:], _reader(config)
+        images = np.array([read(file, shape) for file in list_images(paths).files], np.uint8)
+        real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
+    else:
+        images = next(iter(cached().values())).test.images[:compared]
+        labels = {head: data.test.labels[:compared] for head, data in cached().items()}
+        real = RealImages(images, labels, f"{len(images):,} test images of {config.dataset}", choose_training)
+    return export_model(path, run, model, real, formats, quantize, pixels)

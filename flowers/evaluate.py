@@ -51,10 +51,10 @@ def evaluate(config: FlowerParameters):
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own
     from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model
-    from resnet_study.saved_models import load_model
+    from resnet_study.exporting.exported_model import open_model
 
     path, run = find_model(config)
-    model = load_model(path)
+    model = open_model(path)
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
     if not config.test_ckpt_path:
@@ -225,7 +225,7 @@ def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) 
     if flags.get("test_ckpt_path"):
         if begins:
             raise UsageError(
-                "--test_ckpt_path is for flowers.evaluate and flowers.predict; give --weights to start from a run"
+                "--test_ckpt_path is for flowers.evaluate, predict and export; give --weights to start from a run"
             )
         return make(_read_data_flags(flags) | flags)
     run = find_run(make, flags, _NAMING)

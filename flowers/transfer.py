@@ -176,6 +176,11 @@ class Transfer:
         """The whole network from raw pixels to probabilities, in float32."""
         return self._build(dtype="float32")
 
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """See `resnet_study.training.tasks`."""
+        return {"": list(self.data.class_names)}
+
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""
         for variable, value in zip(exported.variables, self.transfer.variables, strict=True):

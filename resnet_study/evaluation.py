@@ -31,8 +31,10 @@ import scipy.stats
 import sklearn.metrics
 
 from resnet_study.calibration import brier_score, expected_calibration_error, reliability_table
+from resnet_study.class_names import read_class_names
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.errors import UsageError
+from resnet_study.exporting.exported_model import ExportedModel, find_format
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_around
@@ -87,7 +89,7 @@ def find_model(config) -> tuple[str, RunFolder]:
         run = RunFolder(f"{config.runs_dir}/{config.run_name}")
         return str(run.best), run
     place = Path(path).expanduser().resolve()
-    if place.is_file():
+    if place.is_file() or find_format(path):
         folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
         name = f"{folder.name}-{place.stem}"
     else:
@@ -96,17 +98,22 @@ def find_model(config) -> tuple[str, RunFolder]:
 
 
 def find_class_names(path: str, model: keras.Model) -> dict[str, list[str]]:
-    """Class names of each head of a model, from the `data.json` of the run that it lies in.
+    """Class names of each head of a model: those in its file, else those in the `data.json` of the run that it lies in.
 
     Args:
         path: what the model was loaded from, see `find_model`; the shipped weights know the names of CIFAR-10.
-        model: the model.
+        model: the model, of `exporting.exported_model.open_model`.
 
     Returns:
-        {name of the head: names}; "class 0", "class 1", ... where nothing beside the model tells its classes.
+        {name of the head: names}; "class 0", "class 1", ... where nothing tells its classes.
+
+    Raises:
+        UsageError: the file brings names for another number of classes.
     """
     if path == "cifar10":
         return {"": list(CIFAR10_CLASSES)}
+    if brought := _brought_names(path, model):
+        return brought
     run, found = run_around(path), {}
     for head, classes in find_heads(model).items():
         names = run.read_class_names(head) if run else []
@@ -119,6 +126,15 @@ def find_class_folders(path: str) -> list[str]:
     run = None if path == "cifar10" else run_around(path)
     folders = read_json(run.data, {}).get("class_folders") if run else None
     return folders if is_kind(folders, [str]) else []
+
+
+def _brought_names(path, model):
+    """The class names in the file of a model; {} where it has none, as a checkpoint."""
+    if isinstance(model, ExportedModel):
+        return model.class_names
+    place = Path(path).expanduser()
+    place = RunFolder(place).best if place.is_dir() else place
+    return read_class_names(place, find_heads(model)) if place.suffix == ".keras" else {}
 
 
 def _numbered_names(classes):

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from resnet_study import devices
 from resnet_study.errors import UsageError, naming_memory
+from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
-from resnet_study.saved_models import find_heads, load_model
+from resnet_study.saved_models import find_heads
 
 
 class Predictor:
@@ -21,8 +22,8 @@ class Predictor:
     TensorFlow gives each operation one thread, as in a training with towers, the cores share each batch.
 
     Args:
-        model: keras.Model of `saved_models.load_model`, or what that takes: a path, "cifar10". Weights that change afterwards are not
-            seen.
+        model: what `exporting.exported_model.open_model` gives, or what it takes: a path, "cifar10". Weights that change afterwards
+            are not seen. A `.onnx` or `.tflite` file or a SavedModel is computed by its own runtime, in a process of its own.
         precision: "float32"; "bfloat16" = faster on processors and GPUs that compute it natively, with the same class as in float32
             for at least 99.8 % of the images; "auto" = bfloat16 on these devices, float32 on others.
 
@@ -42,7 +43,12 @@ class Predictor:
     def __init__(self, model: keras.Model | str | os.PathLike, precision: str = "float32"):
         if precision not in ("auto", *devices.POLICIES):
             raise UsageError(f"precision must be auto, {' or '.join(devices.POLICIES)}, received {precision!r}")
-        self.model = load_model(str(model)) if isinstance(model, str | os.PathLike) else model
+        self.model = open_model(str(model)) if isinstance(model, str | os.PathLike) else model
+        if isinstance(self.model, ExportedModel):
+            if precision == "bfloat16":
+                raise UsageError(f"precision of {self.model.name} is that of its file, received bfloat16; leave it out")
+            self._towers, self._answer = 1, lambda images, _towers: self.model.answer(images)
+            return
         if not isinstance(self.model, keras.Model):
             raise UsageError(f"model must be a keras.Model or the path of one, received {type(model).__name__}")
         policy = devices.choose_policy(precision, "auto")
@@ -59,7 +65,7 @@ class Predictor:
             parts = [folded(some, training=False) for some in tf.split(images, towers)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
-        self._answer = answer
+        self._answer = lambda images, towers: answer(tf.constant(images), towers)
 
     def predict(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray | dict[str, np.ndarray]:
         """Softmax probabilities of any number of images.
@@ -86,7 +92,7 @@ class Predictor:
             batch = images[start : start + batch_size]
             towers = self._towers if len(batch) % self._towers == 0 else 1
             with naming_memory(f"give fewer images at a time than batch_size (--test_batch_size) {batch_size}"):
-                found = self._answer(tf.constant(batch), towers)
+                found = self._answer(batch, towers)
             for name, values in (found if isinstance(found, dict) else {"": found}).items():
                 answers[name][start : start + batch_size] = values
         if not all(np.isfinite(array).all() for array in answers.values()):

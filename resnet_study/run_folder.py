@@ -74,8 +74,11 @@ class RunFolder:
                 f"could not write to {self} ({error.strerror or error}); give another --runs_dir"
             ) from error
         try:
-            for aside in self.path.rglob(f"{ASIDE}*"):
-                aside.unlink()
+            for aside in list(self.path.rglob(f"{ASIDE}*")):
+                if aside.is_dir():
+                    shutil.rmtree(aside)
+                else:
+                    aside.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -301,9 +304,9 @@ class RunFolder:
 
 
 def run_around(path: str) -> RunFolder | None:
-    """The run that a path leads to: its folder, a file in it or a checkpoint. None where no `data.json` is found there."""
+    """The run that a path leads to: its folder, a file in it, a checkpoint or an exported file. None where no `data.json` is found."""
     place = Path(path).expanduser()
-    runs = (RunFolder(folder) for folder in (place, place.parent, place.parent.parent))
+    runs = (RunFolder(folder) for folder in (place, *list(place.parents)[:3]))
     return next((run for run in runs if run.data.is_file()), None)
 
 

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from resnet_study.checkpoints import read_checkpoint
+from resnet_study.class_names import pack_class_names
 from resnet_study.errors import UsageError, one_line, shorten
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
@@ -29,10 +30,12 @@ from resnet_study.networks.layers import PixelNormalization
 _LARGEST_MODEL = 2 << 30  # bytes unpacked
 
 
-def save_model(model, path: Path) -> None:
-    """Saves a Keras model as `.keras`, see `write_atomically`."""
+def save_model(model, path: Path, class_names: dict[str, list[str]] | None = None) -> None:
+    """Saves a Keras model as `.keras`, see `write_atomically`; with the names of its classes, see `class_names`."""
     with written_aside(path) as aside:
         model.save(aside)
+        if class_names:
+            pack_class_names(aside, class_names)
 
 
 def read_model(path: Path):

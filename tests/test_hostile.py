@@ -37,6 +37,8 @@ from resnet_study.checkpoints import check_checkpoint, read_checkpoint, write_ch
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
+from resnet_study.exporting import exported_model
+from resnet_study.exporting.exported_model import open_model
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.reports.figures import draw_grid
 from resnet_study.run_folder import RunFolder
@@ -1040,3 +1042,51 @@ def test_odd_flags(tmp_path, monkeypatch, capsys, flags):
     dataset = "cifar10" if "data_dir" in flags[0] else "synthetic"
     assert run_main(capsys, "", "--mode=train", f"--dataset={dataset}", "--synthetic_images=40", *flags) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+# Files of other programs
+
+
+def write_onnx(path, inputs, outputs):
+    """An ONNX file that means the pixels, of these shapes."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    given = [helper.make_tensor_value_info("image", TensorProto.FLOAT, inputs)]
+    made = [helper.make_tensor_value_info("answer", TensorProto.FLOAT, outputs)]
+    node = helper.make_node("ReduceMean", ["image"], ["answer"], axes=[1, 2], keepdims=int(len(outputs) == len(inputs)))
+    model = helper.make_model(helper.make_graph([node], "g", given, made), opset_imports=[helper.make_opsetid("", 15)])
+    model.ir_version = 8
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [(["b", "h", "w", 3], ["b", 3]), (["b", 3, 32, 32], ["b", 32]), (["b", 32, 32, 3], ["b", 1, 1, 3]), (["b", 5000, 5000, 3], ["b", 3])],
+)  # fmt: skip
+def test_onnx_files_of_wrong_shapes(tmp_path, inputs, outputs):
+    write_onnx(tmp_path / "strange.onnx", inputs, outputs)
+    assert "must" in survive(lambda: open_model(str(tmp_path / "strange.onnx")), "strange.onnx")
+
+
+def test_model_files_that_are_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(exported_model, "_LARGEST", 10)
+    for name in ("model.onnx", "model.tflite"):
+        (tmp_path / name).write_bytes(bytes(11))
+        assert "too large" in survive(lambda name=name: open_model(str(tmp_path / name)), name)
+
+
+@pytest.mark.slow
+def test_a_saved_model_that_writes_files_is_refused(tmp_path):
+    import tensorflow as tf
+
+    module, victim = tf.Module(), tmp_path / "victim"
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.uint8, name="image")])
+    def serve(image):
+        tf.io.write_file(str(victim), "x")
+        return {"probabilities": tf.reduce_mean(tf.cast(image, tf.float32), (1, 2))}
+
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
+    assert "WriteFile" in survive(lambda: open_model(str(tmp_path / "model")), "model")
+    assert not victim.exists()

@@ -13,18 +13,18 @@ _SPEC.loader.exec_module(structure)
 
 # From the ground up: a module imports only modules of its own group or of groups above it in this list.
 GROUPS = (
-    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints"),  # the ground
+    ("resnet_study.errors", "resnet_study.files", "resnet_study.checkpoints", "resnet_study.class_names", "resnet_study.exporting.runtimes"),  # the ground
     (
         "resnet_study.settings", "resnet_study.folder_settings", "resnet_study.presets", "resnet_study.run_folder", "resnet_study.devices",
         "resnet_study.networks", "resnet_study.saved_models", "resnet_study.predictor", "resnet_study.prediction", "resnet_study.new_data", "resnet_study.calibration", "resnet_study.evaluation",
-        "resnet_study.data", "resnet_study.training",
+        "resnet_study.data", "resnet_study.training", "resnet_study.exporting",
     ),
     (
         "hyper_parameters", "resnet", "cifar10_input", "cifar10_train", "cifar10_test", "flowers",
         "resnet_study.training.tasks",  # what is trained on what: the part of cifar10_train that knows data sets
     ),
     ("resnet_study.reports", "resnet_study.studies"),
-    ("cifar10_main", "flowers.train", "flowers.evaluate", "flowers.predict"),
+    ("cifar10_main", "flowers.train", "flowers.evaluate", "flowers.predict", "flowers.export"),
 )  # fmt: skip
 MODULES = structure.find_modules(ROOT)
 # The package root holds nothing to import; these have no work to do where TensorFlow is missing.
@@ -37,6 +37,7 @@ LIGHT = (
     "cifar10_main",
     "flowers.predict",
     "flowers.evaluate",
+    "flowers.export",
 )
 
 

@@ -16,7 +16,8 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
     any other batch normalisation (in pre-activation networks those behind an addition) is kept.
 
     Args:
-        model: functional network of this library, or one of stock Keras layers; it is not changed.
+        model: functional network of this library, or one of stock Keras layers; it is not changed. A model within it, such as a
+            backbone of `keras.applications`, is folded in the same way.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
             for processors that compute bfloat16 natively (`devices.choose_policy("auto", "auto")` knows). Pixel
             normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the networks
@@ -47,6 +48,8 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
     def copy_layer(layer):
         if not isinstance(layer, keras.layers.Layer) or layer in convolutions:
             return layer  # a plain operation has no weights to share; a folded layer is never called
+        if isinstance(layer, keras.Model):
+            return fold_batch_norm(layer, dtype)
         config = layer.get_config()
         if len(layer.output.shape) == 4 and layer is not first and not isinstance(layer, PixelNormalization):
             config["dtype"] = dtype
@@ -59,7 +62,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=copy_layer, call_function=call_layer)
     for layer in copy.layers:
-        if not layer.weights:
+        if not layer.weights or isinstance(layer, keras.Model):
             continue
         source = model.get_layer(layer.name)
         layer.set_weights(_fold(source, folded[layer.name]) if layer.name in folded else source.get_weights())
@@ -71,11 +74,13 @@ def _find_pairs(model) -> dict:
     """Batch normalisation -> the convolution that can take it in."""
     if not hasattr(model, "operations"):
         raise ValueError(f"expected a functional model, received {type(model).__name__} '{model.name}'")
-    # `input` and `output` tell of the first use of a layer only. With a second use, somebody reads what nobody produces.
+    # They tell of the first use of a layer only. With a second use, somebody reads what nobody produces. A model within the model has
+    # attributes of the same names, which are tensors within it.
+    given, made = keras.Operation.input.fget, keras.Operation.output.fget
     producers = {
-        id(tensor): operation for operation in model.operations for tensor in keras.tree.flatten(operation.output)
+        id(tensor): operation for operation in model.operations for tensor in keras.tree.flatten(made(operation))
     }
-    read = [id(tensor) for operation in model.operations for tensor in keras.tree.flatten(operation.input)]
+    read = [id(tensor) for operation in model.operations for tensor in keras.tree.flatten(given(operation))]
     readers = collections.Counter(read + [id(tensor) for tensor in model.outputs])
     if not readers.keys() <= producers.keys():
         raise ValueError(f"expected a model that uses each layer once, received '{model.name}'")

@@ -71,6 +71,52 @@ def add_explain_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_export_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of an export, see `resnet_study.exporting.export.export`, in a group of their own."""
+    group = parser.add_argument_group("export", "A trained model as files that compute without this library.")
+    group.add_argument(
+        "--format",
+        type=lambda text: text.split(","),
+        default=["litert"],
+        metavar="NAME,...",
+        help="litert (phones), onnx (browsers, servers, other languages), saved_model (TensorFlow Serving), keras (stock layers, for "
+        "every backend of Keras) [litert]",
+    )
+    group.add_argument(
+        "--quantize",
+        choices=("none", "float16", "dynamic", "int8"),
+        default="none",
+        help="smaller numbers: float16 = weights of 16 bits; dynamic = weights of 8 bits; int8 = activations of 8 bits, too, their "
+        "ranges found on training images; not every format has each [none]",
+    )
+    group.add_argument(
+        "--pixels", choices=("uint8", "float32"), default="uint8", help="what the files take, 0..255 [uint8]"
+    )
+    group.add_argument(
+        "--compare",
+        type=_positive,
+        default=1000,
+        metavar="INT",
+        help="test images on which each file is compared with the model; --images=PATH... are taken in their place [1000]",
+    )
+
+
+def print_exports(exports: list[dict]) -> None:
+    """Prints a line for each file that was written.
+
+    Args:
+        exports: of `resnet_study.exporting.export.export`.
+    """
+    for facts in exports:
+        parity = facts["parity"]
+        errors = f"error {facts['error']:.2f} % (before {facts['source_error']:.2f} %), " if "error" in facts else ""
+        print(
+            f"written: {facts['path']}, {facts['bytes']:,} bytes, {facts['quantization']}: {errors}same class on "
+            f"{parity['same_class']:.2%} of {parity['found']}, probabilities at most {parity['largest_difference']:.1e} apart, by "
+            f"{parity['runtime']}"
+        )
+
+
 def _positive(text):
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, received {text}")

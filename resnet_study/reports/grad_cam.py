@@ -116,6 +116,11 @@ def write_explanations(predictions: Predictions, limit: int) -> Path:
         The folder of the PNG files, `<number>-<name of the image>.png`: `explanations` beside the table, with its number. Of
         several heads, each has a folder in it.
     """
+    if not isinstance(predictions.model, keras.Model):
+        raise UsageError(
+            f"--explain needs a Keras model, received {predictions.model.name} in {predictions.model.runtime}; leave it out, or give the "
+            ".keras file"
+        )
     table = predictions.csv_path
     folder = table.with_name(table.stem.replace("predictions", "explanations"))
     images = predictions.images[:limit]

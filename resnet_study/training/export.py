@@ -29,6 +29,6 @@ class Export:
         model = self.update(stage)
         model.optimizer = None
         try:
-            save_model(model, path)
+            save_model(model, path, self._task.class_names)
         finally:
             model.optimizer = stage.optimizer

@@ -4,7 +4,7 @@ A task is made from settings, run folder and data set. `Classification` is the t
 several; `flowers.transfer.Transfer` trains a new head on a backbone. All have what `Classification` has:
 
 data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
-network      `build`, `begin` with its first weights; `build_for_users`, `copy_for_users`; `name_variables`, `facts` for checkpoints
+network      `build`, `begin` with its first weights; `build_for_users`, `copy_for_users`, `class_names`; `name_variables`, `facts` for checkpoints
 course       `stage_ends`, `report_freq`, `learning_rate`, `update`, `measure`, `teach`, `chosen_by`, `patience`
 what is said `describe_data`, `describe`
 """
@@ -111,6 +111,11 @@ class Classification:
     def build_for_users(self) -> keras.Model:
         """The same network from raw pixels to probabilities, in float32."""
         return self._build(dtype="float32", preprocessing=self.normalization)
+
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """{name of the head: names of its classes}; a single head is called ""."""
+        return {"": list(self.data.class_names)}
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
@@ -272,6 +277,10 @@ class SeveralHeads(Classification):
             objective += factor * losses
             sums |= {f"{name}_{head}" if index else name: value for name, value in found.items()}
         return objective, sums
+
+    @property
+    def class_names(self):
+        return {head: list(data.class_names) for head, data in self.heads.items()}
 
     def describe_data(self, resumed):
         """As `Classification.describe_data`, with the class names of each head."""

@@ -1,0 +1,71 @@
+"""The names of the classes that travel inside a model file, so that a file that was moved still says "cat".
+
+They are {name of the head: names in the order of the probabilities}; a single head is called "".
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+from resnet_study.errors import UsageError, as_text
+from resnet_study.exporting.runtimes import CLASS_NAMES, read_packed_names
+from resnet_study.files import is_kind
+
+
+def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:
+    """Adds them to an archive, such as a `.keras` file, or makes one behind a file that is none, as Android's tools have it for LiteRT.
+
+    With the JSON file that this library reads go `labels.txt` files for others. Keras and LiteRT take no notice of them.
+    """
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, text in list_label_files(class_names).items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+
+
+def list_label_files(class_names: dict[str, list[str]]) -> dict[str, str]:
+    """Name and content of the files that hold them: JSON for this library, and text with a line for each class."""
+    lines = {
+        f"labels_{head}.txt" if head else "labels.txt": "".join(f"{_in_one_line(name)}\n" for name in names)
+        for head, names in class_names.items()
+    }
+    return {CLASS_NAMES: json.dumps(class_names)} | lines
+
+
+def read_class_names(path: Path, classes: dict[str, int]) -> dict[str, list[str]]:
+    """Those in a `.keras` file, see `parse_class_names`; {} for a file without, as earlier versions and Keras itself write it."""
+    try:
+        text = read_packed_names(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is damaged ({error}); give another file") from error
+    return parse_class_names(text, classes, path)
+
+
+def parse_class_names(text: str, classes: dict[str, int], source) -> dict[str, list[str]]:
+    """The class names that a model file brings.
+
+    Args:
+        text: JSON; "" = it brings none.
+        classes: {name of the head: number of its classes}.
+        source: the file, for messages.
+
+    Raises:
+        UsageError: it is something else, or has other numbers of classes.
+    """
+    if not text:
+        return {}
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    fits = is_kind(names, {head: [str] for head in classes}) and all(
+        len(names[head]) == size for head, size in classes.items()
+    )
+    if not fits:
+        raise UsageError(
+            f"{source} must bring the names of its {' and '.join(map(str, classes.values()))} classes, received others; give another file"
+        )
+    return {head: [as_text(name) for name in names[head]] for head in classes}
+
+
+def _in_one_line(name):
+    return " ".join(as_text(name).split())

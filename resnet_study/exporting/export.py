@@ -1,0 +1,202 @@
+"""From a trained network to files that compute without this library: written aside, checked by their own runtimes, then moved into place.
+
+The folder of each file holds the file, `labels.txt` and `model.json`:
+
+    source, source_sha256   the file it was made of, or "cifar10" for the shipped weights
+    format, quantization    see `formats`
+    file, bytes, sha256     the file and its size; of a SavedModel the folder, and the sha256 of each file in it
+    input, outputs          type and shape of the pixels; {name of the output: number of classes}
+    class_names             {name of the head: names}; a single head is called ""
+    calibration             of int8: the images that the ranges of the activations were found on
+    parity                  images: on how many it was compared with its source, and which; same_class: on what share of them both
+                            name the same class; largest_difference: of the probabilities; runtime: what computed it
+    error, source_error     in % on these images, where their classes are known; of several heads that of the first
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from resnet_study import pretrained
+from resnet_study.errors import UsageError, advise, shorten
+from resnet_study.evaluation import find_class_names
+from resnet_study.exporting.exported_model import ExportedModel, check_installed
+from resnet_study.exporting.formats import Writer, check_quantization
+from resnet_study.exporting.plain_keras import make_plain
+from resnet_study.files import ASIDE, write_json
+from resnet_study.predictor import Predictor
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import find_heads
+
+_LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
+_SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share
+CALIBRATION_IMAGES = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class RealImages:
+    """Images that files are checked and calibrated with.
+
+    Attributes:
+        images: uint8 [n, height, width, channels], on which each file is compared with its source.
+        labels: {name of the head: int [n]}; None = not known.
+        found: what they are, such as "1,000 test images of cifar10".
+        training: function without arguments -> training images [m, height, width, channels] for calibration, and what they are.
+    """
+
+    images: np.ndarray
+    labels: dict[str, np.ndarray] | None
+    found: str
+    training: Callable[[], tuple[np.ndarray, str]]
+
+
+def choose_calibration(count: int, seed: int) -> np.ndarray:
+    """Sorted numbers of the training images that int8 is calibrated with: the same for the same seed."""
+    return np.sort(np.random.default_rng((seed, 5)).choice(count, min(count, CALIBRATION_IMAGES), replace=False))
+
+
+def export(
+    path: str,
+    run: RunFolder,
+    model: keras.Model,
+    real: RealImages,
+    formats,
+    quantize: str = "none",
+    pixels: str = "uint8",
+) -> list[dict]:
+    """Writes a network in some formats, each in a folder of its own, such as `exported/onnx-int8/` in the folder of the run.
+
+    An older file of the same kind is replaced; but where a file fails its check, the older one is left and nothing is written.
+
+    Args:
+        path, run: of `evaluation.find_model`; the files have the name of the folder.
+        model: what `saved_models.load_model` made of `path`.
+        real: images to check the files with.
+        formats: keys of `formats.QUANTIZATIONS`.
+        quantize: see `formats`.
+        pixels: "uint8" or "float32", what the files take.
+
+    Returns:
+        For each format the content of its `model.json`, with "path", that of the file.
+
+    Raises:
+        UsageError: a format has no such quantization, a package is missing, the network cannot be written in stock layers, or a file
+            does not answer as its source.
+    """
+    for kind in formats:
+        check_quantization(kind, quantize)
+        check_installed(kind, writes=True)
+    try:
+        plain = make_plain(model)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} cannot be exported ({shorten(str(error))}); give another model") from error
+    class_names = find_class_names(path, model)
+    training = functools.cache(real.training)
+    writer = Writer(plain, run.path.name.removeprefix("test-"), class_names, pixels, lambda: training()[0])
+    expected = _by_head(Predictor(model).predict(real.images))
+    made = []
+    for kind in formats:
+        place = run.path / "exported" / (kind if quantize == "none" else f"{kind}-{quantize}")
+        with _folder_aside(place) as aside:
+            file = writer.write(kind, quantize, aside)
+            facts = _describe_source(path, model) | {"format": kind, "quantization": quantize} | _describe_file(file)
+            facts["input"] = {"pixels": "any" if kind == "keras" else pixels, "shape": list(model.input_shape)}
+            facts["outputs"] = {head or "probabilities": size for head, size in find_heads(model).items()}
+            facts["class_names"] = class_names
+            if quantize == "int8":
+                facts["calibration"] = training()[1]
+            exported = ExportedModel(str(file), kind)
+            try:
+                received = _by_head(Predictor(exported).predict(real.images))
+            finally:
+                exported.close()
+            if exported.class_names != class_names:
+                raise UsageError(f"the {kind} file tells other classes than {path}; nothing was written")
+            facts |= _compare(
+                f"the file for {kind}, quantization {quantize},", path, quantize, real, expected, received
+            )
+            facts["parity"]["runtime"] = exported.runtime
+            write_json(aside / "model.json", facts)
+        made.append(facts | {"path": str(place / file.name)})
+    return made
+
+
+def _by_head(answers):
+    return answers if isinstance(answers, dict) else {"": answers}
+
+
+def _describe_source(path, model):
+    place = Path(path).expanduser()
+    place = RunFolder(place).best if place.is_dir() else place
+    if path == "cifar10":
+        place = Path(pretrained.__path__[0], f"{model.name}_cifar10.keras")
+    return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None}
+
+
+def _describe_file(path):
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    sums = {file.relative_to(path.parent).as_posix(): hash_file(file) for file in files}
+    size = sum(file.stat().st_size for file in files)
+    return {"file": path.name, "bytes": size, "sha256": sums if path.is_dir() else sums[path.name]}
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare(named, path, quantize, real, expected, received):
+    """How well a file answers as its source. Raises UsageError where it does not."""
+    difference = max(float(np.abs(received[head] - expected[head]).max()) for head in expected)
+    same = min(float(np.mean(received[head].argmax(1) == expected[head].argmax(1))) for head in expected)
+    if quantize == "none" and not difference <= _LARGEST_DIFFERENCE:
+        raise UsageError(
+            f"{named} must answer as {path} within {_LARGEST_DIFFERENCE:g}, received probabilities that are {difference:.2g} apart; nothing "
+            "was written"
+        )
+    if quantize != "none" and not same >= _SAME_CLASS[quantize]:
+        raise UsageError(
+            f"{named} must name the class that {path} names for {_SAME_CLASS[quantize]:.0%} of the images, received {same:.1%} of "
+            f"{real.found}; nothing was written, give another --quantize"
+        )
+    facts = {
+        "parity": {
+            "images": len(real.images),
+            "found": real.found,
+            "same_class": same,
+            "largest_difference": difference,
+        }
+    }
+    if real.labels:
+        head = next(iter(expected))
+        for name, answers in (("error", received), ("source_error", expected)):
+            facts[name] = 100 * float(np.mean(answers[head].argmax(1) != real.labels[head]))
+    return facts
+
+
+@contextlib.contextmanager
+def _folder_aside(place: Path):
+    """Gives a new folder beside `place`, and moves it there when all went well; else it goes, and the old one stays."""
+    aside, old = (place.with_name(f"{ASIDE}{os.getpid()}{part}-{place.name}") for part in ("", "-old"))
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if place.exists():
+            place.rename(old)
+        aside.rename(place)
+    except OSError as error:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise UsageError(f"could not write {place} ({error.strerror or error}); {advise(error)}") from error
+    finally:
+        for folder in (aside, old):
+            shutil.rmtree(folder, ignore_errors=True)

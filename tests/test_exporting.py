@@ -1,0 +1,118 @@
+"""A trained network as files for other programs: each is checked by its own runtime; damaged ones give one line."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY, run_main
+
+from cifar10_main import main
+from resnet_study.errors import UsageError
+from resnet_study.evaluation import find_class_names
+from resnet_study.exporting import export
+from resnet_study.exporting.exported_model import open_model
+from resnet_study.exporting.plain_keras import make_plain
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.registry import find
+from resnet_study.saved_models import load_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["--mode=train", *TINY, f"--runs_dir={folder}", "--version=done"]) == 0
+    return folder / "done"
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    """The folder of the files for ONNX and LiteRT."""
+    assert main(["--mode=export", f"--runs_dir={run.parent}", "--version=done", "--format=onnx,litert"]) == 0
+    return run / "exported"
+
+
+@pytest.mark.parametrize("file", ["onnx/done.onnx", "litert/done.tflite"])
+def test_files_answer_as_their_source_and_name_their_classes(exported, run, tmp_path, file):
+    facts = json.loads((exported / file).with_name("model.json").read_text())
+    assert facts["parity"]["largest_difference"] <= 1e-4 and facts["error"] == facts["source_error"]
+    assert facts["sha256"] == export.hash_file(exported / file)
+    moved = tmp_path / (exported / file).name
+    shutil.copy(exported / file, moved)
+    model, source = open_model(str(moved)), load_model(str(run))
+    images = np.random.default_rng(0).integers(0, 256, (3, *model.input_shape[1:]), np.uint8)
+    for batch in (images, images[:1]):
+        np.testing.assert_allclose(model.answer(batch), source(batch), atol=1e-4)
+    assert find_class_names(str(moved), model) == find_class_names(str(run), source)
+
+
+def test_a_moved_keras_file_names_its_classes(run, tmp_path):
+    shutil.copy(run / "best.keras", tmp_path / "moved.keras")
+    path = str(tmp_path / "moved.keras")
+    assert find_class_names(path, load_model(path)) == find_class_names(str(run), load_model(str(run)))
+
+
+def test_an_exported_file_is_tested(exported, run, capsys):
+    flags = ["--mode=test", f"--runs_dir={run.parent}", f"--test_ckpt_path={exported / 'litert' / 'done.tflite'}"]
+    assert main(flags) == 0
+    assert "top-1 error" in capsys.readouterr().out
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, capsys):
+    monkeypatch.setattr(export, "_LARGEST_DIFFERENCE", -1.0)
+    before = (exported / "onnx" / "done.onnx").read_bytes()
+    assert main(["--mode=export", f"--runs_dir={run.parent}", "--version=done", "--format=onnx"]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert (exported / "onnx" / "done.onnx").read_bytes() == before
+    assert sorted(path.name for path in exported.iterdir()) == ["litert", "onnx"]
+
+
+@pytest.mark.parametrize(("kind", "quantize"), [("onnx", "dynamic"), ("keras", "int8"), ("tar", "none")])
+def test_what_a_format_does_not_have_is_refused(run, capsys, kind, quantize):
+    flags = [
+        "--mode=export",
+        f"--runs_dir={run.parent}",
+        "--version=done",
+        f"--format={kind}",
+        f"--quantize={quantize}",
+    ]
+    assert main(flags) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_preact", "airbench", "lenet5"])
+def test_plain_networks_hold_no_layer_of_this_library(name):
+    model = find(name).build(input_shape=(32, 32, 3), classes=10)
+    plain = make_plain(model)
+    assert not [layer for layer in plain.operations if type(layer).__module__.startswith("resnet")]
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(plain(images), model(images, training=False), atol=1e-5)
+
+
+def test_batch_norm_within_a_nested_model_is_folded():
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
+    nested = keras.Model(inputs, maps, name="backbone")
+    pixels = keras.Input((8, 8, 3))
+    model = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(nested(pixels, training=False))))
+    nested.layers[-1].moving_mean.assign([1, 2, 3, 4])
+    folded, image = fold_batch_norm(model), np.ones((1, 8, 8, 3), np.float32)
+    assert not [one for one in folded.get_layer("backbone").layers if isinstance(one, keras.layers.BatchNormalization)]
+    np.testing.assert_allclose(folded(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["onnx/done.onnx", "litert/done.tflite"])
+def test_damaged_files_give_one_line(exported, tmp_path, file):
+    good, path = (exported / file).read_bytes(), tmp_path / (exported / file).name
+    for content in (b"", b"nothing", good[: len(good) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="damaged, too large or no classifier"):
+            open_model(str(path))
+
+
+@pytest.mark.slow
+def test_all_formats_of_the_shipped_network(tmp_path):
+    flags = ["--mode=export", "--test_ckpt_path=cifar10", "--format=saved_model,keras", "--images"]
+    done = run_main(*flags, __file__.replace("tests/test_exporting.py", "examples/cat.jpg"), cwd=tmp_path)
+    assert done.stdout.count("written:") == 2
