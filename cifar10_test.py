@@ -186,7 +186,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
     path = run.path / "calibrated.keras"
     with run.locked():
-        save_model(model, path)
+        save_model(model, path, {"": list(data.class_names)})
         write_json(run.path / "calibration.json", facts)
     return facts, path
 

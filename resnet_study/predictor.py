@@ -65,7 +65,7 @@ class Predictor:
             parts = [folded(some, training=False) for some in tf.split(images, towers)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
-        self._answer = lambda images, towers: answer(tf.constant(images), towers)
+        self._answer = answer
 
     def predict(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray | dict[str, np.ndarray]:
         """Softmax probabilities of any number of images.

@@ -45,6 +45,18 @@ def cifar_archive(cifar_folder):
     return path
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _pages_where_they_are_tested(request):
+    """A page takes a second of each of the hundred small trainings; the tests of pages write them all."""
+    if request.module.__name__ in ("test_report_pages", "test_browser", "test_flowers"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("resnet_study.reports.figures", "resnet_study.reports.run_page"):
+            patch.setattr(f"{name}.write_run_page", lambda run, tested: run.page, raising=False)
+        yield
+
+
 MNIST_FILES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
 )  # fmt: skip

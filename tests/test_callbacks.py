@@ -13,7 +13,7 @@ from conftest import TINY
 import cifar10_train
 from cifar10_main import make_parser
 from cifar10_train import Train
-from hyper_parameters import from_flags
+from hyper_parameters import HyperParameters, from_flags
 from resnet_study.errors import UsageError
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
@@ -21,8 +21,8 @@ from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
 
 def tiny(folder, **settings):
     given = vars(make_parser().parse_args(["--mode=train", *TINY, f"--runs_dir={folder}"]))
-    names = {"mode", "images", "explain", "explain_limit", "resume", "overwrite", "results_dir", "experiment", "models", "datasets", "seeds", "depths", "short"}  # fmt: skip
-    return from_flags({name: value for name, value in given.items() if name not in names} | settings)
+    fields = HyperParameters.__dataclass_fields__
+    return from_flags({name: value for name, value in given.items() if name in fields} | settings)
 
 
 @pytest.fixture

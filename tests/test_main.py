@@ -192,26 +192,28 @@ def test_a_network_of_another_data_set_is_refused(tmp_path, capsys):
     assert "tells 7 classes apart, but --dataset=digits has 10" in capsys.readouterr().err
 
 
-def test_shipped_weights_tell_their_classes(tmp_path):
+def test_shipped_weights_tell_their_classes(tmp_path, capsys):
     import cv2
 
     cv2.imwrite(str(tmp_path / "sky.png"), np.full((64, 64, 3), (230, 180, 120), np.uint8))
-    command = ["--mode=predict", "--test_ckpt_path=cifar10", "--images", "sky.png"]
-    done = run_main(*command, cwd=tmp_path)
-    assert "class_1" in done.stdout and "Traceback" not in done.stdout + done.stderr
-    assert (tmp_path / "runs" / "test-resnet20-cifar10-cifar10" / "predictions.csv").is_file()
-    done = run_main(*command, "--model=resnet9", cwd=tmp_path)
-    assert "airplane" in done.stdout and (tmp_path / "runs" / "test-resnet9-cifar10-cifar10").is_dir()
-    done = run_main(*command, "--model=plain20", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "cannot be loaded for plain20" in done.stderr
+    command = [f"--runs_dir={tmp_path}", "--test_ckpt_path=cifar10", "--images", str(tmp_path / "sky.png")]
+    assert main(["--mode=predict", *command]) == 0
+    assert "class_1" in capsys.readouterr().out
+    assert (tmp_path / "test-resnet20-cifar10-cifar10" / "predictions.csv").is_file()
+    assert main(["--mode=predict", *command, "--model=resnet9"]) == 0
+    assert "airplane" in capsys.readouterr().out and (tmp_path / "test-resnet9-cifar10-cifar10").is_dir()
+    assert main(["--mode=predict", *command, "--model=plain20"]) == 2
+    assert "cannot be loaded for plain20" in capsys.readouterr().err
 
 
 def test_publish_writes_rows_and_a_table(tmp_path):
     import json
 
-    run_main("--mode=train", *TINY, "--version=p", cwd=tmp_path)
+    place = f"--runs_dir={tmp_path}/runs"
+    assert main(["--mode=train", *TINY, "--version=p", place]) == 0
     for _ in range(2):  # publishing again replaces
-        run_main("--mode=publish", "--version=p", "--experiment=study", cwd=tmp_path)
+        published = ["--version=p", place, f"--results_dir={tmp_path}/results", "--experiment=study"]
+        assert main(["--mode=publish", *published]) == 0
     rows = json.loads((tmp_path / "results" / "study.json").read_text())
     keys = {"experiment", "dataset", "model", "preset", "metric", "unit", "value", "std", "runs", "published",
             "published_source", "command", "images_seen", "wall_seconds", "hardware", "commit"}  # fmt: skip

@@ -253,7 +253,13 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "size", ["4k", pytest.param("100k", marks=pytest.mark.slow), pytest.param("1m", marks=pytest.mark.slow), "2m"]
+    "size",
+    [
+        pytest.param("4k", marks=pytest.mark.slow),
+        pytest.param("100k", marks=pytest.mark.slow),
+        pytest.param("1m", marks=pytest.mark.slow),
+        "2m",
+    ],
 )
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(disk, undisturbed, capsys, size):
     place = disk(f"size={size}")
