@@ -87,7 +87,7 @@ class CompiledSteps:
                     for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
                 ]
             gradients = [
-                gradient + update.weight_decay / replicas * variable if id(variable) in decayed else gradient
+                _decay(gradient, update.weight_decay / replicas, variable) if id(variable) in decayed else gradient
                 for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
             ]
             optimizer.apply(gradients, model.trainable_variables)
@@ -114,6 +114,13 @@ class CompiledSteps:
         self.train, self.validate = train_step, validate
 
 
+def _decay(gradient, factor, variable):
+    # TensorFlow makes one sum of the towers' gradients and the decay, whose order depends on which of the three is ready first, and with it
+    # the last bits. What something waits for it leaves alone.
+    with tf.control_dependencies([gradient]):
+        return gradient + factor * variable
+
+
 def _share(find_gradients, state, towers, images, labels):
     """`find_gradients` on each shard of a batch: the sums of what it returns. `state`, the variables that a forward pass changes, is set
     to the mean of the towers' moving statistics, and to the next state of dropout.
@@ -138,7 +145,8 @@ def _share(find_gradients, state, towers, images, labels):
         if _is_seed(variable):
             variable.assign(ended[0])
         elif any(end is not value for end in ended):
-            variable.assign(tf.add_n(ended) / towers)
+            # Not by `add_n`: TensorFlow would make one sum of it and of those that made the statistics, see `_decay`.
+            variable.assign(tf.reduce_mean(tf.stack(ended), axis=0))
     return (
         [tf.add_n(parts) for parts in zip(*gradients, strict=True)],
         {name: tf.add_n([part[name] for part in sums]) for name in sums[0]},
