@@ -308,7 +308,9 @@ def _find_others(flags):
     if path and path != "cifar10":
         run = run_around(path)
     holds = run is not None and run.holds_run()
-    return find_new(flags, run.read_config(hyper_parameters.HyperParameters) if holds else None, run)
+    settings = hyper_parameters.HyperParameters
+    stored = run.read_config(settings) if holds else None
+    return find_new(flags, stored, run, settings.__dataclass_fields__["dataset"].default)
 
 
 def _read_data_flags(flags):

@@ -116,7 +116,7 @@ def evaluate_others(config: HyperParameters, found: LabelledFiles) -> tuple[dict
         config: settings; `test_ckpt_path` or `version` names the model.
         found: of `resnet_study.new_data.find_new`.
     """
-    model = load_model(find_model(config)[0], config.model_name)
+    model = open_model(find_model(config)[0], config.model_name)
     return evaluate_new(config, found, model, _reader(config))
 
 

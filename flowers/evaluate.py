@@ -195,11 +195,11 @@ def _draw(config, run, data, result):
 def report_others(config: FlowerParameters, found) -> None:
     """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
     from resnet_study.evaluation import find_model
+    from resnet_study.exporting.exported_model import open_model
     from resnet_study.new_data import evaluate_new
     from resnet_study.reports.figures import draw_evaluation
-    from resnet_study.saved_models import load_model
 
-    result, folder = evaluate_new(config, found, load_model(find_model(config)[0]), make_reader(config))
+    result, folder = evaluate_new(config, found, open_model(find_model(config)[0]), make_reader(config))
     print_result(result)
     draw_evaluation(folder, result)
     print(f"written: {folder.result}, figures and the answers for each image beside it")
@@ -239,7 +239,7 @@ def _find_others(flags):
     path = flags.get("test_ckpt_path")
     run = run_around(path) if path else find_run(lambda given: FlowerParameters(**given), flags, _NAMING)
     holds = run is not None and run.holds_run() and "preset" not in read_json(run.config, dict)
-    return find_new(flags, run.read_config(FlowerParameters) if holds else None, run)
+    return find_new(flags, run.read_config(FlowerParameters) if holds else None, run, "folder")
 
 
 def _read_data_flags(flags):

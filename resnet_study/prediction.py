@@ -29,6 +29,7 @@ from tqdm import tqdm
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import write_atomically
 from resnet_study.saved_models import find_heads
 
@@ -264,8 +265,9 @@ def _lines(rows) -> str:
 
 def _key(model, images, settings) -> str:
     digest = hashlib.sha256(f"{settings}\0{list(find_heads(model).items())}".encode())
-    for variable in model.weights:
-        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    exported = isinstance(model, ExportedModel)
+    for content in model.list_bytes() if exported else (variable.numpy().tobytes() for variable in model.weights):
+        digest.update(content)
     for file in images.files:
         digest.update(file.encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()[:8]

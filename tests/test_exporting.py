@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import TINY, run_main
+from conftest import ROOT, TINY, run_main
 
 from cifar10_main import main
 from resnet_study.errors import UsageError
@@ -57,6 +57,9 @@ def test_an_exported_file_is_tested(exported, run, capsys):
     flags = ["--mode=test", f"--runs_dir={run.parent}", f"--test_ckpt_path={exported / 'litert' / 'done.tflite'}"]
     assert main(flags) == 0
     assert "top-1 error" in capsys.readouterr().out
+    flags[0] = "--mode=predict"
+    assert main([*flags, "--images", str(ROOT / "examples" / "cat.jpg")]) == 0
+    assert "class_1" in capsys.readouterr().out
 
 
 def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, capsys):

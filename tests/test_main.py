@@ -206,6 +206,12 @@ def test_shipped_weights_tell_their_classes(tmp_path, capsys):
     assert "cannot be loaded for plain20" in capsys.readouterr().err
 
 
+def test_the_shipped_weights_are_tested_on_a_folder_with_the_published_files(tmp_path, cifar_folder, capsys):
+    flags = ["--test_ckpt_path=cifar10", f"--runs_dir={tmp_path}", f"--data_dir={cifar_folder.parent}"]
+    assert main(["--mode=test", *flags]) == 0
+    assert "resnet20 on 60 test images of cifar10" in capsys.readouterr().out
+
+
 def test_publish_writes_rows_and_a_table(tmp_path):
     import json
 

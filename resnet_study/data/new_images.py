@@ -11,7 +11,7 @@ from resnet_study.run_folder import RunFolder
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level")
 
 
-def find_new(flags: dict, stored, run: RunFolder | None) -> LabelledFiles | None:
+def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> LabelledFiles | None:
     """The images that flags name, if they are images of one's own, and not those that a run was trained with.
 
     Args:
@@ -19,6 +19,7 @@ def find_new(flags: dict, stored, run: RunFolder | None) -> LabelledFiles | None
             are taken out.
         stored: settings of the run; None = there are none.
         run: the run that the model lies in; None = there is none.
+        dataset: the data set that is meant where neither the flags nor the run name one.
 
     Returns:
         The images; None = none are named, or they are those of the run, perhaps in another place.
@@ -28,7 +29,7 @@ def find_new(flags: dict, stored, run: RunFolder | None) -> LabelledFiles | None
     """
     if (
         not {"data_dir", "labels"} & flags.keys()
-        or flags.get("dataset", getattr(stored, "dataset", "folder")) != "folder"
+        or flags.get("dataset", getattr(stored, "dataset", dataset)) != "folder"
     ):
         return None
     given = {name: flags.get(name, getattr(stored, name, None)) for name in ("data_dir", "labels", "label_level")}

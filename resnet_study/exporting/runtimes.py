@@ -7,15 +7,13 @@ runtime down, or that fills the memory, ends this process and no other.
 
 Standard output holds messages, each 8 bytes of length and so many bytes of an `.npz` file: first what the file is, then for each
 message of standard input, `images` [n, height, width, channels], the answers: float [n, classes] for each head, `head_0`, `head_1`, ...
-In the place of both may stand `error`, a line of text. With `rounds` beside the images, the answer is `seconds` [rounds], the time of
-each time that they were answered in one batch.
+In the place of both may stand `error`, a line of text.
 """
 
 import io
 import os
 import re
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -204,13 +202,6 @@ def _answer(model, facts, request):
     if kind == "uint8" and images.dtype != np.uint8:
         images = np.clip(np.rint(images), 0, 255)
     images = np.ascontiguousarray(images, kind)
-    if "rounds" in request:
-        seconds = []
-        for _ in range(int(request["rounds"])):
-            started = time.perf_counter()
-            model.answer(images)
-            seconds.append(time.perf_counter() - started)
-        return {"seconds": np.array(seconds)}
     parts, size = [], batch or len(images)
     for start in range(0, len(images), size):
         part = images[start : start + size]
