@@ -164,6 +164,10 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             f"expected a run that held images out, received {fitted}, which was trained on all; give --held_out=RUN, a run of the same "
             "recipe that was trained with --validation_fraction=0.1"
         )
+    if run.read_class_names() != list(data.class_names):
+        raise UsageError(
+            f"{fitted} must be of the classes that {run} tells apart, received others; give another --held_out"
+        )
     model = load_model(str(run.best))
 
     def predict_part(some_model, images):

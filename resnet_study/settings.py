@@ -263,7 +263,9 @@ class PrintCompletion(argparse.Action):
         try:
             import shtab
         except ImportError as error:
-            raise UsageError(f"{option_string} needs shtab; run: pip install 'resnet-study[completion]'") from error
+            raise UsageError(
+                f"{option_string} needs shtab; install the extra completion: pip install '.[completion]' in the clone"
+            ) from error
         parser.prog = self.const
         for action in parser._actions:
             if action.dest in (*_PATHS, "images"):

@@ -53,7 +53,7 @@ def _pages_where_they_are_tested(request):
         return
     with pytest.MonkeyPatch.context() as patch:
         for name in ("resnet_study.reports.figures", "resnet_study.reports.run_page"):
-            patch.setattr(f"{name}.write_run_page", lambda run, tested: run.page, raising=False)
+            patch.setattr(f"{name}.write_run_page", lambda run, tested: run.page)
         yield
 
 

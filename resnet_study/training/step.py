@@ -106,12 +106,18 @@ class CompiledSteps:
                 measure(model(normalization(some), training=False), of_these)[1]
                 for some, of_these in _shards(towers, images, labels)
             ]
-            return {name: tf.add_n([sums[name] for sums in parts]) for name in parts[0]}
+            return {name: _sum([sums[name] for sums in parts]) for name in parts[0]}
 
         def validate(images, labels):
             return validation_step(images, labels, min(towers, len(images)))  # batch norm takes no empty shard
 
         self.train, self.validate = train_step, validate
+
+
+def _sum(parts):
+    """The sum of a tensor for each tower, in one order."""
+    # `add_n` begins with whichever of its inputs is free: that makes no difference for two only.
+    return tf.add_n(parts) if len(parts) < 3 else tf.reduce_sum(tf.stack(parts), axis=0)
 
 
 def _decay(gradient, factor, variable):
@@ -145,11 +151,11 @@ def _share(find_gradients, state, towers, images, labels):
         if _is_seed(variable):
             variable.assign(ended[0])
         elif any(end is not value for end in ended):
-            # Not by `add_n`: TensorFlow would make one sum of it and of those that made the statistics, see `_decay`.
+            # Not by `_sum`: TensorFlow would make one sum of it and of those that made the statistics, see `_decay`.
             variable.assign(tf.reduce_mean(tf.stack(ended), axis=0))
     return (
-        [tf.add_n(parts) for parts in zip(*gradients, strict=True)],
-        {name: tf.add_n([part[name] for part in sums]) for name in sums[0]},
+        [_sum(parts) for parts in zip(*gradients, strict=True)],
+        {name: _sum([part[name] for part in sums]) for name in sums[0]},
     )
 
 
