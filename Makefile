@@ -1,4 +1,4 @@
-# make demo        a minute or two: train, test, predict and draw on real digits, no download of data
+# make demo        a few minutes with the installation: train, test, predict and draw on real digits, no download of data
 # make test        the test suite
 # make train       CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
