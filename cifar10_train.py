@@ -23,14 +23,14 @@ from tqdm import tqdm
 
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
-from resnet_study.checkpoints import check_checkpoint
+from resnet_study.checkpoints import check_checkpoint, delete_checkpoints_beside
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
-from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, seconds_left
+from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, seconds_left, trim_events
 from resnet_study.training.signals import catch_signals, check_loss, naming_errors, naming_size
 from resnet_study.training.stage import Stage
 from resnet_study.training.state import TrainingState, find_checkpoint
@@ -136,10 +136,10 @@ class Train:
                 self.stage.start_averages()
             if self.is_chief:
                 if checkpoint:
-                    self.run.delete_checkpoints_beside(checkpoint)  # a kill may have come before that
+                    delete_checkpoints_beside(checkpoint)  # a kill may have come before that
                 else:
                     self.task.keep_files()
-                    self.run.trim_tensorboard({})
+                    trim_events(self.run.tensorboard, {})
                 self._describe()
             if not self._has_ended():
                 self._loop(callbacks)
@@ -172,7 +172,7 @@ class Train:
             self.task.patience.go_on(reports)
         if self.is_chief:  # what follows a checkpoint at a report may have been cut off by a kill
             if isinstance(facts.get("tensorboard"), dict):
-                self.run.trim_tensorboard(facts["tensorboard"])
+                trim_events(self.run.tensorboard, facts["tensorboard"])
             self._state.write_table(self.run)
             self._keeper.go_on(reports, self.step)
 

@@ -187,10 +187,7 @@ class HyperParameters(FolderSettings):
     train_steps: int = setting(14062, TRAINING, "batches to train", minimum=1)
     train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
     optimizer: str = setting(
-        "nesterov",
-        TRAINING,
-        "momentum, nesterov = SGD; adam",
-        choices=("momentum", "nesterov", "adam"),
+        "nesterov", TRAINING, "momentum, nesterov = SGD; adam", choices=("momentum", "nesterov", "adam")
     )
     momentum: float = setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
     init_lr: float = setting(0.2, TRAINING, "highest learning rate", minimum=0.0)

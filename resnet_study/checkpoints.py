@@ -1,4 +1,4 @@
-"""A checkpoint: arrays and facts of a training run in one `.npz` file whose every byte is checked when it is read."""
+"""Checkpoints: arrays and facts of a training run in `.npz` files, of which the last two are kept; every byte is checked when it is read."""
 
 import contextlib
 import json
@@ -23,6 +23,7 @@ _FACTS = {
     "seconds": float,
     "net": dict,
 }
+_KEPT = 2  # checkpoints of a run
 _PIECE = 1 << 20  # bytes
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -42,6 +43,49 @@ def write_checkpoint(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> 
     # Straight to the disk: a checkpoint can be as large as what is left of the memory.
     with written_aside(path) as aside, aside.open("wb") as file:
         np.savez(file, **arrays, **{"facts.json": facts})
+
+
+def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], facts: dict) -> None:
+    """Writes the checkpoint of `step`, checks what is on the disk, and only then deletes all but this one and the one before."""
+    path = checkpoint_of(folder, step)
+    write_checkpoint(path, arrays, facts)
+    check_checkpoint(path)
+    delete_checkpoints_beside(path)
+
+
+def delete_checkpoints_beside(path: Path) -> None:
+    """Deletes all checkpoints but `path`, which was read, and the one before it."""
+    found = sorted(path.parent.glob("step-*.npz"))
+    # Those of later steps were damaged, or the run would have gone on from them.
+    kept = [other for other in found if other <= path][-_KEPT:]
+    for other in found:
+        if other not in kept:
+            other.unlink()
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """The checkpoint of a step, which need not exist."""
+    return folder / f"step-{step:08d}.npz"
+
+
+def latest_checkpoint_in(folder: Path) -> Path | None:
+    """The newest checkpoint of a folder that can be read; None if there is none at all. A damaged one is named and passed over.
+
+    Raises:
+        UsageError: there are checkpoints, but none can be read.
+    """
+    found = sorted(folder.glob("step-*.npz"), reverse=True)
+    for path in found:
+        try:
+            check_checkpoint(path)
+            return path
+        except UsageError as error:
+            print(f"passed over: {error}")
+    if found:
+        raise UsageError(
+            f"none of the {len(found)} checkpoints in {folder} can be read; restore one, or start again with --overwrite"
+        )
+    return None
 
 
 def check_checkpoint(path: Path) -> dict:

@@ -14,7 +14,6 @@ locked the next time.
 import contextlib
 import dataclasses
 import io
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +21,11 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from resnet_study.checkpoints import HISTORY, check_checkpoint, write_checkpoint
+from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
 from resnet_study.devices import POLICIES
 from resnet_study.errors import UsageError, as_text, shorten
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
 from resnet_study.settings import Settings
-
-CHECKPOINTS_KEPT = 2
 
 
 class RunFolder:
@@ -238,69 +235,21 @@ class RunFolder:
                     "the flag out or start another --version"
                 )
 
-    def save_checkpoint(self, step: int, arrays: dict[str, np.ndarray], facts: dict) -> None:
-        """Writes the checkpoint of `step`, checks what is on the disk, and only then deletes all but this one and the one before."""
-        path = self.checkpoints / f"step-{step:08d}.npz"
-        write_checkpoint(path, arrays, facts)
-        check_checkpoint(path)
-        self.delete_checkpoints_beside(path)
-
-    def delete_checkpoints_beside(self, path: Path) -> None:
-        """Deletes all checkpoints but `path`, which was read, and the one before it."""
-        found = sorted(self.checkpoints.glob("step-*.npz"))
-        # Those of later steps were damaged, or the run would have gone on from them.
-        kept = [other for other in found if other <= path][-CHECKPOINTS_KEPT:]
-        for other in found:
-            if other not in kept:
-                other.unlink()
-
-    def checkpoint_of(self, step: int) -> Path:
-        """The checkpoint of a step. Raises UsageError if this machine cannot see it."""
-        path = self.checkpoints / f"step-{step:08d}.npz"
-        if not path.is_file():
-            raise UsageError(
-                f"expected {path}, from which the chief goes on, found no such file; --runs_dir must be a folder that all machines "
-                "share"
-            )
-        return path
-
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that can be read; None if there is none at all. A damaged one is named and passed over.
 
         Raises:
             UsageError: there are checkpoints, but none can be read; or there are none any more.
         """
-        found = sorted(self.checkpoints.glob("step-*.npz"), reverse=True)
-        for path in found:
-            try:
-                check_checkpoint(path)
-                return path
-            except UsageError as error:
-                print(f"passed over: {error}")
-        if found:
-            raise UsageError(
-                f"none of the {len(found)} checkpoints in {self.checkpoints} can be read; restore one, or start again with "
-                "--overwrite"
-            )
-        if self.error_csv.exists():  # which is written after the first checkpoint, and deleted before the last
+        path = latest_checkpoint_in(self.checkpoints)
+        if (
+            path is None and self.error_csv.exists()
+        ):  # which is written after the first checkpoint, and deleted before the last
             raise UsageError(
                 f"expected a checkpoint in {self.checkpoints} to go on from, found none, though the run has made reports; restore them, or "
                 "start again with --overwrite or another --version"
             )
-        return None
-
-    def tensorboard_sizes(self) -> dict[str, int]:
-        """Bytes of each event file: what a checkpoint notes, so that `trim_tensorboard` can go back to it."""
-        return {path.name: path.stat().st_size for path in self.tensorboard.glob("*") if path.is_file()}
-
-    def trim_tensorboard(self, sizes: dict[str, int]) -> None:
-        """Takes the event files back to the sizes they had, so that no step is in them twice when it is trained again."""
-        for name, size in self.tensorboard_sizes().items():
-            path, before = self.tensorboard / name, sizes.get(name)
-            if not isinstance(before, int) or before <= 0:
-                path.unlink()
-            elif size > before:
-                os.truncate(path, before)
+        return path
 
 
 def run_around(path: str) -> RunFolder | None:

@@ -25,7 +25,7 @@ from cifar10_input import ImageData, Split, load_data
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
-from resnet_study.checkpoints import HISTORY, check_checkpoint, read_checkpoint, write_checkpoint
+from resnet_study.checkpoints import HISTORY, check_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
 from resnet_study.errors import UsageError
@@ -153,7 +153,7 @@ def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):
     for step in (7, 8, 9):
         (run.checkpoints / f"step-{step:08d}.npz").write_bytes(b"damaged")
     for step in (1, 2, 3):
-        run.save_checkpoint(step, {"a": np.ones(3)}, FACTS | {"step": step})
+        save_checkpoint(run.checkpoints, step, {"a": np.ones(3)}, FACTS | {"step": step})
     assert sorted(path.stem for path in run.checkpoints.iterdir()) == ["step-00000002", "step-00000003"]
 
 
@@ -161,7 +161,7 @@ def test_a_large_checkpoint_takes_little_memory(tmp_path):
     run, arrays = RunFolder(tmp_path), {f"net/{index}": np.full(4_000_000, index, np.float32) for index in range(8)}
     tracemalloc.start()
     try:
-        run.save_checkpoint(1, arrays, FACTS)
+        save_checkpoint(run.checkpoints, 1, arrays, FACTS)
         _, saving = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         path = run.latest_checkpoint()

@@ -21,7 +21,7 @@ import cifar10_train
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study.checkpoints import read_checkpoint
+from resnet_study.checkpoints import checkpoint_of, read_checkpoint
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import confidence_interval, find_model, measure
 from resnet_study.run_folder import RunFolder
@@ -442,7 +442,7 @@ def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
 def test_measuring_the_untrained_network_changes_nothing(tmp_path, optimizer):
     config = tiny(tmp_path, train_steps=1, optimizer=optimizer, weight_averaging=0.9, block_dropout=0.1)
-    untrained = read_checkpoint(train(config).checkpoint_of(0))[0]
+    untrained = read_checkpoint(checkpoint_of(train(config).checkpoints, 0))[0]
     expected = {name: np.asarray(variable) for name, variable in Train(config).stage.variables.items()}
     assert any(name.startswith("state/") for name in expected)  # of the dropout
     assert_same_state(untrained, expected)

@@ -3,6 +3,8 @@
 import contextlib
 import datetime
 import math
+import os
+from pathlib import Path
 
 import keras
 import pandas as pd
@@ -70,6 +72,21 @@ def format_row(row: dict, train_steps: int, seconds: float | None) -> str:
         f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  step {row['step']:>6,}/{train_steps:,}  loss {row['train_loss']:.4f}  "
         f"{row['examples_per_sec']:>7,.0f} images/s{errors}{left}"
     )
+
+
+def event_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each event file: what a checkpoint notes, so that `trim_events` can go back to it."""
+    return {path.name: path.stat().st_size for path in folder.glob("*") if path.is_file()}
+
+
+def trim_events(folder: Path, sizes: dict[str, int]) -> None:
+    """Takes the event files back to the sizes they had, so that no step is in them twice when it is trained again."""
+    for name, size in event_sizes(folder).items():
+        path, before = folder / name, sizes.get(name)
+        if not isinstance(before, int) or before <= 0:
+            path.unlink()
+        elif size > before:
+            os.truncate(path, before)
 
 
 class TensorBoardLog:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from resnet_study import devices
-from resnet_study.checkpoints import read_checkpoint
+from resnet_study.checkpoints import checkpoint_of, read_checkpoint, save_checkpoint
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.run_folder import RunFolder
-from resnet_study.training.run_log import name_columns, smooth
+from resnet_study.training.run_log import event_sizes, name_columns, smooth
 
 
 class TrainingState:
@@ -83,9 +83,9 @@ class TrainingState:
             "history": self.history,
             "interval": self.interval,
             "seconds": self.seconds,
-            "tensorboard": run.tensorboard_sizes(),
+            "tensorboard": event_sizes(run.tensorboard),
         }
-        run.save_checkpoint(self.step, stage.variables, state | stage.facts)
+        save_checkpoint(run.checkpoints, self.step, stage.variables, state | stage.facts)
 
     def write_table(self, run: RunFolder) -> None:
         """Writes `error.csv`."""
@@ -112,8 +112,19 @@ class TrainingState:
 
 
 def find_checkpoint(run: RunFolder, strategy, is_chief: bool) -> Path | None:
-    """The checkpoint that all machines go on from, which the chief chooses; None for a new run."""
+    """The checkpoint that all machines go on from, which the chief chooses; None for a new run.
+
+    Raises:
+        UsageError: this machine cannot see what the chief chose.
+    """
     checkpoint = run.latest_checkpoint() if is_chief else None
     chosen = -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
     chosen = int(devices.from_chief(strategy, [chosen])[0])
-    return checkpoint if is_chief or chosen < 0 else run.checkpoint_of(chosen)
+    if is_chief or chosen < 0:
+        return checkpoint
+    path = checkpoint_of(run.checkpoints, chosen)
+    if not path.is_file():
+        raise UsageError(
+            f"expected {path}, from which the chief goes on, found no such file; --runs_dir must be a folder that all machines share"
+        )
+    return path
