@@ -1,4 +1,4 @@
-"""Every setting of a training run, once: name, default, unit, meaning and source.
+"""The settings of a training run, once: name, default, unit, meaning and source. `resnet_study.shared_settings` has the others.
 
 `HyperParameters` is frozen: a run is described by one value of it, stored as `config.json` in the run folder. The command line is made
 from its fields. `PRESETS` holds the named recipes; a preset changes defaults, a flag on the command line changes the preset.
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
-from resnet_study.folder_settings import FolderSettings
 from resnet_study.networks.registry import name_with_blocks
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
+from resnet_study.shared_settings import SharedSettings
 from resnet_study.training.learning_rate import learning_rate_at as learning_rate_at
 
 # Settings that are arguments of a network's builder; the registry knows which network takes which.
@@ -30,7 +30,7 @@ HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HyperParameters(FolderSettings):
+class HyperParameters(SharedSettings):
     """One training run. Steps are batches, errors are top-1 in %, images are [height, width, RGB] of 0..255."""
 
     PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
@@ -40,42 +40,10 @@ class HyperParameters(FolderSettings):
     version: str = setting(
         "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
     )
-    runs_dir: str = setting("runs", RUN, "folder of all run folders", operational=True)
-    seed: int = setting(0, RUN, "seed of initial weights, batch order and augmentation", minimum=0)
     report_freq: int = setting(
         352, RUN, "steps between reports: validation, console line, error.csv, checkpoint, TensorBoard", minimum=1
     )
-    train_ema_decay: float = setting(
-        0.8,
-        RUN,
-        "decay of the smoothed curves, per report (the original stack: 0.95 per step)",
-        minimum=0.0,
-        maximum=0.9999,
-        alias="curve_smoothing",
-    )
     tensorboard: bool = setting(True, RUN, "write TensorBoard scalars, histograms, graph and images", operational=True)
-    precision: str = setting(
-        "auto",
-        RUN,
-        "number format of the heavy arithmetic; auto = bfloat16 where the processor computes it natively, else float32",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    strategy: str = setting(
-        "auto",
-        RUN,
-        "devices; auto = all GPUs if there are several, else one device; mirrored = all GPUs, the batch shared among them; "
-        "multi_worker = all devices of the machines in TF_CONFIG",
-        choices=("auto", "cpu", "one_gpu", "mirrored", "multi_worker"),
-        operational=True,
-    )
-    towers: int = setting(
-        0,
-        RUN,
-        "shards of each batch, computed side by side by the cores of a processor, each with batch-norm statistics of its own; "
-        "0 = one for each core, but none with fewer than 32 images; 1 on GPUs",
-        minimum=0,
-    )
-    deterministic: bool = setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
 
     # Data and augmentation
     dataset: str = setting(
@@ -101,15 +69,6 @@ class HyperParameters(FolderSettings):
     synthetic_images: int = setting(
         2000, DATA, "images drawn for --dataset=synthetic, training and test", minimum=40, maximum=1000000
     )
-    validation_fraction: float = setting(
-        0.1,
-        DATA,
-        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST: 5k of 60k); 0 = train "
-        "on all of them and keep the weights of the last step, for a recipe that was chosen before",
-        minimum=0.0,
-        maximum=0.9,
-    )
-    split_seed: int = setting(0, DATA, "seed of the training/validation split", minimum=0)
     normalization: str = setting(
         "channel_standard",
         DATA,
@@ -185,12 +144,6 @@ class HyperParameters(FolderSettings):
 
     # Training and learning rate
     train_steps: int = setting(14062, TRAINING, "batches to train", minimum=1)
-    train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
-    optimizer: str = setting(
-        "nesterov", TRAINING, "momentum, nesterov = SGD; adam", choices=("momentum", "nesterov", "adam")
-    )
-    momentum: float = setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
-    init_lr: float = setting(0.2, TRAINING, "highest learning rate", minimum=0.0)
     beta_lr_factor: float = setting(
         1.0,
         TRAINING,
@@ -198,39 +151,12 @@ class HyperParameters(FolderSettings):
         minimum=0.0,
         maximum=1000.0,
     )
-    lr_schedule: str = setting(
-        "linear",
-        TRAINING,
-        "course of the learning rate after warm-up; linear and cosine end at final_lr after train_steps",
-        choices=("step", "cosine", "linear", "constant"),
-    )
-    final_lr: float = setting(0.0, TRAINING, "learning rate where the linear and the cosine schedule end", minimum=0.0)
     lr_decay_factor: float = setting(
         0.1, TRAINING, "step schedule: factor at each decay step", minimum=0.0, maximum=1.0
     )
     decay_step0: int = setting(40000, TRAINING, "step schedule: first decay", minimum=0)
     decay_step1: int = setting(60000, TRAINING, "step schedule: second decay", minimum=0)
-    warmup_steps: int = setting(1000, TRAINING, "steps of warm-up", minimum=0)
-    warmup_lr: float = setting(0.02, TRAINING, "learning rate at step 0 of the warm-up", minimum=0.0)
-    warmup_shape: str = setting(
-        "linear",
-        TRAINING,
-        "linear = rise from warmup_lr to init_lr; constant = stay at warmup_lr, then jump",
-        choices=("linear", "constant"),
-    )
-    weight_decay: float = setting(
-        4e-4, TRAINING, "factor d of the gradient term d*w, that is of the loss term d/2*sum(w**2)", minimum=0.0
-    )
-    weight_decay_on: str = setting(
-        "kernels",
-        TRAINING,
-        "variables that decay: kernels; weights = kernels and biases (Liang); all = batch norm too (He 2015)",
-        choices=("kernels", "weights", "all"),
-    )
     head_weights: str = setting("", TRAINING, "factors of the heads' losses, such as 1,0.5; '' = 1 for each")
-    label_smoothing: float = setting(
-        0.0, TRAINING, "share of the target spread evenly over all classes", minimum=0.0, maximum=0.9
-    )
     teacher: str = setting(
         "",
         TRAINING,
@@ -269,14 +195,12 @@ class HyperParameters(FolderSettings):
     is_full_validation: bool = setting(
         True, LOADING, "validate on all held-out images; false = on one random batch of them, as the original stack"
     )
-    validation_batch_size: int = setting(250, LOADING, "images per validation batch", minimum=1)
     watch_test: bool = setting(
         False,
         LOADING,
         "measure the error on the test images at each report too, for a curve; nothing is chosen by it",
         operational=True,
     )
-    test_batch_size: int = setting(125, LOADING, "images per test batch", minimum=1, operational=True)
     test_flip: bool = setting(
         False,
         LOADING,
@@ -302,45 +226,7 @@ class HyperParameters(FolderSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dataset != "folder" and (self.image_size, self.channels) != (32, 0):
-            raise UsageError(
-                f"--image_size and --channels are for --dataset=folder, received {self.dataset}; leave them out"
-            )
-        if self.channels == 2:
-            raise UsageError("--channels must be 1, 3, or 0 = as the images are, received 2")
-        if not self.validation_fraction and (self.vali_random_label or not self.is_full_validation):
-            raise UsageError(
-                "--validation_fraction=0 holds no images out, received --vali_random_label or --is_full_validation=false, which are "
-                "about them; leave one out"
-            )
-        if self.tasks and (self.train_random_label or self.vali_random_label):
-            raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
-        if self.maxout == 1:
-            raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
-        if self.optimizer == "adam" and self.beta_lr_factor != 1:
-            raise UsageError(
-                f"--optimizer=adam takes no --beta_lr_factor, received {self.beta_lr_factor:g}, which would change nothing; give 1"
-            )
-        if self.lookahead_steps and not self.weight_averaging:
-            raise UsageError(
-                f"--lookahead_steps needs a --weight_averaging above 0, received --lookahead_steps={self.lookahead_steps} and 0, which "
-                "would change nothing; give such as 0.774"
-            )
-        if self.lookahead_steps > self.report_freq:
-            raise UsageError(
-                f"--lookahead_steps must be at most --report_freq={self.report_freq}, received {self.lookahead_steps}, or reports would "
-                "tell of no new weights; give fewer steps"
-            )
-        if self.class_weight and len(self.tasks) > 1:
-            raise UsageError(
-                f"--class_weight is for networks with one head, received --heads={self.heads}; leave one out"
-            )
-        if self.teacher and len(self.tasks) > 1:
-            raise UsageError(
-                f"--teacher is for networks with one head, received --heads={self.heads}; leave one of them out"
-            )
-        if self.is_use_ckpt and not self.ckpt_path:
-            raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")
+        _check_together(self)
 
     @property
     def model_name(self) -> str:
@@ -352,29 +238,7 @@ class HyperParameters(FolderSettings):
     @property
     def tasks(self) -> dict[str, float]:
         """The factor of the loss of each head, by its name, in the order of `heads`; empty where there are none."""
-        if not self.heads and not self.head_weights:
-            return {}
-        if not self.heads:
-            raise UsageError(f"--head_weights are for --heads, received '{self.head_weights}' and no heads; name them")
-        known, names = HEADS.get(self.dataset, ()), self.heads.split(",")
-        if not set(names) <= set(known) or len(set(names)) < len(names):
-            choice = f"one or more of {', '.join(known)}" if known else f"left out for {self.dataset}"
-            raise UsageError(f"--heads must be {choice}, received '{self.heads}'")
-        weights = self.head_weights.split(",") if self.head_weights else ["1"] * len(names)
-        try:
-            values = [float(weight) for weight in weights]
-        except ValueError:
-            values = []
-        if len(values) != len(names) or not all(0 < value < math.inf for value in values):
-            raise UsageError(
-                f"--head_weights must be {len(names)} positive number(s), one for each of --heads, received '{self.head_weights}'"
-            )
-        return dict(zip(names, values, strict=True))
-
-    @property
-    def dataset_name(self) -> str:
-        """For titles and file names: that of the data set, or of the folder of images."""
-        return self.folder_name if self.dataset == "folder" else self.dataset
+        return _read_heads(self.dataset, self.heads, self.head_weights)
 
     @property
     def network_options(self) -> dict:
@@ -399,8 +263,6 @@ class HyperParameters(FolderSettings):
     @property
     def command(self) -> str:
         """The command that repeats the run: what differs from the preset, its name if it was given one, not where things lie."""
-        own_name = dataclasses.replace(self, version="").run_name
-        name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
         own = from_preset(self.preset)
         # What follows from network and data set needs no flag of its own.
         implied = from_preset(self.preset, model=self.model, dataset=self.dataset)
@@ -408,7 +270,72 @@ class HyperParameters(FolderSettings):
         changes = dataclasses.replace(self, teacher=teacher).flags_beside(
             dataclasses.replace(implied, model=own.model, dataset=own.dataset)
         )
-        return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *self.folder_flags, *name])
+        return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *self.folder_flags, *self.name_flags])
+
+
+def _check_together(config: HyperParameters) -> None:
+    """Raises UsageError where settings contradict each other, or one would change nothing."""
+    if config.dataset != "folder" and (config.image_size, config.channels) != (32, 0):
+        raise UsageError(
+            f"--image_size and --channels are for --dataset=folder, received {config.dataset}; leave them out"
+        )
+    if config.channels == 2:
+        raise UsageError("--channels must be 1, 3, or 0 = as the images are, received 2")
+    if not config.validation_fraction and (config.vali_random_label or not config.is_full_validation):
+        raise UsageError(
+            "--validation_fraction=0 holds no images out, received --vali_random_label or --is_full_validation=false, which are "
+            "about them; leave one out"
+        )
+    if config.tasks and (config.train_random_label or config.vali_random_label):
+        raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
+    if config.maxout == 1:
+        raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
+    if config.optimizer == "adam" and config.beta_lr_factor != 1:
+        raise UsageError(
+            f"--optimizer=adam takes no --beta_lr_factor, received {config.beta_lr_factor:g}, which would change nothing; give 1"
+        )
+    if config.lookahead_steps and not config.weight_averaging:
+        raise UsageError(
+            f"--lookahead_steps needs a --weight_averaging above 0, received --lookahead_steps={config.lookahead_steps} and 0, which "
+            "would change nothing; give such as 0.774"
+        )
+    if config.lookahead_steps > config.report_freq:
+        raise UsageError(
+            f"--lookahead_steps must be at most --report_freq={config.report_freq}, received {config.lookahead_steps}, or reports would "
+            "tell of no new weights; give fewer steps"
+        )
+    if config.class_weight and len(config.tasks) > 1:
+        raise UsageError(
+            f"--class_weight is for networks with one head, received --heads={config.heads}; leave one out"
+        )
+    if config.teacher and len(config.tasks) > 1:
+        raise UsageError(
+            f"--teacher is for networks with one head, received --heads={config.heads}; leave one of them out"
+        )
+    if config.is_use_ckpt and not config.ckpt_path:
+        raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")
+
+
+def _read_heads(dataset: str, heads: str, head_weights: str) -> dict[str, float]:
+    """See `HyperParameters.tasks`."""
+    if not heads and not head_weights:
+        return {}
+    if not heads:
+        raise UsageError(f"--head_weights are for --heads, received '{head_weights}' and no heads; name them")
+    known, names = HEADS.get(dataset, ()), heads.split(",")
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        choice = f"one or more of {', '.join(known)}" if known else f"left out for {dataset}"
+        raise UsageError(f"--heads must be {choice}, received '{heads}'")
+    weights = head_weights.split(",") if head_weights else ["1"] * len(names)
+    try:
+        values = [float(weight) for weight in weights]
+    except ValueError:
+        values = []
+    if len(values) != len(names) or not all(0 < value < math.inf for value in values):
+        raise UsageError(
+            f"--head_weights must be {len(names)} positive number(s), one for each of --heads, received '{head_weights}'"
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def is_made_for(preset: str, model: str) -> bool:

@@ -1,4 +1,4 @@
-"""Every setting of a transfer run, once; defaults are those of the flower text. Settings shared with the CIFAR side are taken from there.
+"""The settings of a transfer run that `resnet_study.shared_settings` does not have; defaults are those of the flower text.
 
 Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
 """
@@ -9,40 +9,27 @@ from typing import ClassVar
 
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
-from resnet_study.folder_settings import FolderSettings
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
+from resnet_study.shared_settings import SharedSettings
 
 
-def _shared_setting(name: str, default=None, **facts):
-    """A field of `HyperParameters` for a transfer run too: the same meaning and range, perhaps another default.
-
-    Args:
-        name: field of `HyperParameters`.
-        default: None = the same default.
-        **facts: what else differs, such as `choices`.
-    """
-    field = HyperParameters.__dataclass_fields__[name]
+def _changed(name: str, default=None, **facts):
+    """A field of `SharedSettings` with another default (None = the same), or with what else differs, such as `choices`."""
+    field = SharedSettings.__dataclass_fields__[name]
     return dataclasses.field(
         default=field.default if default is None else default, metadata={**field.metadata, **facts}
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FlowerParameters(FolderSettings):
+class FlowerParameters(SharedSettings):
     """One transfer run. Images are [height, width, RGB] of 0..255; an epoch is one pass over the training images."""
 
     PROGRAM: ClassVar[str] = "python -m flowers.train"
 
     # Run and report
     version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
-    runs_dir: str = _shared_setting("runs_dir")
-    seed: int = _shared_setting("seed")
-    train_ema_decay: float = _shared_setting("train_ema_decay")
     tensorboard: bool = setting(True, RUN, "write TensorBoard scalars", operational=True)
-    precision: str = _shared_setting("precision")
-    strategy: str = _shared_setting("strategy")
-    towers: int = _shared_setting("towers")
-    deterministic: bool = _shared_setting("deterministic")
 
     # Data and augmentation
     dataset: str = setting(
@@ -63,12 +50,11 @@ class FlowerParameters(FolderSettings):
     image_size: int = setting(
         224, DATA, "height and width that images are brought to, pixels", minimum=32, maximum=4096
     )
-    validation_fraction: float = _shared_setting(
+    validation_fraction: float = _changed(
         "validation_fraction",
         minimum=0.001,
         help="share of each class held out for validation, where the folder has no valid/",
     )
-    split_seed: int = _shared_setting("split_seed")
     augment: bool = setting(True, DATA, "rotate, shear, zoom and flip the training images")
     rotation: float = setting(30.0, DATA, "largest rotation, degrees to either side", minimum=0.0, maximum=180.0)
     shear: float = setting(
@@ -156,28 +142,23 @@ class FlowerParameters(FolderSettings):
         "epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
         minimum=1,
     )
-    train_batch_size: int = _shared_setting("train_batch_size", 32)
-    optimizer: str = _shared_setting("optimizer", "adam", choices=("momentum", "nesterov", "adam"))
-    momentum: float = _shared_setting("momentum")
-    init_lr: float = _shared_setting("init_lr", 1e-5)
+    train_batch_size: int = _changed("train_batch_size", 32)
+    optimizer: str = _changed("optimizer", "adam")
+    init_lr: float = _changed("init_lr", 1e-5)
     fine_tune_lr: float = setting(
         1e-6,
         TRAINING,
         "highest learning rate of fine-tuning; the schedule starts again with it, without warm-up",
         minimum=0.0,
     )
-    lr_schedule: str = _shared_setting("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
-    final_lr: float = _shared_setting("final_lr")
-    warmup_steps: int = _shared_setting("warmup_steps", 0)
-    warmup_lr: float = _shared_setting("warmup_lr", 0.0)
-    warmup_shape: str = _shared_setting("warmup_shape")
-    weight_decay: float = _shared_setting("weight_decay", 0.0)
-    weight_decay_on: str = _shared_setting("weight_decay_on")
-    label_smoothing: float = _shared_setting("label_smoothing")
+    lr_schedule: str = _changed("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
+    warmup_steps: int = _changed("warmup_steps", 0)
+    warmup_lr: float = _changed("warmup_lr", 0.0)
+    weight_decay: float = _changed("weight_decay", 0.0)
 
     # Validating, testing and loading
-    validation_batch_size: int = _shared_setting("validation_batch_size", 32)
-    test_batch_size: int = _shared_setting("test_batch_size", 32)
+    validation_batch_size: int = _changed("validation_batch_size", 32)
+    test_batch_size: int = _changed("test_batch_size", 32)
     test_ckpt_path: str = setting(
         "",
         LOADING,
@@ -216,11 +197,6 @@ class FlowerParameters(FolderSettings):
         return self.model
 
     @property
-    def dataset_name(self) -> str:
-        """Name of the data set or of the folder of images, for titles and file names."""
-        return self.folder_name if self.dataset == "folder" else self.dataset
-
-    @property
     def model_choices(self) -> dict:
         """What makes the network another one than its name says."""
         return {} if self.head == "auto" else {"head": self.head}
@@ -247,6 +223,4 @@ class FlowerParameters(FolderSettings):
         """The command that repeats the run, with the folder of images by its name, and given weights as if in `runs/`."""
         is_path = self.weights not in ("imagenet", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
-        own_name = dataclasses.replace(self, version="").run_name
-        name = [f"--version={self.version}"] if self.version not in ("", own_name) else []
-        return " ".join([self.PROGRAM, *self.folder_flags, *named.flags_beside(type(self)()), *name])
+        return " ".join([self.PROGRAM, *self.folder_flags, *named.flags_beside(type(self)()), *self.name_flags])

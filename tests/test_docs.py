@@ -2,11 +2,17 @@
 
 import ast
 import itertools
+import json
 import re
+import shlex
 import textwrap
 
 import pytest
 from conftest import ROOT
+
+from flowers.settings import FlowerParameters
+from hyper_parameters import HyperParameters, from_flags
+from resnet_study.settings import Parser, add_flags
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # They download files, need a folder of images, or say much while they train.
@@ -73,3 +79,19 @@ def test_the_examples_of_docstrings_run(code, tmp_path, monkeypatch, capsys):
     exec(compile(code, "example", "exec"), {})
     # What an example prints stands in a comment behind it.
     assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", code)
+
+
+@pytest.mark.parametrize("settings", [HyperParameters, FlowerParameters])
+def test_published_recipes_are_those_that_their_settings_give(settings):
+    """Else a further seed would begin a row of its own."""
+    parser, rows = Parser(description=""), 0
+    add_flags(parser, settings)
+    for path in (ROOT / "results").glob("*.json"):
+        for recipe in {row["recipe"] for row in json.loads(path.read_text()) if "recipe" in row}:
+            if recipe.startswith(settings.PROGRAM):
+                words = shlex.split(recipe)
+                given = vars(parser.parse_args(shlex.split(recipe.removeprefix(settings.PROGRAM))))
+                config = from_flags(given) if settings is HyperParameters else settings(**given)
+                assert sorted(shlex.split(config.command)) == sorted(words)
+                rows += 1
+    assert rows

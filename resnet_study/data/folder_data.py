@@ -12,7 +12,7 @@ from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles, describe_lack, find_labelled
 from resnet_study.data.splits import hold_out
 from resnet_study.errors import UsageError, say_once
-from resnet_study.folder_settings import FolderSettings
+from resnet_study.shared_settings import SharedSettings
 
 _FEW = 1000  # images that are read without showing progress
 _LARGEST_KEPT = 1 << 30  # bytes of training images
@@ -20,7 +20,7 @@ _LARGEST_KEPT = 1 << 30  # bytes of training images
 _kept: dict[tuple, ImageData] = {}
 
 
-def list_classes(config: FolderSettings) -> LabelledFiles:
+def list_classes(config: SharedSettings) -> LabelledFiles:
     """Finds the images that the settings mean, and says what was taken for what.
 
     Args:
@@ -143,7 +143,7 @@ def read_all(files, read, shape) -> tuple[np.ndarray, dict[int, str]]:
     return images, dict(sorted(reasons.items()))
 
 
-def check_broken(reasons, config: FolderSettings, place: str) -> None:
+def check_broken(reasons, config: SharedSettings, place: str) -> None:
     """Raises UsageError, naming some, if images that cannot be read are not to be skipped."""
     if reasons and config.on_bad_image == "refuse":
         raise UsageError(

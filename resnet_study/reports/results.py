@@ -8,6 +8,7 @@ publish_study(folder)  the same for a study of several runs
 import collections
 import contextlib
 import dataclasses
+import shlex
 import shutil
 import statistics
 import sys
@@ -78,6 +79,10 @@ def _one_at_a_time(results: Path):
         lock.release()
 
 
+def _flags(command):
+    return sorted(shlex.split(command))
+
+
 def _publish(run, experiment, results, config, recipe, numbers):
     origin = describe_origin(run, config)
     if not run.figures.is_dir():
@@ -93,11 +98,12 @@ def _publish(run, experiment, results, config, recipe, numbers):
             "model": config.model_name,
             "preset": recipe,
             "metric": metric,
-            "recipe": command,
         }
-        row = next((row for row in rows if key.items() <= row.items()), None)
+        # Earlier versions wrote the flags of a command in another order.
+        same = (row for row in rows if key.items() <= row.items() and _flags(row.get("recipe", "")) == _flags(command))
+        row = next(same, None)
         if row is None:
-            row = key | {"unit": "%", "values": {}}
+            row = key | {"recipe": command, "unit": "%", "values": {}}
             rows.append(row)
         row["values"][str(config.seed)] = round(float(value), 6)
         values = list(row["values"].values())

@@ -1,0 +1,182 @@
+"""The settings that both programs have, once: name, default, unit and meaning. `flowers.settings` changes some of the defaults.
+
+Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from resnet_study.errors import UsageError
+from resnet_study.settings import DATA, LOADING, RUN, TRAINING, Settings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedSettings(Settings):
+    """What the settings of both programs have in common. `resnet_study.data.labelled_files` says how `--dataset=folder` is read."""
+
+    # Run and report
+    runs_dir: str = setting("runs", RUN, "folder of all run folders", operational=True)
+    seed: int = setting(0, RUN, "seed of initial weights, batch order and augmentation", minimum=0)
+    train_ema_decay: float = setting(
+        0.8,
+        RUN,
+        "decay of the smoothed curves, per report (the original stack: 0.95 per step)",
+        minimum=0.0,
+        maximum=0.9999,
+        alias="curve_smoothing",
+    )
+    precision: str = setting(
+        "auto",
+        RUN,
+        "number format of the heavy arithmetic; auto = bfloat16 where the processor computes it natively, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    strategy: str = setting(
+        "auto",
+        RUN,
+        "devices; auto = all GPUs if there are several, else one device; mirrored = all GPUs, the batch shared among them; "
+        "multi_worker = all devices of the machines in TF_CONFIG",
+        choices=("auto", "cpu", "one_gpu", "mirrored", "multi_worker"),
+        operational=True,
+    )
+    towers: int = setting(
+        0,
+        RUN,
+        "shards of each batch, computed side by side by the cores of a processor, each with batch-norm statistics of its own; "
+        "0 = one for each core, but none with fewer than 32 images; 1 on GPUs",
+        minimum=0,
+    )
+    deterministic: bool = setting(False, RUN, "bit-identical repeats on the same machine; costs some speed")
+
+    # Data
+    validation_fraction: float = setting(
+        0.1,
+        DATA,
+        "share of each class of the training images held out for validation (He 2015: 5k of 50k; MNIST: 5k of 60k); 0 = train "
+        "on all of them and keep the weights of the last step, for a recipe that was chosen before",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    split_seed: int = setting(0, DATA, "seed of the training/validation split", minimum=0)
+    labels: str = setting(
+        "",
+        DATA,
+        "--dataset=folder: CSV file with a column of file names and one of labels, perhaps one of parts (split), in the place of class folders",
+        operational=True,
+    )
+    label_level: int = setting(
+        0,
+        DATA,
+        "--dataset=folder: which folder names the class, 1 = the first below the whole or its part, 2 = the next; 0 = the first, where that is clear",
+        minimum=0,
+        maximum=9,
+    )
+    test_fraction: float = setting(
+        0.1,
+        DATA,
+        "--dataset=folder: share of each class held out for testing, where one folder is split",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    on_bad_image: str = setting(
+        "refuse", DATA, "images that cannot be read: refuse = name them and stop; skip = name them and leave them out",
+        choices=("refuse", "skip"),
+    )  # fmt: skip
+    value_range: str = setting(
+        "",
+        DATA,
+        "LOW,HIGH: what becomes black and white in images of other than 8 bits; '' = by the kind of number, which is told",
+    )
+
+    # Training and learning rate
+    train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
+    optimizer: str = setting(
+        "nesterov", TRAINING, "momentum, nesterov = SGD; adam", choices=("momentum", "nesterov", "adam")
+    )
+    momentum: float = setting(0.9, TRAINING, "momentum of SGD, beta_1 of Adam", minimum=0.0, maximum=0.9999)
+    init_lr: float = setting(0.2, TRAINING, "highest learning rate", minimum=0.0)
+    lr_schedule: str = setting(
+        "linear",
+        TRAINING,
+        "course of the learning rate after warm-up; linear and cosine end at final_lr after train_steps",
+        choices=("step", "cosine", "linear", "constant"),
+    )
+    final_lr: float = setting(0.0, TRAINING, "learning rate where the linear and the cosine schedule end", minimum=0.0)
+    warmup_steps: int = setting(1000, TRAINING, "steps of warm-up", minimum=0)
+    warmup_lr: float = setting(0.02, TRAINING, "learning rate at step 0 of the warm-up", minimum=0.0)
+    warmup_shape: str = setting(
+        "linear",
+        TRAINING,
+        "linear = rise from warmup_lr to init_lr; constant = stay at warmup_lr, then jump",
+        choices=("linear", "constant"),
+    )
+    weight_decay: float = setting(
+        4e-4, TRAINING, "factor d of the gradient term d*w, that is of the loss term d/2*sum(w**2)", minimum=0.0
+    )
+    weight_decay_on: str = setting(
+        "kernels",
+        TRAINING,
+        "variables that decay: kernels; weights = kernels and biases (Liang); all = batch norm too (He 2015)",
+        choices=("kernels", "weights", "all"),
+    )
+    label_smoothing: float = setting(
+        0.0, TRAINING, "share of the target spread evenly over all classes", minimum=0.0, maximum=0.9
+    )
+    class_weight: str = setting(
+        "",
+        TRAINING,
+        "factor of each class in the loss that training lowers: balanced = in inverse proportion to its training images; or a JSON file "
+        "{class: factor}; '' = 1",
+    )
+
+    # Validating and testing
+    validation_batch_size: int = setting(250, LOADING, "images per validation batch", minimum=1)
+    test_batch_size: int = setting(125, LOADING, "images per test batch", minimum=1, operational=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.pixel_range  # noqa: B018 - it checks
+        if self.dataset != "folder":
+            for name in ("labels", "label_level"):
+                if value := getattr(self, name):
+                    raise UsageError(
+                        f"--{name} is for --dataset=folder, received --{name}={value} and {self.dataset}; leave it out"
+                    )
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder or archive of images, for titles and file names."""
+        return Path(self.data_dir or "images").expanduser().resolve().name.removesuffix(".zip")
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the data set or of the folder of images, for titles and file names."""
+        return self.folder_name if self.dataset == "folder" else self.dataset
+
+    @property
+    def name_flags(self) -> list[str]:
+        """The flag of a command that repeats a run under the name it was given, if it was given one."""
+        own_name = dataclasses.replace(self, version="").run_name
+        return [f"--version={self.version}"] * (self.version not in ("", own_name))
+
+    @property
+    def folder_flags(self) -> list[str]:
+        """The flags of a command that repeats a run: where the images and labels are, by their names."""
+        if self.dataset != "folder":
+            return []
+        return [f"--data_dir={self.folder_name}"] + [f"--labels={Path(self.labels).name}"] * bool(self.labels)
+
+    @property
+    def pixel_range(self) -> tuple[float, float] | None:
+        """`value_range` as (low, high)."""
+        if not self.value_range:
+            return None
+        try:
+            low, high = map(float, self.value_range.split(","))
+            if low < high < float("inf") and low > float("-inf"):
+                return low, high
+        except ValueError:
+            pass
+        raise UsageError(
+            f"--value_range must be LOW,HIGH with LOW below HIGH, such as 0,4095, received '{self.value_range}'"
+        )
