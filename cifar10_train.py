@@ -24,6 +24,7 @@ from tqdm import tqdm
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import check_checkpoint, delete_checkpoints_beside
+from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
 from resnet_study.predictor import Predictor
@@ -179,7 +180,7 @@ class Train:
     def _describe(self):
         """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
         write_json(self.run.data, self.task.describe_data(resumed=bool(self.history)))
-        environment = devices.describe_environment(self.policy, self.config.strategy, self.towers)
+        environment = describe_environment(self.policy, self.config.strategy, self.towers)
         self.run.note_start({"step": self.step, **environment})
         hardware = f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)"
         shared = devices.describe_strategy(self.strategy, self.towers)

@@ -45,6 +45,7 @@ sys.path.insert(0, str(ROOT))
 from hyper_parameters import HyperParameters  # noqa: E402
 from resnet_study import devices  # noqa: E402
 from resnet_study.checkpoints import read_checkpoint  # noqa: E402
+from resnet_study.environment import describe_environment  # noqa: E402
 from resnet_study.files import ASIDE, read_json, write_json  # noqa: E402
 from resnet_study.run_folder import RunFolder  # noqa: E402
 
@@ -279,7 +280,7 @@ def crash(folder: Path, kills: int, *, steps: int, seed: int = 0, instants=INSTA
         SystemExit: the folder holds something else, a run ended with an error, or an instant is never reached.
     """
     state_file = folder / "state.json"
-    settings = {"steps": steps, "seed": seed, "commit": devices.describe_environment("float32")["commit"]}
+    settings = {"steps": steps, "seed": seed, "commit": describe_environment("float32")["commit"]}
     state = {"settings": settings, "undisturbed": False, "seconds": 0.0, "kills": dict.fromkeys(instants, 0), "stages": {},
              "runs": 0, "resumes": 0, "mismatches": []}  # fmt: skip
     if state_file.exists():
@@ -354,7 +355,7 @@ def _write_report(state: dict, kills: int, results_dir: Path) -> list[dict]:
     from resnet_study.reports.results import write_table
 
     settings = state["settings"]
-    environment = devices.describe_environment("float32")
+    environment = describe_environment("float32")
     common = {
         "experiment": "reliability",
         "dataset": "synthetic",

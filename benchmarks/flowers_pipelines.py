@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from throughput import summarise
 
 from resnet_study import devices
+from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError, run_command
 from resnet_study.settings import Parser
 
@@ -100,7 +101,7 @@ def _measure_and_write(flags):
             settings = dataclasses.replace(config, **pipeline)
             rates[size][name].append(measure(make_batches(name, settings, data), flags.batches))
             print(f"{size} pixels, round {number + 1}, {name}: {rates[size][name][-1]:,.0f} images/s")
-    environment = devices.describe_environment("uint8")
+    environment = describe_environment("uint8")
     sizes = " ".join(map(str, flags.image_size))
     facts = {
         "dataset": flags.data_dir.resolve().name,

@@ -23,6 +23,7 @@ from measuring import (
 import cifar10_input
 from hyper_parameters import from_preset
 from resnet_study import devices
+from resnet_study.environment import describe_environment
 from resnet_study.networks import registry
 from resnet_study.run_folder import RunFolder
 
@@ -100,7 +101,7 @@ def measure_machine() -> dict:
     resnet.build_resnet110()
     built = time.perf_counter()
 
-    environment = devices.describe_environment("")
+    environment = describe_environment("")
     result = {name: environment[name] for name in ("processor", "cores", "commit")}
     result |= {"import_seconds": imported - start, "build_seconds": built - imported}
     for number_format in ("float32", "bfloat16"):

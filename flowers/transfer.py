@@ -107,16 +107,21 @@ class Transfer:
 
     def _plain_batches(self, step):
         """Yields validation images and labels; as the text has it, if asked for, under the augmentation of training."""
-        part, config = self.validation, self.config
+        part, config, read = self.validation, self.config, 0
         for indices in in_batches(np.arange(len(part)), config.validation_batch_size):
             if not config.faithful:
                 images, labels = part.load(indices)
                 if len(labels):
                     yield images, labels
+                read += len(labels)
                 continue
             # Far from the numbers that training takes, or both would turn images of equal index alike.
             variant = 1_000_000 + step // self.report_freq
             yield np.stack([make_variant(part, index, variant, config) for index in indices]), part.labels[indices]
+        if not (read or config.faithful):
+            raise UsageError(
+                f"expected validation images that can be read, received {len(part)} that cannot; mend them, or hold out others"
+            )
 
     def test_batches(self):
         """None: reports tell of the validation part alone."""

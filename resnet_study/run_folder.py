@@ -1,11 +1,22 @@
 """The folder of one run: what lies where, written so that a kill at any instant leaves the old or the new file, never half.
 
-runs/<version>/
-    config.json        settings            data.json          class names, image counts, where the data was found
-    environment.json   versions, devices   error.csv          one row per report
-    checkpoints/       step-*.npz          best.keras         by validation error (without validation: the newest); final.keras: at the last step
-    result.json        test metrics        predictions.npy    test probabilities, float32 [images, classes]
-    figures/*.png      report.html         tensorboard/
+runs/<version>/                 written by
+    config.json                 this module: settings
+    environment.json            this module, at each start: versions, devices, number format, towers
+    data.json                   cifar10_train: class names, image counts, where the data was found (training.tasks, flowers.transfer)
+    checkpoints/step-*.npz      checkpoints: the last two
+    error.csv                   training.state: one row per report
+    tensorboard/                training.run_log
+    best.keras, final.keras     training.export: by validation error (without validation: the newest); at the last step
+    teacher.keras, base.keras   training.tasks, flowers.transfer: the teacher of a distillation; a backbone that stays frozen
+    result.json, predictions*.npy    evaluation: test metrics; test probabilities, float32 [images, classes]
+    calibration.json, calibrated.keras    cifar10_test, --mode=calibrate
+    figures/*.png, *.md         reports.figures, reports.grad_cam, flowers.evaluate
+    report.html                 reports.run_page
+    predictions*.csv, probabilities*.npy, explanations/    prediction, reports.grad_cam: answers for images of one's own
+    evaluations/, unlabelled/   new_data: on other images than those of the run
+    exported/                   exporting.export
+    gradient_norms.csv          studies.degradation
 
 What is being written is called `.aside-*` until it is complete. What a killed process left of these is deleted when the folder is
 locked the next time.

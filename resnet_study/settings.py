@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
 
-from resnet_study import devices
+from resnet_study.environment import describe_versions
 from resnet_study.errors import UsageError, shorten
 
 _LARGEST = 3.4028234e38  # of the numbers that the networks compute in
@@ -203,7 +203,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--version-info",
             action=_Print,
-            text=devices.describe_versions,
+            text=describe_versions,
             help="versions and processor, for a report of an error",
         )
 

@@ -13,6 +13,7 @@ from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import read_checkpoint
+from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.reports.results import name_hardware
@@ -143,7 +144,7 @@ def test_runs_that_noted_no_precision_go_on(machine, tmp_path):
 )
 def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardware):
     machine(*gpus)
-    environment = devices.describe_environment("float32", strategy) | {"cores": 2}
+    environment = describe_environment("float32", strategy) | {"cores": 2}
     assert name_hardware(environment) == hardware
     del environment["gpus"]  # noted by other versions
     assert name_hardware(environment) == "Made Up 9000, 2 cores, float32"
@@ -152,7 +153,7 @@ def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardwar
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")
 def test_the_environment_names_the_commit_of_the_clone():
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    commit = devices.describe_environment("float32")["commit"]
+    commit = describe_environment("float32")["commit"]
     assert commit and head.startswith(commit.removesuffix("+"))
 
 

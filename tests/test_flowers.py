@@ -887,6 +887,18 @@ def test_images_found_broken_while_training_are_named_and_replaced(tmp_path, mon
         refusing.read(index)
 
 
+def test_validation_images_that_all_break_while_training_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_part, "_MOST_IN_MEMORY", 0)
+    folder = draw_images(tmp_path / "all", {"a": 5, "b": 5})
+    config = settings(folder, tmp_path, on_bad_image="skip")
+    task = transfer.Transfer(config, RunFolder(tmp_path / "run"))
+    task.caches_features = False  # which build() decides
+    for file in task.validation.files:
+        (folder / file).write_bytes(b"broken")
+    with pytest.raises(UsageError, match="expected validation images that can be read"):
+        list(task.validation_batches(0))
+
+
 def test_leaks_are_not_sought_among_too_many_files(tmp_path, monkeypatch):
     folder = draw_images(tmp_path / "all", {"a": 4, "b": 4})
     shutil.copy(folder / "a" / "image_00.jpg", folder / "b" / "again.jpg")

@@ -150,7 +150,7 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
 
 
 def name_hardware(environment: dict) -> str:
-    """GPUs that were used, processor, cores and number format of `devices.describe_environment`, as in a row of results."""
+    """GPUs that were used, processor, cores and number format of `describe_environment`, as in a row of results."""
     cores, gpus = environment["cores"], environment.get("gpus")
     counts = collections.Counter(gpus if is_kind(gpus, [str]) else [])
     parts = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]

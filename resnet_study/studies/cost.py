@@ -17,7 +17,7 @@ import pandas as pd
 import cifar10_input
 from cifar10_train import Train
 from hyper_parameters import HyperParameters
-from resnet_study import devices
+from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.predictor import Predictor
@@ -72,7 +72,7 @@ def measure_cost(config: HyperParameters) -> dict:
         "training_seconds": 1000 / speed,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
         "training_memory": int(peak[1]) / 1024 if peak else None,
-        "hardware": name_hardware(devices.describe_environment(trainer.policy, config.strategy)),
+        "hardware": name_hardware(describe_environment(trainer.policy, config.strategy)),
     }
 
 
