@@ -56,7 +56,7 @@ INSTANTS = (
 FLAGS = (
     "--mode=train",
     "--preset=smoke",
-    "--deterministic",
+    "--towers=2",
     "--precision=float32",
     "--synthetic_images=200",
     "--weight_averaging=0.9",
@@ -368,7 +368,7 @@ def _write_report(state: dict, kills: int, results_dir: Path) -> list[dict]:
         "command": f"python benchmarks/crash_test.py --kills {kills} --steps {settings['steps']} --seed {settings['seed']}",
         "images_seen": state["runs"] * settings["steps"] * 32,
         "wall_seconds": round(state["seconds"]),
-        "hardware": f"{environment['processor']}, {environment['cores']} cores, float32",
+        "hardware": f"{environment['processor']}, {environment['cores']} cores, float32, 2 towers",
         "commit": settings["commit"],
         "run": None,
     }
