@@ -28,7 +28,7 @@ class Contender:
 
     Attributes:
         library: "stock" (Keras), "ours" or "torch".
-        number_format: "float32", "bfloat16", or "auto" = bfloat16 where the processor computes it natively.
+        number_format: "float32", "bfloat16", or "auto" = bfloat16 where the processor is faster in it.
         compiled: by XLA or by `torch.compile`.
         processes: that share each batch; more than one have one thread each.
         one_core: of the machine alone, instead of all.

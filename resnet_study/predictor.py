@@ -24,7 +24,7 @@ class Predictor:
     Args:
         model: what `exporting.exported_model.open_model` gives, or what it takes: a path, "cifar10". Weights that change afterwards
             are not seen. A `.onnx` or `.tflite` file or a SavedModel is computed by its own runtime, in a process of its own.
-        precision: "float32"; "bfloat16" = faster on processors and GPUs that compute it natively, with the same class as in float32
+        precision: "float32"; "bfloat16" = faster on some processors and GPUs, see `devices.is_bfloat16_faster`, with the same class as in float32
             for at least 99.8 % of the images; "auto" = bfloat16 on these devices, float32 on others.
 
     Raises:

@@ -28,7 +28,7 @@ class SharedSettings(Settings):
     precision: str = setting(
         "auto",
         RUN,
-        "number format of the heavy arithmetic; auto = bfloat16 where the processor computes it natively, else float32",
+        "number format of the heavy arithmetic; auto = bfloat16 where the devices are faster in it, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
     strategy: str = setting(

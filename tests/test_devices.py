@@ -24,7 +24,7 @@ from resnet_study.run_folder import RunFolder
 def machine(monkeypatch):
     """A machine with made-up GPUs and a made-up processor: call it with the GPUs' (name, compute capability)."""
 
-    def make(*gpus, processor="avx512_bf16"):
+    def make(*gpus, processor="AuthenticAMD avx512_bf16"):
         found = [types.SimpleNamespace(name=f"/physical_device:GPU:{index}") for index in range(len(gpus))]
         details = {
             gpu.name: {"device_name": name, "compute_capability": capability}
@@ -64,11 +64,12 @@ AMPERE, TURING = ("NVIDIA A100", (8, 0)), ("NVIDIA T4", (7, 5))
     [
         ([AMPERE], "", "cpu", "float32"),
         ([AMPERE], "", "auto", "mixed_bfloat16"),
-        ([TURING], "avx512_bf16", "cpu", "mixed_bfloat16"),
-        ([TURING], "avx512_bf16", "one_gpu", "float32"),
+        ([TURING], "AuthenticAMD avx512_bf16", "cpu", "mixed_bfloat16"),
+        ([TURING], "AuthenticAMD avx512_bf16", "one_gpu", "float32"),
         ([AMPERE, TURING], "", "one_gpu", "mixed_bfloat16"),
         ([AMPERE, TURING], "", "mirrored", "float32"),
         ([], "amx_bf16", "auto", "mixed_bfloat16"),
+        ([], "GenuineIntel avx512_bf16", "auto", "float32"),
         ([], "", "auto", "float32"),
     ],
 )
@@ -102,7 +103,7 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_pa
     config = tiny(tmp_path)
     run = train(config)
     assert run.stored_policy() == "float32" and read_checkpoint(run.latest_checkpoint())[1]["precision"] == "float32"
-    machine(processor="avx512_bf16")
+    machine(processor="AuthenticAMD avx512_bf16")
     assert Train(config, RunFolder(run.path)).policy == "float32"
     # As if it had been begun in bfloat16.
     starts = read_json(run.environment, [dict])

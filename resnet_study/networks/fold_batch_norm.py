@@ -19,7 +19,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         model: functional network of this library, or one of stock Keras layers; it is not changed. A model within it, such as a
             backbone of `keras.applications`, is folded in the same way.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
-            for processors that compute bfloat16 natively (`devices.choose_policy("auto", "auto")` knows). Pixel
+            for processors that are faster in it (`devices.choose_policy("auto", "auto")` knows). Pixel
             normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the networks
             of this library.
 
