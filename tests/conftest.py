@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+
+from hyper_parameters import from_preset
+from resnet_study.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--preset=smoke", "--train_steps=6", "--report_freq=3", "--synthetic_images=200", "--tensorboard=false"]
@@ -89,6 +93,59 @@ def mnist_folder(tmp_path_factory, mnist_arrays):
     for name, array in zip(MNIST_FILES, mnist_arrays, strict=True):
         (folder / name).write_bytes(idx_bytes(array))
     return folder
+
+
+def tiny(folder, **changes):
+    """Settings of a run of seconds in `folder`/x."""
+    small = {"train_steps": 6, "report_freq": 3, "synthetic_images": 200, "tensorboard": False, "version": "x"}
+    return from_preset("smoke", runs_dir=str(folder), **small | changes)
+
+
+def last_arrays(run):
+    return read_checkpoint(run.latest_checkpoint())[0]
+
+
+def assert_same_state(first, second):
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def stop_after(step):
+    """A callback that ends a run by a signal after a step, as `kill` would."""
+    from keras.callbacks import LambdaCallback
+
+    return LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batch == step - 1 and signal.raise_signal(signal.SIGTERM)
+    )
+
+
+def assert_resumes_exactly(train, step, whole=None):
+    """A run that is stopped after `step` steps and goes on ends as one never stopped: in each number of its state and its reports.
+
+    Args:
+        train: function of (version, resume and callbacks as `cifar10_train.train` takes them) -> run folder.
+        whole: the run never stopped, where there is one.
+
+    Returns:
+        Both run folders.
+    """
+    import keras
+    import pandas as pd
+
+    from cifar10_train import Interrupted
+
+    whole = whole or train("whole")
+    parts = f"parts-{step}"
+    with pytest.raises(Interrupted, match=rf"SIGTERM after step {step} of .* --version={parts} --resume"):
+        train(parts, callbacks=[stop_after(step)])
+    keras.utils.set_random_seed(99)
+    keras.layers.Dropout(0.5)  # Keras counts the names of random generators on
+    resumed = train(parts, resume=True)
+    assert_same_state(last_arrays(whole), last_arrays(resumed))
+    histories = [run.read_history().drop(columns=["seconds", "examples_per_sec"]) for run in (whole, resumed)]
+    pd.testing.assert_frame_equal(*histories)
+    return whole, resumed
 
 
 def user_environment():

@@ -8,21 +8,13 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import tiny
 
 import cifar10_train
-from cifar10_main import make_parser
 from cifar10_train import Train
-from hyper_parameters import HyperParameters, from_flags
 from resnet_study.errors import UsageError
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
-
-
-def tiny(folder, **settings):
-    given = vars(make_parser().parse_args(["--mode=train", *TINY, f"--runs_dir={folder}"]))
-    fields = HyperParameters.__dataclass_fields__
-    return from_flags({name: value for name, value in given.items() if name in fields} | settings)
 
 
 @pytest.fixture

@@ -1,16 +1,17 @@
 """On which device and in which number format is computed, and what is said of it. The GPUs are made up."""
 
+import functools
 import json
 import subprocess
 import sys
 import types
 
+import conftest
 import pytest
 import tensorflow as tf
 from conftest import ROOT, user_environment
 
 from cifar10_train import Train, train
-from hyper_parameters import from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.environment import describe_environment
@@ -93,9 +94,7 @@ def test_bfloat16_needs_onednn_on_a_processor(machine, monkeypatch, value, polic
     assert devices.choose_policy("auto", "auto") == policy
 
 
-def tiny(folder, **changes):
-    settings = {"train_steps": 2, "report_freq": 1, "synthetic_images": 60, "train_batch_size": 4, "tensorboard": False}
-    return from_preset("smoke", runs_dir=str(folder), version="x", **settings | changes)
+tiny = functools.partial(conftest.tiny, train_steps=2, report_freq=1, synthetic_images=60, train_batch_size=4)
 
 
 def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_path, capsys):

@@ -56,10 +56,6 @@ def refused(capsys, *words):
     return True
 
 
-def last_arrays(folder):
-    return read_checkpoint(RunFolder(folder).latest_checkpoint())[0]
-
-
 # Kills
 
 
