@@ -15,6 +15,7 @@ import pytest
 
 from hyper_parameters import from_preset
 from resnet_study.checkpoints import read_checkpoint
+from resnet_study.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--preset=smoke", "--train_steps=6", "--report_freq=3", "--synthetic_images=200", "--tensorboard=false"]
@@ -59,6 +60,27 @@ def _pages_where_they_are_tested(request):
         for name in ("resnet_study.reports.figures", "resnet_study.reports.run_page"):
             patch.setattr(f"{name}.write_run_page", lambda run, tested: run.page)
         yield
+
+
+# What lies where a file is expected: name -> a function that makes it.
+SPECIAL_FILES = {
+    "pipe": os.mkfifo,
+    "zero": lambda place: place.symlink_to("/dev/zero"),
+    "dangling": lambda place: place.symlink_to("nowhere"),
+    "folder": Path.mkdir,
+    "loop": lambda place: place.symlink_to(place),
+    "sparse": lambda place: (place.touch(), os.truncate(place, 10 << 30)),
+}
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A finished run of the command line, tested and drawn; whoever changes it makes a copy."""
+    from cifar10_main import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["--mode=train", *TINY, f"--runs_dir={folder}", "--version=done"]) == 0
+    return RunFolder(folder / "done")
 
 
 MNIST_FILES = (

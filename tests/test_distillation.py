@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_hinton(teacher_file, temperature):
 
 @pytest.mark.parametrize("towers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_taught_run_goes_on_without_its_teachers_file(tmp_path, towers):
-    teacher = train(tiny(tmp_path / "teacher", model="plain20")).path
+    teacher = train(tiny(tmp_path / "teacher", model="plain8")).path
     options = {"teacher": str(teacher), "teacher_share": 0.9, "towers": towers, "seed": 1}
     alone = train(tiny(tmp_path, version="alone", towers=towers, seed=1))
 

@@ -147,36 +147,6 @@ def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expe
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"", "is empty"), (b"not an image", "is no image"), (b"\x89PNG\r\n\x1a\n broken", "is cut off")],
-)
-def test_images_that_cannot_be_decoded(tmp_path, capsys, content, reason):
-    (tmp_path / "bad.png").write_bytes(content)
-    assert (
-        main(["--mode=predict", f"--runs_dir={tmp_path}/runs", "--test_ckpt_path=cifar10", "--images", str(tmp_path)])
-        == 2
-    )
-    assert f"bad.png {reason}" in capsys.readouterr().err
-
-
-def test_damaged_keras_files(tmp_path, capsys):
-    for name in ("model.keras", "step-1.npz", "model.txt"):
-        (tmp_path / name).write_bytes(b"nothing")
-        assert (
-            main(
-                [
-                    "--mode=test",
-                    "--dataset=digits",
-                    f"--runs_dir={tmp_path}/runs",
-                    f"--test_ckpt_path={tmp_path / name}",
-                ]
-            )
-            == 2
-        )
-        assert name in capsys.readouterr().err
-
-
 def test_a_network_of_another_data_set_is_refused(tmp_path, capsys):
     import keras
 
