@@ -83,6 +83,25 @@ def trained_run(tmp_path_factory):
     return RunFolder(folder / "done")
 
 
+def check_run_folder(run, *more_figures):
+    """A finished, tested and drawn run has its files; `more_figures` = those beyond what each run has."""
+    for path in (
+        run.config,
+        run.environment,
+        run.data,
+        run.error_csv,
+        run.best,
+        run.final,
+        run.result,
+        run.predictions,
+    ):
+        assert path.is_file(), path
+    assert {path.stem for path in run.figures.glob("*.png")} == {
+        "error_curve", "accuracy_curve", "loss_curve", "augmentation", "samples", "predictions", "confusion_matrix", "reliability",
+        *more_figures,
+    }  # fmt: skip
+
+
 MNIST_FILES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import assert_resumes_exactly, last_arrays, tiny
+from conftest import assert_resumes_exactly, check_run_folder, last_arrays, tiny
 
 import cifar10_test
 from cifar10_main import main
@@ -20,6 +20,7 @@ from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_p
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports.published import published_number
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 NAMES = ("lenet5", "lenet5_1998", "alexnet", "alexnet_b", "alexnet_c", "plain_cnn")
@@ -168,7 +169,7 @@ def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays,
     assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", "--version=x")) == 0
     run = tmp_path / "x"
     assert json.loads((run / "result.json").read_text())["test"]["images"] == 30
-    assert len(list((run / "figures").glob("*.png"))) == 8
+    check_run_folder(RunFolder(run))
     assert pd.read_csv(run / "error.csv")["step"].tolist() == [0, 3, 6]
     accumulator = tf.compat.v1.train.summary_iterator
     tags = {value.tag for file in (run / "tensorboard").iterdir() for event in accumulator(str(file)) for value in event.summary.value}  # fmt: skip
