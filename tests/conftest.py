@@ -83,6 +83,12 @@ def trained_run(tmp_path_factory):
     return RunFolder(folder / "done")
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs that a test wants for their numbers: eight figures take twice as long as their training and testing."""
+    monkeypatch.setattr("resnet_study.reports.figures.draw", lambda *_: [])
+
+
 def check_run_folder(run, *more_figures):
     """A finished, tested and drawn run has its files; `more_figures` = those beyond what each run has."""
     for path in (

@@ -292,7 +292,7 @@ def test_a_preset_of_another_kind_of_network_is_named(tmp_path):
     assert "made for" not in run_main(*flags, "--model=lenet5", cwd=tmp_path).stdout
 
 
-def test_a_test_of_an_unfinished_run_says_so(tmp_path, capsys):
+def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
     flags = ["--preset=smoke", "--synthetic_images=60", "--train_batch_size=100", "--tensorboard=false", "--version=x"]
     flags += [f"--runs_dir={tmp_path}", "--train_steps=2", "--report_freq=1"]
 

@@ -79,7 +79,7 @@ def test_tensorboard_has_the_original_names(finished):
     assert events.Tags()["graph"]
 
 
-def test_mode_test_and_predict(finished, tmp_path, monkeypatch, capsys):
+def test_mode_test_and_predict(finished, undrawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(finished.path.parent.parent)
     assert main(["--mode=test", "--version=done"]) == 0 and "top-1 error" in capsys.readouterr().out
     grey, rgb, rgba = (
