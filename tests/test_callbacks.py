@@ -74,7 +74,7 @@ def test_the_direction_of_an_accuracy_is_known(tmp_path):
 def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path):
     # No later report counts as better, so the weights of the first are put back.
     stopping = keras.callbacks.EarlyStopping(patience=1, min_delta=100.0, restore_best_weights=True)
-    trainer = Train(tiny(tmp_path, version="restored", train_steps=30, deterministic=True))
+    trainer = Train(tiny(tmp_path, version="restored", train_steps=12, deterministic=True))
     first = keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.keras")
     trainer.train(callbacks=[stopping, first])
     images = trainer.data.test.images[:20]
@@ -84,7 +84,7 @@ def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path)
     np.testing.assert_allclose(trainer.test(images), expected, atol=1e-6)
     # Where the same object goes on, the weights of its training count again.
     trainer.train(resume=True, callbacks=[])
-    whole = Train(tiny(tmp_path, version="whole", train_steps=30, deterministic=True))
+    whole = Train(tiny(tmp_path, version="whole", train_steps=12, deterministic=True))
     whole.train()
     np.testing.assert_array_equal(trainer.test(images), whole.test(images))
 
