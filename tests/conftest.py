@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+
+from hyper_parameters import from_preset
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--preset=smoke", "--train_steps=6", "--report_freq=3", "--synthetic_images=200", "--tensorboard=false"]
@@ -57,6 +62,52 @@ def _pages_where_they_are_tested(request):
         yield
 
 
+# What lies where a file is expected: name -> a function that makes it.
+SPECIAL_FILES = {
+    "pipe": os.mkfifo,
+    "zero": lambda place: place.symlink_to("/dev/zero"),
+    "dangling": lambda place: place.symlink_to("nowhere"),
+    "folder": Path.mkdir,
+    "loop": lambda place: place.symlink_to(place),
+    "sparse": lambda place: (place.touch(), os.truncate(place, 10 << 30)),
+}
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A finished run of the command line, tested and drawn; whoever changes it makes a copy."""
+    from cifar10_main import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["--mode=train", *TINY, f"--runs_dir={folder}", "--version=done"]) == 0
+    return RunFolder(folder / "done")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs that a test wants for their numbers: eight figures take twice as long as their training and testing."""
+    monkeypatch.setattr("resnet_study.reports.figures.draw", lambda *_: [])
+
+
+def check_run_folder(run, *more_figures):
+    """A finished, tested and drawn run has its files; `more_figures` = those beyond what each run has."""
+    for path in (
+        run.config,
+        run.environment,
+        run.data,
+        run.error_csv,
+        run.best,
+        run.final,
+        run.result,
+        run.predictions,
+    ):
+        assert path.is_file(), path
+    assert {path.stem for path in run.figures.glob("*.png")} == {
+        "error_curve", "accuracy_curve", "loss_curve", "augmentation", "samples", "predictions", "confusion_matrix", "reliability",
+        *more_figures,
+    }  # fmt: skip
+
+
 MNIST_FILES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
 )  # fmt: skip
@@ -89,6 +140,59 @@ def mnist_folder(tmp_path_factory, mnist_arrays):
     for name, array in zip(MNIST_FILES, mnist_arrays, strict=True):
         (folder / name).write_bytes(idx_bytes(array))
     return folder
+
+
+def tiny(folder, **changes):
+    """Settings of a run of seconds in `folder`/x."""
+    small = {"train_steps": 6, "report_freq": 3, "synthetic_images": 200, "tensorboard": False, "version": "x"}
+    return from_preset("smoke", runs_dir=str(folder), **small | changes)
+
+
+def last_arrays(run):
+    return read_checkpoint(run.latest_checkpoint())[0]
+
+
+def assert_same_state(first, second):
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def stop_after(step):
+    """A callback that ends a run by a signal after a step, as `kill` would."""
+    from keras.callbacks import LambdaCallback
+
+    return LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batch == step - 1 and signal.raise_signal(signal.SIGTERM)
+    )
+
+
+def assert_resumes_exactly(train, step, whole=None):
+    """A run that is stopped after `step` steps and goes on ends as one never stopped: in each number of its state and its reports.
+
+    Args:
+        train: function of (version, resume and callbacks as `cifar10_train.train` takes them) -> run folder.
+        whole: the run never stopped, where there is one.
+
+    Returns:
+        Both run folders.
+    """
+    import keras
+    import pandas as pd
+
+    from cifar10_train import Interrupted
+
+    whole = whole or train("whole")
+    parts = f"parts-{step}"
+    with pytest.raises(Interrupted, match=rf"SIGTERM after step {step} of .* --version={parts} --resume"):
+        train(parts, callbacks=[stop_after(step)])
+    keras.utils.set_random_seed(99)
+    keras.layers.Dropout(0.5)  # Keras counts the names of random generators on
+    resumed = train(parts, resume=True)
+    assert_same_state(last_arrays(whole), last_arrays(resumed))
+    histories = [run.read_history().drop(columns=["seconds", "examples_per_sec"]) for run in (whole, resumed)]
+    pd.testing.assert_frame_equal(*histories)
+    return whole, resumed
 
 
 def user_environment():

@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from conftest import assert_resumes_exactly, check_run_folder, last_arrays, tiny
 
 import cifar10_test
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import from_flags, from_preset
-from resnet_study.checkpoints import read_checkpoint
-from resnet_study.errors import UsageError
+from resnet_study.checkpoints import checkpoint_of, read_checkpoint
 from resnet_study.networks import registry
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports.published import published_number
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 NAMES = ("lenet5", "lenet5_1998", "alexnet", "alexnet_b", "alexnet_c", "plain_cnn")
@@ -168,7 +169,7 @@ def test_one_command_trains_tests_and_draws_on_mnist(mnist_folder, mnist_arrays,
     assert main(flags(mnist_folder, tmp_path, "--model=lenet5_1998", "--version=x")) == 0
     run = tmp_path / "x"
     assert json.loads((run / "result.json").read_text())["test"]["images"] == 30
-    assert len(list((run / "figures").glob("*.png"))) == 8
+    check_run_folder(RunFolder(run))
     assert pd.read_csv(run / "error.csv")["step"].tolist() == [0, 3, 6]
     accumulator = tf.compat.v1.train.summary_iterator
     tags = {value.tag for file in (run / "tensorboard").iterdir() for event in accumulator(str(file)) for value in event.summary.value}  # fmt: skip
@@ -197,26 +198,11 @@ def test_dropout_goes_on_exactly_where_it_was(tmp_path):
     """Stopped after 4 of 8 steps and resumed by a model whose dropout layers have other names: the same weights, bit by bit."""
 
     def config(version):
-        return from_preset("smoke", model="plain_cnn", deterministic=True, train_steps=8, report_freq=4, synthetic_images=100,
-                           train_batch_size=8, tensorboard=False, precision="float32", init_lr=0.01, warmup_steps=0,
-                           weight_averaging=0.9, runs_dir=str(tmp_path), version=version)  # fmt: skip
+        return tiny(tmp_path, version=version, model="plain_cnn", deterministic=True, train_steps=8, report_freq=4, train_batch_size=8,
+                    precision="float32", init_lr=0.01, warmup_steps=0, weight_averaging=0.9)  # fmt: skip
 
-    def arrays(run):
-        return read_checkpoint(run.latest_checkpoint())[0]
-
-    whole = arrays(train(config("whole")))
-    stopped = Train(config("parts"))
-    stopped.train(
-        callbacks=[
-            keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stopped.model, "stop_training", True))
-        ]
-    )
-    assert stopped.step == 4
-    halfway = arrays(stopped.run)
-    resumed = arrays(train(config("parts"), resume=True))
-    assert whole.keys() == resumed.keys()
-    for name, array in whole.items():
-        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+    run, _ = assert_resumes_exactly(lambda version, **how: train(config(version), **how), 4)
+    halfway, whole = read_checkpoint(checkpoint_of(run.checkpoints, 4))[0], last_arrays(run)
     states = sorted(name for name in whole if name.startswith("state/"))
     assert states == ["state/0000", "state/0001", "state/0002"]
     # Once a step: neither reports nor validation draw.
@@ -264,21 +250,6 @@ def test_settings_of_residual_networks_are_refused(tmp_path, capsys, model, sett
     error = capsys.readouterr().err
     assert setting.split("=")[0] in error and f"--model={model}" in error and len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_checkpoints_of_another_network_are_refused(mnist_folder, tmp_path):
-    def make(model, **more):
-        settings = {"train_steps": 1, "train_batch_size": 8, "tensorboard": False, "validation_fraction": 0.1} | more
-        return Train(from_preset("mnist_lenet", model=model, data_dir=str(mnist_folder), runs_dir=str(tmp_path), **settings))  # fmt: skip
-
-    lenet = make("lenet5")
-    lenet.train()
-    path = lenet.run.latest_checkpoint()
-    other = make("plain_cnn")
-    with pytest.raises(UsageError, match="another network"):
-        other.restore(path)
-    with pytest.raises(UsageError, match="does not fit --model=plain_cnn"):
-        other.task._start_from(other.model, str(path))
 
 
 def test_a_training_takes_the_weights_of_a_network_of_other_classes_but_for_its_head(tmp_path, capsys):

@@ -66,7 +66,7 @@ def test_a_model_without_softmax_is_refused():
         set_temperature(keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]), 2.0)
 
 
-def test_a_run_is_calibrated_on_images_that_it_held_out(tmp_path, capsys):
+def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsys):
     flags = ["--preset=smoke", f"--runs_dir={tmp_path}"]
     short = ["--train_steps=4", "--report_freq=2", "--synthetic_images=100", "--tensorboard=false"]
     assert main(["--mode=train", *flags, *short, "--version=parts"]) == 0

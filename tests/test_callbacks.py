@@ -8,21 +8,13 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import tiny
 
 import cifar10_train
-from cifar10_main import make_parser
 from cifar10_train import Train
-from hyper_parameters import HyperParameters, from_flags
 from resnet_study.errors import UsageError
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
-
-
-def tiny(folder, **settings):
-    given = vars(make_parser().parse_args(["--mode=train", *TINY, f"--runs_dir={folder}"]))
-    fields = HyperParameters.__dataclass_fields__
-    return from_flags({name: value for name, value in given.items() if name in fields} | settings)
 
 
 @pytest.fixture
@@ -82,7 +74,7 @@ def test_the_direction_of_an_accuracy_is_known(tmp_path):
 def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path):
     # No later report counts as better, so the weights of the first are put back.
     stopping = keras.callbacks.EarlyStopping(patience=1, min_delta=100.0, restore_best_weights=True)
-    trainer = Train(tiny(tmp_path, version="restored", train_steps=30, deterministic=True))
+    trainer = Train(tiny(tmp_path, version="restored", train_steps=12, deterministic=True))
     first = keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.keras")
     trainer.train(callbacks=[stopping, first])
     images = trainer.data.test.images[:20]
@@ -92,7 +84,7 @@ def test_weights_that_early_stopping_puts_back_are_those_of_the_result(tmp_path)
     np.testing.assert_allclose(trainer.test(images), expected, atol=1e-6)
     # Where the same object goes on, the weights of its training count again.
     trainer.train(resume=True, callbacks=[])
-    whole = Train(tiny(tmp_path, version="whole", train_steps=30, deterministic=True))
+    whole = Train(tiny(tmp_path, version="whole", train_steps=12, deterministic=True))
     whole.train()
     np.testing.assert_array_equal(trainer.test(images), whole.test(images))
 

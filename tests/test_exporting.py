@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, run_main
+from conftest import ROOT, run_main
 
 from cifar10_main import main
 from resnet_study.errors import UsageError
@@ -20,10 +20,8 @@ from resnet_study.saved_models import load_model
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    assert main(["--mode=train", *TINY, f"--runs_dir={folder}", "--version=done"]) == 0
-    return folder / "done"
+def run(trained_run, tmp_path_factory):
+    return shutil.copytree(trained_run.path, tmp_path_factory.mktemp("runs") / "done")
 
 
 @pytest.fixture(scope="module")

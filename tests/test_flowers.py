@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from conftest import ROOT, user_environment
+from conftest import ROOT, assert_resumes_exactly, check_run_folder, user_environment
 
 import cifar10_test
 import cifar10_train
@@ -28,7 +27,6 @@ import flowers.train
 from flowers import augmentation, batches, data, features, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
 from resnet_study import saved_models
-from resnet_study.checkpoints import read_checkpoint
 from resnet_study.data import download
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -62,6 +60,33 @@ def image_folder(tmp_path_factory):
     return folder
 
 
+RESNET50 = keras.applications.ResNet50
+
+
+def quick_backbone(include_top, weights, input_shape):
+    """A network with the stages of ResNet50 and the names of its layers, but of one small convolution each."""
+    x = inputs = keras.Input(input_shape)
+    for stage in range(1, 6):
+        block = f"conv{stage}_block1"
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name=f"{block}_1_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"{block}_1_bn")(x)
+        x = keras.layers.Activation("relu", name=f"{block}_out")(x)
+    return keras.Model(inputs, x, name="resnet50")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_backbone():
+    """ResNet50 takes half a minute of each run; what is said of its layers and its weights is tested with `small`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.applications, "ResNet50", quick_backbone)
+        yield
+
+
+@pytest.fixture
+def _resnet50(monkeypatch):
+    monkeypatch.setattr(keras.applications, "ResNet50", RESNET50)
+
+
 def settings(image_folder, tmp_path, **changes):
     small = {
         "image_size": 32,
@@ -84,6 +109,7 @@ def count(variables):
 # The models
 
 
+@pytest.mark.usefixtures("_resnet50")
 def test_parameters_of_the_flower_text():
     model = heads.build_resnet50_transfer(10)
     assert model.count_params() == 75_001_930 and count(model.trainable_variables) == 51_414_218
@@ -121,7 +147,9 @@ def test_parameters_of_the_cifar_text():
 def small():
     """ResNet50 with the head of the text at 32 x 32 pixels and 3 classes."""
     keras.utils.set_random_seed(0)
-    return heads.build_resnet50_transfer(3, input_shape=(32, 32, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.applications, "ResNet50", RESNET50)
+        return heads.build_resnet50_transfer(3, input_shape=(32, 32, 3))
 
 
 def test_preprocessing_is_that_of_the_weights():
@@ -134,7 +162,7 @@ def test_preprocessing_is_that_of_the_weights():
 def test_the_program_of_the_text_has_the_same_loss(small):
     """The text's `ResNet50_transfer`, in plain Keras calls, with the same weights, on the same batch without augmentation."""
     layers = keras.layers
-    base_model = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=keras.Input((32, 32, 3)))
+    base_model = RESNET50(include_top=False, weights=None, input_tensor=keras.Input((32, 32, 3)))
     for layer in base_model.layers:
         layer.trainable = False
     x = layers.Dropout(0.4)(layers.Flatten()(base_model.output))
@@ -174,8 +202,14 @@ def test_saved_models_come_back(small, tmp_path):
     np.testing.assert_allclose(cifar10_test.test(again, images), cifar10_test.test(small, images), atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def other():
+    """ResNet50 of other random weights, for images of another size."""
+    return RESNET50(include_top=False, weights=None, input_shape=(64, 64, 3))
+
+
 @pytest.mark.parametrize("name", ["backbone.weights.h5", "backbone.h5", "backbone.keras", "model.keras", "flat.h5"])
-def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
+def test_weights_come_from_every_kind_of_file(small, other, tmp_path, name):
     backbone = heads.find_backbone(small)
     path = tmp_path / name
     if name == "backbone.weights.h5":
@@ -184,20 +218,18 @@ def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
         keras.Model(backbone.inputs, keras.layers.Flatten()(backbone.output)).save(path)
     else:
         (small if name == "model.keras" else backbone).save(path)
-    other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
     heads.load_backbone_weights(other, str(path))
     for expected, received in zip(backbone.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
 
 
-def test_weights_that_do_not_fit_are_refused(small, tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_are_refused(small, other, tmp_path, monkeypatch):
     backbone = heads.find_backbone(small)
     part = keras.Model(backbone.inputs, backbone.get_layer("conv4_block1_out").output)
     part.save(tmp_path / "part.h5")
     part.save_weights(tmp_path / "part.weights.h5")
     part.save(tmp_path / "part.keras")
     (tmp_path / "broken.h5").write_bytes(b"no weights")
-    other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
     (tmp_path / "broken.keras").write_bytes(b"no weights")
     (tmp_path / "broken.weights.h5").write_bytes(b"no weights")
     faults = {
@@ -520,9 +552,7 @@ def finished(image_folder, tmp_path_factory):
 
 
 def test_a_run_folder_holds_everything(finished):
-    for path in (finished.config, finished.environment, finished.data, finished.error_csv, finished.best, finished.final,
-                 finished.result, finished.predictions):  # fmt: skip
-        assert path.is_file(), path
+    check_run_folder(finished, "accuracy_and_loss")
     result = json.loads(finished.result.read_text())
     assert result["validation"]["images"] == 7 and "test" not in result and result["predictions"] == "validation"
     low, high = result["validation"]["accuracy_interval"]
@@ -532,18 +562,6 @@ def test_a_run_folder_holds_everything(finished):
     assert result["best_step"] == history["step"][history["validation_loss"].idxmin()]
     page = finished.page.read_text(encoding="utf-8")
     assert "python -m flowers.train" in page and 'id="gallery"' in page and len(page.encode()) < 3_000_000
-    drawn = {path.stem for path in finished.figures.glob("*.png")}
-    assert drawn == {
-        "accuracy_and_loss",
-        "reliability",
-        "error_curve",
-        "accuracy_curve",
-        "loss_curve",
-        "augmentation",
-        "samples",
-        "predictions",
-        "confusion_matrix",
-    }
     facts = json.loads(finished.data.read_text())
     assert facts["class_folders"] == ["1", "2", "10"] and facts["split_rounding"] == "all_classes"
 
@@ -683,6 +701,7 @@ def losses(trainer, steps):
     return [trainer._take_step(*batch) for batch in itertools.islice(trainer.task.training_batches(), steps)]
 
 
+@pytest.mark.usefixtures("_resnet50")
 def test_cached_features_give_the_losses_of_the_whole_model(image_folder, tmp_path):
     both = []
     for cache in ("on", "off"):
@@ -700,7 +719,7 @@ def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_pa
         return make_trainer(settings(image_folder, tmp_path, **changes), data=found).task.caches_features
 
     assert caches(augment=False) and not caches()
-    monkeypatch.setattr(features, "_LARGEST_FEATURES", 1000)
+    monkeypatch.setattr(features, "_LARGEST_FEATURES", 100)
     assert not caches(augment=False)
     with pytest.raises(UsageError, match=r"would take .* GiB .*--head=pool"):
         caches(augment=False, cache_features="on")
@@ -709,37 +728,14 @@ def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_pa
 @pytest.mark.slow
 def test_a_run_stopped_between_reports_ends_as_one_never_stopped(image_folder, tmp_path):
     config = settings(image_folder, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
-    found = data.load_images(config)
-    whole = make_trainer(dataclasses.replace(config, version="whole"), data=found)
-    whole.train()
-    stopped = dataclasses.replace(config, version="stopped")
 
-    with pytest.raises(
-        cifar10_train.Interrupted, match=r"python -m flowers\.train --runs_dir=\S+ --version=stopped --resume"
-    ):
-        make_trainer(stopped, data=found).train(callbacks=[StopAfter(8)])
-    keras.utils.set_random_seed(99)
-    second = make_trainer(stopped, data=found, load_weights=False)
-    second.train(resume=True)
-    arrays = [read_checkpoint(trainer.run.latest_checkpoint())[0] for trainer in (whole, second)]
-    assert arrays[0].keys() == arrays[1].keys()
-    for name, array in arrays[0].items():
-        np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
-    fewer = dataclasses.replace(stopped, classes=2)
+    def train(version, **how):
+        return transfer.train(dataclasses.replace(config, version=version), **how)
+
+    _, resumed = assert_resumes_exactly(train, 8)
+    fewer = dataclasses.replace(config, version=resumed.path.name, classes=2)
     with pytest.raises(UsageError, match="expected --classes=0, received 2"):
         transfer.train(fewer, resume=True)
-
-
-class StopAfter(keras.callbacks.Callback):
-    """Ends a run by a signal after a step, as `kill` would."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == self.step - 1:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def test_the_last_stages_of_a_backbone_are_unfrozen(small):
@@ -753,27 +749,22 @@ def test_the_last_stages_of_a_backbone_are_unfrozen(small):
 
 @pytest.fixture(scope="module")
 def two_stages(image_folder, tmp_path_factory):
-    """A run of two epochs on the head and two with the last stage, never stopped, and its settings and images."""
+    """A run of two epochs on the head and two with the last stage, never stopped, and its backbone before it."""
     folder = tmp_path_factory.mktemp("stages")
     changes = {"unfreeze_at_epoch": 2, "epochs": 4, "patience": 1, "fine_tune_lr": 1e-3, "lr_schedule": "cosine"}
     config = settings(
         image_folder, folder, **changes, variants=2, deterministic=True, version="whole", weight_decay=0.01
     )
-    found = data.load_images(config)
-    trainer = make_trainer(config, data=found)
+    trainer = make_trainer(config)
     start = trainer.task.backbone.get_weights()
     assert trainer.task.caches_features
     trainer.train()
-    return trainer, found, start
-
-
-def last_arrays(trainer):
-    return read_checkpoint(trainer.run.latest_checkpoint())[0]
+    return trainer, start
 
 
 @pytest.mark.slow
 def test_fine_tuning_trains_the_last_stage_only_and_keeps_statistics(two_stages):
-    trainer, _, start = two_stages
+    trainer, start = two_stages
     assert trainer.task.unfrozen and not trainer.task.caches_features and trainer.model is trainer.task.transfer
     assert trainer.step >= 3 * trainer.report_freq  # patience 1 cannot end the first stage
     for before, variable in zip(start, trainer.task.backbone.weights, strict=True):
@@ -792,18 +783,13 @@ def test_fine_tuning_trains_the_last_stage_only_and_keeps_statistics(two_stages)
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 6, 7, 8])
 def test_a_run_stopped_around_the_switch_ends_as_one_never_stopped(two_stages, step):
-    whole, found, _ = two_stages
+    whole, _ = two_stages
     assert whole.task.stage_ends[0] == 6
-    config = dataclasses.replace(whole.config, version=f"stopped-{step}")
-    with pytest.raises(cifar10_train.Interrupted):
-        make_trainer(config, data=found).train(callbacks=[StopAfter(step)])
-    keras.utils.set_random_seed(99)
-    second = make_trainer(config, data=found, load_weights=False)
-    second.train(resume=True)
-    one, two = last_arrays(whole), last_arrays(second)
-    assert one.keys() == two.keys()
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+    def train(version, **how):
+        return transfer.train(dataclasses.replace(whole.config, version=version), **how)
+
+    assert_resumes_exactly(train, step, whole.run)
 
 
 @pytest.mark.slow
@@ -831,29 +817,15 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, "tests")
-from test_flowers import StopAfter, last_arrays, make_trainer, settings
-import cifar10_train
-from flowers import data
+from conftest import assert_resumes_exactly
+from test_flowers import make_trainer, settings
+from flowers import transfer
 
 config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
-found = data.load_images(config)
-whole = make_trainer(config, data=found)
+whole = make_trainer(config)
 assert whole.task.caches_features and whole.strategy.num_replicas_in_sync == 2
 whole.train()
-
-stopped = dataclasses.replace(config, version="stopped")
-first = make_trainer(stopped, data=found)
-try:
-    first.train(callbacks=[StopAfter(4)])
-    raise AssertionError("it was not stopped")
-except cifar10_train.Interrupted:
-    pass
-second = make_trainer(stopped, data=found, load_weights=False)
-second.train(resume=True)
-one, two = last_arrays(whole), last_arrays(second)
-assert one.keys() == two.keys()
-for name, array in one.items():
-    np.testing.assert_array_equal(array, two[name], err_msg=name)
+assert_resumes_exactly(lambda version, **how: transfer.train(dataclasses.replace(config, version=version), **how), 4, whole.run)
 
 ones = tf.ones((4, *whole.model.input_shape[1:]))
 outputs = whole.strategy.run(tf.function(lambda: whole.model(ones, training=True)))
@@ -964,15 +936,14 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(image_folder, t
     again = make_trainer(config, load_weights=False)
     again.train(resume=True)
     assert again.step == trainer.step
+
+    def train(version, **how):
+        return transfer.train(dataclasses.replace(config, version=version), **how)
+
     # Stopped before the last report, at it, and an epoch before: patience goes on where it was.
     for step in (trainer.step - trainer.report_freq, trainer.step - 1, trainer.step):
-        stopped = dataclasses.replace(config, version=f"stopped-{step}")
-        with pytest.raises(cifar10_train.Interrupted):
-            make_trainer(stopped, data=trainer.data).train(callbacks=[StopAfter(step)])
-        again = make_trainer(stopped, data=trainer.data, load_weights=False)
-        again.train(resume=True)
-        assert [row["step"] for row in again.history] == steps
-        assert again.run.best.is_file() and again.run.final.is_file()
+        _, resumed = assert_resumes_exactly(train, step, trainer.run)
+        assert resumed.best.is_file() and resumed.final.is_file()
 
 
 @pytest.mark.slow
@@ -986,20 +957,6 @@ def test_a_trained_backbone_changes_and_a_frozen_one_does_not(image_folder, tmp_
 
 
 # The command line
-
-
-def test_help_needs_neither_tensorflow_nor_keras():
-    code = (
-        "import sys, flowers.train, flowers.evaluate, flowers.predict\n"
-        "for module in (flowers.train, flowers.evaluate, flowers.predict):\n"
-        "    try: module.main(['--help-all'])\n    except SystemExit: pass\n"
-        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=user_environment()
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--cache_features" in done.stdout
 
 
 @pytest.mark.parametrize(

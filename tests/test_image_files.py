@@ -1,7 +1,6 @@
 """Image files of strangers: every kind is read upright and in its colours; what cannot be used is refused with one cause."""
 
 import io
-import os
 import struct
 import sys
 
@@ -11,6 +10,7 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.PngImagePlugin
 import pytest
+from conftest import SPECIAL_FILES
 
 from resnet_study import errors
 from resnet_study.data import image_files
@@ -107,26 +107,18 @@ def test_a_file_without_its_end_is_cut_off(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("kind", "message"),
     [
-        (lambda place: place.mkdir(), "a folder"),
-        (os.mkfifo, "a pipe or a device"),
-        (lambda place: place.symlink_to("nowhere"), "a link that leads nowhere"),
-        (lambda place: place.symlink_to(place), "a link that leads nowhere"),
+        ("folder", "must be an image file, received a folder; leave it out"),
+        ("pipe", "must be an image file, received a pipe or a device; leave it out"),
+        ("dangling", "must be an image file, received a link that leads nowhere; leave it out"),
+        ("loop", "must be an image file, received a link that leads nowhere; leave it out"),
+        ("sparse", "has 10,737,418,240 bytes, expected at most 268,435,456; give a smaller image"),
     ],
 )
-def test_what_is_no_file_is_named(tmp_path, make, what):
-    make(tmp_path / "strange")
-    with pytest.raises(UsageError, match=f"strange must be an image file, received {what}; leave it out$"):
-        read_image(tmp_path / "strange", SHAPE)
-
-
-def test_a_file_of_too_many_bytes(tmp_path):
-    (tmp_path / "strange").touch()
-    os.truncate(tmp_path / "strange", 1 << 30)
-    with pytest.raises(
-        UsageError, match=r"has 1,073,741,824 bytes, expected at most 268,435,456; give a smaller image$"
-    ):
+def test_what_is_no_file_is_named(tmp_path, kind, message):
+    SPECIAL_FILES[kind](tmp_path / "strange")
+    with pytest.raises(UsageError, match=f"strange {message}$"):
         read_image(tmp_path / "strange", SHAPE)
 
 

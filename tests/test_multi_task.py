@@ -3,20 +3,17 @@
 import dataclasses
 import json
 import pickle
-import signal
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import assert_resumes_exactly, last_arrays
 
 import cifar10_test
-import cifar10_train
 from cifar10_input import load_data, load_heads, split_data
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study.checkpoints import read_checkpoint
 from resnet_study.errors import UsageError
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.run_folder import RunFolder
@@ -194,24 +191,12 @@ def test_two_heads_and_all_options_resume_exactly_and_load(cifar100_folder, tmp_
         **options,
     }
 
-    class StopAfter(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 2:
-                signal.raise_signal(signal.SIGTERM)
+    def train_it(version, **how):
+        return train(tiny(tmp_path, cifar100_folder, version=version, **settings), **how)
 
-    whole = train(tiny(tmp_path, cifar100_folder, version="whole", **settings))
-    with pytest.raises(cifar10_train.Interrupted):
-        train(tiny(tmp_path, cifar100_folder, version="parts", **settings), callbacks=[StopAfter()])
-    keras.layers.Dropout(0.5)  # Keras counts the names of random generators on
-    parts = train(tiny(tmp_path, cifar100_folder, version="parts", **settings), resume=True)
-    first, second = (read_checkpoint(run.latest_checkpoint())[0] for run in (whole, parts))
-    assert first.keys() == second.keys()
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name], err_msg=name)
-    rows = [run.read_history().drop(columns=["seconds", "examples_per_sec"]) for run in (whole, parts)]
-    pd.testing.assert_frame_equal(*rows)
-    assert "validation_error_coarse_unaveraged" in rows[0]
-    states = [array for name, array in first.items() if name.startswith("state/")]
+    whole, _ = assert_resumes_exactly(train_it, 3)
+    assert "validation_error_coarse_unaveraged" in whole.read_history()
+    states = [array for name, array in last_arrays(whole).items() if name.startswith("state/")]
     assert len(states) == 6 and all(array[1] > 0 for array in states)
 
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)

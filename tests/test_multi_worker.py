@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, user_environment
+from conftest import ROOT, last_arrays, user_environment
 
 from resnet_study import devices
 from resnet_study.checkpoints import read_checkpoint
@@ -57,10 +57,6 @@ def end_all(processes, seconds=300):
             process.kill()
 
 
-def last_arrays(folder):
-    return read_checkpoint(RunFolder(folder).latest_checkpoint())[0]
-
-
 @pytest.mark.slow
 def test_two_machines_are_killed_go_on_and_end_as_one_would(tmp_path):
     command = [str(ROOT / "cifar10_main.py"), "--mode=train", *FLAGS]
@@ -85,7 +81,7 @@ def test_two_machines_are_killed_go_on_and_end_as_one_would(tmp_path):
     assert "MultiWorkerMirroredStrategy over 2 machines with 2 devices" in done[0][0]
     assert "machine 2 of 2" in done[1][0] and "top-1 error" not in done[1][0]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["alone", "shared"]
-    one, two = (last_arrays(tmp_path / "runs" / name) for name in ("alone", "shared"))
+    one, two = (last_arrays(RunFolder(tmp_path / "runs" / name)) for name in ("alone", "shared"))
     assert one.keys() == two.keys()
     for name, array in one.items():
         if name.startswith("net/"):

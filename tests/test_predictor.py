@@ -32,8 +32,7 @@ def some_images(count, kind=np.uint8):
     return np.random.default_rng(1).integers(0, 256, (count, 16, 16, 3)).astype(kind)
 
 
-@pytest.mark.parametrize("towers", [1, 2, 3])
-@pytest.mark.parametrize("kind", [np.uint8, np.float64, np.int32])
+@pytest.mark.parametrize(("towers", "kind"), [(1, np.uint8), (2, np.float64), (3, np.int32)])
 def test_answers_are_those_of_the_model(monkeypatch, towers, kind):
     monkeypatch.setattr(devices, "count_inference_towers", lambda: towers)
     model, images = small_model(), some_images(11, kind)

@@ -56,10 +56,6 @@ def refused(capsys, *words):
     return True
 
 
-def last_arrays(folder):
-    return read_checkpoint(RunFolder(folder).latest_checkpoint())[0]
-
-
 # Kills
 
 
@@ -138,8 +134,8 @@ def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, 
         assert not run.best.exists()
 
 
-def test_a_run_without_its_checkpoints_is_not_begun_anew(tmp_path, capsys):
-    assert train_here(tmp_path) == 0
+def test_a_run_without_its_checkpoints_is_not_begun_anew(trained_run, tmp_path, capsys):
+    shutil.copytree(trained_run.path, tmp_path / "x")
     for path in (tmp_path / "x" / "checkpoints").iterdir():
         path.unlink()
     kept = {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import tiny
 
 import resnet
 from cifar10_train import Train, train
-from hyper_parameters import from_preset
 from resnet import build_resnet
 from resnet_study import saved_models
 from resnet_study.errors import UsageError
@@ -155,10 +155,10 @@ def test_a_file_brings_its_normalization(name, per_image, tmp_path):
     expected = model(images)
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
+    bare = build(weights=tmp_path / "model.keras", preprocessing=keras.layers.Identity())
     for file in ("model.keras", "model.weights.h5"):
         np.testing.assert_array_equal(build(weights=tmp_path / file)(images), expected, err_msg=file)
         other = build(weights=tmp_path / file, preprocessing=PixelNormalization(0.0, 255.0))
-        bare = build(weights=tmp_path / file, preprocessing=keras.layers.Identity())
         np.testing.assert_array_equal(other(images), bare(images / np.float32(255)), err_msg=file)
         assert not np.allclose(other(images), expected, atol=1e-7)
 
@@ -412,8 +412,8 @@ def test_fused_batch_normalization_in_half_precision(policy, scale):
     "build", [*(functools.partial(build_resnet, 1, form) for form in resnet.FORMS), resnet.build_resnet9]
 )
 def test_networks_in_pure_half_precision(build, policy):
-    model = build(dtype=policy)
-    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    model = build(dtype=policy, input_shape=(16, 16, 3))  # TensorFlow computes float16 slowly
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
     with tf.GradientTape() as tape:
         loss = -tf.reduce_mean(tf.math.log(model(images, training=True)[:, 1] + 1e-6))
     gradients = tape.gradient(loss, model.trainable_variables)
@@ -585,9 +585,7 @@ class TestResnet9:
         assert grey.trainable_weights == []
 
     def test_training_sets_the_whitening_filters_and_a_saved_model_keeps_them(self, tmp_path):
-        config = from_preset(
-            "smoke", model="resnet9", runs_dir=str(tmp_path), train_steps=2, report_freq=2, tensorboard=False
-        )
+        config = tiny(tmp_path, model="resnet9", train_steps=1, report_freq=1, train_batch_size=8)
         run = train(config)
         trainer = Train(config, run)
         expected = layers.PatchWhitening(3)

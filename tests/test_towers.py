@@ -1,29 +1,26 @@
 """The cores of a processor share each batch: what a step with towers computes, and that a run keeps their number."""
 
+import functools
 import json
 import subprocess
 import sys
 
+import conftest
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, user_environment
+from conftest import ROOT, assert_resumes_exactly, user_environment
 from tensorflow.python.eager import context
 
 from cifar10_train import Train, train
-from hyper_parameters import from_preset
 from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.step import CompiledSteps, UpdateRule
 
-SETTINGS = {"train_steps": 4, "report_freq": 2, "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False}
-
-
-def tiny(folder, **changes):
-    return from_preset("smoke", runs_dir=str(folder), **{"version": "x", **SETTINGS, **changes})
+tiny = functools.partial(conftest.tiny, train_steps=4, report_freq=2, synthetic_images=80, train_batch_size=8)
 
 
 def one_step(model, towers, images, labels):
@@ -168,22 +165,7 @@ def test_towers_compute_what_replicas_with_their_own_batch_norm_compute():
 
 
 def test_a_run_in_towers_goes_on_bit_by_bit(tmp_path):
-    whole = train(tiny(tmp_path / "whole", towers=2))
-    config = tiny(tmp_path / "parts", towers=2)
-
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = True
-
-    train(config, callbacks=[Stop()])
-    resumed = train(config, resume=True)
-    assert resumed.final.read_bytes() and _weights(resumed) == _weights(whole)
-
-
-def _weights(run):
-    from resnet_study.checkpoints import read_checkpoint
-
-    return {name: array.tobytes() for name, array in read_checkpoint(run.latest_checkpoint())[0].items()}
+    assert_resumes_exactly(lambda version, **how: train(tiny(tmp_path, version=version, towers=2), **how), 3)
 
 
 def test_a_run_keeps_its_towers_wherever_it_goes(tmp_path, monkeypatch):
