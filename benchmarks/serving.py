@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from throughput import summarise
 
 from resnet_study import devices
+from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError, run_command
 from resnet_study.settings import Parser
 
@@ -86,7 +87,7 @@ def _measure(flags):
     finally:
         server.terminate()
         server.wait()
-    environment = devices.describe_environment("float32")
+    environment = describe_environment("float32")
     facts = {
         "dataset": f"{flags.requests} requests at once",
         "command": f"python benchmarks/serving.py --requests {flags.requests} --rounds {flags.rounds}" + " --data_dir FOLDER" * bool(data),
