@@ -26,7 +26,7 @@ _COPIED = ("README.md", "LICENSE", "docs", "results", "benchmarks", "examples", 
 _GUIDES = {
     "Start": ["README.md", "docs/faq.md", "docs/changelog.md"],
     "Use": ["docs/models.md", "docs/training.md", "docs/own_images.md", "docs/reports.md", "docs/serving.md", "docs/deploy.md"],
-    "Machines": ["docs/several_machines.md", "docs/speed.md", "benchmarks/README.md", "docs/reliability.md"],
+    "Machines": ["docs/several_machines.md", "docs/cluster_log.md", "docs/speed.md", "benchmarks/README.md", "docs/reliability.md"],
     "Results": ["docs/results.md", "docs/studies.md", "results/README.md", "model_zoo.md"],
     "The four texts": ["docs/texts/liang.md", "docs/texts/lu_song.md", "docs/texts/flowers.md", "docs/texts/waghmode.md"],
 }  # fmt: skip
