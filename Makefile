@@ -28,6 +28,7 @@ train: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --resume
 
 slow: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m pytest -q -m slow
 
 browser-test: $(INSTALLED)
