@@ -54,7 +54,7 @@ def make_rows(measured: dict, facts: dict) -> list[dict]:
             rows.append(
                 facts
                 | {"experiment": "serving", "model": "resnet20", "preset": kind, "metric": metric, "unit": unit}
-                | {**summarise(numbers), "published": None, "published_source": None, "images_seen": 0, "run": None, "note": ""}
+                | {**summarise(numbers), "published": None, "published_source": None, "images_seen": 0, "run": None}
             )  # fmt: skip
     return rows
 
@@ -63,7 +63,7 @@ def _measure(flags):
     from resnet_study.files import write_json
     from resnet_study.reports.results import write_table
 
-    if os.getloadavg()[0] > 0.5:
+    if (load := os.getloadavg()[0]) > 0.5:
         print("other programs are using this machine: rates will be too low")
     start = time.monotonic()
     data = [f"--data_dir={flags.data_dir}"] if flags.data_dir else []
@@ -94,6 +94,7 @@ def _measure(flags):
         "wall_seconds": round(time.monotonic() - start),
         "hardware": f"{environment['processor']}, {environment['cores']} cores",
         "commit": environment["commit"],
+        "note": f"load of the machine before: {load:.1f}",
     }  # fmt: skip
     path = flags.results_dir / "serving.json"
     write_json(path, make_rows(measured, facts))

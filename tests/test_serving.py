@@ -39,7 +39,10 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(run):
     config = from_preset("fast")
-    models = [ServedModel("shipped", "cifar10", config), ServedModel("tiny", str(run.path), config)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(run.path))  # no CIFAR-10 there
+        models = [ServedModel("shipped", "cifar10", config), ServedModel("tiny", str(run.path), config)]
+    assert "is not downloaded" in models[0].neighbours_missing
     return TestClient(serving.make_app(models), base_url=f"http://{serving.HOST}")
 
 
@@ -70,7 +73,7 @@ def test_a_training_image_is_nearest_to_itself(client, run):
     assert nearest["similarity"] == pytest.approx(1, abs=1e-3)
     for source in (answers[1]["seen"], answers[1]["heads"][0]["heat"], nearest["source"]):
         assert source.startswith("data:image/webp;base64,")
-    assert answers[0]["neighbours"] == []  # nothing tells what the shipped weights were trained on
+    assert answers[0]["neighbours"] == []  # their training images are not there
 
 
 def test_the_page_and_the_description_load_nothing_from_elsewhere(client):

@@ -4,7 +4,6 @@ import pandas as pd
 
 from resnet_study.networks.registry import MODELS
 
-
 NOTES = (
     "parameters: trainable, in millions; multiply-adds: of one image, in millions, at 32x32 pixels or at the size of the paper",
     "published: top-1 test error on CIFAR-10 in %, by the authors; shipped: that of the weights that come with the library",

@@ -111,7 +111,17 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
 
     @app.get("/api/models", summary="What the models are")
     def list_models() -> list[Model]:
-        return [Model.model_validate(model, from_attributes=True) for model in models]
+        counts = [each.neighbours.count if each.neighbours else 0 for each in models]
+        return [
+            Model(
+                name=each.name,
+                runtime=each.runtime,
+                input_shape=each.input_shape,
+                class_names=each.class_names,
+                neighbours=count,
+            )
+            for each, count in zip(models, counts, strict=True)
+        ]
 
     @app.post(
         "/api/predict",

@@ -1,7 +1,6 @@
 """A trained model as the page shows it: its answers, what it looked at, and the training images that look alike to it."""
 
 import contextlib
-import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -9,10 +8,7 @@ from pathlib import Path
 import keras
 import matplotlib
 import numpy as np
-from tqdm import tqdm
 
-import cifar10_input
-from flowers.data import load_images
 from flowers.image_part import decode_image as decode_as_flower
 from hyper_parameters import HyperParameters
 from resnet_study.data.download import without_downloads
@@ -21,14 +17,14 @@ from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.predictor import Predictor
-from resnet_study.reports.gallery import LabelledImages, encode_image
+from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.grad_cam import make_explainer
 from resnet_study.reports.published import settings_class
 from resnet_study.run_folder import run_around
+from resnet_study.serving.neighbours import Neighbours, find_training_images
 
 MOST_PIXELS = 64_000_000  # of an image that is sent
 _SHOWN = 320  # pixels of the longer side of an image that is shown
-_NEIGHBOURS = 8
 
 
 class ServedModel:
@@ -39,11 +35,12 @@ class ServedModel:
         class_names: {name of the head: names of its classes}; a single head is called "".
         input_shape: (height, width, channels).
         runtime: what computes it.
-        neighbours: how many training images are searched; 0 where there are none to search.
+        neighbours: the training images to search, or None.
+        neighbours_missing: why there are none.
     """
 
     def __init__(self, name: str, source: str, config: HyperParameters):
-        """Loads a model, and computes the features of the training images where these are there.
+        """Loads a model, and computes the features of the training images where these are there; nothing is downloaded.
 
         Args:
             name: see above.
@@ -64,37 +61,19 @@ class ServedModel:
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
         run = run_around(source) if source != "cifar10" else None
         self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
-        self._explainers, self._features, self.neighbours = {}, None, 0
-        if exported:
-            self.neighbours_missing = "an exported file tells its answers only, and nothing of what it looked at"
-            return
+        self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
         try:
+            if exported:
+                raise UsageError("an exported file tells its answers only, and nothing of what it looked at")
             self._explainers = {head: make_explainer(model, head) for head in self.class_names}
-        except UsageError as error:
-            print(f"{self.name}: no heat maps: {error}")
-        try:
+            if self._settings is None and source != "cifar10" and not config.data_dir:
+                raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
             with without_downloads():
-                self._prepare_neighbours(model, run, config)
+                found = find_training_images(self._settings or config, run, config.data_dir)
+                self.neighbours = Neighbours(model, next(iter(self.class_names)), *found, self.name)
         except UsageError as error:
             self.neighbours_missing = str(error)
             print(f"{self.name}: no nearest training images: {error}")
-
-    def _prepare_neighbours(self, model, run, config):
-        head = next(iter(self.class_names))
-        last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
-        if not isinstance(last, keras.layers.Dense):
-            raise UsageError("the model does not end in a dense layer")
-        images, self._training_names = _find_training_images(self._settings, run, config)
-        if (received := images.load(np.array([0])).shape[1:]) != self.input_shape:
-            raise UsageError(f"training images of the shape {self.input_shape} are needed, received {received}")
-        predictor = Predictor(keras.Model(model.input, last.input))
-        self._features_of = lambda pixels: _normalize(predictor.predict(pixels))
-        size = max(1, min(1024, (32 << 20) // int(np.prod(self.input_shape))))
-        places = np.arange(len(images.labels))
-        parts = np.split(places, range(size, len(places), size))
-        described = tqdm(parts, desc=f"{self.name}: features of {len(places):,} training images, once")
-        self._features = np.concatenate([self._features_of(images.load(part)) for part in described])
-        self._training, self.neighbours = images, len(places)
 
     def answer(self, content: bytes, most: int, details: bool) -> dict:
         """What the model says of an image.
@@ -119,14 +98,12 @@ class ServedModel:
             probabilities = (found[head] if head else found)[0]
             order = np.argsort(-probabilities, kind="stable")[:most]
             guesses = [{"class_name": names[label], "probability": float(probabilities[label])} for label in order]
-            explained = details and head in self._explainers
-            heat = self._explainers[head](image, int(order[0])) if explained else None
-            answer["heads"].append(
-                {"name": head, "guesses": guesses, "heat": _lay_over(image, heat) if explained else None}
-            )
+            explainer = self._explainers.get(head) if details else None
+            heat = _lay_over(image, explainer(image, int(order[0]))) if explainer else None
+            answer["heads"].append({"name": head, "guesses": guesses, "heat": heat})
         if details:
             answer["seen"] = encode_image(image, _SHOWN)
-            answer["neighbours"] = self._find_neighbours(image) if self.neighbours else []
+            answer["neighbours"] = self.neighbours.find(image) if self.neighbours else []
         return answer
 
     def _read(self, content):
@@ -136,43 +113,8 @@ class ServedModel:
             return decode_as_flower(content, "the image", self.input_shape, squeezes, **options)
         return decode_image(content, "the image", self.input_shape, **options)
 
-    def _find_neighbours(self, image):
-        likeness = self._features @ self._features_of(image[None])[0]
-        places = np.argsort(-likeness, kind="stable")[:_NEIGHBOURS]
-        return [
-            {
-                "class_name": self._training_names[self._training.labels[place]],
-                "place": int(place),
-                "similarity": round(float(likeness[place]), 4),
-                "source": encode_image(image),
-            }
-            for place, image in zip(places, self._training.load(places), strict=True)
-        ]
-
-
-def _normalize(features):
-    """Rows of length 1, whose products are cosines."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-
 
 def _lay_over(image, heat):
     """An image under its heat map, as a data URI."""
     colors = 255 * matplotlib.colormaps["inferno"](heat)[..., :3]
     return encode_image((0.45 * image + 0.55 * colors).astype(np.uint8), _SHOWN)
-
-
-def _find_training_images(settings, run, config) -> tuple[LabelledImages, tuple[str, ...]]:
-    """The training part that a run was trained on, or that the flags name, and the names of its classes."""
-    if settings is None and not config.data_dir:
-        raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
-    settings = config if settings is None else settings
-    settings = dataclasses.replace(settings, data_dir=config.data_dir or settings.data_dir)
-    if isinstance(settings, HyperParameters):
-        data = cifar10_input.load_data(settings)
-        training, _ = cifar10_input.split_data(data, settings)
-        return LabelledImages(training.labels, training.images.__getitem__), tuple(data.class_names)
-    data = load_images(settings, run)
-    part = data.training
-    return LabelledImages(
-        part.labels, lambda places: np.stack([part.read(int(place)) for place in places])
-    ), data.class_names
