@@ -94,7 +94,7 @@ def _measure(flags):
         "wall_seconds": round(time.monotonic() - start),
         "hardware": f"{environment['processor']}, {environment['cores']} cores",
         "commit": environment["commit"],
-        "note": f"load of the machine before: {load:.1f}",
+        "note": f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} at the end, the benchmark included",
     }  # fmt: skip
     path = flags.results_dir / "serving.json"
     write_json(path, make_rows(measured, facts))
