@@ -3,6 +3,7 @@
 # make train       CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
 # make browser-test  the pages of runs in headless Chromium, which it installs with apt-get where it is missing (as root)
+# make docs        the documentation as a site, build/site/index.html
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
 # make reproduce   the tables and figures on CIFAR-10 and MNIST, in about a night; goes on where it was stopped (DATA_DIR=folder)
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test train slow browser-test bench crash-test reproduce lint
+.PHONY: demo test train slow browser-test docs bench crash-test reproduce lint
 
 demo: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
@@ -27,12 +28,17 @@ train: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --resume
 
 slow: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m pytest -q -m slow
 
 browser-test: $(INSTALLED)
 	command -v chromedriver >/dev/null || { apt-get update && apt-get install --yes chromium chromium-driver; }
 	$(BIN)/pip install --quiet 'selenium>=4.20'
 	$(BIN)/python -m pytest -q -m slow tests/test_browser.py
+
+docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python docs/build_site.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/throughput.py $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))

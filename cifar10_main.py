@@ -43,6 +43,7 @@ _MODES = {
     "calibrate": "mend the probabilities of a finished run",
     "models": "list the networks: size, arithmetic, error, shipped weights",
     "report": "write report.html of a run or a study, or of --versions beside each other",
+    "serve": "a page on this machine to try models: images in, probabilities, heat maps, nearest training images",
     "runs": "list the run folders: state, error, time, disk",
     "publish": "put a tested run or a study among the project's results",
     "compare": "networks against each other on several data sets",
@@ -58,6 +59,7 @@ _TAKES = {
     "calibrate": ("held_out",),
     "models": (),
     "report": ("versions",),
+    "serve": ("versions", "port"),
     "runs": (),
     "export": ("format", "quantize", "pixels", "compare", "images"),
     "publish": ("results_dir", "experiment"),
@@ -123,8 +125,9 @@ def make_parser() -> Parser:
         "--versions",
         type=_list_of(str),
         metavar="NAME,...",
-        help="run folders in --runs_dir to lay beside each other, for --mode=report",
+        help="run folders in --runs_dir to lay beside each other, for --mode=report and serve; for serve model files and cifar10, too",
     )
+    parser.add_argument("--port", type=int, default=8000, metavar="INT", help="of 127.0.0.1, for --mode=serve [8000]")
     studies = parser.add_argument_group(
         "studies of several runs",
         "They train what is missing, reuse what is finished, and go on where they were stopped.",
@@ -195,6 +198,8 @@ def _run(argv):
         return print_runs(hyper_parameters.from_flags(flags).runs_dir)
     if actions["mode"] == "report":
         return _report(hyper_parameters.from_flags(flags), actions["versions"])
+    if actions["mode"] == "serve":
+        return _serve(hyper_parameters.from_flags(flags), actions["versions"], actions["port"])
     if actions["mode"] in STUDIES:
         try:
             return _study(flags, actions)
@@ -278,6 +283,23 @@ def _report(config, versions):
         run = RunFolder(folder / config.run_name)
         page = run_page.write_run_page(run, run_page.find_tested_images(run, config.data_dir or None))
     print(f"written: {page}")
+
+
+def _serve(config, versions, port):
+    """Answers for runs of either program in `runs_dir`, model files and "cifar10", beside each other."""
+    devices.import_tensorflow()
+    try:
+        from resnet_study.serving.app import serve
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--mode=serve needs the package {error.name}, which is not installed; install the extra serve: pip install '.[serve]' in the clone"
+        ) from error
+    from resnet_study.serving.served_model import ServedModel
+
+    runs = Path(config.runs_dir)
+    named = versions or [config.test_ckpt_path or config.run_name]
+    paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
+    serve([ServedModel(name, path, config) for name, path in paths.items()], port)
 
 
 def _settings(flags, actions):

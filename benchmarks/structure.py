@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_LEFT_OUT = ("tests", "benchmarks", "build", "runs")
+_LEFT_OUT = ("tests", "benchmarks", "docs", "build", "runs")
 
 
 def find_modules(root: Path) -> dict[str, Path]:

@@ -151,8 +151,13 @@ def read_image(
     Raises:
         UsageError: the file cannot be read, or is no whole image; the message says why.
     """
-    image = image_files.read_image(Path(file), shape, value_range)
+    return decode_image(image_files.read_content(Path(file)), str(file), shape, squeezes, value_range)
+
+
+def decode_image(content: bytes, name: str, shape, squeezes: bool, value_range=None, most_pixels=None) -> np.ndarray:
+    """As `read_image`, of the bytes of a file; `most_pixels` as in `resnet_study.data.image_files.decode_image`."""
+    image = image_files.decode_image(content, name, shape, value_range, most_pixels)
     if not squeezes:
         return image
-    with PIL.Image.open(io.BytesIO(image_files.read_content(Path(file)))) as opened:
+    with PIL.Image.open(io.BytesIO(content)) as opened:
         return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))

@@ -1,10 +1,13 @@
-"""The page of a run in a real browser, without a network: `make browser-test` installs what this needs."""
+"""The page of a run, and that where a model is tried, in a real browser, without a network: `make browser-test` installs what this needs."""
 
+import base64
 import json
 import shutil
+import socket
+import threading
 
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 
 from cifar10_main import main
 
@@ -13,9 +16,11 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver: make browser-test"),
 ]
 webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 )  # fmt: skip
 
 
@@ -106,3 +111,61 @@ def test_runs_beside_each_other_sort(browser, runs_dir):
     run("return document.querySelectorAll('#run-table th button')[0]").send_keys("\ue007")
     assert run(names) == ["b", "a"]
     check_quiet(browser)
+
+
+@pytest.fixture(scope="module")
+def address(runs_dir):
+    """Where a run and the shipped weights answer."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from hyper_parameters import from_preset
+    from resnet_study.serving.app import HOST, make_app
+    from resnet_study.serving.served_model import ServedModel
+
+    models = [ServedModel(name, path, from_preset("fast")) for name, path in (("shipped", "cifar10"), ("a", str(runs_dir / "a")))]  # fmt: skip
+    server = uvicorn.Server(uvicorn.Config(make_app(models), log_level="warning"))
+    listening = socket.create_server((HOST, 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://{HOST}:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_model_is_tried_with_a_file_a_drop_a_paste_and_the_camera(browser, address):
+    browser.get(address)
+    run, wait = browser.execute_script, WebDriverWait(browser, 30)
+    cat = ROOT / "examples" / "cat.jpg"
+    give = """
+        const bytes = Uint8Array.from(atob(arguments[0]), (character) => character.charCodeAt(0)), data = new DataTransfer();
+        data.items.add(new File([bytes], "image", { type: "image/jpeg" }));
+        dispatchEvent(arguments[1] === "drop" ? new DragEvent("drop", { dataTransfer: data }) : new ClipboardEvent("paste", { clipboardData: data }));
+    """
+
+    def told():
+        return wait.until(lambda _: run("const text = document.getElementById('told').textContent; return text.includes(';') && text"))  # fmt: skip
+
+    for way in ("file", "drop", "paste"):
+        run("document.getElementById('told').textContent = ''")
+        if way == "file":
+            run("return document.getElementById('file')").send_keys(str(cat))
+        else:
+            run(give, base64.b64encode(cat.read_bytes()).decode(), way)
+        assert told().startswith("shipped: cat ")
+        assert run("return [...document.querySelectorAll('#answers h2')].map((h) => h.textContent)") == ["shipped", "a"]
+        assert run("return [...document.querySelectorAll('#answers section')].map((s) => [s.querySelectorAll('figure img').length, s.querySelectorAll('.images img').length])") == [[2, 0], [2, 8]]  # fmt: skip
+        assert run("return [...document.querySelectorAll('#answers img')].every((i) => i.complete && i.naturalWidth)")
+    run("document.getElementById('told').textContent = ''")
+    run("return document.getElementById('photograph')").send_keys("\ue007")
+    wait.until(lambda _: run("return document.getElementById('video').videoWidth"))
+    run("return document.getElementById('shoot')").send_keys("\ue007")
+    assert told()
+    assert not run("return document.getElementById('camera').open")
+    assert run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    # What is no image is said, and the answers before it go.
+    run(give, base64.b64encode(b"hello").decode(), "drop")
+    wait.until(lambda _: "no image of a kind" in run("return document.getElementById('problem').textContent"))
+    assert not run("return document.querySelector('#answers section')")
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    assert asked and not [url for url in asked if not url.startswith((address, "data:", "blob:", "chrome:"))]

@@ -5,6 +5,9 @@ import itertools
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -14,7 +17,7 @@ from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_flags
 from resnet_study.settings import Parser, add_flags
 
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They download files, need a folder of images, or say much while they train.
 NOT_RUN = ("load_cifar", "load_mnist", "load_images", "train")
 
@@ -64,6 +67,45 @@ def test_the_first_example_ends_in_a_word(monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == "cat\n"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "texts").glob("*.md")), ids=lambda page: page.stem)
+def test_the_numbers_of_the_texts_are_those_of_the_results(page):
+    """Every percentage of what came out, in the last column or a column "here", stands in results/."""
+    rows = [row for path in (ROOT / "results").glob("*.json") for row in json.loads(path.read_text(encoding="utf-8"))]
+    known = {f"{row['value']:.2f}" for row in rows if isinstance(row["value"], float)}
+    lines = [
+        line.strip("|").split("|") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")
+    ]
+    cells = [cell for line in lines for cell in (line[1::2] if len(line) == 5 else line[2:])]
+    told = [number for cell in cells for number in re.findall(r"(\d+\.\d\d) %", cell)]
+    assert told and not [number for number in told if number not in known]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_a_broken_link_is_an_error(tmp_path):
+    pytest.importorskip("mkdocs")
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "runs", "build", "__pycache__", "tests"))
+
+    def build():
+        command = [sys.executable, copy / "docs" / "build_site.py", tmp_path / "site"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    done = build()
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(tmp_path / "site").as_posix(): path.read_text(encoding="utf-8") for path in tmp_path.glob("site/**/*.html")}  # fmt: skip
+    assert (
+        "resnet20_preact" in pages["model_zoo.html"] and "Predictor" in pages["reference/resnet_study.predictor.html"]
+    )
+    assert (
+        '<span class="kn">import</span>' in pages["reference/resnet_study.predictor.html"]
+    )  # an example is shown as code
+    # What is loaded with a page comes with it.
+    loaded = [link for text in pages.values() for link in re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?(https?:[^\"' >]+)", text)]  # fmt: skip
+    assert not loaded
+    (copy / "docs" / "faq.md").write_text("[lost](models.md#no-such-heading)\n", encoding="utf-8")
+    assert build().returncode != 0
 
 
 @pytest.mark.parametrize("code", list(find_blocks()))

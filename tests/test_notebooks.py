@@ -26,11 +26,13 @@ def test_notebooks_are_stored_with_their_outputs(path):
     assert "In Colab" in "".join(notebook["cells"][0]["source"])
 
 
-def test_three_notebooks_are_there():
+def test_five_notebooks_are_there():
     assert [path.stem for path in NOTEBOOKS] == [
+        "from_a_run_to_a_phone",
         "resnet20_in_five_minutes",
         "train_and_resume",
         "why_depth_needs_shortcuts",
+        "your_own_images",
     ]
 
 

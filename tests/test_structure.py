@@ -23,7 +23,7 @@ GROUPS = (
         "hyper_parameters", "resnet", "cifar10_input", "cifar10_train", "cifar10_test", "flowers",
         "resnet_study.training.tasks",  # what is trained on what: the part of cifar10_train that knows data sets
     ),
-    ("resnet_study.reports", "resnet_study.studies"),
+    ("resnet_study.reports", "resnet_study.studies", "resnet_study.serving"),
     ("cifar10_main", "flowers.train", "flowers.evaluate", "flowers.predict", "flowers.export"),
 )  # fmt: skip
 MODULES = structure.find_modules(ROOT)

@@ -5,6 +5,7 @@ fetch_large(...)   a large file, with its progress; one that broke off is gone o
 """
 
 import contextlib
+import contextvars
 import hashlib
 import os
 import socket
@@ -23,6 +24,24 @@ _WAITS = (2, 8)  # seconds before the second and third try of a download
 _TIMEOUT = 30  # seconds without a byte
 _SECONDS_TO_CONNECT = 6
 _PIECE = 1 << 16  # bytes
+
+
+_refused = contextvars.ContextVar("refused", default=False)
+
+
+@contextlib.contextmanager
+def without_downloads():
+    """What would be downloaded within is a `UsageError` instead."""
+    token = _refused.set(True)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
+
+def _check_allowed(name):
+    if _refused.get():
+        raise UsageError(f"{name} is not in Keras' cache, and is not downloaded for this; give --data_dir=FOLDER")
 
 
 def keras_cache(kind: str = "datasets") -> Path:
@@ -69,6 +88,7 @@ def _fetch(url: str, sha256: str, place: Path) -> Path:
     """Downloads one file to `place`, in three tries; what fails its checksum is deleted."""
     import keras
 
+    _check_allowed(place.name)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)  # get_file itself would wait for ever for a stalled server
     try:
@@ -128,6 +148,7 @@ def fetch_large(url: str, md5: str, folder: Path, ways_out: str) -> Path:
     path, part = folder / name, folder / f".incomplete-{name}"
     if path.is_file():
         return path
+    _check_allowed(name)
     if not is_reachable(url):
         raise UsageError(
             f"{name} is not in {folder} and could not be downloaded, for {url} does not answer; {ways_out}"

@@ -61,9 +61,33 @@ def read_image(file: Path, shape: tuple[int, int, int], value_range: tuple[float
         image = read_image("examples/cat.jpg", (32, 32, 3))
         print(image.shape, image.dtype)  # (32, 32, 3) uint8
     """
+    return decode_image(read_content(Path(file)), str(file), shape, value_range)
+
+
+def decode_image(
+    content: bytes,
+    name: str,
+    shape: tuple[int, int, int],
+    value_range: tuple[float, float] | None = None,
+    most_pixels: int | None = None,
+) -> np.ndarray:
+    """The image that the bytes of a file are, see `read_image`.
+
+    Args:
+        content: of the file.
+        name: what messages call it.
+        shape, value_range: see `read_image`.
+        most_pixels: an image with more is refused before it is decoded; None = 89 million.
+
+    Returns:
+        uint8 of that shape, RGB or grey.
+
+    Raises:
+        UsageError: see `read_image`.
+    """
     import cv2
 
-    image = to_colors(*_decode(Path(file), read_content(Path(file))), str(file), value_range)
+    image = to_colors(*_decode(name, _not_empty(name, content), most_pixels), name, value_range)
     image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     height, width, channels = shape
     scale = min(image.shape[0] / height, image.shape[1] / width)
@@ -79,7 +103,7 @@ def read_content(file: Path) -> bytes:
     try:
         content = read_member(str(file), _LARGEST_FILE)
         if content is not None:
-            return _not_empty(file, content)
+            return content
         if not file.is_file():  # a pipe would be waited for
             if file.is_dir():
                 raise UsageError(f"{file} must be an image file, received a folder; leave it out")
@@ -96,7 +120,7 @@ def read_content(file: Path) -> bytes:
         raise UsageError(f"{file} may not be read by you; mend its rights or leave it out") from error
     except OSError as error:
         raise UsageError(f"{file} could not be read ({error.strerror or error}); leave it out") from error
-    return _not_empty(file, content)
+    return content
 
 
 def _not_empty(file, content):
@@ -105,7 +129,7 @@ def _not_empty(file, content):
     return content
 
 
-def _decode(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
+def _decode(file: str, content: bytes, most_pixels: int | None) -> tuple[np.ndarray, bool]:
     """The image: grey or RGB, perhaps with a further band, of any kind of number; and whether that band is alpha. Raises UsageError as
     `read_image` does.
     """
@@ -121,6 +145,8 @@ def _decode(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
             # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
             # OpenCV would show that in grey.
             with _open(content, formats) as opened:
+                if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
+                    raise PIL.Image.DecompressionBombError
                 opened.load()
                 has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
                 # How the camera was held. Of TIFF, OpenCV heeds it itself.
@@ -146,7 +172,7 @@ def _decode(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
         elif isinstance(error, PIL.UnidentifiedImageError):
             reason = f"is no image of a kind that is read; give {_KINDS}"
         elif isinstance(error, _BOMBS):
-            reason = f"has too many pixels, expected at most {PIL.Image.MAX_IMAGE_PIXELS:,}; give a smaller image"
+            reason = f"has too many pixels, expected at most {most_pixels or PIL.Image.MAX_IMAGE_PIXELS:,}; give a smaller image"
         else:
             reason = f"is damaged ({shorten(str(error))}); mend it or leave it out"
         raise UsageError(f"{file} {reason}") from error

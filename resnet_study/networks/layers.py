@@ -96,7 +96,7 @@ class PixelNormalization(keras.layers.Layer):
     Input: [batch, height, width, channels], any number type, values 0..255, RGB order. Output: float32, same shape.
 
     Args:
-        mean: number, list [channels] or list [height][width][channels] subtracted from the pixels, 0..255.
+        mean: number, list [channels] or list [height, width, channels] subtracted from the pixels, 0..255.
         scale: number or list [channels] the difference is divided by, 0..255.
         per_image: True = per-image standardisation: subtract each image's own mean and divide by its own standard deviation, the
             latter at least 1/sqrt(number of values) (Liang's program, `whitening_image`); `mean` and `scale` are then ignored.

@@ -7,6 +7,7 @@ write_explanations(predictions, limit)  images beside their heat maps, as PNG fi
 import contextlib
 import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -51,16 +52,18 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
         heat = explain(load_model("cifar10"), image[None], np.array([3]))  # what speaks for a cat
         print(heat.shape)  # (1, 32, 32)
     """
-    return np.stack(list(_heat_maps(model, images, labels, head)))
+    heat_map = make_explainer(model, head)
+    return np.stack([heat_map(image, label) for image, label in zip(images, labels, strict=True)])
 
 
-def _heat_maps(model, images, labels, head):
-    """Yields the maps of `explain` one by one."""
+def make_explainer(model: keras.Model, head: str = "") -> Callable:
+    """Function of (image, label) that gives one map of `explain`; prepared once for many calls. See there."""
     last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
     if not isinstance(last, keras.layers.Dense):
         raise UsageError(f"--explain needs a model that ends in a dense layer, received {model.name}")
     to_maps, from_maps = _cut(model, last)
-    for image, label in zip(images, labels, strict=True):
+
+    def heat_map(image, label):
         maps = to_maps(image[None])
         with tf.GradientTape() as tape:
             tape.watch(maps)
@@ -70,7 +73,9 @@ def _heat_maps(model, images, labels, head):
         weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
         heat = tf.nn.relu(tf.reduce_sum(tf.cast(maps * weights, tf.float32), axis=-1, keepdims=True))
         heat = tf.image.resize(heat, image.shape[:2], method="bicubic")[0, :, :, 0].numpy().clip(min=0)
-        yield heat / heat.max() if heat.max() > 0 else heat
+        return heat / heat.max() if heat.max() > 0 else heat
+
+    return heat_map
 
 
 def _cut(model, last):
@@ -126,11 +131,9 @@ def write_explanations(predictions: Predictions, limit: int) -> Path:
     images = predictions.images[:limit]
     for head, probabilities in predictions.probabilities.items():
         labels = probabilities[:limit].argmax(axis=1)
-        heats = _heat_maps(predictions.model, images, labels, head)
-        described = tqdm(heats, total=len(images), desc=f"explaining {head}".strip(), unit="image")
-        for index, heat in enumerate(described):
-            label = labels[index]
-            buffer = io.BytesIO()
+        heat_map = make_explainer(predictions.model, head)
+        for index, label in enumerate(tqdm(labels, desc=f"explaining {head}".strip(), unit="image")):
+            heat, buffer = heat_map(images[index], label), io.BytesIO()
             title = f"{predictions.class_names[head][label]} {100 * probabilities[index, label]:.1f} %"
             draw_explanation(buffer, images[index], heat, title)
             write_atomically(folder / head / f"{index + 1:03d}-{predictions.files[index].stem}.png", buffer.getvalue())

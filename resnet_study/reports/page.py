@@ -40,16 +40,18 @@ def format_bytes(size: int) -> str:
 
 
 def write_page(path: Path, template: str, plots: dict, **facts) -> Path:
-    """Writes a page.
+    """Writes a page to `path`, see `render_page`; returns `path`."""
+    write_atomically(path, as_text(render_page(template, plots, **facts)))
+    return path
+
+
+def render_page(template: str, plots: dict, **facts) -> str:
+    """A page as HTML.
 
     Args:
-        path: of the page.
         template: name of a file in `templates/`.
         plots: {name: Bokeh figure}, in the template `plots[name]`.
         **facts: what else the template shows; text is escaped.
-
-    Returns:
-        `path`.
     """
     script, places = components(plots, wrap_script=False) if plots else ("", {})
     # Names of classes and folders come from strangers: none may end the script that it stands in.
@@ -57,7 +59,7 @@ def write_page(path: Path, template: str, plots: dict, **facts) -> Path:
     page = _environment().get_template(template)
     style, behaviour = ((_TEMPLATES / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     library = Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""
-    html = page.render(
+    return page.render(
         facts,
         plots={name: markupsafe.Markup(place) for name, place in places.items()},
         library=markupsafe.Markup(library),
@@ -65,8 +67,6 @@ def write_page(path: Path, template: str, plots: dict, **facts) -> Path:
         style=markupsafe.Markup(style),
         behaviour=markupsafe.Markup(behaviour),
     )
-    write_atomically(path, as_text(html))
-    return path
 
 
 def render_markdown(text: str) -> markupsafe.Markup:

@@ -1,0 +1,123 @@
+"""The pages of docs/ as a site that can be searched: `make docs`, or `python docs/build_site.py [FOLDER]`; extra `docs`.
+
+In a folder of its own it puts the pages and what they link to beside each other as in the repository, writes the reference (a page for
+each module, from the docstrings) and the table of all networks, and has MkDocs build the site, strictly: a broken link ends it. Nothing is
+fetched from a network, then or when the site is read.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import griffe
+from structure import find_modules
+
+from resnet_study.reports.model_list import NOTES, tabulate_models
+from resnet_study.reports.tables import table_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+_COPIED = ("README.md", "LICENSE", "docs", "results", "benchmarks", "examples", "resnet_study/pretrained")
+_GUIDES = {
+    "Start": ["README.md", "docs/faq.md", "docs/changelog.md"],
+    "Use": ["docs/models.md", "docs/training.md", "docs/own_images.md", "docs/reports.md", "docs/serving.md", "docs/deploy.md"],
+    "Machines": ["docs/several_machines.md", "docs/cluster_log.md", "docs/speed.md", "benchmarks/README.md", "docs/reliability.md"],
+    "Results": ["docs/results.md", "docs/studies.md", "results/README.md", "model_zoo.md"],
+    "The four texts": ["docs/texts/liang.md", "docs/texts/lu_song.md", "docs/texts/flowers.md", "docs/texts/waghmode.md"],
+}  # fmt: skip
+
+
+class Examples(griffe.Extension):
+    """Marks what stands below "Example:" in a docstring as the Python code that it is."""
+
+    def on_object(self, *, obj, **_) -> None:
+        text, found, rest = obj.docstring.value.partition("Example:\n") if obj.docstring else ("", "", "")
+        if found:
+            lines = rest.splitlines()
+            size = next((i for i, line in enumerate(lines) if line and not line.startswith("    ")), len(lines))
+            code = "\n".join(lines[:size]).rstrip()
+            obj.docstring.value = "\n".join([f"{text}Example:\n    ```python\n{code}\n    ```\n", *lines[size:]])
+
+
+def write_reference(pages: Path) -> dict[str, list[str]]:
+    """A page for each module. Returns them by package, as MkDocs takes them."""
+    found = {}
+    for name in find_modules(ROOT):
+        page = pages / "reference" / f"{name}.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(f"# {name}\n\n::: {name}\n", encoding="utf-8")
+        package = name.rpartition(".")[0] or "top level"
+        found.setdefault(package, []).append(f"reference/{page.name}")
+    return found
+
+
+def write_zoo(pages: Path) -> None:
+    """The table of `--mode=models`."""
+    table = tabulate_models()
+    rows = [[f"{cell:.2f}" if isinstance(cell, float) and cell == cell else "" if cell != cell else cell for cell in row] for row in table.values.tolist()]  # fmt: skip
+    lines = ["# Model zoo", "", *(f"- {note}" for note in NOTES), "", *table_lines(list(table), "lrrrrl", rows)]
+    (pages / "model_zoo.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def describe_site(pages: Path, site: Path, reference: dict) -> dict:
+    """The settings of MkDocs; JSON is YAML."""
+    notebooks = [f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.ipynb"))]
+    python = {
+        "paths": [str(ROOT)],
+        "options": {
+            "docstring_style": "google",
+            "show_root_heading": False,
+            "show_root_toc_entry": False,
+            "members_order": "source",
+            "filters": ["!^_"],
+            "separate_signature": True,
+            "docstring_options": {"warn_missing_types": False, "warn_unknown_params": False},
+            "extensions": [f"{__file__}:Examples"],
+        },
+    }
+    return {
+        "site_name": "resnet-study",
+        "docs_dir": str(pages),
+        "site_dir": str(site),
+        "use_directory_urls": False,  # the site can be read from a disk
+        "theme": {"name": "material", "font": False, "features": ["navigation.indexes", "navigation.top", "toc.follow", "content.code.copy"],
+                  "palette": [{"media": f"(prefers-color-scheme: {scheme})", "scheme": name, "primary": "indigo"} for scheme, name in (("light", "default"), ("dark", "slate"))]},
+        "plugins": ["search", {"mkdocs-jupyter": {"execute": False, "cache": False}}, {"mkdocstrings": {"handlers": {"python": python}}}],
+        "markdown_extensions": ["tables", "sane_lists", "admonition", "pymdownx.highlight", "pymdownx.superfences", {"toc": {"permalink": True}}],
+        "validation": {"links": {"anchors": "warn", "absolute_links": "warn", "unrecognized_links": "warn"}},
+        "not_in_nav": "\n".join(["results/*/*.md", "resnet_study/pretrained/README.md"]),
+        "nav": [*({heading: files} for heading, files in _GUIDES.items()), {"Notebooks": notebooks}, {"Contribute": ["docs/contributing.md"]},
+                {"Reference": [{package: files} for package, files in reference.items()]}],
+    }  # fmt: skip
+
+
+def main(site: Path = ROOT / "build" / "site") -> int:
+    """Builds the site. Returns the exit code of MkDocs."""
+    with tempfile.TemporaryDirectory() as folder:
+        pages = Path(folder) / "pages"
+        for name in _COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(
+                    ROOT / name,
+                    pages / name,
+                    ignore=shutil.ignore_patterns("*.py", "*.keras", "runs", "__pycache__", ".lock"),
+                )
+            else:
+                pages.mkdir(exist_ok=True)
+                shutil.copy(ROOT / name, pages / name)
+        write_zoo(pages)
+        settings = Path(folder) / "mkdocs.yml"
+        settings.write_text(json.dumps(describe_site(pages, site.resolve(), write_reference(pages))), encoding="utf-8")
+        done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", settings])
+    if not done.returncode:
+        print(f"written: {site}/index.html")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:2])))

@@ -1,0 +1,91 @@
+"""The training images that look alike to a network: those whose features before the classifier point the same way."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+import cifar10_input
+from flowers.data import load_images
+from hyper_parameters import HyperParameters
+from resnet_study.errors import UsageError
+from resnet_study.predictor import Predictor
+from resnet_study.reports.gallery import LabelledImages, encode_image
+
+_SHOWN = 8
+_AT_A_TIME = 32 << 20  # bytes of images in memory
+
+
+class Neighbours:
+    """The features of all training images of a model, computed once.
+
+    Attributes:
+        count: how many images are searched.
+    """
+
+    def __init__(self, model: keras.Model, head: str, images: LabelledImages, class_names, title: str):
+        """Computes the features, and shows how far it is.
+
+        Args:
+            model: ends in a dense layer; what that takes are the features.
+            head: of a model with several heads the name of one; else "".
+            images: to be searched, of the shape that the model takes.
+            class_names: of these.
+            title: what the bar says.
+
+        Raises:
+            UsageError: the model does not end so, or the images have another shape.
+        """
+        last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
+        if not isinstance(last, keras.layers.Dense):
+            raise UsageError("the model does not end in a dense layer")
+        shape = model.input_shape[1:]
+        if (received := images.load(np.array([0])).shape[1:]) != shape:
+            raise UsageError(f"training images of the shape {shape} are needed, received {received}")
+        self.count, self._images, self._class_names = len(images.labels), images, class_names
+        self._predictor = Predictor(keras.Model(model.input, last.input))
+        size = max(1, min(1024, _AT_A_TIME // int(np.prod(shape))))
+        parts = np.split(np.arange(self.count), range(size, self.count, size))
+        described = tqdm(parts, desc=f"{title}: features of {self.count:,} training images, once")
+        self._features = np.concatenate([self._describe(images.load(part)) for part in described])
+
+    def _describe(self, images):
+        """Features of length 1, float32 [n, features]: their products are cosines."""
+        features = self._predictor.predict(images)
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+    def find(self, image: np.ndarray) -> list[dict]:
+        """The nearest images to one, uint8 [height, width, channels], the nearest first, each of the form of `app.Neighbour`."""
+        likeness = self._features @ self._describe(image[None])[0]
+        places = np.argsort(-likeness, kind="stable")[:_SHOWN]
+        return [
+            {
+                "class_name": self._class_names[self._images.labels[place]],
+                "place": int(place),
+                "similarity": round(float(likeness[place]), 4),
+                "source": encode_image(near),
+            }
+            for place, near in zip(places, self._images.load(places), strict=True)
+        ]
+
+
+def find_training_images(config, run, data_dir: str) -> tuple[LabelledImages, tuple[str, ...]]:
+    """The training part of a data set, and the names of its classes.
+
+    Args:
+        config: settings of either program.
+        run: whose parts are meant, if it has begun.
+        data_dir: where the data set lies; "" = where the settings say.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+    if isinstance(config, HyperParameters):
+        data = cifar10_input.load_data(config)
+        training, _ = cifar10_input.split_data(data, config)
+        return LabelledImages(training.labels, training.images.__getitem__), tuple(data.class_names)
+    data = load_images(config, run)
+    part = data.training
+    return LabelledImages(part.labels, lambda places: np.stack([part.read(int(i)) for i in places])), data.class_names

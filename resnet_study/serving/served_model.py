@@ -1,0 +1,120 @@
+"""A trained model as the page shows it: its answers, what it looked at, and the training images that look alike to it."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import keras
+import matplotlib
+import numpy as np
+
+from flowers.image_part import decode_image as decode_as_flower
+from hyper_parameters import HyperParameters
+from resnet_study.data.download import without_downloads
+from resnet_study.data.image_files import decode_image
+from resnet_study.errors import UsageError
+from resnet_study.evaluation import find_class_names
+from resnet_study.exporting.exported_model import ExportedModel, open_model
+from resnet_study.predictor import Predictor
+from resnet_study.reports.gallery import encode_image
+from resnet_study.reports.grad_cam import make_explainer
+from resnet_study.reports.published import settings_class
+from resnet_study.run_folder import run_around
+from resnet_study.serving.neighbours import Neighbours, find_training_images
+
+MOST_PIXELS = 64_000_000  # of an image that is sent
+_SHOWN = 320  # pixels of the longer side of an image that is shown
+
+
+class ServedModel:
+    """A model that answers about the bytes of image files, from several threads at once.
+
+    Attributes:
+        name: what the user calls it, without folders.
+        class_names: {name of the head: names of its classes}; a single head is called "".
+        input_shape: (height, width, channels).
+        runtime: what computes it.
+        neighbours: the training images to search, or None.
+        neighbours_missing: why there are none.
+    """
+
+    def __init__(self, name: str, source: str, config: HyperParameters):
+        """Loads a model, and computes the features of the training images where these are there; nothing is downloaded.
+
+        Args:
+            name: see above.
+            source: a run folder of either program, a model file of any format, or "cifar10".
+            config: uses model_name, the network of "cifar10", and where the data lie: data_dir, and dataset for a model without a run.
+
+        Raises:
+            UsageError: see `open_model`.
+        """
+        model = open_model(source, config.model_name)
+        self.name = Path(name).name
+        self.class_names, self.input_shape = find_class_names(source, model), model.input_shape[1:]
+        exported = isinstance(model, ExportedModel)
+        self.runtime = model.runtime if exported else f"Keras {keras.__version__}"
+        self._predictor = Predictor(model)
+        # The runtime of an exported file takes one question at a time.
+        self._one_by_one = threading.Lock() if exported else contextlib.nullcontext()
+        self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
+        run = run_around(source) if source != "cifar10" else None
+        self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
+        self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
+        try:
+            if exported:
+                raise UsageError("an exported file tells its answers only, and nothing of what it looked at")
+            self._explainers = {head: make_explainer(model, head) for head in self.class_names}
+            if self._settings is None and source != "cifar10" and not config.data_dir:
+                raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
+            with without_downloads():
+                found = find_training_images(self._settings or config, run, config.data_dir)
+                self.neighbours = Neighbours(model, next(iter(self.class_names)), *found, self.name)
+        except UsageError as error:
+            self.neighbours_missing = str(error)
+            print(f"{self.name}: no nearest training images: {error}")
+
+    def answer(self, content: bytes, most: int, details: bool) -> dict:
+        """What the model says of an image.
+
+        Args:
+            content: the bytes of an image file.
+            most: classes to name, the most likely first.
+            details: whether to tell what the network saw, the heat maps and the nearest training images, too.
+
+        Returns:
+            dict of the form of `app.Answer`.
+
+        Raises:
+            UsageError: this is no image that can be read.
+        """
+        image = self._read(content)
+        start = time.perf_counter()
+        with self._one_by_one:
+            found = self._predictor.predict(image[None])
+        answer = {"model": self.name, "milliseconds": round(1000 * (time.perf_counter() - start), 3), "heads": []}
+        for head, names in self.class_names.items():
+            probabilities = (found[head] if head else found)[0]
+            order = np.argsort(-probabilities, kind="stable")[:most]
+            guesses = [{"class_name": names[label], "probability": float(probabilities[label])} for label in order]
+            explainer = self._explainers.get(head) if details else None
+            heat = _lay_over(image, explainer(image, int(order[0]))) if explainer else None
+            answer["heads"].append({"name": head, "guesses": guesses, "heat": heat})
+        if details:
+            answer["seen"] = encode_image(image, _SHOWN)
+            answer["neighbours"] = self.neighbours.find(image) if self.neighbours else []
+        return answer
+
+    def _read(self, content):
+        value_range = self._settings.pixel_range if self._settings else None
+        options = {"value_range": value_range, "most_pixels": MOST_PIXELS}
+        if squeezes := getattr(self._settings, "faithful", False):
+            return decode_as_flower(content, "the image", self.input_shape, squeezes, **options)
+        return decode_image(content, "the image", self.input_shape, **options)
+
+
+def _lay_over(image, heat):
+    """An image under its heat map, as a data URI."""
+    colors = 255 * matplotlib.colormaps["inferno"](heat)[..., :3]
+    return encode_image((0.45 * image + 0.55 * colors).astype(np.uint8), _SHOWN)
