@@ -16,10 +16,18 @@ import tensorflow as tf
 
 from cifar10_train import Train
 from flowers.augmentation import make_variant
+from flowers.backbones import find
 from flowers.batches import training_batches
 from flowers.data import FlowerData, load_images
 from flowers.features import can_cache_features, compute_features, in_batches
-from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
+from flowers.heads import (
+    build_transfer,
+    find_backbone,
+    find_weights,
+    load_backbone_weights,
+    split_model,
+    unfreeze_stages,
+)  # fmt: skip
 from flowers.settings import FlowerParameters
 from resnet_study import devices
 from resnet_study.data.balance import class_weights, describe_balance
@@ -31,7 +39,7 @@ from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import Patience
 from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.run_log import count_parameters, note_large_batch
-from resnet_study.training.step import UpdateRule, measure_classes
+from resnet_study.training.step import UpdateRule, is_seed, measure_classes
 
 
 class Transfer:
@@ -149,9 +157,9 @@ class Transfer:
         return self._unfreeze() if stage else self._build_first(policy, strategy)
 
     def _build_first(self, policy, strategy):
-        config, imagenet = self.config, self.config.weights == "imagenet"
+        config, known = self.config, self.config.weights in ("imagenet", "cifar10")
         with strategy.scope():
-            weights = "imagenet" if imagenet and self._load_weights else None
+            weights = config.weights if known and self._load_weights else None
             self.transfer = self._build(dtype=policy, classifier_activation=None, weights=weights)
         self.backbone = find_backbone(self.transfer)
         if strategy.num_replicas_in_sync > 1 and config.backbone_trainable:
@@ -161,7 +169,7 @@ class Transfer:
         with strategy.scope():
             self._to_features, head = split_model(self.transfer)
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.
-        if self._load_weights and not imagenet and config.weights != "none":
+        if self._load_weights and not known and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
         self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)
         return head if self.caches_features else self.transfer
@@ -199,9 +207,19 @@ class Transfer:
             input_shape=self.training.shape,
             head=config.head_name,
             backbone_trainable=config.backbone_trainable,
-            dropout=0.4 if config.model == "resnet50" else 0.5,
-            preprocessing=PixelNormalization(0.0, 1.0, name="preprocessing") if config.faithful else None,
+            dropout=0.5 if config.model == "resnet152v2" else 0.4,
+            preprocessing=self._preprocessing,
             **options,
+        )
+
+    @functools.cached_property
+    def _preprocessing(self):
+        """What the backbone was trained with; of a network of this library, the normalisation of the run that its weights are from."""
+        if self.config.faithful:
+            return PixelNormalization(0.0, 1.0, name="preprocessing")
+        given = find_weights(self.config.weights) if self._load_weights else self.run.best
+        return find(self.config.model).make_preprocessing(
+            str(given) if given.suffix == ".keras" and given.is_file() else ""
         )
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
@@ -218,7 +236,8 @@ class Transfer:
     def name_variables(self, model: keras.Model) -> dict:
         """The variables of the network that a checkpoint holds, by a stable name."""
         fixed = () if self.config.backbone_trainable else self.backbone.variables
-        frozen = {id(variable) for variable in fixed if not variable.trainable}
+        # Dropout in a backbone draws once this is called as one that trains.
+        frozen = {id(variable) for variable in fixed if not (variable.trainable or is_seed(variable))}
         kept = [variable for variable in model.variables if id(variable) not in frozen]
         # By number, not by path: Keras counts the seed generators of a process on, so their paths are not the same again.
         return {f"net/{index:04d}/{variable.name}": variable for index, variable in enumerate(kept)}

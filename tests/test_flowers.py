@@ -25,7 +25,7 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
-from flowers import augmentation, batches, data, features, heads, image_part, leaks, transfer
+from flowers import augmentation, backbones, batches, data, features, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
 from resnet_study import saved_models
 from resnet_study.checkpoints import read_checkpoint
@@ -128,7 +128,7 @@ def test_preprocessing_is_that_of_the_weights():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
     for name, module in (("resnet50", keras.applications.resnet), ("resnet152v2", keras.applications.resnet_v2)):
         expected = module.preprocess_input(images.copy())
-        np.testing.assert_allclose(heads.BACKBONES[name].make_preprocessing()(images), expected, atol=1e-4)
+        np.testing.assert_allclose(backbones.find(name).make_preprocessing()(images), expected, atol=1e-4)
 
 
 def test_the_program_of_the_text_has_the_same_loss(small):

@@ -138,7 +138,7 @@ def _share(find_gradients, state, towers, images, labels):
     for number, shard in enumerate(_shards(towers, images, labels)):
         # Each tower draws dropout of its own: the first as without towers, the others from another seed.
         own = [
-            value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if _is_seed(variable) else value
+            value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if is_seed(variable) else value
             for variable, value in zip(state, before, strict=True)
         ]
         # Towers that wrote to the variables themselves would wait for each other, and each count as a step of its own.
@@ -148,7 +148,7 @@ def _share(find_gradients, state, towers, images, labels):
         sums.append(summed)
         after.append([scope.get_current_value(variable) for variable in state])
     for variable, value, *ended in zip(state, before, *after, strict=True):
-        if _is_seed(variable):
+        if is_seed(variable):
             variable.assign(ended[0])
         elif any(end is not value for end in ended):
             # Not by `_sum`: TensorFlow would make one sum of it and of those that made the statistics, see `_decay`.
@@ -166,13 +166,13 @@ def _shards(count, *arrays):
     return [tuple(array[start:end] for array in arrays) for start, end in itertools.pairwise(bounds)]
 
 
-def _is_seed(variable) -> bool:
+def is_seed(variable) -> bool:
     return variable.name == "seed_generator_state"
 
 
 def spread_dropout(model, strategy) -> None:
     """Gives each device dropout of its own; from Keras all get the same. The first keeps its seeds, which checkpoints hold."""
-    states = [variable for variable in model.variables if _is_seed(variable)]
+    states = [variable for variable in model.variables if is_seed(variable)]
     if strategy.num_replicas_in_sync == 1 or not states:
         return
     values = [tf.constant(state.numpy()) for state in states]
