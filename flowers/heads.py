@@ -16,8 +16,10 @@ testing and prediction. Importing this module registers that layer (it is in `re
 import contextlib
 import re
 import socket
+import tempfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 from keras import layers
@@ -245,13 +247,14 @@ def unfreeze_stages(backbone: keras.Model, stages: int) -> None:
 
 def find_stages(backbone: keras.Model) -> list[int]:
     """The number of the stage of each layer: one begins with each layer that makes the maps smaller than all before."""
+    # The ResNets of `keras.applications` name them; those of the second kind make their maps smaller where a stage ends.
+    named = [re.match(r"(?:conv|pool)(\d)_", layer.name) for layer in backbone.layers]
+    has_names = backbone.name.startswith("resnet") and any(named)
     stage, smallest, found = 0, backbone.input_shape[1], []
-    for layer in backbone.layers:
-        # The ResNets of `keras.applications` name them; those of the second kind make their maps smaller where a stage ends.
-        named = re.match(r"(?:conv|pool)(\d)_", layer.name) if backbone.name.startswith("resnet") else None
+    for layer, name in zip(backbone.layers, named, strict=True):
         strides = isinstance(layer, keras.Model) or np.max(getattr(layer, "strides", 1)) > 1
-        if named:
-            stage = int(named[1])
+        if has_names:
+            stage = int(name[1]) if name else stage
         elif strides and len(layer.output.shape) == 4 and layer.output.shape[1] < smallest:
             stage, smallest = stage + 1, layer.output.shape[1]
         found.append(stage)
@@ -298,7 +301,7 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
 
     Args:
         backbone: model of `keras.applications` without its top.
-        path: `.h5` (weights of the backbone, or a whole model of Keras 2 that holds its layers), `.weights.h5` (of the backbone),
+        path: `.h5` or `.weights.h5` (of the backbone, or of a model that holds it, as one layer or with its layers among its own),
             `.keras` (the backbone, or a model of this library), or a run folder (its `best.keras`).
 
     Raises:
@@ -325,9 +328,10 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
             nested = [layer for layer in source.layers if layer.name == backbone.name]
             copy_weights(nested[0] if nested else source, backbone)
         elif place.name.endswith(".weights.h5"):
-            backbone.load_weights(place)
+            _load_own_or_nested(backbone, place)
         else:
             backbone.load_weights(place, by_name=True)
+            _fill_from_nested(backbone, place)
     # Keras raises nearly anything for a file that is damaged or of another network.
     except Exception as error:
         fault = "could not be read" if isinstance(error, OSError) else f"does not fit {backbone.name}"
@@ -338,6 +342,37 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
             f"--weights={path} must hold finite weights for every layer of {backbone.name}, received none for {len(missing)} of them "
             f"({', '.join(missing[:3])}, ...); give a file of the same network"
         )
+
+
+def _load_own_or_nested(backbone, place):
+    """Fills a backbone from a `.weights.h5` file: its own, or that of a model of which it is one layer."""
+    with h5py.File(place) as file:
+        nested = [group for group in file.get("layers", {}).values() if "layers" in group]
+        if len(nested) != 1:
+            backbone.load_weights(place)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "backbone.weights.h5"
+            with h5py.File(part, "w") as target:
+                for name in nested[0]:
+                    nested[0].copy(name, target)
+            backbone.load_weights(part)
+
+
+def _fill_from_nested(backbone, place):
+    """Fills what `by_name` has not found in a `.h5` file from the group of a nested model, as a stock Keras script saves it."""
+    if all(np.isfinite(variable.numpy()).all() for variable in backbone.variables):
+        return
+    with h5py.File(place) as file:
+        found = {}
+        for group in file.get("model_weights", file).values():
+            for name in group.attrs.get("weight_names", ()):
+                path = (name.decode() if isinstance(name, bytes) else name).removesuffix(":0")
+                found["/".join(path.split("/")[-2:])] = group[name]
+        for variable in backbone.variables:
+            stored = found.get("/".join(variable.path.split("/")[-2:]))
+            if stored is not None and stored.shape == tuple(variable.shape):
+                variable.assign(stored[()])
 
 
 def _check_imagenet(spec):

@@ -27,6 +27,7 @@ class FlowerParameters(SharedSettings):
     """One transfer run. Images are [height, width, RGB] of 0..255; an epoch is one pass over the training images."""
 
     PROGRAM: ClassVar[str] = "python -m flowers.train"
+    LENGTH: ClassVar[str] = "epochs"
 
     # Run and report
     version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
@@ -147,11 +148,11 @@ class FlowerParameters(SharedSettings):
     epochs: int = setting(
         20, TRAINING, "passes over the training images; each ends with a report", minimum=1, maximum=100000
     )
-    patience: int = setting(
+    patience: int = _changed(
+        "patience",
         10,
-        TRAINING,
-        "epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
         minimum=1,
+        help="epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
     )
     train_batch_size: int = _changed("train_batch_size", 32)
     optimizer: str = _changed("optimizer", "adam")
@@ -162,7 +163,14 @@ class FlowerParameters(SharedSettings):
         "highest learning rate of fine-tuning; the schedule starts again with it, without warm-up",
         minimum=0.0,
     )
-    lr_schedule: str = _changed("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
+    layer_decay: float = setting(
+        1.0,
+        TRAINING,
+        "backbones that train: factor of the learning rate from each stage to the one before; the head has all of it; 1 = all the same",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    lr_schedule: str = _changed("lr_schedule", "constant", choices=("constant", "cosine", "linear", "plateau"))
     warmup_steps: int = _changed("warmup_steps", 0)
     warmup_lr: float = _changed("warmup_lr", 0.0)
     weight_decay: float = _changed("weight_decay", 0.0)
@@ -200,6 +208,14 @@ class FlowerParameters(SharedSettings):
         if self.cache_features == "on" and self.augment and not self.variants:
             raise UsageError(
                 "--cache_features=on needs images that do not change; use --augment=false or --variants=N, such as 8"
+            )
+        if self.cache_features == "on" and any((self.mixup, self.cutmix, self.rand_augment)):
+            raise UsageError(
+                "--cache_features=on needs images that do not change; leave out --mixup, --cutmix and --rand_augment"
+            )
+        if self.layer_decay != 1 and not (self.backbone_trainable or self.unfreeze_at_epoch):
+            raise UsageError(
+                "--layer_decay is for a backbone that trains; give --backbone=trained or --unfreeze_at_epoch=N too"
             )
         if self.unfreeze_at_epoch and self.backbone_trainable:
             raise UsageError(

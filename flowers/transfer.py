@@ -5,7 +5,6 @@ While the backbone is frozen and the images do not change, or change between N f
 (and variant), and the head is trained on what it gave: the same losses in a fraction of the time.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -23,6 +22,7 @@ from flowers.features import can_cache_features, compute_features, in_batches
 from flowers.heads import (
     build_transfer,
     find_backbone,
+    find_stages,
     find_weights,
     load_backbone_weights,
     split_model,
@@ -36,8 +36,8 @@ from resnet_study.files import read_json, write_json
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
-from resnet_study.training.callbacks import Patience
-from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.callbacks import count_lowered, make_watchers
+from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters, note_large_batch
 from resnet_study.training.step import UpdateRule, is_seed, measure_classes
 
@@ -90,10 +90,13 @@ class Transfer:
         ends = [config.unfreeze_at_epoch] * (config.unfreeze_at_epoch > 0) + [config.epochs]
         self.stage_ends = tuple(epochs * self.report_freq for epochs in ends)
         self.update = UpdateRule(
-            batch_size=config.train_batch_size, weight_decay=config.weight_decay, weight_decay_on=config.weight_decay_on
+            batch_size=config.train_batch_size,
+            weight_decay=config.weight_decay,
+            weight_decay_on=config.weight_decay_on,
+            parts=config.accumulate,
         )
         self.teach = None
-        self.patience = Patience(self.chosen_by, config.patience, first_epoch=config.unfreeze_at_epoch)
+        self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"
 
@@ -103,7 +106,8 @@ class Transfer:
         """The batches from `first_step` to the end of the stage, as features where they are cached; see `flowers.batches`."""
         features = self._cached()[0] if self.caches_features else None
         end = self.stage_ends[self.unfrozen]
-        return training_batches(self.training, self.config, end, first_step, *share, features=features)
+        classes = len(self.data.class_names)
+        return training_batches(self.training, self.config, end, first_step, *share, features=features, classes=classes)
 
     def validation_batches(self, step: int):
         """Yields (images or cached features, labels) of the validation part."""
@@ -250,11 +254,23 @@ class Transfer:
 
     def learning_rate(self, step: int) -> float:
         """That of a 0-based step: each stage has a schedule of its own."""
-        first_end, last_end = self.stage_ends[0], self.stage_ends[-1]
-        if step < first_end or first_end == last_end:
-            return learning_rate_at(step, self.config, first_end)
-        second = dataclasses.replace(self.config, init_lr=self.config.fine_tune_lr, warmup_steps=0)
-        return learning_rate_at(step - first_end, second, last_end - first_end)
+        config, fine_tuned = self.config, self.config.unfreeze_at_epoch
+        highest = {0: config.init_lr, fine_tuned: config.fine_tune_lr if fine_tuned else config.init_lr}
+        highest.setdefault(config.extend, config.fine_tune_lr if 0 < fine_tuned <= config.extend else config.init_lr)
+        begins = [(epoch * self.report_freq, rate) for epoch, rate in sorted(highest.items())]
+        return stage_rate(step, config, begins, self.stage_ends[-1], count_lowered(self.watchers))
+
+    def rates(self, model: keras.Model) -> list[float] | None:
+        """Factor of the learning rate of each trainable variable: less from stage to stage of the backbone; None = all have the same."""
+        if self.config.layer_decay == 1:
+            return None
+        stages = find_stages(self.backbone)
+        factors = {
+            id(variable): self.config.layer_decay ** (stages[-1] - stage + 1)
+            for layer, stage in zip(self.backbone.layers, stages, strict=True)
+            for variable in layer.variables
+        }
+        return [factors.get(id(variable), 1.0) for variable in model.trainable_variables]
 
     def measure(self, logits, labels) -> tuple:
         """See `step.measure_classes`."""

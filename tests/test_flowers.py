@@ -174,7 +174,18 @@ def test_saved_models_come_back(small, tmp_path):
     np.testing.assert_allclose(cifar10_test.test(again, images), cifar10_test.test(small, images), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["backbone.weights.h5", "backbone.h5", "backbone.keras", "model.keras", "flat.h5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.weights.h5",
+        "backbone.h5",
+        "backbone.keras",
+        "model.keras",
+        "flat.h5",
+        "nested.h5",
+        "nested.weights.h5",
+    ],
+)
 def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
     backbone = heads.find_backbone(small)
     path = tmp_path / name
@@ -182,6 +193,9 @@ def test_weights_come_from_every_kind_of_file(small, tmp_path, name):
         backbone.save_weights(path)
     elif name == "flat.h5":  # as a model of Keras 2 with the layers of the backbone among its own
         keras.Model(backbone.inputs, keras.layers.Flatten()(backbone.output)).save(path)
+    elif name.startswith("nested"):  # as a stock script of transfer learning
+        stock = keras.Sequential([keras.Input((32, 32, 3)), backbone, keras.layers.Flatten(), keras.layers.Dense(2)])
+        (stock.save_weights if name.endswith(".weights.h5") else stock.save)(path)
     else:
         (small if name == "model.keras" else backbone).save(path)
     other = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
