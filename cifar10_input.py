@@ -362,6 +362,7 @@ def training_batches(
     replicas: int = 1,
     worker: int = 0,
     workers: int = 1,
+    classes: int = 0,
 ):
     """The batches from `first_step` to `train_steps`, normalised, then rotated, padded with zeros or reflections, cropped, flipped,
     and with a square cut out.
@@ -376,9 +377,11 @@ def training_batches(
         first_step: 0-based step to begin with.
         replicas: devices that share a batch; each step then gives so many equal shards of the batch, one after the other.
         worker, workers: give the shards of one machine only, see `shard_numbers`.
+        classes: number of classes, for MixUp and CutMix.
 
     Returns:
-        tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]).
+        tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]); with MixUp or
+        CutMix labels float32 [batch / replicas, classes].
 
     Example:
         from cifar10_input import load_data, make_normalization, split_data, training_batches
@@ -392,6 +395,9 @@ def training_batches(
     """
     import tensorflow as tf
 
+    from resnet_study.data.mixing import Mixer
+
+    mixer = Mixer(config, split.images.shape[1:], classes)
     size = config.train_batch_size // replicas
     kinds = (split.images.dtype, split.labels.dtype, np.int32, np.bool_, np.float32, np.float32)
     shapes = (split.images.shape[1:], split.labels.shape[1:], [2], [], [2], [])
@@ -408,8 +414,8 @@ def training_batches(
             tf.ensure_shape(values, [size, *shape])
             for values, shape in zip(tf.numpy_function(take, [shard], kinds), shapes, strict=True)
         )
-        images = normalization(images)
-        return (augment(images, *draws, config) if config.augment else images), labels
+        images = normalization(mixer.augment(images, shard))
+        return mixer.mix(augment(images, *draws, config) if config.augment else images, labels, shard)
 
     shards = shard_numbers(first_step, config.train_steps, replicas, worker, workers)
     return shards.map(make_shard).prefetch(4 * replicas)

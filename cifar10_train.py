@@ -31,12 +31,15 @@ from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
-from resnet_study.training.run_log import TensorBoardLog, callback_logs, format_row, seconds_left, trim_events
+from resnet_study.training.run_log import TensorBoardLog, callback_logs, forecast, format_row, seconds_left, trim_events
 from resnet_study.training.signals import catch_signals, check_loss, naming_errors, naming_size
 from resnet_study.training.stage import Stage
 from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
 from resnet_study.training.tasks import Classification, SeveralHeads
+
+# Steps by which the time of a training is told: those that wait for the pipeline to fill, and those that are measured.
+_FILLING, _MEASURED = 5, 20
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,7 +76,7 @@ class Train:
         self.strategy = devices.choose_strategy(config.strategy)
         self.policy = devices.choose_policy(config.precision, config.strategy, self.run.stored_policy())
         self.towers = devices.choose_towers(
-            config.towers, self.strategy, config.train_batch_size, self.run.stored_towers()
+            config.towers, self.strategy, config.train_batch_size // config.accumulate, self.run.stored_towers()
         )
         if task is None:
             task = SeveralHeads if len(config.tasks) > 1 else Classification
@@ -169,8 +172,8 @@ class Train:
         self.task.begin(self.model, resumed=True)
         facts = self._state.read(path, self.stage, self.config.model_name)
         reports = self._state.reports()
-        if self.task.patience:
-            self.task.patience.go_on(reports)
+        for watcher in self.task.watchers:
+            watcher.go_on(reports)
         if self.is_chief:  # what follows a checkpoint at a report may have been cut off by a kill
             if isinstance(facts.get("tensorboard"), dict):
                 trim_events(self.run.tensorboard, facts["tensorboard"])
@@ -210,8 +213,10 @@ class Train:
             ) as bar,
         ):
             callback_list.on_train_begin()
+            began = time.perf_counter()
             if not self.history:
                 self._report_start(tensorboard, bar)
+            first_step, report_seconds = self.step, time.perf_counter() - began
             spread_dropout(self.model, self.strategy)
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
@@ -221,6 +226,10 @@ class Train:
                 self._state.interval["seconds"] += time.perf_counter() - clock
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()
+                if self.step == first_step + _FILLING:
+                    began = time.perf_counter()
+                if self.step == first_step + _FILLING + _MEASURED:
+                    self._tell_time((time.perf_counter() - began) / _MEASURED, report_seconds, bar)
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(tensorboard, bar)
                     if callbacks:
@@ -239,6 +248,11 @@ class Train:
             self._export.frozen = bool(callbacks)
             if devices.is_any(self.strategy, bool(caught)):  # it came while the last report was written
                 raise self._interrupted(caught)
+
+    def _tell_time(self, step_seconds, report_seconds, bar):
+        steps = self.train_steps - self.step
+        if self.is_chief and steps > 0:
+            bar.write(forecast(step_seconds, steps, report_seconds, math.ceil(steps / self.report_freq)))
 
     def _has_ended(self) -> bool:
         return self.step >= self.train_steps or self.model.stop_training
@@ -283,8 +297,8 @@ class Train:
         )  # before a checkpoint of weights that are no numbers is written
         row = self._state.add_report(measured, self.task, self.config)
         report = self._state.reports()[-1]
-        if self.task.patience:
-            self.task.patience.on_epoch_end(*report)
+        for watcher in self.task.watchers:
+            watcher.on_epoch_end(*report)
         if self.is_chief:
             if tensorboard:
                 tensorboard.write(self.history, self.config.train_ema_decay, self.task.validates_fully)

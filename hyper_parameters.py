@@ -34,6 +34,7 @@ class HyperParameters(SharedSettings):
     """One training run. Steps are batches, errors are top-1 in %, images are [height, width, RGB] of 0..255."""
 
     PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
+    LENGTH: ClassVar[str] = "train_steps"
 
     # Run and report
     preset: str = setting("fast", RUN, "named recipe that sets the defaults of all other flags", choices=tuple(PRESETS))
@@ -150,9 +151,6 @@ class HyperParameters(SharedSettings):
         "SGD: factor of the learning rate of the offsets (beta) of batch norm; their decay stays as it is",
         minimum=0.0,
         maximum=1000.0,
-    )
-    lr_decay_factor: float = setting(
-        0.1, TRAINING, "step schedule: factor at each decay step", minimum=0.0, maximum=1.0
     )
     decay_step0: int = setting(40000, TRAINING, "step schedule: first decay", minimum=0)
     decay_step1: int = setting(60000, TRAINING, "step schedule: second decay", minimum=0)
@@ -304,6 +302,9 @@ def _check_together(config: HyperParameters) -> None:
             f"--lookahead_steps must be at most --report_freq={config.report_freq}, received {config.lookahead_steps}, or reports would "
             "tell of no new weights; give fewer steps"
         )
+    for name in ("mixup", "cutmix"):
+        if getattr(config, name) and len(config.tasks) > 1:
+            raise UsageError(f"--{name} is for networks with one head, received --heads={config.heads}; leave one out")
     if config.class_weight and len(config.tasks) > 1:
         raise UsageError(
             f"--class_weight is for networks with one head, received --heads={config.heads}; leave one out"

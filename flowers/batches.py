@@ -36,6 +36,7 @@ def training_batches(
     worker=0,
     workers=1,
     features=None,
+    classes=0,
 ):
     """The batches from `first_step` to `train_steps`.
 
@@ -47,12 +48,17 @@ def training_batches(
         replicas: devices that share a batch; each step then gives so many equal shards of the batch, one after the other.
         worker, workers: give the shards of one machine only, see `cifar10_input.shard_numbers`.
         features: None, or float32 [n, variants, ...] to be taken in the place of the images.
+        classes: number of classes, for MixUp and CutMix.
 
     Returns:
-        tf.data.Dataset of (images uint8 [batch / replicas, height, width, RGB], or features; labels int32 [batch / replicas]).
+        tf.data.Dataset of (images uint8 [batch / replicas, height, width, RGB], or features; labels int32 [batch / replicas]); with
+        RandAugment, MixUp and CutMix the images are float32, with the last two the labels float32 [batch / replicas, classes].
     """
     import tensorflow as tf
 
+    from resnet_study.data.mixing import Mixer
+
+    mixer = Mixer(config, part.shape, classes)
     size = config.train_batch_size // replicas
     shape, kind = (part.shape, np.uint8) if features is None else (features.shape[2:], np.float32)
 
@@ -68,7 +74,8 @@ def training_batches(
 
     def make_shard(shard):
         images, labels = tf.numpy_function(make, [shard], [kind, tf.int32])
-        return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
+        images, labels = tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
+        return mixer.mix(mixer.augment(images, shard), labels, shard)
 
     shards = shard_numbers(first_step, train_steps, replicas, worker, workers)
     return shards.map(make_shard, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)

@@ -19,11 +19,16 @@ def count_variants(config: FlowerParameters) -> int:
     return config.variants if config.augment else 1
 
 
+def changes_batches(config: FlowerParameters) -> bool:
+    """Whether images change from batch to batch, whatever `variants` say."""
+    return any((config.mixup, config.cutmix, config.rand_augment))
+
+
 def can_cache_features(config: FlowerParameters, training: int, validation: int, backbone) -> bool:
     """Whether the head is trained on cached features: as the settings say, or where these do not change and fit into the memory.
 
     Args:
-        config: settings; uses cache_features, backbone_trainable, faithful, augment, variants.
+        config: settings; uses cache_features, backbone_trainable, faithful, augment, variants, and what `changes_batches` uses.
         training, validation: numbers of images.
         backbone: keras.Model from raw pixels to features.
 
@@ -31,7 +36,13 @@ def can_cache_features(config: FlowerParameters, training: int, validation: int,
         UsageError: they must be cached and do not fit.
     """
     variants = count_variants(config)
-    if config.cache_features == "off" or config.backbone_trainable or config.faithful or not variants:
+    if (
+        config.cache_features == "off"
+        or config.backbone_trainable
+        or config.faithful
+        or not variants
+        or changes_batches(config)
+    ):
         return False
     size = (training * variants + validation) * math.prod(backbone.output_shape[1:]) * 4
     if size <= _LARGEST_FEATURES:

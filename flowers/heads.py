@@ -1,4 +1,4 @@
-"""What is the network: a ResNet of `keras.applications` without its top, and a head for classes of one's own.
+"""What is the network: a backbone of `flowers.backbones`, and a head for classes of one's own. Those of the texts:
 
     builder                        backbone      head                                          parameters (10 classes)
     build_resnet50_transfer        ResNet50      Flatten, 512 ELU, 64 ELU, dropout .4          75,001,930 at 224 x 224
@@ -14,48 +14,26 @@ testing and prediction. Importing this module registers that layer (it is in `re
 """
 
 import contextlib
-import dataclasses
 import re
 import socket
+import tempfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 from keras import layers
 
+from flowers.backbones import find
 from resnet_study.data.download import is_reachable, keras_cache
 from resnet_study.errors import UsageError, shorten
-from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, read_model
 
-_WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+_WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
 
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """A ResNet without its top.
-
-    Attributes:
-        application: name of the builder in `keras.applications`.
-        weights_file: name of the ImageNet weights in Keras' cache.
-    """
-
-    application: str
-    weights_file: str
-
-    def make_preprocessing(self) -> PixelNormalization:
-        """The first layer of a model with this backbone: what the ImageNet weights expect, from raw pixels."""
-        if self.application == "ResNet50":
-            return CaffePreprocessing(name="preprocessing")
-        return PixelNormalization(127.5, 127.5, name="preprocessing")  # 0..255 becomes [-1, 1]
-
-
-BACKBONES = {
-    "resnet50": Backbone("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
-    "resnet152v2": Backbone("ResNet152V2", "resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5"),
-}
-HEADS = ("flatten", "pool", "convolutional")
+HEADS = ("flatten", "pool", "convolutional", "linear")
 
 
 def build_resnet50_transfer(
@@ -186,11 +164,11 @@ def build_transfer(
     name=None,
     preprocessing=None,
 ):
-    """Builds one of `BACKBONES` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
+    """Builds a backbone of `flowers.backbones` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
 
     Args:
-        backbone_name: key of `BACKBONES`.
-        preprocessing: first layer; None = what the ImageNet weights of the backbone need.
+        backbone_name: see `backbones.find`; a network of this library takes weights "cifar10" where it has shipped ones.
+        preprocessing: first layer; None = what the weights of the backbone need, see `Backbone.make_preprocessing`.
 
     Returns:
         keras.Model from raw pixels to the output of the head.
@@ -198,27 +176,25 @@ def build_transfer(
     Raises:
         UsageError: an argument is out of its range, or the weights cannot be had or do not fit.
     """
-    _check_arguments(backbone_name, classes, input_shape, head)
+    spec = find(backbone_name)
+    _check_arguments(spec, classes, input_shape, head)
     if weights == "imagenet":
-        _check_imagenet(backbone_name)
-    spec = BACKBONES[backbone_name]
+        _check_imagenet(spec)
+    known = weights if weights in ("imagenet", "cifar10") else None
     with _policy(dtype):
-        build = getattr(keras.applications, spec.application)
-        backbone = build(
-            include_top=False, weights="imagenet" if weights == "imagenet" else None, input_shape=input_shape
-        )
+        backbone = spec.build(input_shape, known, pooled=head in ("pool", "linear"))
         backbone.trainable = backbone_trainable
         inputs = keras.Input(input_shape, name="pixels")
         pixels = (preprocessing or spec.make_preprocessing())(inputs)
         features = backbone(pixels) if backbone_trainable else backbone(pixels, training=False)
         outputs = _attach_head(features, head, classes, dropout, classifier_activation)
-    if weights not in (None, "imagenet"):
+    if weights not in (None, known):
         load_backbone_weights(backbone, weights)
     return keras.Model(inputs, outputs, name=name or f"{backbone_name}_transfer")
 
 
 def _attach_head(x, head, classes, dropout, activation):
-    """The head on the maps `x` [batch, height, width, channels]; float32 output [batch, classes]."""
+    """The head on the maps `x` [batch, height, width, channels], or features; float32 output [batch, classes]."""
     if head == "convolutional":
         for index, filters in enumerate((32, 32, 64, 64)):
             suffix = f"_{index}" if index else ""
@@ -231,8 +207,14 @@ def _attach_head(x, head, classes, dropout, activation):
         x = layers.Dense(512, activation="relu", name="dense")(x)
         x = layers.Dropout(dropout, name="dropout")(x)
         return layers.Dense(classes, activation=activation, dtype="float32", name="dense_1")(x)
-    reduce = layers.GlobalAveragePooling2D(name="avg_pool") if head == "pool" else layers.Flatten(name="flatten")
-    x = reduce(x)
+    if len(x.shape) == 4:  # those of this library may have pooled
+        x = (
+            layers.Flatten(name="flatten")(x)
+            if head == "flatten"
+            else layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        )
+    if head == "linear":
+        return layers.Dense(classes, activation=activation, dtype="float32", name="predictions")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     for index, units in enumerate((512, 64), start=1):
         x = layers.Dense(units, activation="elu", name=f"fc{index}")(x)
@@ -243,9 +225,9 @@ def _attach_head(x, head, classes, dropout, activation):
 def find_backbone(model: keras.Model) -> keras.Model:
     """The nested backbone of a model of this module. Raises UsageError if there is none."""
     for layer in model.layers:
-        if layer.name in BACKBONES:
+        if isinstance(layer, keras.Model):
             return layer
-    raise UsageError(f"expected a model with one of the layers {', '.join(BACKBONES)}, received '{model.name}'")
+    raise UsageError(f"expected a model whose backbone is a nested model, received '{model.name}'")
 
 
 def unfreeze_stages(backbone: keras.Model, stages: int) -> None:
@@ -255,14 +237,28 @@ def unfreeze_stages(backbone: keras.Model, stages: int) -> None:
     (Calling the backbone with `training=False` would not do: Keras' functional models pass their own `training` on to it.)
 
     Args:
-        backbone: ResNet of `keras.applications`.
-        stages: 1 = conv5, ... 4 = conv2 to conv5, 5 = everything, the stem included.
+        backbone: of `flowers.backbones`.
+        stages: 1 = the layers that read the smallest maps, of ResNet50 conv5; 2 = those before, too; as many as there are = all.
     """
     backbone.trainable = True
-    for layer in backbone.layers:
-        named = re.match(r"(?:conv|pool)(\d)_", layer.name)
-        is_last = named is not None and int(named[1]) > 5 - stages
-        layer.trainable = is_last and not isinstance(layer, layers.BatchNormalization)
+    for layer, stage in zip(backbone.layers, numbers := find_stages(backbone), strict=True):
+        layer.trainable = stage > numbers[-1] - stages and not isinstance(layer, layers.BatchNormalization)
+
+
+def find_stages(backbone: keras.Model) -> list[int]:
+    """The number of the stage of each layer: one begins with each layer that makes the maps smaller than all before."""
+    # The ResNets of `keras.applications` name them; those of the second kind make their maps smaller where a stage ends.
+    named = [re.match(r"(?:conv|pool)(\d)_", layer.name) for layer in backbone.layers]
+    has_names = backbone.name.startswith("resnet") and any(named)
+    stage, smallest, found = 0, backbone.input_shape[1], []
+    for layer, name in zip(backbone.layers, named, strict=True):
+        strides = isinstance(layer, keras.Model) or np.max(getattr(layer, "strides", 1)) > 1
+        if has_names:
+            stage = int(name[1]) if name else stage
+        elif strides and len(layer.output.shape) == 4 and layer.output.shape[1] < smallest:
+            stage, smallest = stage + 1, layer.output.shape[1]
+        found.append(stage)
+    return found
 
 
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -283,7 +279,7 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         to_features, head = split_model(model)
         print(to_features.output_shape)  # (None, 2048)
     """
-    cut = next(index for index, layer in enumerate(model.layers) if layer.name in BACKBONES)
+    cut = next(index for index, layer in enumerate(model.layers) if isinstance(layer, keras.Model))
     if isinstance(model.layers[cut + 1], layers.GlobalAveragePooling2D):
         cut += 1
     maps = model.layers[cut + 1].input  # `output` of a nested model is a tensor within it
@@ -294,23 +290,27 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return features, keras.Model(inputs, x, name="head")
 
 
+def find_weights(path: str) -> Path:
+    """The file that `--weights` names, of a run folder its `best.keras`."""
+    place = Path(path).expanduser()
+    return RunFolder(place).best if place.is_dir() else place
+
+
 def load_backbone_weights(backbone: keras.Model, path: str) -> None:
     """Fills a backbone from a file, layer by layer by name.
 
     Args:
         backbone: model of `keras.applications` without its top.
-        path: `.h5` (weights of the backbone, or a whole model of Keras 2 that holds its layers), `.weights.h5` (of the backbone),
+        path: `.h5` or `.weights.h5` (of the backbone, or of a model that holds it, as one layer or with its layers among its own),
             `.keras` (the backbone, or a model of this library), or a run folder (its `best.keras`).
 
     Raises:
         UsageError: not found, damaged, of another network, or a layer got no weights; the backbone is then not to be used.
     """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        place = RunFolder(place).best
+    place = find_weights(path)
     if not place.is_file() or place.suffix not in (".h5", ".keras"):
         raise UsageError(
-            f"--weights must be imagenet, none, a run folder or a .h5, .weights.h5 or .keras file, received '{path}'; give one "
+            f"--weights must be imagenet, cifar10, none, a run folder or a .h5, .weights.h5 or .keras file, received '{path}'; give one "
             "that exists"
         )
     source = None
@@ -328,9 +328,10 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
             nested = [layer for layer in source.layers if layer.name == backbone.name]
             copy_weights(nested[0] if nested else source, backbone)
         elif place.name.endswith(".weights.h5"):
-            backbone.load_weights(place)
+            _load_own_or_nested(backbone, place)
         else:
             backbone.load_weights(place, by_name=True)
+            _fill_from_nested(backbone, place)
     # Keras raises nearly anything for a file that is damaged or of another network.
     except Exception as error:
         fault = "could not be read" if isinstance(error, OSError) else f"does not fit {backbone.name}"
@@ -343,16 +344,48 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
         )
 
 
-def _check_imagenet(backbone_name):
-    """Raises UsageError if the ImageNet weights are neither in Keras' cache nor can be reached within some seconds."""
-    spec = BACKBONES[backbone_name]
-    cache = keras_cache("models")
-    if (cache / spec.weights_file).is_file():
+def _load_own_or_nested(backbone, place):
+    """Fills a backbone from a `.weights.h5` file: its own, or that of a model of which it is one layer."""
+    with h5py.File(place) as file:
+        nested = [group for group in file.get("layers", {}).values() if "layers" in group]
+        if len(nested) != 1:
+            backbone.load_weights(place)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "backbone.weights.h5"
+            with h5py.File(part, "w") as target:
+                for name in nested[0]:
+                    nested[0].copy(name, target)
+            backbone.load_weights(part)
+
+
+def _fill_from_nested(backbone, place):
+    """Fills what `by_name` has not found in a `.h5` file from the group of a nested model, as a stock Keras script saves it."""
+    if all(np.isfinite(variable.numpy()).all() for variable in backbone.variables):
         return
-    if not is_reachable(_WEIGHTS_SITE + spec.weights_file):
+    with h5py.File(place) as file:
+        found = {}
+        for group in file.get("model_weights", file).values():
+            for name in group.attrs.get("weight_names", ()):
+                path = (name.decode() if isinstance(name, bytes) else name).removesuffix(":0")
+                found["/".join(path.split("/")[-2:])] = group[name]
+        for variable in backbone.variables:
+            stored = found.get("/".join(variable.path.split("/")[-2:]))
+            if stored is not None and stored.shape == tuple(variable.shape):
+                variable.assign(stored[()])
+
+
+def _check_imagenet(spec):
+    """Raises UsageError if the ImageNet weights are neither in Keras' cache nor can be reached within some seconds."""
+    cache = keras_cache("models")
+    # Keras writes the names of its files in several ways.
+    files = [re.sub(r"[-_]", "", path.name.lower()) for path in cache.glob("*.h5")]
+    if any(spec.name in name and "notop" in name for name in files):
+        return
+    if not is_reachable(f"{_WEIGHTS_SITE}resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"):
         raise UsageError(
             f"the ImageNet weights of {spec.application} are not in {cache} and could not be downloaded; connect to a "
-            f"network, put {spec.weights_file} there, or use --weights=FILE, --weights=RUN or --weights=none"
+            "network, put Keras' file without top there, or use --weights=FILE, --weights=RUN or --weights=none"
         )
 
 
@@ -375,13 +408,13 @@ def _policy(dtype):
         socket.setdefaulttimeout(timeout)
 
 
-def _check_arguments(backbone_name, classes, input_shape, head):
-    if backbone_name not in BACKBONES:
-        raise UsageError(f"--model must be one of {', '.join(BACKBONES)}; received '{backbone_name}'")
+def _check_arguments(spec, classes, input_shape, head):
     if head not in HEADS:
         raise UsageError(f"head must be one of {', '.join(HEADS)}; received {head!r}")
     if not isinstance(classes, int) or classes < 2:
         raise UsageError(f"classes must be an int >= 2, received {classes!r}")
     shape = tuple(input_shape)
-    if len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < 32:
-        raise UsageError(f"input_shape must be (height, width, 3) with 32 pixels or more, received {shape}")
+    if len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < spec.smallest:
+        raise UsageError(
+            f"input_shape must be (height, width, 3) with {spec.smallest} pixels or more for {spec.name}, received {shape}"
+        )

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+from flowers.backbones import find
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
@@ -26,6 +27,7 @@ class FlowerParameters(SharedSettings):
     """One transfer run. Images are [height, width, RGB] of 0..255; an epoch is one pass over the training images."""
 
     PROGRAM: ClassVar[str] = "python -m flowers.train"
+    LENGTH: ClassVar[str] = "epochs"
 
     # Run and report
     version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
@@ -48,7 +50,11 @@ class FlowerParameters(SharedSettings):
     )
     classes: int = setting(0, DATA, "use the first so many classes, in numeric or alphabetic order; 0 = all", minimum=0)
     image_size: int = setting(
-        224, DATA, "height and width that images are brought to, pixels", minimum=32, maximum=4096
+        0,
+        DATA,
+        "height and width that images are brought to, pixels; 0 = as --model was trained",
+        minimum=0,
+        maximum=4096,
     )
     validation_fraction: float = _changed(
         "validation_fraction",
@@ -91,22 +97,27 @@ class FlowerParameters(SharedSettings):
     )
 
     # Network
-    model: str = setting("resnet50", NETWORK, "backbone of the network", choices=("resnet50", "resnet152v2"))
+    model: str = setting(
+        "resnet50",
+        NETWORK,
+        "backbone of the network: a classifier of keras.applications (resnet50, efficientnetb0, convnexttiny, ...), or a network of "
+        "cifar10_main.py, for small images (resnet20, resnet9, ...)",
+    )
     head: str = setting(
-        "auto", NETWORK, "head of the network; auto = that of the text: flatten for resnet50, convolutional for resnet152v2; pool = "
-        "global average pooling, far fewer weights",
-        choices=("auto", "flatten", "pool", "convolutional"),
+        "auto", NETWORK, "head of the network; auto = that of the text: flatten for resnet50, convolutional for resnet152v2; else pool = "
+        "global average pooling, far fewer weights, or for small networks linear = one dense layer",
+        choices=("auto", "flatten", "pool", "convolutional", "linear"),
     )  # fmt: skip
     base: str = setting(
         "auto",
         NETWORK,
-        "whether the backbone is frozen or trained; auto = as the text: resnet50 frozen, resnet152v2 trained",
+        "whether the backbone is frozen or trained; auto = as the text: resnet152v2 trained; the others frozen",
         choices=("auto", "frozen", "trained"),
         alias="backbone",
     )
     weights: str = setting(
-        "imagenet", NETWORK, "weights of the backbone: imagenet (downloaded by Keras), none, a .h5, .weights.h5 or .keras file, or the "
-        "folder of an earlier run"
+        "auto", NETWORK, "weights of the backbone: imagenet (downloaded by Keras), cifar10 (shipped: resnet20, resnet20_preact, resnet9), "
+        "none, a .h5, .weights.h5 or .keras file, or the folder of an earlier run; auto = imagenet or cifar10, where there are such"
     )  # fmt: skip
     cache_features: str = setting(
         "auto",
@@ -127,20 +138,21 @@ class FlowerParameters(SharedSettings):
     fine_tune_stages: int = setting(
         1,
         NETWORK,
-        "fine-tuning: stages of the backbone that train, from the last on; 1 = conv5, 4 = conv2 to conv5, 5 = the stem too",
+        "fine-tuning: stages of the backbone that train, from the last on; of ResNet50 1 = conv5, 4 = conv2 to conv5, 5 = the stem "
+        "too; of others each size of maps is a stage",
         minimum=1,
-        maximum=5,
+        maximum=9,
     )
 
     # Training and learning rate
     epochs: int = setting(
         20, TRAINING, "passes over the training images; each ends with a report", minimum=1, maximum=100000
     )
-    patience: int = setting(
+    patience: int = _changed(
+        "patience",
         10,
-        TRAINING,
-        "epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
         minimum=1,
+        help="epochs without a lower validation loss after which training stops; with --unfreeze_at_epoch they count from there on",
     )
     train_batch_size: int = _changed("train_batch_size", 32)
     optimizer: str = _changed("optimizer", "adam")
@@ -151,7 +163,14 @@ class FlowerParameters(SharedSettings):
         "highest learning rate of fine-tuning; the schedule starts again with it, without warm-up",
         minimum=0.0,
     )
-    lr_schedule: str = _changed("lr_schedule", "constant", choices=("constant", "cosine", "linear"))
+    layer_decay: float = setting(
+        1.0,
+        TRAINING,
+        "backbones that train: factor of the learning rate from each stage to the one before; the head has all of it; 1 = all the same",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    lr_schedule: str = _changed("lr_schedule", "constant", choices=("constant", "cosine", "linear", "plateau"))
     warmup_steps: int = _changed("warmup_steps", 0)
     warmup_lr: float = _changed("warmup_lr", 0.0)
     weight_decay: float = _changed("weight_decay", 0.0)
@@ -167,7 +186,21 @@ class FlowerParameters(SharedSettings):
     )
 
     def __post_init__(self):
+        backbone = find(self.model)
+        # What follows from the network is written down, so that a run says it.
+        object.__setattr__(self, "image_size", self.image_size or backbone.size)
+        if self.weights == "auto":
+            object.__setattr__(self, "weights", backbone.own_weights)
         super().__post_init__()
+        if self.image_size < backbone.smallest:
+            raise UsageError(
+                f"--image_size must be at least {backbone.smallest} for --model={self.model}, received {self.image_size}; give more, or "
+                "another --model"
+            )
+        if self.weights in ("imagenet", "cifar10") and self.weights != backbone.own_weights:
+            raise UsageError(
+                f"--weights={self.weights} are not there for --model={self.model}, expected {backbone.own_weights}, a file or a run; give one"
+            )
         if self.cache_features == "on" and self.backbone_trainable:
             raise UsageError(
                 "--cache_features=on needs a frozen backbone, received a trained one; use --backbone=frozen"
@@ -175,6 +208,14 @@ class FlowerParameters(SharedSettings):
         if self.cache_features == "on" and self.augment and not self.variants:
             raise UsageError(
                 "--cache_features=on needs images that do not change; use --augment=false or --variants=N, such as 8"
+            )
+        if self.cache_features == "on" and any((self.mixup, self.cutmix, self.rand_augment)):
+            raise UsageError(
+                "--cache_features=on needs images that do not change; leave out --mixup, --cutmix and --rand_augment"
+            )
+        if self.layer_decay != 1 and not (self.backbone_trainable or self.unfreeze_at_epoch):
+            raise UsageError(
+                "--layer_decay is for a backbone that trains; give --backbone=trained or --unfreeze_at_epoch=N too"
             )
         if self.unfreeze_at_epoch and self.backbone_trainable:
             raise UsageError(
@@ -211,7 +252,7 @@ class FlowerParameters(SharedSettings):
         """The head, with "auto" resolved: a key of `flowers.heads.HEADS`."""
         if self.head != "auto":
             return self.head
-        return "flatten" if self.model == "resnet50" else "convolutional"
+        return find(self.model).head
 
     @property
     def run_name(self) -> str:
@@ -221,6 +262,6 @@ class FlowerParameters(SharedSettings):
     @property
     def command(self) -> str:
         """The command that repeats the run, with the folder of images by its name, and given weights as if in `runs/`."""
-        is_path = self.weights not in ("imagenet", "none")
+        is_path = self.weights not in ("auto", "imagenet", "cifar10", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
         return " ".join([self.PROGRAM, *self.folder_flags, *named.flags_beside(type(self)()), *self.name_flags])

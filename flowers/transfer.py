@@ -5,7 +5,6 @@ While the backbone is frozen and the images do not change, or change between N f
 (and variant), and the head is trained on what it gave: the same losses in a fraction of the time.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -16,10 +15,19 @@ import tensorflow as tf
 
 from cifar10_train import Train
 from flowers.augmentation import make_variant
+from flowers.backbones import find
 from flowers.batches import training_batches
 from flowers.data import FlowerData, load_images
 from flowers.features import can_cache_features, compute_features, in_batches
-from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
+from flowers.heads import (
+    build_transfer,
+    find_backbone,
+    find_stages,
+    find_weights,
+    load_backbone_weights,
+    split_model,
+    unfreeze_stages,
+)  # fmt: skip
 from flowers.settings import FlowerParameters
 from resnet_study import devices
 from resnet_study.data.balance import class_weights, describe_balance
@@ -28,10 +36,10 @@ from resnet_study.files import read_json, write_json
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
-from resnet_study.training.callbacks import Patience
-from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.callbacks import count_lowered, make_watchers
+from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters, note_large_batch
-from resnet_study.training.step import UpdateRule, measure_classes
+from resnet_study.training.step import UpdateRule, is_seed, measure_classes
 
 
 class Transfer:
@@ -82,10 +90,13 @@ class Transfer:
         ends = [config.unfreeze_at_epoch] * (config.unfreeze_at_epoch > 0) + [config.epochs]
         self.stage_ends = tuple(epochs * self.report_freq for epochs in ends)
         self.update = UpdateRule(
-            batch_size=config.train_batch_size, weight_decay=config.weight_decay, weight_decay_on=config.weight_decay_on
+            batch_size=config.train_batch_size,
+            weight_decay=config.weight_decay,
+            weight_decay_on=config.weight_decay_on,
+            parts=config.accumulate,
         )
         self.teach = None
-        self.patience = Patience(self.chosen_by, config.patience, first_epoch=config.unfreeze_at_epoch)
+        self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"
 
@@ -95,7 +106,8 @@ class Transfer:
         """The batches from `first_step` to the end of the stage, as features where they are cached; see `flowers.batches`."""
         features = self._cached()[0] if self.caches_features else None
         end = self.stage_ends[self.unfrozen]
-        return training_batches(self.training, self.config, end, first_step, *share, features=features)
+        classes = len(self.data.class_names)
+        return training_batches(self.training, self.config, end, first_step, *share, features=features, classes=classes)
 
     def validation_batches(self, step: int):
         """Yields (images or cached features, labels) of the validation part."""
@@ -149,9 +161,9 @@ class Transfer:
         return self._unfreeze() if stage else self._build_first(policy, strategy)
 
     def _build_first(self, policy, strategy):
-        config, imagenet = self.config, self.config.weights == "imagenet"
+        config, known = self.config, self.config.weights in ("imagenet", "cifar10")
         with strategy.scope():
-            weights = "imagenet" if imagenet and self._load_weights else None
+            weights = config.weights if known and self._load_weights else None
             self.transfer = self._build(dtype=policy, classifier_activation=None, weights=weights)
         self.backbone = find_backbone(self.transfer)
         if strategy.num_replicas_in_sync > 1 and config.backbone_trainable:
@@ -161,7 +173,7 @@ class Transfer:
         with strategy.scope():
             self._to_features, head = split_model(self.transfer)
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.
-        if self._load_weights and not imagenet and config.weights != "none":
+        if self._load_weights and not known and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
         self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)
         return head if self.caches_features else self.transfer
@@ -199,9 +211,19 @@ class Transfer:
             input_shape=self.training.shape,
             head=config.head_name,
             backbone_trainable=config.backbone_trainable,
-            dropout=0.4 if config.model == "resnet50" else 0.5,
-            preprocessing=PixelNormalization(0.0, 1.0, name="preprocessing") if config.faithful else None,
+            dropout=0.5 if config.model == "resnet152v2" else 0.4,
+            preprocessing=self._preprocessing,
             **options,
+        )
+
+    @functools.cached_property
+    def _preprocessing(self):
+        """What the backbone was trained with; of a network of this library, the normalisation of the run that its weights are from."""
+        if self.config.faithful:
+            return PixelNormalization(0.0, 1.0, name="preprocessing")
+        given = find_weights(self.config.weights) if self._load_weights else self.run.best
+        return find(self.config.model).make_preprocessing(
+            str(given) if given.suffix == ".keras" and given.is_file() else ""
         )
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
@@ -218,7 +240,8 @@ class Transfer:
     def name_variables(self, model: keras.Model) -> dict:
         """The variables of the network that a checkpoint holds, by a stable name."""
         fixed = () if self.config.backbone_trainable else self.backbone.variables
-        frozen = {id(variable) for variable in fixed if not variable.trainable}
+        # Dropout in a backbone draws once this is called as one that trains.
+        frozen = {id(variable) for variable in fixed if not (variable.trainable or is_seed(variable))}
         kept = [variable for variable in model.variables if id(variable) not in frozen]
         # By number, not by path: Keras counts the seed generators of a process on, so their paths are not the same again.
         return {f"net/{index:04d}/{variable.name}": variable for index, variable in enumerate(kept)}
@@ -231,11 +254,23 @@ class Transfer:
 
     def learning_rate(self, step: int) -> float:
         """That of a 0-based step: each stage has a schedule of its own."""
-        first_end, last_end = self.stage_ends[0], self.stage_ends[-1]
-        if step < first_end or first_end == last_end:
-            return learning_rate_at(step, self.config, first_end)
-        second = dataclasses.replace(self.config, init_lr=self.config.fine_tune_lr, warmup_steps=0)
-        return learning_rate_at(step - first_end, second, last_end - first_end)
+        config, fine_tuned = self.config, self.config.unfreeze_at_epoch
+        highest = {0: config.init_lr, fine_tuned: config.fine_tune_lr if fine_tuned else config.init_lr}
+        highest.setdefault(config.extend, config.fine_tune_lr if 0 < fine_tuned <= config.extend else config.init_lr)
+        begins = [(epoch * self.report_freq, rate) for epoch, rate in sorted(highest.items())]
+        return stage_rate(step, config, begins, self.stage_ends[-1], count_lowered(self.watchers))
+
+    def rates(self, model: keras.Model) -> list[float] | None:
+        """Factor of the learning rate of each trainable variable: less from stage to stage of the backbone; None = all have the same."""
+        if self.config.layer_decay == 1:
+            return None
+        stages = find_stages(self.backbone)
+        factors = {
+            id(variable): self.config.layer_decay ** (stages[-1] - stage + 1)
+            for layer, stage in zip(self.backbone.layers, stages, strict=True)
+            for variable in layer.variables
+        }
+        return [factors.get(id(variable), 1.0) for variable in model.trainable_variables]
 
     def measure(self, logits, labels) -> tuple:
         """See `step.measure_classes`."""

@@ -16,7 +16,7 @@ from resnet_study.errors import UsageError, shorten
 # The fewest images of one tower, where the number of towers is chosen: batch normalisation needs that many.
 SMALLEST_SHARD = 32
 # The Keras dtype policy of each `--precision`.
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _BACKEND = "set KERAS_BACKEND=tensorflow"
 
 

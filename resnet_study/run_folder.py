@@ -144,6 +144,11 @@ class RunFolder:
         self._begins_anew = False
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
+            return
+        stored = self.read_config(type(config))
+        longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in self._grown(stored, config)})
+        if longer != stored:
+            write_atomically(self.config, longer.to_json() + "\n")
 
     def read_config(self, settings: type[Settings]):
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
@@ -238,13 +243,30 @@ class RunFolder:
 
     def _check_settings(self, config):
         stored = self.read_config(type(config))
+        grown = self._grown(stored, config)
         for field in dataclasses.fields(config):
             given, kept = getattr(config, field.name), getattr(stored, field.name)
-            if given != kept and not field.metadata["operational"]:
+            if given != kept and not field.metadata["operational"] and field.name not in grown:
                 raise UsageError(
                     f"--resume goes on with the settings of {self}: expected --{field.name}={kept}, received {given}; leave "
                     "the flag out or start another --version"
                 )
+
+    def _grown(self, stored, config) -> tuple[str, ...]:
+        """The settings by which a run may be resumed for longer than it was begun for. Raises UsageError where that would change its course."""
+        length = config.LENGTH
+        kept, given = getattr(stored, length), getattr(config, length)
+        if given <= kept:
+            return ()
+        if config.extend == kept:
+            return (length, "extend")
+        if config.lr_schedule in ("linear", "cosine") or getattr(config, "lookahead_steps", 0):
+            raise UsageError(
+                f"--{length}={given} would have given {self} other learning rates and weights from its first step on: the "
+                f"{config.lr_schedule} schedule has ended after {kept}; add --extend={kept} to begin it anew from the last weights, or start "
+                "another --version"
+            )
+        return (length,)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that can be read; None if there is none at all. A damaged one is named and passed over.

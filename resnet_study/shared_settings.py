@@ -5,6 +5,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, LOADING, RUN, TRAINING, Settings, setting
@@ -12,7 +13,12 @@ from resnet_study.settings import DATA, LOADING, RUN, TRAINING, Settings, settin
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedSettings(Settings):
-    """What the settings of both programs have in common. `resnet_study.data.labelled_files` says how `--dataset=folder` is read."""
+    """What the settings of both programs have in common. `resnet_study.data.labelled_files` says how `--dataset=folder` is read.
+
+    LENGTH is the setting that says how long a run trains.
+    """
+
+    LENGTH: ClassVar[str]
 
     # Run and report
     runs_dir: str = setting("runs", RUN, "folder of all run folders", operational=True)
@@ -28,8 +34,9 @@ class SharedSettings(Settings):
     precision: str = setting(
         "auto",
         RUN,
-        "number format of the heavy arithmetic; auto = bfloat16 where the devices are faster in it, else float32",
-        choices=("auto", "float32", "bfloat16"),
+        "number format of the heavy arithmetic; auto = bfloat16 where the devices are faster in it, else float32; float16 = for older GPUs, the "
+        "loss scaled so that small gradients do not vanish (processors compute it very slowly)",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     strategy: str = setting(
         "auto",
@@ -88,8 +95,41 @@ class SharedSettings(Settings):
         "LOW,HIGH: what becomes black and white in images of other than 8 bits; '' = by the kind of number, which is told",
     )
 
+    mixup: float = setting(
+        0.0,
+        DATA,
+        "MixUp (Zhang et al. 2018, arXiv:1710.09412): alpha of the shares by which images and labels of a batch are mixed, such as 0.2; 0 = off",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    cutmix: float = setting(
+        0.0,
+        DATA,
+        "CutMix (Yun et al. 2019, arXiv:1905.04899): alpha of the shares by which rectangles are exchanged, such as 1; with --mixup one of "
+        "both for each batch; 0 = off",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    rand_augment: float = setting(
+        0.0,
+        DATA,
+        "RandAugment (Cubuk et al. 2020, arXiv:1909.13719): strength of two changes of form or colour for each batch, such as 0.3; 0 = off",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
     # Training and learning rate
     train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
+    accumulate: int = setting(
+        1,
+        TRAINING,
+        "parts in which each batch is computed, one after the other, their gradients added up: the same losses in less memory, but batch norm "
+        "has the statistics of a part",
+        minimum=1,
+    )
+    patience: int = setting(
+        0, TRAINING, "reports without a lower validation error after which training stops; 0 = it never does", minimum=0
+    )
     optimizer: str = setting(
         "nesterov", TRAINING, "momentum, nesterov = SGD; adam", choices=("momentum", "nesterov", "adam")
     )
@@ -98,10 +138,23 @@ class SharedSettings(Settings):
     lr_schedule: str = setting(
         "linear",
         TRAINING,
-        "course of the learning rate after warm-up; linear and cosine end at final_lr after train_steps",
-        choices=("step", "cosine", "linear", "constant"),
+        "course of the learning rate after warm-up; linear and cosine end at final_lr after train_steps; plateau = "
+        "times lr_decay_factor, not below final_lr, after each plateau_patience reports without a lower validation error (flowers: loss)",
+        choices=("step", "cosine", "linear", "constant", "plateau"),
     )
     final_lr: float = setting(0.0, TRAINING, "learning rate where the linear and the cosine schedule end", minimum=0.0)
+    lr_decay_factor: float = setting(
+        0.1, TRAINING, "step and plateau schedule: factor at each decay", minimum=0.0, maximum=1.0
+    )
+    plateau_patience: int = setting(
+        5, TRAINING, "plateau schedule: reports without a lower validation error before each decay", minimum=1
+    )
+    extend: int = setting(
+        0,
+        TRAINING,
+        "where a finished run ended, for --resume with more steps (epochs): the schedule begins anew there, without warm-up, from the last weights",
+        minimum=0,
+    )
     warmup_steps: int = setting(1000, TRAINING, "steps of warm-up", minimum=0)
     warmup_lr: float = setting(0.02, TRAINING, "learning rate at step 0 of the warm-up", minimum=0.0)
     warmup_shape: str = setting(
@@ -136,6 +189,23 @@ class SharedSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         self.pixel_range  # noqa: B018 - it checks
+        if self.extend >= getattr(self, self.LENGTH):
+            raise UsageError(
+                f"--extend must be below --{self.LENGTH}={getattr(self, self.LENGTH)}, received {self.extend}; give where the run ended, and a "
+                f"larger --{self.LENGTH}"
+            )
+        if self.train_batch_size % self.accumulate:
+            raise UsageError(
+                f"--accumulate must divide --train_batch_size={self.train_batch_size}, received {self.accumulate}; give another number"
+            )
+        if (
+            (self.patience or self.lr_schedule == "plateau")
+            and not self.validation_fraction
+            and self.dataset != "folder"
+        ):
+            raise UsageError(
+                "--patience and --lr_schedule=plateau look at the validation error, received --validation_fraction=0; hold images out"
+            )
         if self.dataset != "folder":
             for name in ("labels", "label_level"):
                 if value := getattr(self, name):

@@ -24,7 +24,7 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
-from flowers import augmentation, batches, data, features, heads, image_part, leaks, transfer
+from flowers import augmentation, backbones, batches, data, features, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
 from resnet_study import saved_models
 from resnet_study.data import download
@@ -156,7 +156,7 @@ def test_preprocessing_is_that_of_the_weights():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
     for name, module in (("resnet50", keras.applications.resnet), ("resnet152v2", keras.applications.resnet_v2)):
         expected = module.preprocess_input(images.copy())
-        np.testing.assert_allclose(heads.BACKBONES[name].make_preprocessing()(images), expected, atol=1e-4)
+        np.testing.assert_allclose(backbones.find(name).make_preprocessing()(images), expected, atol=1e-4)
 
 
 def test_the_program_of_the_text_has_the_same_loss(small):
@@ -208,7 +208,18 @@ def other():
     return RESNET50(include_top=False, weights=None, input_shape=(64, 64, 3))
 
 
-@pytest.mark.parametrize("name", ["backbone.weights.h5", "backbone.h5", "backbone.keras", "model.keras", "flat.h5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.weights.h5",
+        "backbone.h5",
+        "backbone.keras",
+        "model.keras",
+        "flat.h5",
+        "nested.h5",
+        "nested.weights.h5",
+    ],
+)
 def test_weights_come_from_every_kind_of_file(small, other, tmp_path, name):
     backbone = heads.find_backbone(small)
     path = tmp_path / name
@@ -216,6 +227,9 @@ def test_weights_come_from_every_kind_of_file(small, other, tmp_path, name):
         backbone.save_weights(path)
     elif name == "flat.h5":  # as a model of Keras 2 with the layers of the backbone among its own
         keras.Model(backbone.inputs, keras.layers.Flatten()(backbone.output)).save(path)
+    elif name.startswith("nested"):  # as a stock script of transfer learning
+        stock = keras.Sequential([keras.Input((32, 32, 3)), backbone, keras.layers.Flatten(), keras.layers.Dense(2)])
+        (stock.save_weights if name.endswith(".weights.h5") else stock.save)(path)
     else:
         (small if name == "model.keras" else backbone).save(path)
     heads.load_backbone_weights(other, str(path))

@@ -5,7 +5,6 @@ write_explanations(predictions, limit)  images beside their heat maps, as PNG fi
 """
 
 import contextlib
-import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
 
     The paper adds up the last convolutional maps A_k. The weight of A_k is the mean, over its cells, of the gradient of the class
     score (before softmax) with respect to A_k. Negative sums become 0. We do the same. Only where those maps have fewer than 4 x 4
-    cells, as for small images, do we take the deepest block of a `keras.applications` backbone that has as many.
+    cells, as for small images, do we take the deepest block of a backbone that has as many.
 
     Args:
         model: model that ends in a dense layer, as `saved_models.load_model` returns.
@@ -61,14 +60,14 @@ def make_explainer(model: keras.Model, head: str = "") -> Callable:
     last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
     if not isinstance(last, keras.layers.Dense):
         raise UsageError(f"--explain needs a model that ends in a dense layer, received {model.name}")
-    to_maps, from_maps = _cut(model, last)
+    compute = _find_maps(model, last)
 
     def heat_map(image, label):
-        maps = to_maps(image[None])
+        pixels = tf.constant(image[None], tf.float32)
         with tf.GradientTape() as tape:
-            tape.watch(maps)
+            tape.watch(pixels)
             # Without the softmax, in which a sure answer leaves no gradient.
-            before = from_maps(maps)
+            maps, before = compute(pixels)
             score = tf.linalg.matvec(tf.cast(before, tf.float32), tf.cast(last.kernel.value[:, label], tf.float32))
         weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
         heat = tf.nn.relu(tf.reduce_sum(tf.cast(maps * weights, tf.float32), axis=-1, keepdims=True))
@@ -78,33 +77,44 @@ def make_explainer(model: keras.Model, head: str = "") -> Callable:
     return heat_map
 
 
-def _cut(model, last):
-    """Two functions: images -> the last maps of enough cells that all else follows from; these -> what `last` takes."""
+def _find_maps(model, last):
+    """A function: images -> (the last maps of enough cells that all else follows from, what `last` takes)."""
 
     def is_fine(tensor):
-        return len(tensor.shape) == 4 and min(tensor.shape[1:3]) >= _SMALLEST_MAP
+        return (
+            isinstance(tensor, keras.KerasTensor) and len(tensor.shape) == 4 and min(tensor.shape[1:3]) >= _SMALLEST_MAP
+        )
 
-    def compute(*pairs):
-        models = [keras.Model(inputs, outputs) for inputs, outputs in pairs]
-        return lambda values: functools.reduce(lambda values, model: model(values, training=False), models, values)
+    def chain(*pairs):
+        models = [keras.Model(inputs, outputs) for inputs, outputs in pairs if inputs is not outputs]
+
+        def compute(values):
+            for model in models:
+                values = model(values, training=False)
+                if isinstance(values, list):
+                    maps, values = values
+            return maps, values
+
+        return compute
 
     for index in range(len(model.layers) - 2, 0, -1):
         layer = model.layers[index]
-        if not isinstance(layer, keras.Model):
-            if is_fine(layer.output):
-                # A layer on a branch is passed over: what follows needs more than its output, and so is no function of it.
-                with contextlib.suppress(ValueError):
-                    return compute((model.input, layer.output)), compute((layer.output, last.input))
-            continue
-        output = model.layers[index + 1].input  # `output` of a nested model is a tensor within it
+        nested = isinstance(layer, keras.Model)
+        output = (
+            model.layers[index + 1].input if nested else layer.output
+        )  # that of a nested model is a tensor within it
         if is_fine(output):
-            return compute((model.input, output)), compute((output, last.input))
-        blocks = [block.output for block in layer.layers if block.name.endswith("_out") and is_fine(block.output)]
-        if blocks:
-            return (
-                compute((model.input, model.layers[index - 1].output), (layer.input, blocks[-1])),
-                compute((blocks[-1], layer.output), (output, last.input)),
-            )
+            # A layer on a branch is passed over: what follows needs more than its output, and so is no function of it.
+            with contextlib.suppress(ValueError):
+                return chain((model.input, [output, output]), (output, last.input))
+        if nested:
+            fine = [block for block in layer.layers if is_fine(block.output)]
+            # Where a block ends its branches meet.
+            kinds = keras.layers.Add | keras.layers.Concatenate
+            ends = [block for block in fine if block.name.endswith("_out") or isinstance(block, kinds)] or fine
+            if ends:
+                before = (model.input, model.layers[index - 1].output)
+                return chain(before, (layer.input, [ends[-1].output, layer.output]), (output, last.input))
     raise UsageError(
         f"--explain needs maps of {_SMALLEST_MAP} x {_SMALLEST_MAP} cells, received {model.name} without any"
     )

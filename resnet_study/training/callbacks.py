@@ -5,6 +5,7 @@ there are any. It is brought up to date before training begins, at each report a
 last one. One Keras "epoch" is one report interval.
 """
 
+import math
 import operator
 import types
 from pathlib import Path
@@ -16,7 +17,7 @@ from resnet_study.errors import UsageError
 # What this library does itself, and the setting that does it.
 _REFUSED = {
     "LearningRateScheduler": "the learning rate is that of the settings; use --lr_schedule",
-    "ReduceLROnPlateau": "the learning rate is that of the settings; use --lr_schedule",
+    "ReduceLROnPlateau": "the learning rate is that of the settings; use --lr_schedule=plateau",
     "BackupAndRestore": "every report writes a checkpoint; use --resume",
     "SwapEMAWeights": "averages are kept and tested with a setting; use --weight_averaging",
     "OrbaxCheckpoint": "every report writes a checkpoint; use --resume, or ModelCheckpoint for files of your own",
@@ -105,3 +106,52 @@ class Patience(keras.callbacks.EarlyStopping):
         self.on_train_begin()
         for report in reports:
             self.on_epoch_end(*report)
+
+
+class Plateau(keras.callbacks.Callback):
+    """The plateau schedule: lowers the learning rate where the lowest value of a column stays what it was, as `Patience` counts it.
+
+    Attributes:
+        lowered: how often it was lowered so far.
+    """
+
+    def __init__(self, monitor: str, patience: int):
+        super().__init__()
+        self._monitor, self._patience = monitor, patience
+        self.go_on([])
+
+    def on_epoch_end(self, epoch, logs):
+        value = logs[self._monitor]
+        self._wait = 0 if value < self._best else self._wait + 1
+        self._best = min(self._best, value)
+        if self._wait >= self._patience:
+            self.lowered, self._wait = self.lowered + 1, 0
+
+    def go_on(self, reports: list[tuple[int, dict]]) -> None:
+        """Brings it to its state after the reports of a run that goes on."""
+        self.lowered, self._wait, self._best = 0, 0, math.inf
+        for report in reports:
+            self.on_epoch_end(*report)
+
+
+def make_watchers(config, monitor: str | None, first_epoch: int = 0) -> tuple:
+    """What looks at the reports of a training as the settings say: `Patience` and `Plateau`.
+
+    Args:
+        config: uses patience, lr_schedule, plateau_patience.
+        monitor: column of `error.csv`; None = there are no validation images.
+        first_epoch: see `Patience`.
+
+    Raises:
+        UsageError: something is asked for, and there is nothing to look at.
+    """
+    watchers = [Patience(monitor, config.patience, first_epoch)] if config.patience else []
+    watchers += [Plateau(monitor, config.plateau_patience)] if config.lr_schedule == "plateau" else []
+    if watchers and not monitor:
+        raise UsageError("--patience and --lr_schedule=plateau need validation images, received none; hold some out")
+    return tuple(watchers)
+
+
+def count_lowered(watchers) -> int:
+    """How often a plateau schedule has lowered the learning rate."""
+    return sum(watcher.lowered for watcher in watchers if isinstance(watcher, Plateau))

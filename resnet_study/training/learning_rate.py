@@ -1,17 +1,19 @@
 """The learning rate of each step: warm-up, then a schedule."""
 
+import dataclasses
 import math
 
 from resnet_study.settings import Settings
 
 
-def learning_rate_at(step: int, config: Settings, train_steps: int | None = None) -> float:
+def learning_rate_at(step: int, config: Settings, train_steps: int | None = None, lowered: int = 0) -> float:
     """Learning rate of one step, a pure function, so that a resumed run follows the same course.
 
     Args:
         step: 0-based index of the batch.
         config: settings; uses init_lr, final_lr, lr_schedule, warmup_* , lr_decay_factor, decay_step0/1, train_steps.
         train_steps: where the schedule ends; None = as the settings say.
+        lowered: plateau schedule: how often the rate was lowered.
 
     Returns:
         A number >= 0.
@@ -28,6 +30,8 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
         return config.warmup_lr + (config.init_lr - config.warmup_lr) * step / config.warmup_steps
     if config.lr_schedule == "constant":
         return config.init_lr
+    if config.lr_schedule == "plateau":
+        return max(config.init_lr * config.lr_decay_factor**lowered, min(config.final_lr, config.init_lr))
     if config.lr_schedule == "step":
         decays = (step >= config.decay_step0) + (step >= config.decay_step1)
         return config.init_lr * config.lr_decay_factor**decays
@@ -36,3 +40,18 @@ def learning_rate_at(step: int, config: Settings, train_steps: int | None = None
     )
     left = 1 - progress if config.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return config.final_lr + (config.init_lr - config.final_lr) * left
+
+
+def stage_rate(step: int, config: Settings, begins: list[tuple[int, float]], end: int, lowered: int = 0) -> float:
+    """Learning rate of a step where the schedule begins anew, each time without the warm-up.
+
+    Args:
+        step, config, lowered: see `learning_rate_at`.
+        begins: (step, highest learning rate) of each beginning, rising; the first at step 0.
+        end: where the last schedule ends.
+    """
+    number = max(index for index, (begin, _) in enumerate(begins) if begin <= step)
+    begin, rate = begins[number]
+    if number:
+        config = dataclasses.replace(config, init_lr=rate, warmup_steps=0)
+    return learning_rate_at(step - begin, config, [*(at for at, _ in begins), end][number + 1] - begin, lowered)

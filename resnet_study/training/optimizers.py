@@ -7,22 +7,39 @@ import tensorflow as tf
 _DECAYED = {"kernels": ("kernel",), "weights": ("kernel", "bias"), "all": ("kernel", "bias", "gamma", "beta")}
 
 
-def make_optimizer(config, variables, replicas: int) -> keras.optimizers.Optimizer:
+def make_optimizer(config, variables, replicas: int, policy: str, rates=None) -> keras.optimizers.Optimizer:
     """The optimizer that the settings ask for, built for `variables`; its learning rate is set at every step.
 
     Args:
         config: uses optimizer, init_lr, momentum.
         variables: trainable variables of the model.
         replicas: devices that share a batch; the fused optimizers are for one.
+        policy: Keras dtype policy of the network; float16 needs the loss scaled, by a factor that is a variable of the optimizer.
+        rates: factor of the learning rate of each variable; None = 1.
     """
     if config.optimizer == "adam":
-        adam = FusedAdam if replicas == 1 else keras.optimizers.Adam
-        optimizer = adam(config.init_lr, beta_1=config.momentum)
+        kind = FusedAdam if replicas == 1 else keras.optimizers.Adam
+        options = {"beta_1": config.momentum}
     else:
-        sgd = FusedSGD if replicas == 1 and config.momentum else keras.optimizers.SGD
-        optimizer = sgd(config.init_lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
+        kind = FusedSGD if replicas == 1 and config.momentum else keras.optimizers.SGD
+        options = {"momentum": config.momentum, "nesterov": config.optimizer == "nesterov"}
+    if rates:
+        kind = _with_rates(kind, rates)
+    optimizer = kind(config.init_lr, **options)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)
     return optimizer
+
+
+def _with_rates(kind, rates):
+    """The class of an optimizer whose variables have learning rates of their own."""
+
+    class Rated(kind):
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient, variable, learning_rate * rates[self._get_variable_index(variable)])
+
+    return Rated
 
 
 def find_decayed(update, variables) -> set[int]:

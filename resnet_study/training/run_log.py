@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import math
 import os
+import sys
 from pathlib import Path
 
 import keras
@@ -50,6 +51,29 @@ def seconds_left(history: list[dict], train_steps: int) -> float | None:
     if not steps:
         return None
     return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (train_steps - recent[-1]["step"])
+
+
+def forecast(step_seconds: float, steps: int, report_seconds: float, reports: int) -> str:
+    """What a training will take, by its first steps and its first report, and the memory that it has taken so far."""
+    seconds = step_seconds * steps + report_seconds * reports
+    time = (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 2 * 3600
+        else f"{seconds / 60:.0f} min"
+        if seconds > 100
+        else f"{seconds:.0f} s"
+    )
+    memory = []
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        memory.append(f"{peak / 1e9:.1f} GB of memory")
+    memory += [
+        f"{tf.config.experimental.get_memory_info(gpu.name.removeprefix('/physical_device:'))['peak'] / 1e9:.1f} GB of {gpu.name[-5:]}"
+        for gpu in tf.config.get_visible_devices("GPU")
+    ]
+    return f"about {', '.join([time, *memory])}: {steps:,} steps at {1000 * step_seconds:.0f} ms, {reports} reports"
 
 
 def callback_logs(row: dict) -> dict:

@@ -38,12 +38,14 @@ class Stage:
         self._arithmetic = {"precision": policy, "towers": towers}
         self.model = task.build(number, policy, strategy)
         with strategy.scope():
-            self.optimizer = make_optimizer(config, self.model.trainable_variables, strategy.num_replicas_in_sync)
+            self.optimizer = make_optimizer(
+                config, self.model.trainable_variables, strategy.num_replicas_in_sync, policy, task.rates(self.model)
+            )
             averaged = self.model.weights if task.update.weight_averaging else []
             self.averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
         self.model.optimizer, self.model.stop_training = self.optimizer, False
-        if task.patience:
-            task.patience.set_model(self.model)
+        for watcher in task.watchers:
+            watcher.set_model(self.model)
         self.steps = CompiledSteps(
             model=self.model,
             optimizer=self.optimizer,

@@ -23,6 +23,7 @@ class UpdateRule:
 
     Attributes:
         batch_size: images of a batch, those of all devices together.
+        parts: in which each batch is computed, one after the other.
         weight_decay: factor d of the gradient term d*w.
         weight_decay_on: which variables decay, a key of `optimizers.find_decayed`.
         beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
@@ -36,6 +37,7 @@ class UpdateRule:
     beta_lr_factor: float = 1.0
     weight_averaging: float = 0.0
     lookahead_steps: int = 0
+    parts: int = 1
 
 
 class CompiledSteps:
@@ -73,21 +75,25 @@ class CompiledSteps:
                 if teach:
                     objective = teach(images, logits, objective)
                 # The gradients of all replicas and towers are added up, so each contributes its share of the batch.
-                objective = tf.reduce_sum(objective) / update.batch_size
+                objective = optimizer.scale_loss(tf.reduce_sum(objective) / update.batch_size)
             return tape.gradient(objective, model.trainable_variables), sums
 
-        def replica_step(images, labels):
+        def share_part(images, labels):
             if towers == 1:
-                gradients, sums = find_gradients(images, labels)
-            else:
-                gradients, sums = _share(find_gradients, model.non_trainable_variables, towers, images, labels)
+                return find_gradients(images, labels)
+            return _share(find_gradients, model.non_trainable_variables, towers, images, labels)
+
+        def replica_step(images, labels):
+            gradients, sums = _accumulate(share_part, update.parts, images, labels)
             if update.beta_lr_factor != 1:
                 gradients = [
                     update.beta_lr_factor * gradient if variable.name == "beta" else gradient
                     for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
                 ]
             gradients = [
-                _decay(gradient, update.weight_decay / replicas, variable) if id(variable) in decayed else gradient
+                _decay(gradient, optimizer.scale_loss(update.weight_decay / replicas), variable)
+                if id(variable) in decayed
+                else gradient
                 for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
             ]
             optimizer.apply(gradients, model.trainable_variables)
@@ -127,6 +133,27 @@ def _decay(gradient, factor, variable):
         return gradient + factor * variable
 
 
+def _accumulate(find_gradients, count, images, labels):
+    """`find_gradients` on each of `count` parts of a batch, one after the other: the sums of what it returns."""
+    if count == 1:
+        return find_gradients(images, labels)
+    parts = [tf.reshape(values, [count, values.shape[0] // count, *values.shape[1:]]) for values in (images, labels)]
+
+    def part(number):
+        return find_gradients(*(values[number] for values in parts))
+
+    def add(number, total):
+        flat = tf.nest.flatten(part(number))
+        with tf.control_dependencies(flat):  # see `_decay`
+            return number + 1, [before + value for before, value in zip(total, flat, strict=True)]
+
+    first = part(0)
+    _, total = tf.while_loop(
+        lambda number, total: number < count, add, (1, tf.nest.flatten(first)), parallel_iterations=1
+    )
+    return tf.nest.pack_sequence_as(first, total)
+
+
 def _share(find_gradients, state, towers, images, labels):
     """`find_gradients` on each shard of a batch: the sums of what it returns. `state`, the variables that a forward pass changes, is set
     to the mean of the towers' moving statistics, and to the next state of dropout.
@@ -138,7 +165,7 @@ def _share(find_gradients, state, towers, images, labels):
     for number, shard in enumerate(_shards(towers, images, labels)):
         # Each tower draws dropout of its own: the first as without towers, the others from another seed.
         own = [
-            value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if _is_seed(variable) else value
+            value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if is_seed(variable) else value
             for variable, value in zip(state, before, strict=True)
         ]
         # Towers that wrote to the variables themselves would wait for each other, and each count as a step of its own.
@@ -148,7 +175,7 @@ def _share(find_gradients, state, towers, images, labels):
         sums.append(summed)
         after.append([scope.get_current_value(variable) for variable in state])
     for variable, value, *ended in zip(state, before, *after, strict=True):
-        if _is_seed(variable):
+        if is_seed(variable):
             variable.assign(ended[0])
         elif any(end is not value for end in ended):
             # Not by `_sum`: TensorFlow would make one sum of it and of those that made the statistics, see `_decay`.
@@ -166,13 +193,13 @@ def _shards(count, *arrays):
     return [tuple(array[start:end] for array in arrays) for start, end in itertools.pairwise(bounds)]
 
 
-def _is_seed(variable) -> bool:
+def is_seed(variable) -> bool:
     return variable.name == "seed_generator_state"
 
 
 def spread_dropout(model, strategy) -> None:
     """Gives each device dropout of its own; from Keras all get the same. The first keeps its seeds, which checkpoints hold."""
-    states = [variable for variable in model.variables if _is_seed(variable)]
+    states = [variable for variable in model.variables if is_seed(variable)]
     if strategy.num_replicas_in_sync == 1 or not states:
         return
     values = [tf.constant(state.numpy()) for state in states]
@@ -199,7 +226,7 @@ def measure_classes(logits, labels, label_smoothing: float, class_weights=None) 
 
     Args:
         logits: float [images, classes].
-        labels: of these, int32 [images].
+        labels: of these, int32 [images]; or shares of the classes, float32 [images, classes], whose largest counts for errors.
         label_smoothing: share of the target that is spread evenly over all classes.
         class_weights: factor of what is lowered for each class, float32 [classes]; None = 1. What reports tell has no factors.
 
@@ -207,11 +234,16 @@ def measure_classes(logits, labels, label_smoothing: float, class_weights=None) 
         (losses to lower, float32 [images]; sums over the images: {"loss": cross-entropy in nat, "wrong": number of errors}).
     """
     log_probabilities = tf.nn.log_softmax(logits)
-    losses = -tf.gather(log_probabilities, labels, batch_dims=1)
-    wrong = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != labels, tf.float32)
+    shared = len(labels.shape) == 2
+    if shared:
+        losses, truth = -tf.reduce_sum(labels * log_probabilities, axis=-1), tf.argmax(labels, -1, tf.int32)
+    else:
+        losses, truth = -tf.gather(log_probabilities, labels, batch_dims=1), labels
+    wrong = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) != truth, tf.float32)
     objective = losses
     if label_smoothing:
         objective = (1 - label_smoothing) * losses - label_smoothing * tf.reduce_mean(log_probabilities, axis=-1)
     if class_weights is not None:
-        objective *= tf.gather(tf.constant(class_weights), labels)
+        factors = tf.constant(class_weights)
+        objective *= tf.linalg.matvec(labels, factors) if shared else tf.gather(factors, labels)
     return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}

@@ -5,7 +5,7 @@ several; `flowers.transfer.Transfer` trains a new head on a backbone. All have w
 
 data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
 network      `build`, `begin` with its first weights; `build_for_users`, `copy_for_users`, `class_names`; `name_variables`, `facts` for checkpoints
-course       `stage_ends`, `report_freq`, `learning_rate`, `update`, `measure`, `teach`, `chosen_by`, `patience`
+course       `stage_ends`, `report_freq`, `learning_rate`, `rates`, `update`, `measure`, `teach`, `chosen_by`, `watchers`
 what is said `describe_data`, `describe`
 """
 
@@ -25,8 +25,9 @@ from resnet_study.networks.layers import PatchWhitening
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
+from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
-from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters, note_large_batch
 from resnet_study.training.step import UpdateRule, measure_classes
 
@@ -44,11 +45,9 @@ class Classification:
         update: `UpdateRule`.
         chosen_by: column of `error.csv` whose lowest value decides which weights are kept; None = the newest are.
         teach: function (images, logits, losses) -> losses by which a teacher helps, see `distillation`; None = there is none.
-        patience: `callbacks.Patience` that may end the training early; None = nothing does.
+        watchers: what looks at each report: to end the training early, to lower the learning rate; see `callbacks.make_watchers`.
         validates_fully: whether the validation error is that of all validation images.
     """
-
-    patience = None
 
     def __init__(self, config: HyperParameters, run: RunFolder, data=None):
         """`data`: `cifar10_input.ImageData`; None = read as the settings say."""
@@ -71,16 +70,21 @@ class Classification:
             beta_lr_factor=config.beta_lr_factor,
             weight_averaging=config.weight_averaging,
             lookahead_steps=config.lookahead_steps,
+            parts=config.accumulate,
         )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         self.chosen_by = "validation_error" if len(self.validation) else None
+        self.watchers = make_watchers(config, self.chosen_by)
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
     # Data
 
     def training_batches(self, first_step=0, *share) -> tf.data.Dataset:
         """The batches of the network from `first_step` to the end of the stage; see `cifar10_input.training_batches`."""
-        return cifar10_input.training_batches(self.training, self.normalization, self.config, first_step, *share)
+        classes = len(self.data.class_names)
+        return cifar10_input.training_batches(
+            self.training, self.normalization, self.config, first_step, *share, classes=classes
+        )
 
     def validation_batches(self, step: int):
         """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it, as the settings say."""
@@ -200,7 +204,18 @@ class Classification:
 
     def learning_rate(self, step: int) -> float:
         """That of a 0-based step; see `learning_rate_at`."""
-        return learning_rate_at(step, self.config)
+        config = self.config
+        begins = sorted({0, config.extend})
+        return stage_rate(
+            step,
+            config,
+            [(begin, config.init_lr) for begin in begins],
+            config.train_steps,
+            count_lowered(self.watchers),
+        )
+
+    def rates(self, model: keras.Model) -> None:
+        """Factor of the learning rate of each trainable variable; None = all have the same."""
 
     def measure(self, logits, labels) -> tuple:
         """What training lowers and reports tell of some images, see `step.measure_classes`."""

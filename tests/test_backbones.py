@@ -1,0 +1,113 @@
+"""Every backbone: preprocessing, size, head, gradient, saving, what speaks for a class."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from flowers import backbones, heads
+from flowers.settings import FlowerParameters
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.networks.layers import PixelNormalization
+from resnet_study.reports import grad_cam
+from resnet_study.saved_models import load_model
+
+OWN = [name for name, spec in registry.MODELS.items() if spec.options.get("input_shape") is None]
+IN_DEFAULT_SUITE = ("mobilenetv3small", "resnet9")
+
+
+def test_every_classifier_of_keras_is_there():
+    builders = {name for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
+    assert {backbone.application for backbone in backbones.APPLICATIONS.values()} == builders
+
+
+def test_preprocessing_is_that_of_keras():
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
+    for backbone in backbones.APPLICATIONS.values():
+        if backbone.pixels == "efficientnet":
+            continue  # see below
+        module = inspect.getmodule(getattr(keras.applications, backbone.application))
+        np.testing.assert_allclose(
+            backbone.make_preprocessing()(images), module.preprocess_input(images.copy()), atol=1e-4
+        )
+
+
+def test_the_layer_that_keras_inserts_for_imagenet_is_in_the_preprocessing():
+    images = np.random.default_rng(0).integers(0, 256, (1, 5, 5, 3)).astype(np.float32)
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    within = keras.layers.Normalization(mean=mean, variance=np.square(deviation))
+    expected = within(images / 255) / np.sqrt(deviation)  # Rescaling, Normalization, Rescaling of the builder
+    received = within(backbones.find("efficientnetb0").make_preprocessing()(images) / 255)
+    np.testing.assert_allclose(received, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in IN_DEFAULT_SUITE else pytest.mark.slow)
+        for name in [*backbones.APPLICATIONS, *OWN]
+    ],
+)
+def test_a_backbone_trains_a_head_is_saved_and_explained(name, tmp_path):
+    backbone = backbones.find(name)
+    size = backbone.smallest
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32)
+    # Logits: deep networks with random weights are so sure that their probabilities have no gradient.
+    options = {"head": backbone.head, "classifier_activation": None}
+    model = heads.build_transfer(name, 3, input_shape=(size, size, 3), **options)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(images, training=True)[:, 0])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert gradients and all(np.isfinite(gradient).all() for gradient in gradients)
+    assert any(np.any(gradient) for gradient in gradients)
+    model.save(tmp_path / "model.keras")
+    answers = np.asarray(model(images))
+    np.testing.assert_allclose(load_model(str(tmp_path / "model.keras"))(images), answers, rtol=1e-4, atol=1e-5)
+    features, head = heads.split_model(model)
+    np.testing.assert_allclose(head(features(images)), answers, rtol=1e-3, atol=1e-4)
+    stages = heads.find_stages(heads.find_backbone(model))
+    assert stages == sorted(stages) and len(stages) == len(heads.find_backbone(model).layers)
+    if size >= 8:
+        heat = grad_cam.explain(model, images, [0, 2])
+        assert heat.shape == (2, size, size) and np.isfinite(heat).all()
+
+
+def test_shipped_weights_come_with_their_normalisation():
+    model = heads.build_transfer("resnet20", 4, input_shape=(32, 32, 3), weights="cifar10", head="linear")
+    shipped = load_model("cifar10", "resnet20")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+    expected = keras.Model(shipped.input, shipped.layers[-1].input)(images)
+    np.testing.assert_allclose(heads.split_model(model)[0](images), expected, atol=1e-4)
+
+
+def test_weights_of_a_run_come_with_its_normalisation(tmp_path):
+    normalization = PixelNormalization(10.0, 20.0, name="normalization")
+    registry.find("resnet8").build(classes=5, preprocessing=normalization).save(tmp_path / "best.keras")
+    found = backbones.find("resnet8").make_preprocessing(str(tmp_path / "best.keras"))
+    assert (found.mean, found.scale) == (10.0, 20.0)
+
+
+def test_size_and_weights_follow_from_the_network():
+    given = FlowerParameters(data_dir="x", model="efficientnetb3")
+    assert (given.image_size, given.weights, given.head_name) == (300, "imagenet", "pool")
+    given = FlowerParameters(data_dir="x", model="resnet20")
+    assert (given.image_size, given.weights, given.head_name) == (32, "cifar10", "linear")
+    assert FlowerParameters(data_dir="x", model="plain20").weights == "none"
+    assert (FlowerParameters().image_size, FlowerParameters().weights) == (224, "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "resnet21"}, "resnet50, .*nasnetlarge"),
+        ({"model": "xception", "image_size": 70}, "--image_size must be at least 71 for --model=xception, received 70"),
+        ({"model": "resnet20", "weights": "imagenet"}, "--weights=imagenet are not there for --model=resnet20"),
+        ({"model": "resnet50", "weights": "cifar10"}, "--weights=cifar10 are not there for --model=resnet50"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        FlowerParameters(data_dir="x", **settings)

@@ -1,0 +1,156 @@
+"""More steps for a run that ended, plateaus, patience, parts of batches, float16, mixed images: each resumes bit by bit."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifar10_train import train
+from hyper_parameters import from_preset
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.data.mixing import Mixer
+from resnet_study.errors import UsageError
+from resnet_study.training.callbacks import Plateau
+from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.optimizers import make_optimizer
+from resnet_study.training.run_log import forecast
+from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
+
+SETTINGS = {"train_steps": 4, "report_freq": 2, "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False}
+
+
+def tiny(folder, **changes):
+    return from_preset("smoke", runs_dir=str(folder), **{"version": "x", "precision": "float32", **SETTINGS, **changes})
+
+
+def stored(run):
+    return {name: array.tobytes() for name, array in read_checkpoint(run.latest_checkpoint())[0].items()}
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_first(tmp_path):
+    constant = {"lr_schedule": "constant", "init_lr": 0.01, "warmup_steps": 0}
+    whole = train(tiny(tmp_path / "whole", **constant))
+    train(tiny(tmp_path / "parts", **constant, train_steps=2))
+    longer = train(tiny(tmp_path / "parts", **constant), resume=True)
+    assert stored(longer) == stored(whole)
+    assert json.loads(longer.config.read_text())["train_steps"] == 4
+    with pytest.raises(UsageError, match="expected --train_steps=4, received 2"):
+        train(tiny(tmp_path / "parts", **constant, train_steps=2), resume=True)
+
+
+def test_a_schedule_that_has_ended_begins_anew_when_that_is_asked_for(tmp_path):
+    cosine = {"lr_schedule": "cosine", "init_lr": 0.02, "warmup_steps": 0, "report_freq": 1}
+    train(tiny(tmp_path, **cosine, train_steps=2))
+    with pytest.raises(UsageError, match="the cosine schedule has ended after 2; add --extend=2"):
+        train(tiny(tmp_path, **cosine), resume=True)
+    run = train(tiny(tmp_path, **cosine, extend=2), resume=True)
+    rates = list(run.read_history()["learning_rate"])[1:]
+    assert rates == pytest.approx([0.02, 0.01, 0.02, 0.01])
+    assert json.loads(run.config.read_text())["extend"] == 2
+    with pytest.raises(UsageError, match="--extend must be below --train_steps=4"):
+        tiny(tmp_path, extend=4)
+
+
+def test_a_plateau_lowers_the_rate_wherever_the_run_was_resumed():
+    values = [5.0, 4.0, 4.0, 4.5, 3.0, 3.0, 3.0, 3.0]
+    reports = [(number, {"e": value}) for number, value in enumerate(values)]
+    whole, counts = Plateau("e", 2), []
+    for report in reports:
+        whole.on_epoch_end(*report)
+        counts.append(whole.lowered)
+    assert counts == [0, 0, 0, 1, 1, 1, 2, 2]
+    for known in range(len(reports)):
+        again = Plateau("e", 2)
+        again.go_on(reports[: known + 1])
+        assert again.lowered == counts[known]
+    config = tiny("x", lr_schedule="plateau", init_lr=0.1, final_lr=0.005, warmup_steps=0)
+    assert [learning_rate_at(9, config, lowered=count) for count in range(3)] == pytest.approx([0.1, 0.01, 0.005])
+
+
+def test_patience_ends_a_run_of_a_small_network(tmp_path):
+    run = train(tiny(tmp_path, train_steps=40, report_freq=1, patience=1, init_lr=0.0, warmup_steps=0))
+    assert len(run.read_history()) == 2
+    with pytest.raises(UsageError, match="validation_fraction=0"):
+        tiny(tmp_path, patience=1, validation_fraction=0.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"mixup": 0.2, "cutmix": 1.0, "rand_augment": 0.3}, marks=pytest.mark.slow),
+        {"mixup": 0.2, "accumulate": 2, "towers": 2, "lr_schedule": "plateau"},
+    ],
+)
+def test_a_run_with_them_goes_on_bit_by_bit(tmp_path, changes):
+    whole = train(tiny(tmp_path / "whole", **changes))
+    train(tiny(tmp_path / "parts", **changes), callbacks=[Stop()])
+    assert stored(train(tiny(tmp_path / "parts", **changes), resume=True)) == stored(whole)
+
+
+def steps_of(policy, parts, config):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2, dtype=policy)])
+    optimizer = make_optimizer(config, model.trainable_variables, 1, policy)
+    update = UpdateRule(batch_size=8, weight_decay=0.1, weight_decay_on="kernels", parts=parts)
+    steps = CompiledSteps(
+        model=model, optimizer=optimizer, averages=[], measure=lambda *given: measure_classes(*given, 0.0), update=update,
+        normalization=tf.identity, strategy=tf.distribute.get_strategy(), towers=1, train_steps=1,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    images, labels = (
+        tf.constant(rng.normal(size=(8, 4, 4, 3)), tf.float32),
+        tf.constant(rng.integers(2, size=8), tf.int32),
+    )
+    sums = steps.train(images, labels)
+    return float(sums["loss"]), model.get_weights(), optimizer
+
+
+def test_parts_and_scaled_losses_train_as_one_batch_in_float32(tmp_path):
+    config = tiny(tmp_path, init_lr=0.1)
+    loss, weights, _ = steps_of("float32", 1, config)
+    for policy, parts, tolerance in (("float32", 4, 1e-5), ("mixed_float16", 1, 5e-3), ("mixed_float16", 2, 5e-3)):
+        other_loss, others, optimizer = steps_of(policy, parts, config)
+        assert other_loss == pytest.approx(loss, rel=tolerance)
+        for mine, other in zip(weights, others, strict=True):
+            np.testing.assert_allclose(mine, other, atol=tolerance)
+        names = [variable.name for variable in optimizer.variables]
+        assert ("dynamic_scale" in names) == (policy == "mixed_float16")  # so the checkpoint holds it
+
+
+def test_mixed_batches_are_a_function_of_seed_and_shard(tmp_path):
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)), tf.uint8)
+    labels = tf.constant([0, 1, 2, 0, 1, 2])
+    for changes in ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}):
+        mixers = [Mixer(tiny(tmp_path, seed=seed, **changes), (8, 8, 3), 3) for seed in (1, 1, 2)]
+        mixed = [
+            [np.asarray(mixer.mix(images, labels, tf.constant(shard, tf.int64))[0]) for shard in (0, 1)]
+            for mixer in mixers
+        ]
+        np.testing.assert_array_equal(mixed[0], mixed[1])
+        assert (mixed[0][0] != mixed[0][1]).any() and (mixed[0][0] != mixed[2][0]).any()
+        shares = np.asarray(mixers[0].mix(images, labels, tf.constant(0, tf.int64))[1])
+        np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    with pytest.raises(UsageError, match="colour images"):
+        Mixer(tiny(tmp_path, rand_augment=0.3), (8, 8, 1), 3)
+
+
+def test_shares_of_classes_are_measured_as_labels_are():
+    logits, labels = tf.random.stateless_normal((5, 3), (1, 2)), tf.constant([0, 2, 1, 1, 0])
+    for weights in (None, np.float32([1, 2, 3])):
+        (one, sums), (other, others) = (
+            measure_classes(logits, given, 0.1, weights) for given in (labels, tf.one_hot(labels, 3))
+        )
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+        assert float(sums["wrong"]) == float(others["wrong"])
+
+
+def test_time_and_memory_are_told():
+    assert forecast(0.1, 6000, 3.0, 10).startswith("about 10 min, ")
+    assert forecast(0.1, 600000, 3.0, 10).startswith("about 16.7 h, ")
