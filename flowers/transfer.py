@@ -22,6 +22,7 @@ from flowers.features import can_cache_features, compute_features, in_batches
 from flowers.heads import build_transfer, find_backbone, load_backbone_weights, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
 from resnet_study import devices
+from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
@@ -182,9 +183,9 @@ class Transfer:
         return self._build(dtype="float32")
 
     @property
-    def class_names(self) -> dict[str, list[str]]:
+    def class_names(self) -> ClassNames:
         """See `resnet_study.training.tasks`."""
-        return {"": list(self.data.class_names)}
+        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""
