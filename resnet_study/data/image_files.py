@@ -68,7 +68,7 @@ def read_image(
     """
     import cv2
 
-    image = to_colors(*_decode(Path(file), read_content(Path(file))), str(file), value_range)
+    image = to_colors(*decode_image(Path(file), read_content(Path(file))), str(file), value_range)
     image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     height, width, channels = shape
     scales = image.shape[0] / height, image.shape[1] / width
@@ -125,7 +125,7 @@ def _not_empty(file, content):
     return content
 
 
-def _decode(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
+def decode_image(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
     """The image: grey or RGB, perhaps with a further band, of any kind of number; and whether that band is alpha. Raises UsageError as
     `read_image` does.
     """
