@@ -343,9 +343,9 @@ def _read_data_flags(flags):
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)
     if "dataset" in flags or ("data_dir" in flags and stored.dataset != "folder"):
-        names = ("value_range",)
+        names = ("value_range", "resize")
     else:
-        names = ("dataset", "synthetic_images", "heads", "value_range")
+        names = ("dataset", "synthetic_images", "heads", "value_range", "resize")
         names += _OF_FOLDER if stored.dataset == "folder" else ()
     return {name: getattr(stored, name) for name in names}
 

@@ -20,6 +20,7 @@ import pandas as pd
 import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
+from resnet_study.class_names import ClassNames
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.data.new_images import check_own
@@ -105,7 +106,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
     result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
     if unlabelled := data[names[0]].unlabelled:
-        predict_unlabelled(config, run, model, unlabelled, parts.class_names[""], _reader(config))
+        predict_unlabelled(config, run, model, unlabelled, parts.class_names[""], make_reader(config, path, model))
     return result, run
 
 
@@ -116,13 +117,14 @@ def evaluate_others(config: HyperParameters, found: LabelledFiles) -> tuple[dict
         config: settings; `test_ckpt_path` or `version` names the model.
         found: of `resnet_study.new_data.find_new`.
     """
-    model = open_model(find_model(config)[0], config.model_name)
-    return evaluate_new(config, found, model, _reader(config))
+    path = find_model(config)[0]
+    model = open_model(path, config.model_name)
+    return evaluate_new(config, found, model, make_reader(config, path, model))
 
 
-def _reader(config):
-    """How an image file becomes an image of a shape."""
-    return functools.partial(read_image, value_range=config.pixel_range)
+def make_reader(config, path: str, model):
+    """How an image file becomes an image of a shape, as in the training of a model: function of (file, shape)."""
+    return functools.partial(read_image, **config.reading(find_class_names(path, model).resize))
 
 
 def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
@@ -190,7 +192,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
     path = run.path / "calibrated.keras"
     with run.locked():
-        save_model(model, path, {"": list(data.class_names)})
+        save_model(model, path, ClassNames({"": list(data.class_names)}, config.resize))
         write_json(run.path / "calibration.json", facts)
     return facts, path
 
@@ -235,7 +237,7 @@ class Predictions:
     csv_path: Path
 
 
-def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predictions:
+def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
     """The three most likely classes of image files, also written to the folder of `resnet_study.evaluation.find_model`.
 
     A few images are in memory at a time, and what is done is kept: the same call goes on after a kill. The files are those of
@@ -245,7 +247,6 @@ def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predict
         config: settings of either program; `test_ckpt_path` or `version` names the model.
         paths: files, or folders and `.zip`s with all images within, in the order of their paths; an image of these that cannot be decoded is
             named and left out.
-        read: how a file becomes an image of a shape, as in the training of the model; None = `read_image`.
         kept: the first so many images are kept in the result.
 
     Returns:
@@ -265,7 +266,7 @@ def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predict
     model = open_model(path, config.model_name)
     images = list_images(paths)
     class_names = find_class_names(path, model)
-    read = read or _reader(config)
+    read = make_reader(config, path, model)
     predictor = Predictor(model)
     folders, true_names = find_class_folders(path), None
     if len(class_names) == 1:
@@ -278,7 +279,7 @@ def predict(config: HyperParameters, paths, read=None, kept: int = 0) -> Predict
         read,
         run.path,
         class_names,
-        settings=f"{config.value_range} {getattr(config, 'faithful', '')}",
+        settings=str(read.keywords),
         true_names=true_names,
     )
     shape = model.input_shape[1:]
@@ -315,7 +316,7 @@ def export(
         return images[chosen], f"{len(chosen):,} training images of {config.dataset}"
 
     if paths:
-        shape, read = model.input_shape[1:], _reader(config)
+        shape, read = model.input_shape[1:], make_reader(config, path, model)
         images = np.array([read(file, shape) for file in list_images(paths).files], np.uint8)
         real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
     else:

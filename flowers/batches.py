@@ -1,5 +1,7 @@
 """Batches of augmented images as `tf.data`, each a pure function of (seed, step): a run that is resumed sees the same ones."""
 
+import os
+
 import numpy as np
 
 from cifar10_input import plan_indices, shard_numbers
@@ -78,4 +80,6 @@ def training_batches(
         return mixer.mix(mixer.augment(images, shard), labels, shard)
 
     shards = shard_numbers(first_step, train_steps, replicas, worker, workers)
-    return shards.map(make_shard, num_parallel_calls=2, deterministic=True).prefetch(2 * replicas)
+    return shards.map(make_shard, num_parallel_calls=max(2, os.cpu_count() or 2), deterministic=True).prefetch(
+        2 * replicas
+    )

@@ -28,7 +28,7 @@ _DATA = (
     "test_fraction",
     "split_seed",
 )
-PREDICT_READS = (*_NAMING, "faithful", "value_range", "test_batch_size", "test_ckpt_path")
+PREDICT_READS = (*_NAMING, "faithful", "value_range", "resize", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
 EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
 
@@ -48,6 +48,7 @@ def evaluate(config: FlowerParameters):
     Raises:
         UsageError: no such run or file, or the model does not fit the images.
     """
+    from cifar10_test import make_reader
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own
     from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model
@@ -78,15 +79,8 @@ def evaluate(config: FlowerParameters):
     if data.unlabelled:
         from resnet_study.new_data import predict_unlabelled
 
-        predict_unlabelled(config, run, model, data.unlabelled, data.class_names, make_reader(config))
+        predict_unlabelled(config, run, model, data.unlabelled, data.class_names, make_reader(config, path, model))
     return result, run, data
-
-
-def make_reader(config: FlowerParameters):
-    """How an image file becomes an image of a shape, as in the training of a model: function of (path, shape)."""
-    from flowers.image_part import read_image
-
-    return lambda file, shape: read_image(str(file), shape, config.faithful, config.pixel_range)
 
 
 def _check_data(run, data):
@@ -194,12 +188,15 @@ def _draw(config, run, data, result):
 
 def report_others(config: FlowerParameters, found) -> None:
     """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
+    from cifar10_test import make_reader
     from resnet_study.evaluation import find_model
     from resnet_study.exporting.exported_model import open_model
     from resnet_study.new_data import evaluate_new
     from resnet_study.reports.figures import draw_evaluation
 
-    result, folder = evaluate_new(config, found, open_model(find_model(config)[0]), make_reader(config))
+    path = find_model(config)[0]
+    model = open_model(path)
+    result, folder = evaluate_new(config, found, model, make_reader(config, path, model))
     print_result(result)
     draw_evaluation(folder, result)
     print(f"written: {folder.result}, figures and the answers for each image beside it")
@@ -250,7 +247,7 @@ def _read_data_flags(flags):
         return {}
     stored = run.read_config(FlowerParameters)
     names = () if {"dataset", "data_dir"} & flags.keys() else _DATA
-    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range")}
+    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range", "resize")}
 
 
 def main(argv=None) -> int:

@@ -16,8 +16,8 @@ def export(
     config: FlowerParameters, formats, quantize="none", pixels="uint8", *, compared: int = 1000, paths=()
 ) -> list[dict]:
     """As `cifar10_test.export`, of a transfer model; without test images it is checked on validation images."""
+    from cifar10_test import make_reader
     from flowers.data import load_images
-    from flowers.evaluate import make_reader
     from resnet_study.evaluation import find_model
     from resnet_study.exporting.export import RealImages, choose_calibration
     from resnet_study.exporting.export import export as export_model
@@ -38,7 +38,7 @@ def export(
         return images, f"{len(images):,} training images of {config.dataset_name}"
 
     if paths:
-        shape, read = model.input_shape[1:], make_reader(config)
+        shape, read = model.input_shape[1:], make_reader(config, path, model)
         images = np.array([read(file, shape) for file in list_images(paths).files], np.uint8)
         real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
     else:

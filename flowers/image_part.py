@@ -6,16 +6,14 @@ run at its last checkpoint, ends; skip = left out, and where a batch needs it, t
 """
 
 import dataclasses
-import io
 import math
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
 from flowers.settings import FlowerParameters
-from resnet_study.data import image_files
 from resnet_study.data.folder_data import read_all
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 
 _LARGEST_IN_MEMORY = 1 << 30  # bytes of decoded images per part
@@ -32,9 +30,7 @@ class ImagePart:
         shape: (height, width, RGB) that images are brought to.
         images: uint8 [n, height, width, RGB], of any size; None = each is read from its file whenever it is needed.
         skips: whether files that turn out to be broken are left out; otherwise they are an error.
-        squeezes: whether images are squeezed into `shape` by their nearest pixels, as Keras' `flow_from_directory` does,
-            and not cut to its aspect.
-        value_range: see `resnet_study.data.image_files.read_image`.
+        reading: how files are read, see `resnet_study.shared_settings.SharedSettings.reading`.
         broken: {index: reason} of the files found broken so far.
     """
 
@@ -43,8 +39,7 @@ class ImagePart:
     shape: tuple[int, int, int]
     images: np.ndarray | None = dataclasses.field(default=None, repr=False)
     skips: bool = False
-    squeezes: bool = False
-    value_range: tuple[float, float] | None = None
+    reading: dict = dataclasses.field(default_factory=dict)
     broken: dict[int, str] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self):
@@ -96,7 +91,7 @@ class ImagePart:
             return None
         try:
             if self.images is None:
-                return read_image(self.files[index], self.shape, self.squeezes, self.value_range)
+                return read_image(Path(self.files[index]), self.shape, **self.reading)
         except UsageError as error:
             if not self.skips:
                 raise
@@ -117,47 +112,18 @@ def make_part(files, labels, config: FlowerParameters) -> tuple[ImagePart, list[
     Args:
         files: path of each image.
         labels: of each, 0-based.
-        config: uses image_size, on_bad_image, faithful, value_range.
+        config: uses image_size, on_bad_image and those of `reading`.
 
     Returns:
         (the part, without images that are known to be broken; the reasons for these).
     """
     shape = (config.image_size, config.image_size, 3)
     labels = np.array(labels, np.int32)
-    options = {"skips": config.on_bad_image == "skip", "squeezes": config.faithful, "value_range": config.pixel_range}
+    options = {"skips": config.on_bad_image == "skip", "reading": config.reading()}
     if len(files) > _MOST_IN_MEMORY or len(files) * math.prod(shape) > _LARGEST_IN_MEMORY:
         return ImagePart(tuple(files), labels, shape, **options), []
-    images, reasons = read_all(files, lambda file: read_image(file, shape, config.faithful, config.pixel_range), shape)
+    images, reasons = read_all(files, lambda file: read_image(Path(file), shape, **config.reading()), shape)
     good = [index for index in range(len(files)) if index not in reasons]
     images = images if not reasons else images[good]
     part = ImagePart(tuple(files[index] for index in good), labels[good], shape, images, **options)
     return part, list(reasons.values())
-
-
-def read_image(
-    file: str, shape: tuple[int, int, int], squeezes: bool, value_range: tuple[float, float] | None = None
-) -> np.ndarray:
-    """Reads one image and brings it to a shape.
-
-    Args:
-        file: path.
-        shape: (height, width, RGB).
-        squeezes: see `ImagePart`; False = as `resnet_study.data.image_files.read_image`.
-        value_range: see there.
-
-    Returns:
-        uint8 of that shape.
-
-    Raises:
-        UsageError: the file cannot be read, or is no whole image; the message says why.
-    """
-    return decode_image(image_files.read_content(Path(file)), str(file), shape, squeezes, value_range)
-
-
-def decode_image(content: bytes, name: str, shape, squeezes: bool, value_range=None, most_pixels=None) -> np.ndarray:
-    """As `read_image`, of the bytes of a file; `most_pixels` as in `resnet_study.data.image_files.decode_image`."""
-    image = image_files.decode_image(content, name, shape, value_range, most_pixels)
-    if not squeezes:
-        return image
-    with PIL.Image.open(io.BytesIO(content)) as opened:
-        return np.asarray(opened.convert("RGB").resize(shape[1::-1], PIL.Image.Resampling.NEAREST))

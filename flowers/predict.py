@@ -14,7 +14,7 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    from flowers.evaluate import PREDICT_READS, make_reader, stored_settings
+    from flowers.evaluate import PREDICT_READS, stored_settings
 
     parser = Parser(
         prog="python -m flowers.predict",
@@ -37,7 +37,7 @@ def _run(argv):
     devices.import_tensorflow()
     from cifar10_test import predict
 
-    print_predictions(predict(config, images, make_reader(config), limit if explains else 0), explains, limit)
+    print_predictions(predict(config, images, limit if explains else 0), explains, limit)
 
 
 if __name__ == "__main__":

@@ -232,6 +232,14 @@ class FlowerParameters(SharedSettings):
             )
         if self.faithful and self.cache_features == "on":
             raise UsageError("--cache_features=on needs validation images that do not change; leave out --faithful")
+        if self.faithful and self.resize != "auto":
+            raise UsageError(
+                f"--faithful squeezes images as the text did, received --resize={self.resize}; leave one out"
+            )
+
+    def reading(self, resize: str = "auto") -> dict:
+        """As `SharedSettings.reading`, with the quirk of the text."""
+        return super().reading(resize) | ({"resize": "nearest"} if self.faithful else {})
 
     @property
     def model_name(self) -> str:

@@ -30,6 +30,7 @@ from flowers.heads import (
 )  # fmt: skip
 from flowers.settings import FlowerParameters
 from resnet_study import devices
+from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
@@ -194,9 +195,9 @@ class Transfer:
         return self._build(dtype="float32")
 
     @property
-    def class_names(self) -> dict[str, list[str]]:
+    def class_names(self) -> ClassNames:
         """See `resnet_study.training.tasks`."""
-        return {"": list(self.data.class_names)}
+        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""

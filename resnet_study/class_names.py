@@ -1,6 +1,7 @@
 """The names of the classes that travel inside a model file, so that a file that was moved still says "cat".
 
-They are {name of the head: names in the order of the probabilities}; a single head is called "".
+They are {name of the head: names in the order of the probabilities}; a single head is called "". With them goes how images were brought
+to the size of the network.
 """
 
 import json
@@ -10,6 +11,21 @@ from pathlib import Path
 from resnet_study.errors import UsageError, as_text
 from resnet_study.exporting.runtimes import CLASS_NAMES, read_packed_names
 from resnet_study.files import is_kind
+
+_RESIZE = "/resize"  # no head is called so
+_RESIZES = ("auto", "crop", "pad", "stretch", "nearest")
+
+
+class ClassNames(dict):
+    """{name of the head: names of its classes}.
+
+    Attributes:
+        resize: how images were brought to the size of the network, see `data.image_files.read_image`; "auto" = nothing is said, which crop leaves out, too.
+    """
+
+    def __init__(self, names=(), resize: str = "auto"):
+        super().__init__(names)
+        self.resize = resize
 
 
 def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:
@@ -28,10 +44,13 @@ def list_label_files(class_names: dict[str, list[str]]) -> dict[str, str]:
         f"labels_{head}.txt" if head else "labels.txt": "".join(f"{_in_one_line(name)}\n" for name in names)
         for head, names in class_names.items()
     }
-    return {CLASS_NAMES: json.dumps(class_names)} | lines
+    resize = getattr(class_names, "resize", "auto")
+    return {
+        CLASS_NAMES: json.dumps(class_names | ({_RESIZE: resize} if resize not in ("auto", "crop") else {}))
+    } | lines
 
 
-def read_class_names(path: Path, classes: dict[str, int]) -> dict[str, list[str]]:
+def read_class_names(path: Path, classes: dict[str, int]) -> ClassNames:
     """Those in a `.keras` file, see `parse_class_names`; {} for a file without, as earlier versions and Keras itself write it."""
     try:
         text = read_packed_names(path)
@@ -40,7 +59,7 @@ def read_class_names(path: Path, classes: dict[str, int]) -> dict[str, list[str]
     return parse_class_names(text, classes, path)
 
 
-def parse_class_names(text: str, classes: dict[str, int], source) -> dict[str, list[str]]:
+def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
     """The class names that a model file brings.
 
     Args:
@@ -52,19 +71,23 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> dict[str, l
         UsageError: it is something else, or has other numbers of classes.
     """
     if not text:
-        return {}
+        return ClassNames()
     try:
         names = json.loads(text)
+        resize = names.pop(_RESIZE, "auto") if isinstance(names, dict) else "auto"
     except (ValueError, RecursionError):
         names = None
-    fits = is_kind(names, {head: [str] for head in classes}) and all(
-        len(names[head]) == size for head, size in classes.items()
+    fits = (
+        names is not None
+        and resize in _RESIZES
+        and is_kind(names, {head: [str] for head in classes})
+        and all(len(names[head]) == size for head, size in classes.items())
     )
     if not fits:
         raise UsageError(
             f"{source} must bring the names of its {' and '.join(map(str, classes.values()))} classes, received others; give another file"
         )
-    return {head: [as_text(name) for name in names[head]] for head in classes}
+    return ClassNames({head: [as_text(name) for name in names[head]] for head in classes}, resize)
 
 
 def _in_one_line(name):

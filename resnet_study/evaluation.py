@@ -31,7 +31,7 @@ import scipy.stats
 import sklearn.metrics
 
 from resnet_study.calibration import brier_score, expected_calibration_error, reliability_table
-from resnet_study.class_names import read_class_names
+from resnet_study.class_names import ClassNames, read_class_names
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.errors import UsageError
 from resnet_study.exporting.exported_model import ExportedModel, find_format
@@ -97,7 +97,7 @@ def find_model(config) -> tuple[str, RunFolder]:
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
 
 
-def find_class_names(path: str, model: keras.Model) -> dict[str, list[str]]:
+def find_class_names(path: str, model: keras.Model) -> ClassNames:
     """Class names of each head of a model: those in its file, else those in the `data.json` of the run that it lies in.
 
     Args:
@@ -111,10 +111,10 @@ def find_class_names(path: str, model: keras.Model) -> dict[str, list[str]]:
         UsageError: the file brings names for another number of classes.
     """
     if path == "cifar10":
-        return {"": list(CIFAR10_CLASSES)}
+        return ClassNames({"": list(CIFAR10_CLASSES)})
     if brought := _brought_names(path, model):
         return brought
-    run, found = run_around(path), {}
+    run, found = run_around(path), ClassNames()
     for head, classes in find_heads(model).items():
         names = run.read_class_names(head) if run else []
         found[head] = names if len(names) == classes else _numbered_names(classes)
@@ -129,12 +129,12 @@ def find_class_folders(path: str) -> list[str]:
 
 
 def _brought_names(path, model):
-    """The class names in the file of a model; {} where it has none, as a checkpoint."""
+    """The class names in the file of a model; none for a checkpoint."""
     if isinstance(model, ExportedModel):
         return model.class_names
     place = Path(path).expanduser()
     place = RunFolder(place).best if place.is_dir() else place
-    return read_class_names(place, find_heads(model)) if place.suffix == ".keras" else {}
+    return read_class_names(place, find_heads(model)) if place.suffix == ".keras" else ClassNames()
 
 
 def _numbered_names(classes):

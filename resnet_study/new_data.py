@@ -28,7 +28,7 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         config: settings of the model's run; uses test_ckpt_path, runs_dir, run_name, test_batch_size, value_range, on_bad_image.
         found: of `find_new`; its classes are some or all of those that the model knows.
         model: what `saved_models.load_model` made of what `evaluation.find_model` names.
-        read: function of (path, shape) that gives one image.
+        read: of `cifar10_test.make_reader`: gives an image for (path, shape).
 
     Returns:
         (content of `result.json`, with the metrics as the part "test"; the folder that holds it).
@@ -62,7 +62,7 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         read,
         folder.path,
         {"": names},
-        settings=f"{config.value_range} {getattr(config, 'faithful', '')}",
+        settings=str(read.keywords),
         true_names=[names[label] for label in labels],
     )
     result = {
@@ -119,6 +119,6 @@ def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], na
         read,
         run.path / "unlabelled",
         {"": list(names)},
-        settings=f"{config.value_range} {getattr(config, 'faithful', '')}",
+        settings=str(read.keywords),
     )
     print(f"{len(answers.files):,} test images without labels: predicted, not scored, in {answers.csv_path}")

@@ -94,6 +94,13 @@ class SharedSettings(Settings):
         DATA,
         "LOW,HIGH: what becomes black and white in images of other than 8 bits; '' = by the kind of number, which is told",
     )
+    resize: str = setting(
+        "auto",
+        DATA,
+        "how images are brought to the size of the network: crop = the largest part of its aspect; pad = all of it, on black; stretch = all "
+        "of it, without its aspect; auto = as the model was trained, crop for a new one",
+        choices=("auto", "crop", "pad", "stretch"),
+    )
 
     mixup: float = setting(
         0.0,
@@ -235,6 +242,11 @@ class SharedSettings(Settings):
         if self.dataset != "folder":
             return []
         return [f"--data_dir={self.folder_name}"] + [f"--labels={Path(self.labels).name}"] * bool(self.labels)
+
+    def reading(self, resize: str = "auto") -> dict:
+        """How `read_image` is to read image files; `resize` is what the file of a model says of it."""
+        chosen = next((way for way in (self.resize, resize) if way != "auto"), "crop")
+        return {"value_range": self.pixel_range, "resize": chosen}
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:

@@ -425,11 +425,11 @@ def test_a_jpeg_that_is_cut_off_is_refused(tmp_path, progressive):
     path = tmp_path / "image.jpg"
     PIL.Image.fromarray(image).save(path, progressive=progressive)
     whole = path.read_bytes()
-    assert image_part.read_image(str(path), (32, 32, 3), False).shape == (32, 32, 3)
+    assert read_image(path, (32, 32, 3)).shape == (32, 32, 3)
     for missing in (1, 2, 3, 10, 100, len(whole) // 4, len(whole) // 2):
         path.write_bytes(whole[:-missing])
         with pytest.raises(UsageError, match="is cut off"):
-            image_part.read_image(str(path), (32, 32, 3), False)
+            read_image(path, (32, 32, 3))
 
 
 def test_a_class_whose_training_images_are_all_broken_is_named(tmp_path):
@@ -607,7 +607,7 @@ def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, 
     monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
     model_flags = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
     assert flowers.predict.main([str(image_folder / "valid" / "10"), *model_flags]) == 0
-    np.testing.assert_array_equal(asked[0], [image_part.read_image(str(path), (32, 32, 3), True) for path in paths])
+    np.testing.assert_array_equal(asked[0], [read_image(path, (32, 32, 3), resize="nearest") for path in paths])
 
 
 def test_a_model_is_not_tested_on_other_classes_of_the_same_number(finished, tmp_path, capsys):
@@ -925,7 +925,7 @@ def test_the_text_squeezes_images_by_their_nearest_pixels(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (40, 80, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "wide.png"), image[..., ::-1])
     expected = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "wide.png", target_size=(32, 48)))
-    np.testing.assert_array_equal(image_part.read_image(str(tmp_path / "wide.png"), (32, 48, 3), True), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "wide.png", (32, 48, 3), resize="nearest"), expected)
 
 
 @pytest.mark.slow

@@ -55,6 +55,20 @@ def test_colours_are_rgb(tmp_path):
     assert read_image(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]
 
 
+def test_an_image_is_cropped_padded_or_stretched(tmp_path):
+    wide = np.full((20, 60, 3), 100, np.uint8)
+    wide[:, :20], wide[:, 40:] = 200, 200
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    crop, pad, stretch = (
+        read_image(tmp_path / "wide.png", (60, 60, 3), resize=way)[..., 0] for way in ("crop", "pad", "stretch")
+    )
+    assert (crop == 100).all()
+    assert not pad[:20].any() and not pad[40:].any() and (pad[20:40] == wide[..., 0]).all()
+    assert stretch.min() > 90 and (stretch[:, 5] == 200).all() and (stretch[:, 30] == 100).all()
+    for shape in ((7, 13, 1), (9, 8, 3), (1, 1, 3)):
+        assert {read_image(tmp_path / "wide.png", shape, resize=way).shape for way in ("pad", "stretch")} == {shape}
+
+
 def damaged_png():
     content = bytearray(encode("PNG"))
     content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)

@@ -20,6 +20,7 @@ import flowers.train
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study import prediction
+from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, measure, read_result
@@ -28,7 +29,7 @@ from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder
-from resnet_study.saved_models import load_model
+from resnet_study.saved_models import load_model, save_model
 
 
 @pytest.fixture
@@ -58,6 +59,21 @@ def test_other_predictions_are_kept(tmp_path):
     other = prediction._write_beside(tmp_path, "image\nb\n")
     assert [path.name for path in (first, again, other)] == ["predictions.csv", "predictions.csv", "predictions-2.csv"]
     assert first.read_text() == "image\na\n"
+
+
+def test_a_model_file_says_how_images_were_resized(tmp_path):
+    run = begin(from_preset("demo", runs_dir=str(tmp_path / "runs"), version="digits"))
+    moved = tmp_path / "moved.keras"
+    names = ClassNames({"": [str(index) for index in range(10)]}, "pad")
+    save_model(load_model(str(run.best)), moved, names)
+    assert json.loads(list_label_files(names)["class_names.json"])["/resize"] == "pad"
+    cv2.imwrite(str(tmp_path / "wide.png"), np.full((8, 24, 3), 200, np.uint8))
+    given = {"runs_dir": str(tmp_path), "test_ckpt_path": str(moved)}
+    padded, cropped = (
+        cifar10_test.predict(from_preset("demo", **given, resize=way), [str(tmp_path / "wide.png")], 1).images[0]
+        for way in ("auto", "crop")
+    )
+    assert not padded[0].any() and (padded[3:5] == 200).all() and (cropped == 200).all()
 
 
 def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, capsys):

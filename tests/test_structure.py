@@ -24,7 +24,7 @@ GROUPS = (
         "resnet_study.training.tasks",  # what is trained on what: the part of cifar10_train that knows data sets
     ),
     ("resnet_study.reports", "resnet_study.studies", "resnet_study.serving"),
-    ("cifar10_main", "flowers.train", "flowers.evaluate", "flowers.predict", "flowers.export"),
+    ("cifar10_main", "flowers.train", "flowers.describe", "flowers.evaluate", "flowers.predict", "flowers.export"),
 )  # fmt: skip
 MODULES = structure.find_modules(ROOT)
 # The package root holds nothing to import; these have no work to do where TensorFlow is missing.

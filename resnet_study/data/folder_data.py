@@ -53,7 +53,7 @@ def load_folder(config) -> ImageData:
 
     Args:
         config: `HyperParameters`; uses data_dir, labels, label_level, image_size, channels, test_fraction, split_seed, on_bad_image,
-            value_range.
+            value_range, resize.
 
     Returns:
         ImageData, images uint8 [n, image_size, image_size, 3, or 1 where all are grey].
@@ -62,7 +62,7 @@ def load_folder(config) -> ImageData:
         UsageError: as `list_classes`; or an image cannot be read, or they do not fit into the memory.
     """
     found = list_classes(config)
-    settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image", "value_range")
+    settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image", "value_range", "resize")
     key = (found.place, found.fingerprint(), *(getattr(config, name) for name in settings))
     if key in _kept:
         return _kept[key]
@@ -91,7 +91,7 @@ def _read(config, found: LabelledFiles) -> ImageData:
     _check_memory(sum(len(files) for files, _ in parts.values()), shape)
     arrays, broken = {}, []
     for part, (files, labels) in parts.items():
-        images, reasons = read_all(files, lambda file: read_image(Path(file), shape, config.pixel_range), shape)
+        images, reasons = read_all(files, lambda file: read_image(Path(file), shape, **config.reading()), shape)
         broken += reasons.values()
         arrays[part] = (
             Split(np.delete(images, list(reasons), axis=0), np.delete(labels, list(reasons)))

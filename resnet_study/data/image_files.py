@@ -32,21 +32,26 @@ _HEIC = (
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
 _EXIF_ORIENTATION = 0x0112
 _LARGEST_FILE = 256 << 20  # bytes
+_SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to RGB
+_JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
-def read_image(file: Path, shape: tuple[int, int, int], value_range: tuple[float, float] | None = None) -> np.ndarray:
+def read_image(
+    file: Path, shape: tuple[int, int, int], value_range: tuple[float, float] | None = None, resize: str = "crop"
+) -> np.ndarray:
     """Reads an image of any size, grey, RGB or RGBA, 8 or 16 bits, and brings it to the input shape of a network.
 
-    The largest centred part with the aspect of `shape` is cut out and shrunk by area, or enlarged. An image is turned as its camera was
-    held. What values and transparency become is said in `pixel_values`.
+    It is shrunk by area, or enlarged. An image is turned as its camera was held. What values and transparency become is said in `pixel_values`.
 
     Args:
         file: PNG, JPEG, WebP, BMP, TIFF, PPM, GIF, AVIF, JPEG 2000, or HEIC with the extra `heic`, perhaps within a `.zip`; of an animation
             the first image is read.
         shape: (height, width, channels), channels 1 or 3.
         value_range: what becomes black and white where pixels do not have 8 bits; None = see `pixel_values`.
+        resize: crop = the largest centred part with the aspect of `shape`; pad = all of it, in the middle, on black; stretch = all of it, without its
+            aspect; nearest = the same by its nearest pixels, as Keras' `flow_from_directory` does.
 
     Returns:
         uint8 of that shape, RGB or grey.
@@ -61,7 +66,7 @@ def read_image(file: Path, shape: tuple[int, int, int], value_range: tuple[float
         image = read_image("examples/cat.jpg", (32, 32, 3))
         print(image.shape, image.dtype)  # (32, 32, 3) uint8
     """
-    return decode_image(read_content(Path(file)), str(file), shape, value_range)
+    return decode_image(read_content(Path(file)), str(file), shape, value_range, resize)
 
 
 def decode_image(
@@ -69,6 +74,7 @@ def decode_image(
     name: str,
     shape: tuple[int, int, int],
     value_range: tuple[float, float] | None = None,
+    resize: str = "crop",
     most_pixels: int | None = None,
 ) -> np.ndarray:
     """The image that the bytes of a file are, see `read_image`.
@@ -76,7 +82,7 @@ def decode_image(
     Args:
         content: of the file.
         name: what messages call it.
-        shape, value_range: see `read_image`.
+        shape, value_range, resize: see `read_image`.
         most_pixels: an image with more is refused before it is decoded; None = 89 million.
 
     Returns:
@@ -87,15 +93,30 @@ def decode_image(
     """
     import cv2
 
-    image = to_colors(*_decode(name, _not_empty(name, content), most_pixels), name, value_range)
+    image = to_colors(*decode_pixels(name, content, most_pixels), name, value_range)
     image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     height, width, channels = shape
-    scale = min(image.shape[0] / height, image.shape[1] / width)
-    cut = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = ((have - want) // 2 for have, want in zip(image.shape, cut, strict=False))
-    image = np.ascontiguousarray(image[top : top + cut[0], left : left + cut[1]])
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC)
+    scales = image.shape[0] / height, image.shape[1] / width
+    if resize == "nearest":
+        image = np.asarray(PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.NEAREST))
+    else:
+        if resize == "crop":
+            image = _centre(image, (max(1, round(height * min(scales))), max(1, round(width * min(scales)))))
+        if resize == "pad":
+            height, width = (max(1, round(size / max(scales))) for size in image.shape[:2])
+        shrinks = (min if resize == "crop" else max)(scales) > 1
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        image = _centre(image, shape)
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if channels == 1 else image
+
+
+def _centre(image, size):
+    """The middle of an image in a size, with black where it has nothing."""
+    missing = [max(0, want - have) for have, want in zip(image.shape[:2], size, strict=False)]
+    if any(missing):
+        image = np.pad(image, [*((gap // 2, gap - gap // 2) for gap in missing), (0, 0)])
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, size[:2], strict=False))
+    return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
 
 
 def read_content(file: Path) -> bytes:
@@ -123,18 +144,14 @@ def read_content(file: Path) -> bytes:
     return content
 
 
-def _not_empty(file, content):
-    if not content:
-        raise UsageError(f"{file} is empty; give {_KINDS}")
-    return content
-
-
-def _decode(file: str, content: bytes, most_pixels: int | None) -> tuple[np.ndarray, bool]:
-    """The image: grey or RGB, perhaps with a further band, of any kind of number; and whether that band is alpha. Raises UsageError as
-    `read_image` does.
+def decode_pixels(file: str, content: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, bool]:
+    """The pixels as they are stored: grey or RGB, perhaps with a further band, of any kind of number; and whether that band is alpha.
+    Raises UsageError as `decode_image` does, which has the same arguments.
     """
     import cv2
 
+    if not content:
+        raise UsageError(f"{file} is empty; give {_KINDS}")
     formats = _BY_OPENCV + _BY_PILLOW
     if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
         formats = _register_heic(file)
@@ -143,11 +160,12 @@ def _decode(file: str, content: bytes, most_pixels: int | None) -> tuple[np.ndar
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
-            # OpenCV would show that in grey.
+            # OpenCV would show that in grey. A JPEG that has its end is decoded once, by OpenCV: that is half of the time.
             with _open(content, formats) as opened:
                 if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
                     raise PIL.Image.DecompressionBombError
-                opened.load()
+                if opened.format != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
+                    opened.load()
                 has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
                 # How the camera was held. Of TIFF, OpenCV heeds it itself.
                 orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
@@ -157,7 +175,12 @@ def _decode(file: str, content: bytes, most_pixels: int | None) -> tuple[np.ndar
             if image is None:
                 raise ValueError("OpenCV cannot decode it")
             if image.ndim == 3 and image.shape[-1] > 2:
-                image = image[..., [2, 1, 0, *range(3, image.shape[-1])]]
+                swap = cv2.COLOR_BGR2RGB if image.shape[-1] == 3 else cv2.COLOR_BGRA2RGBA
+                image = (
+                    cv2.cvtColor(image, swap)
+                    if image.dtype in _SWAPPED
+                    else image[..., [2, 1, 0, *range(3, image.shape[-1])]]
+                )
     # A damaged image can raise nearly anything.
     except Exception as error:
         is_cut = (

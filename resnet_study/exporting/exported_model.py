@@ -62,7 +62,7 @@ class ExportedModel:
         runtime: name and version of what computes it.
         input_shape: (None, height, width, channels).
         output: keras.KerasTensor [batch, classes], or with several heads a dict, name of the head -> such a tensor.
-        class_names: {name of the head: names}; {} where the file tells none. A single head is called "".
+        class_names: {name of the head: names}; empty where the file tells none. A single head is called "".
     """
 
     def __init__(self, path: str, kind: str, threads: int = 0):

@@ -12,7 +12,6 @@ names of the classes.
 """
 
 import contextlib
-import json
 import logging
 import tempfile
 import warnings
@@ -21,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnet_study.class_names import list_label_files, pack_class_names
+from resnet_study.class_names import CLASS_NAMES, list_label_files, pack_class_names
 from resnet_study.errors import UsageError, one_line
 from resnet_study.saved_models import halve_weights, save_model
 
@@ -149,7 +148,7 @@ class Writer:
             _halve_initializers(proto)
         if quantize == "int8":
             proto = self._quantize_onnx(proto)
-        labels = {"class_names": json.dumps(self._class_names)}
+        labels = {"class_names": list_label_files(self._class_names)[CLASS_NAMES]}
         onnx.helper.set_model_props(proto, labels)
         onnx.checker.check_model(proto)
         path.write_bytes(proto.SerializeToString())

@@ -9,7 +9,6 @@ import keras
 import matplotlib
 import numpy as np
 
-from flowers.image_part import decode_image as decode_as_flower
 from hyper_parameters import HyperParameters
 from resnet_study.data.download import without_downloads
 from resnet_study.data.image_files import decode_image
@@ -61,6 +60,7 @@ class ServedModel:
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
         run = run_around(source) if source != "cifar10" else None
         self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
+        self._reading = (self._settings or config).reading(self.class_names.resize)
         self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
         try:
             if exported:
@@ -89,7 +89,7 @@ class ServedModel:
         Raises:
             UsageError: this is no image that can be read.
         """
-        image = self._read(content)
+        image = decode_image(content, "the image", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
         start = time.perf_counter()
         with self._one_by_one:
             found = self._predictor.predict(image[None])
@@ -105,13 +105,6 @@ class ServedModel:
             answer["seen"] = encode_image(image, _SHOWN)
             answer["neighbours"] = self.neighbours.find(image) if self.neighbours else []
         return answer
-
-    def _read(self, content):
-        value_range = self._settings.pixel_range if self._settings else None
-        options = {"value_range": value_range, "most_pixels": MOST_PIXELS}
-        if squeezes := getattr(self._settings, "faithful", False):
-            return decode_as_flower(content, "the image", self.input_shape, squeezes, **options)
-        return decode_image(content, "the image", self.input_shape, **options)
 
 
 def _lay_over(image, heat):

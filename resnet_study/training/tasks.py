@@ -17,6 +17,7 @@ import tensorflow as tf
 
 import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
+from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
@@ -117,9 +118,9 @@ class Classification:
         return self._build(dtype="float32", preprocessing=self.normalization)
 
     @property
-    def class_names(self) -> dict[str, list[str]]:
+    def class_names(self) -> ClassNames:
         """{name of the head: names of its classes}; a single head is called ""."""
-        return {"": list(self.data.class_names)}
+        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
