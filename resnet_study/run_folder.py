@@ -260,7 +260,7 @@ class RunFolder:
             return ()
         if config.extend == kept:
             return (length, "extend")
-        if config.lr_schedule in ("linear", "cosine") or getattr(config, "lookahead_steps", 0):
+        if config.lr_schedule in ("linear", "cosine") or getattr(config, "lookahead_steps", False):
             raise UsageError(
                 f"--{length}={given} would have given {self} other learning rates and weights from its first step on: the "
                 f"{config.lr_schedule} schedule has ended after {kept}; add --extend={kept} to begin it anew from the last weights, or start "
