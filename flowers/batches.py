@@ -73,4 +73,6 @@ def training_batches(
         return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
 
     shards = shard_numbers(first_step, train_steps, replicas, worker, workers)
-    return shards.map(make_shard, num_parallel_calls=max(2, os.cpu_count() or 2), deterministic=True).prefetch(2 * replicas)
+    return shards.map(make_shard, num_parallel_calls=max(2, os.cpu_count() or 2), deterministic=True).prefetch(
+        2 * replicas
+    )
