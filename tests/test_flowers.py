@@ -594,7 +594,7 @@ def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, 
     assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
     assert flowers.predict.main([str(image_folder / "valid" / "10"), *flags, "--explain"]) == 0
     assert len(list((finished.path / "explanations").glob("*.png"))) == 2
-    table = pd.read_csv(finished.path / "predictions.csv")
+    table = pd.read_csv(finished.path / "predictions.csv", dtype={"class_1": str})
     assert len(table) == 2 and set(table["class_1"]) <= {"pink primrose", "2", "globe thistle"}
     assert "95 % interval" in capsys.readouterr().out
     probabilities = np.load(finished.predictions)
