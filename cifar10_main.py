@@ -40,6 +40,7 @@ _MODES = {
     "test": "test and draw a finished run",
     "predict": "classify --images",
     "export": "write a model as files for phones, browsers and servers",
+    "prune": "make a trained network smaller, and train it on",
     "calibrate": "mend the probabilities of a finished run",
     "models": "list the networks: size, arithmetic, error, shipped weights",
     "report": "write report.html of a run or a study, or of --versions beside each other",
@@ -56,6 +57,7 @@ _TAKES = {
     "train": ("resume", "overwrite"),
     "test": (),
     "predict": ("images", "explain", "explain_limit"),
+    "prune": ("macs", "resume", "overwrite"),
     "calibrate": ("held_out",),
     "models": (),
     "report": ("versions",),
@@ -109,6 +111,13 @@ def make_parser() -> Parser:
         default="",
         metavar="RUN",
         help="run folder of the same recipe whose validation images --mode=calibrate uses, for a run on all images",
+    )
+    parser.add_argument(
+        "--macs",
+        type=float,
+        default=1.0,
+        metavar="FLOAT",
+        help="share of the multiply-adds that --mode=prune leaves, such as 0.6; --sparsity is the share of weights that become 0 [1]",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run from its last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that already holds a run")
@@ -209,10 +218,10 @@ def _run(argv):
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if actions["mode"] == "train" and flags.get("test_ckpt_path"):
         raise UsageError(
-            "--test_ckpt_path is for --mode=test, predict and export; give --ckpt_path to start from weights"
+            "--test_ckpt_path is for --mode=test, predict, export and prune; give --ckpt_path to start from weights"
         )
     actions["others"] = _find_others(flags) if actions["mode"] == "test" else None
-    config = _settings(flags, actions)
+    config, actions["given"] = _settings(flags, actions), flags
     devices.import_tensorflow()
     {
         "train": _train,
@@ -220,6 +229,7 @@ def _run(argv):
         "predict": _predict,
         "calibrate": _calibrate,
         "export": _export,
+        "prune": _prune,
         "publish": _publish,
     }[actions["mode"]](config, actions)
 
@@ -312,12 +322,12 @@ def _settings(flags, actions):
     run = find_run(make, flags, _NAMING)
     if mode == "publish" and (run.path / "study.json").is_file():
         return make(flags)
-    if mode in ("test", "predict", "calibrate", "export") and not run.holds_run():
+    if mode in ("test", "predict", "calibrate", "export", "prune") and not run.holds_run():
         raise UsageError(
             f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
             "shipped weights"
         )
-    goes_on, begins = actions["resume"] or mode != "train", mode == "train"
+    goes_on, begins = actions["resume"] or mode != "train", mode in ("train", "prune")
     return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
 
 
@@ -356,6 +366,14 @@ def _train(config, actions):
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
     if devices.is_chief(config.strategy):
         _test(config, actions)
+
+
+def _prune(config, actions):
+    from resnet_study.studies.prune import describe_size, plan
+
+    config = plan(config, actions["given"], actions["macs"], actions["resume"])
+    _train(config, actions)
+    print(describe_size(RunFolder(f"{config.runs_dir}/{config.run_name}")))
 
 
 def _test(config, actions):

@@ -23,7 +23,7 @@ from resnet_study.training.learning_rate import learning_rate_at as learning_rat
 
 # Settings that are arguments of a network's builder; the registry knows which network takes which.
 NETWORK_OPTIONS = (
-    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout", "dropout",
+    "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout", "widths", "dropout",
 )  # fmt: skip
 # Labels that a data set has for its images, each a task of its own.
 HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
@@ -139,6 +139,19 @@ class HyperParameters(SharedSettings):
     maxout: int = setting(
         0, NETWORK, "hidden layer of maxout units before the classifier, linear pieces per unit; 0 = off", minimum=0
     )
+    widths: str = setting(
+        "",
+        NETWORK,
+        "channels within each residual block, such as 32,0,144 for the three of ResNet-9, 0 = without the block; '' = as published; "
+        "--mode=prune chooses them",
+    )
+    prune_by: str = setting(
+        "taylor",
+        NETWORK,
+        "what a channel is worth that pruning keeps: taylor = how much the loss would change without it; l1 = the size of its weights; "
+        "norm = the scale of its batch norm",
+        choices=("taylor", "l1", "norm"),
+    )
     dropout: float = setting(
         0.5, NETWORK, "AlexNet: share of the values dropped before each hidden dense layer", minimum=0.0, maximum=0.9
     )
@@ -187,6 +200,15 @@ class HyperParameters(SharedSettings):
         "averaged and training goes on from the average; the decay is weight_averaging * (step / train_steps)**3 (Jordan 2024, "
         "arXiv:2404.00498); 0 = off",
         minimum=0,
+    )
+
+    sparsity: float = setting(
+        0.0,
+        TRAINING,
+        "share of the weights of all convolutions but the first that become 0, the smallest first, in the first three quarters of the "
+        "steps (Zhu & Gupta 2017, arXiv:1710.01878); 0 = off",
+        minimum=0.0,
+        maximum=0.99,
     )
 
     # Validating, testing and loading
@@ -241,11 +263,12 @@ class HyperParameters(SharedSettings):
     @property
     def network_options(self) -> dict:
         """Arguments of the network's builder that differ from their defaults: settings of the group NETWORK."""
-        return {
+        options = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name in NETWORK_OPTIONS and getattr(self, field.name) != field.default
         }
+        return options | ({"widths": [int(width) for width in self.widths.split(",")]} if self.widths else {})
 
     @property
     def model_choices(self) -> dict:
@@ -286,6 +309,13 @@ def _check_together(config: HyperParameters) -> None:
         )
     if config.tasks and (config.train_random_label or config.vali_random_label):
         raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
+    if config.sparsity and (config.patience or config.lr_schedule == "plateau"):
+        raise UsageError(
+            "--sparsity keeps the newest weights, which alone are sparse, so it takes no --patience and no --lr_schedule=plateau; leave "
+            "them out"
+        )
+    if config.widths and not all(width.isdecimal() for width in config.widths.split(",")):
+        raise UsageError(f"--widths must be whole numbers such as 32,32,144, received '{config.widths}'")
     if config.maxout == 1:
         raise UsageError("--maxout must be 0 or at least 2, received 1; one piece is a linear layer")
     if config.optimizer == "adam" and config.beta_lr_factor != 1:

@@ -18,11 +18,13 @@ The networks of this file are plain functional `keras.Model`s. Importing it regi
 `keras.models.load_model` reads any of its models after `import resnet`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers
 
+from resnet_study.errors import UsageError
 from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.blocks import BlockLayers, preact_block, v1_block, v2_block
 from resnet_study.networks.resnet9 import build_resnet9
@@ -65,6 +67,7 @@ def build_resnet(
     stochastic_depth: float = 0.0,
     zero_last_gamma: bool = False,
     maxout: int = 0,
+    widths: Sequence[int] = (),
     preprocessing: keras.layers.Layer | None = None,
     dtype: Any = None,
     name: str | None = None,
@@ -103,6 +106,9 @@ def build_resnet(
             al. 2017, arXiv:1706.02677, section 5.1). v1 only: in the others no BN stands there.
         maxout: 0 = off; k >= 2 = a hidden layer of as many maxout units as there are pooled channels, each the largest of k
             linear functions, before the classifier (Goodfellow et al. 2013, arXiv:1302.4389).
+        widths: channels between the convolutions of each block, from the first block to the last, two numbers for a bottleneck; 0 =
+            the block is left out, which one that begins a stage cannot be. () = as many as the stage has filters. A pruned
+            network has fewer, see `resnet_study.networks.pruning`.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
             `weights`, or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
         dtype: dtype policy of the layers, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the dense layers are
@@ -166,12 +172,15 @@ def build_resnet(
     if not is_v2:
         x = make.relu("stem_relu")(make.norm("stem_bn")(x))
 
+    inner = _share_widths(widths, num_residual_blocks, 2 if is_bottleneck else 1)
     for stage, filters in enumerate(FILTERS, start=1):
         for index in range(1, num_residual_blocks + 1):
             stride = 2 if stage > 1 and index == 1 else 1
             place = (stage - 1) * num_residual_blocks + index
+            if not any(inner[place - 1]):
+                continue
             skip = stochastic_depth * place / (len(FILTERS) * num_residual_blocks)
-            block = (x, filters, stride, f"stage{stage}_block{index}", make, skip)
+            block = (x, filters, stride, f"stage{stage}_block{index}", make, skip, inner[place - 1])
             if is_preact:
                 x = preact_block(*block, is_first=place == 1)
             elif is_v2:
@@ -214,6 +223,23 @@ def _check_form(num_residual_blocks, form, weights, shortcut):
             "weights='cifar10' are shipped for resnet20, resnet20_preact and resnet9 (shortcut 'A'), received form "
             f"{form!r} with {num_residual_blocks} blocks a stage and shortcut {shortcut!r}; train your own"
         )
+
+
+def _share_widths(widths, num_residual_blocks, each):
+    """The inner channels of each block, `each` numbers for one."""
+    count = len(FILTERS) * num_residual_blocks * each
+    widths = list(widths) or [filters for filters in FILTERS for _ in range(count // len(FILTERS))]
+    inner = [widths[start : start + each] for start in range(0, len(widths), each)]
+    whole = len(widths) == count and all(isinstance(width, int) and width >= 0 for width in widths)
+    # All of a block or nothing, and of the first of a stage all.
+    if not whole or not all(
+        all(block) or (index % num_residual_blocks and not any(block)) for index, block in enumerate(inner)
+    ):
+        raise UsageError(
+            f"widths must be {count} whole numbers, {each} for each block, 0 for a block that is left out and begins no stage, received "
+            f"{','.join(map(str, widths))}; leave them out for those of the paper"
+        )
+    return inner
 
 
 def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout):

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ import cifar10_test
 import resnet
 from cifar10_input import load_data
 from hyper_parameters import from_preset
+from resnet_study.class_names import read_class_names
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_image
 from resnet_study.evaluation import measure
@@ -32,6 +34,12 @@ ROWS = re.findall(r"\| `(\S+\.keras)` \|.*\| ([\d.]+) % \|.*`([0-9a-f]{64})`", (
 def test_readme_lists_every_file_with_its_checksum():
     stated = {name: checksum for name, _, checksum in ROWS}
     assert stated == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.keras")}
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in ROWS])
+def test_a_moved_file_names_its_classes(tmp_path, name):
+    shutil.copy(FOLDER / name, tmp_path)
+    assert read_class_names(tmp_path / name, {"": 10}) == {"": list(CIFAR10_CLASSES)}
 
 
 def test_the_registry_states_the_same_errors():

@@ -142,7 +142,7 @@ def test_options_that_a_network_does_not_have_are_refused(model, options):
 
 def test_every_network_builds_with_the_options_it_accepts():
     values = {"shortcut": "B", "squeeze_excitation": 4, "block_dropout": 0.1, "stochastic_depth": 0.2,
-              "zero_last_gamma": True, "maxout": 2}  # fmt: skip
+              "zero_last_gamma": True, "maxout": 2, "widths": [32, 32, 64]}  # fmt: skip
     for name in ("resnet8", "resnet8_preact", "plain8", "resnet8_v2"):
         spec = registry.find(name)
         model = spec.build(**{option: values[option] for option in spec.accepts})

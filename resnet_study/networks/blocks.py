@@ -71,7 +71,7 @@ class BlockLayers:
         )(residual)
 
 
-def v1_block(x, filters, stride, name, make, skip, *, shortcut):
+def v1_block(x, filters, stride, name, make, skip, inner, *, shortcut):
     """He 2015, figure 2: ReLU(x + BN(conv(ReLU(BN(conv(x)))))).
 
     Args:
@@ -81,6 +81,7 @@ def v1_block(x, filters, stride, name, make, skip, *, shortcut):
         name: of the block, which the names of its layers begin with.
         make: `BlockLayers`.
         skip: probability 0..<1 that the residual branch is left out in training; 0 = never.
+        inner: list of the channels between the convolutions of the branch.
         shortcut: "A", "B" or None, which is the plain network.
     """
     residual = x
@@ -88,7 +89,7 @@ def v1_block(x, filters, stride, name, make, skip, *, shortcut):
         # TensorFlow's "same" would pad an even map only at its end and centre the kernel on odd pixels, while the
         # shortcut keeps the even ones. One pixel on each side and "valid" puts both on the same grid.
         residual = layers.ZeroPadding2D(1, dtype=make.dtype, name=f"{name}_pad")(residual)
-    residual = make.conv(filters, 3, stride, f"{name}_conv1", "valid" if stride == 2 else "same")(residual)
+    residual = make.conv(inner[0], 3, stride, f"{name}_conv1", "valid" if stride == 2 else "same")(residual)
     residual = make.drop(make.relu(f"{name}_relu1")(make.norm(f"{name}_bn1")(residual)), name)
     residual = make.norm(f"{name}_bn2", is_last=True)(make.conv(filters, 3, 1, f"{name}_conv2")(residual))
     residual = make.finish(residual, name, skip)
@@ -103,14 +104,14 @@ def v1_block(x, filters, stride, name, make, skip, *, shortcut):
     return make.relu(f"{name}_relu2")(layers.Add(dtype=make.dtype, name=f"{name}_add")([x, residual]))
 
 
-def preact_block(x, filters, stride, name, make, skip, *, is_first):
+def preact_block(x, filters, stride, name, make, skip, inner, *, is_first):
     """Liang 2020, section 2: x + conv(ReLU(BN(conv(ReLU(BN(x)))))).
 
     Args: as `v1_block`, and
         is_first: the block is the first of all, which has no BN-ReLU before its first convolution.
     """
     residual = x if is_first else make.relu(f"{name}_relu1")(make.norm(f"{name}_bn1")(x))
-    residual = make.conv(filters, 3, stride, f"{name}_conv1")(residual)
+    residual = make.conv(inner[0], 3, stride, f"{name}_conv1")(residual)
     residual = make.drop(make.relu(f"{name}_relu2")(make.norm(f"{name}_bn2")(residual)), name)
     residual = make.finish(make.conv(filters, 3, 1, f"{name}_conv2")(residual), name, skip)
     # These have the global dtype policy: the sums pass from block to block without normalisation.
@@ -120,7 +121,7 @@ def preact_block(x, filters, stride, name, make, skip, *, is_first):
     return layers.Add(name=f"{name}_add")([x, residual])
 
 
-def v2_block(x, filters, stride, name, make, skip, *, begins_stage, is_bottleneck, shortcut):
+def v2_block(x, filters, stride, name, make, skip, inner, *, begins_stage, is_bottleneck, shortcut):
     """He 2016, figure 4e: x + conv(ReLU(BN(... x))).
 
     Args: as `v1_block`, but for
@@ -133,16 +134,16 @@ def v2_block(x, filters, stride, name, make, skip, *, begins_stage, is_bottlenec
     if begins_stage:
         x = residual
     if is_bottleneck:
-        residual = make.conv(filters, 1, stride, f"{name}_conv1")(residual)
+        residual = make.conv(inner[0], 1, stride, f"{name}_conv1")(residual)
         residual = make.relu(f"{name}_relu2")(make.norm(f"{name}_bn2")(residual))
-        residual = make.conv(filters, 3, 1, f"{name}_conv2")(residual)
+        residual = make.conv(inner[1], 3, 1, f"{name}_conv2")(residual)
         residual = make.drop(make.relu(f"{name}_relu3")(make.norm(f"{name}_bn3")(residual)), name)
         filters = 4 * filters
         residual = make.conv(filters, 1, 1, f"{name}_conv3")(residual)
     else:
         if stride == 2:  # one grid with the shortcut, as in `v1_block`
             residual = layers.ZeroPadding2D(1, dtype=make.dtype, name=f"{name}_pad")(residual)
-        residual = make.conv(filters, 3, stride, f"{name}_conv1", "valid" if stride == 2 else "same")(residual)
+        residual = make.conv(inner[0], 3, stride, f"{name}_conv1", "valid" if stride == 2 else "same")(residual)
         residual = make.drop(make.relu(f"{name}_relu2")(make.norm(f"{name}_bn2")(residual)), name)
         residual = make.conv(filters, 3, 1, f"{name}_conv2")(residual)
     if x.shape[-1] != filters and shortcut == "B":

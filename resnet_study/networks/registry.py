@@ -98,10 +98,18 @@ _FORM = {
     "resnet_v2": ("v2", "BN-ReLU-conv residual network", "He et al. 2016, arXiv:1603.05027, figure 4e"),
 }
 _ACCEPTS = {
-    "v1": ("shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout"),
-    "preact": ("squeeze_excitation", "block_dropout", "stochastic_depth", "maxout"),
-    "plain": ("squeeze_excitation", "block_dropout", "maxout"),
-    "v2": ("shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "maxout"),
+    "v1": (
+        "shortcut",
+        "squeeze_excitation",
+        "block_dropout",
+        "stochastic_depth",
+        "zero_last_gamma",
+        "maxout",
+        "widths",
+    ),
+    "preact": ("squeeze_excitation", "block_dropout", "stochastic_depth", "maxout", "widths"),
+    "plain": ("squeeze_excitation", "block_dropout", "maxout", "widths"),
+    "v2": ("shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "maxout", "widths"),
 }
 
 
@@ -178,6 +186,7 @@ MODELS: dict[str, ModelSpec] = {
             multiply_adds=160_651_552,
             minimum_size=16,
             shipped_error=5.87,
+            accepts=("widths",),
             source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
         ),
         ModelSpec(

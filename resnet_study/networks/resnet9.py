@@ -4,11 +4,13 @@ References: Page 2019, "How to train your ResNet". Jordan 2024 = arXiv:2404.0049
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers
 
+from resnet_study.errors import UsageError
 from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
 from resnet_study.networks.layers import FusedBatchNormalization, PartialIdentity, PatchWhitening
 
@@ -50,6 +52,7 @@ def build_resnet9(
     pooling="max",
     classes: int = 10,
     classifier_activation: str | None = "softmax",
+    widths: Sequence[int] = (64, 256, 256),
     preprocessing: keras.layers.Layer | None = None,
     dtype: Any = None,
     name: str = "resnet9",
@@ -84,6 +87,8 @@ def build_resnet9(
         classes: width of the output, int >= 1. Where the weights are of another number of classes, the dense layer begins random
             and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
+        widths: channels between the two convolutions of each residual block; 0 = the block is left out. A pruned network has fewer, see
+            `resnet_study.networks.pruning`.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
             `weights`, or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
         dtype: dtype policy of all layers up to the last map, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the
@@ -105,6 +110,10 @@ def build_resnet9(
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))  # raw pixels
         print(model(images).shape)  # (2, 10)
     """
+    if len(widths) != 3 or not all(isinstance(width, int) and width >= 0 for width in widths):
+        raise UsageError(
+            f"widths must be three whole numbers, one for each block, received {','.join(map(str, widths))}"
+        )
     input_shape = check_shape(input_shape, input_tensor, 16)
     check_ending(classes, pooling)
     source, start, x = begin(
@@ -121,9 +130,11 @@ def build_resnet9(
         return layers.ReLU(dtype=dtype, name=f"{layer_name}_relu")(x)
 
     x = relu(PatchWhitening(input_shape[2], dtype=dtype, name="stem_whitening")(x), "stem")
-    for stage, filters in enumerate((64, 256, 256), start=1):
+    for stage, (filters, inner) in enumerate(zip((64, 256, 256), widths, strict=True), start=1):
         x = relu(convolve(x, filters, f"stage{stage}", pools=True), f"stage{stage}")
-        residual = relu(convolve(x, filters, f"stage{stage}_block1_1"), f"stage{stage}_block1_1")
+        if not inner:
+            continue
+        residual = relu(convolve(x, inner, f"stage{stage}_block1_1"), f"stage{stage}_block1_1")
         residual = convolve(residual, filters, f"stage{stage}_block1_2")
         x = relu(layers.Add(name=f"stage{stage}_block1_add", dtype=dtype)([x, residual]), f"stage{stage}_block1_2")
     x = pool(x, "max" if include_top else pooling)

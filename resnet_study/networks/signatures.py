@@ -1,7 +1,7 @@
 """Builders under a name of their own, whose arguments `help` and completion show."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypedDict, Unpack
 
 import keras
@@ -23,6 +23,7 @@ class ResNetOptions(TypedDict, total=False):
     stochastic_depth: float
     zero_last_gamma: bool
     maxout: int
+    widths: Sequence[int]
     preprocessing: keras.layers.Layer | None
     dtype: Any
     name: str | None

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from resnet_study.training.averages import update_averages
 from resnet_study.training.optimizers import find_decayed
+from resnet_study.training.sparsity import MagnitudePruning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class UpdateRule:
         beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
         weight_averaging: decay per step of an exponential moving average of the weights; 0 = none is kept.
         lookahead_steps: every that many steps the weights are set to their average; 0 = never.
+        sparsity: share of the weights of convolutions that become 0, see `resnet_study.training.sparsity`.
     """
 
     batch_size: int
@@ -38,6 +40,7 @@ class UpdateRule:
     weight_averaging: float = 0.0
     lookahead_steps: int = 0
     parts: int = 1
+    sparsity: float = 0.0
 
 
 class CompiledSteps:
@@ -67,6 +70,7 @@ class CompiledSteps:
         """
         replicas = strategy.num_replicas_in_sync
         decayed = find_decayed(update, model.trainable_variables)
+        pruning = MagnitudePruning(model, averages, update.sparsity, train_steps) if update.sparsity else None
 
         def find_gradients(images, labels):
             with tf.GradientTape() as tape:
@@ -101,9 +105,12 @@ class CompiledSteps:
 
         @tf.function
         def train_step(images, labels):
+            kept = pruning.find_kept(optimizer.iterations.value) if pruning else None
             sums = strategy.run(replica_step, (images, labels))
             count = optimizer.iterations.value
             update_averages(averages, model.weights, update, count, train_steps)
+            if pruning:
+                pruning.prune(kept, count)
             return {name: strategy.reduce("SUM", value, axis=None) for name, value in sums.items()}
 
         @tf.function(reduce_retracing=True)

@@ -23,6 +23,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import read_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening
+from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
@@ -72,9 +73,11 @@ class Classification:
             weight_averaging=config.weight_averaging,
             lookahead_steps=config.lookahead_steps,
             parts=config.accumulate,
+            sparsity=config.sparsity,
         )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
-        self.chosen_by = "validation_error" if len(self.validation) else None
+        # The weights of a report before the last zeros came would not be sparse.
+        self.chosen_by = "validation_error" if len(self.validation) and not config.sparsity else None
         self.watchers = make_watchers(config, self.chosen_by)
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
@@ -170,9 +173,14 @@ class Classification:
         return self._teacher.teach(images, logits, losses, self.config.teacher_temperature, self.config.teacher_share)
 
     def _start_from(self, model, path):
-        """Takes the weights of a trained model, but for a head of other classes; step and optimizer stay at their start."""
+        """Takes the weights of a trained model, but for a head of other classes; step and optimizer stay at their start. Of a network with
+        other `widths` it takes the channels that are worth most.
+        """
         source = load_model(path, self.config.model_name)
         new_heads = find_new_heads(source, model)
+        if self.config.widths and not new_heads and source.count_params() > model.count_params():
+            scores = score_channels(source, self.config.prune_by, self.training, self.config.seed)
+            source = keep_channels(source, self.build_for_users(), scores)
         try:
             copy_weights(source, model, new_heads)
         except ValueError as error:

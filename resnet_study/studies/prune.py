@@ -1,0 +1,70 @@
+"""A run that trains a smaller network on from a trained one: fewer channels, weights that are 0, or both."""
+
+import dataclasses
+import gzip
+
+import numpy as np
+
+import cifar10_input
+from hyper_parameters import HyperParameters
+from resnet_study import devices
+from resnet_study.errors import UsageError
+from resnet_study.evaluation import find_model
+from resnet_study.networks import registry
+from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.networks.pruning import choose_widths, score_channels
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
+
+
+def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> HyperParameters:
+    """The settings of the run, which is named after its source.
+
+    Of the recipe of the source it takes a quarter of the steps, half of the learning rate and a warm-up of a twentieth of its own
+    steps, where `given` says nothing else.
+
+    Args:
+        config: settings that name the source, with what was given.
+        given: flags that were given.
+        macs: share of the multiply-adds that stay; 1 = all.
+        resume: whether the run may have begun, and what was chosen then counts.
+
+    Raises:
+        UsageError: nothing is to be pruned, or the network cannot be made so small.
+    """
+    if not 0 < macs <= 1 or (macs == 1 and not config.sparsity):
+        raise UsageError(f"--mode=prune needs --macs above 0 and below 1, or --sparsity, received --macs={macs:g}")
+    path, source = find_model(config)
+    name = source.path.name.removeprefix("test-") + (f"-macs{macs:g}" if macs < 1 else "")
+    run = RunFolder(f"{config.runs_dir}/{name}" + (f"-zeros{config.sparsity:g}" if config.sparsity else ""))
+    if resume and run.holds_run():
+        return dataclasses.replace(run.read_config(HyperParameters), runs_dir=config.runs_dir, version=run.path.name)
+    # Before anything is computed, as the training would have it.
+    devices.choose_towers(config.towers, devices.choose_strategy(config.strategy), config.train_batch_size)
+    model = load_model(path, config.model_name)
+    steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
+    recipe = {
+        "train_steps": steps,
+        "report_freq": min(config.report_freq, steps),
+        "init_lr": config.init_lr / 2,
+        "warmup_steps": steps // 20,
+        "decay_step0": config.decay_step0 // 4,
+        "decay_step1": config.decay_step1 // 4,
+    }
+    if macs < 1:
+        training, _ = cifar10_input.split_data(cifar10_input.load_data(config), config)
+        widths = choose_widths(model, score_channels(model, config.prune_by, training, config.seed), macs)
+        recipe["widths"] = ",".join(map(str, widths))
+        smaller = registry.find(config.model_name).build(input_shape=model.input_shape[1:], widths=widths)
+        print(
+            f"{multiply_adds(model):,} -> {multiply_adds(smaller):,} multiply-adds, channels within the blocks: {recipe['widths']}"
+        )
+    start = {"is_use_ckpt": True, "ckpt_path": path, "test_ckpt_path": "", "version": run.path.name}
+    return dataclasses.replace(config, **recipe | given | start)
+
+
+def describe_size(run: RunFolder) -> str:
+    """What became of a pruned run: bytes as they are and compressed, and the share of zeros."""
+    content, kernels = run.best.read_bytes(), [w for w in load_model(str(run.best)).get_weights() if w.ndim == 4]
+    zeros = sum(int(np.sum(kernel == 0)) for kernel in kernels) / sum(kernel.size for kernel in kernels)
+    return f"{run.best}: {len(content):,} bytes, {len(gzip.compress(content)):,} by gzip; {zeros:.1%} of the weights of convolutions are 0"

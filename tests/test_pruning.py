@@ -1,0 +1,104 @@
+"""A trained network made smaller: the right channels stay, the run resumes and everything opens it; weights that are 0 stay 0."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from cifar10_input import Split
+from cifar10_main import main
+from cifar10_train import train
+from hyper_parameters import from_preset
+from resnet import build_resnet, build_resnet9
+from resnet_study.checkpoints import read_checkpoint
+from resnet_study.errors import UsageError
+from resnet_study.networks import pruning
+from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.networks.registry import find
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
+from resnet_study.studies.prune import plan
+
+RNG = np.random.default_rng(0)
+IMAGES = Split(RNG.normal(size=(8, 16, 16, 3)).astype(np.float32), RNG.integers(0, 10, 8).astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    ("form", "count"), [("v1", 3), ("preact", 3), ("plain", 3), ("v2", 3), ("bottleneck_v2", 6), ("resnet9", 3)]
+)
+def test_channels_that_do_nothing_go_and_nothing_changes(form, count):
+    def build(**options):
+        network = build_resnet9 if form == "resnet9" else functools.partial(build_resnet, 1, form)
+        return network(input_shape=(16, 16, 3), **options)
+
+    model = build()
+    inner = pruning.find_inner(model)
+    assert len(inner) == count
+    place = max(inner, key=lambda one: one.width)
+    kernel = place.after.kernel.numpy()
+    idle = RNG.permutation(place.width)[: place.width // 2]
+    kernel[:, :, idle] = 0
+    place.after.kernel.assign(kernel)
+    scores = pruning.score_channels(model, "taylor", IMAGES, 0)
+    assert np.all(scores[inner.index(place)][idle] == 0)
+    widths = [place.width // 2 if one is place else one.width for one in inner]
+    smaller = pruning.keep_channels(model, build(widths=widths), scores)
+    assert multiply_adds(smaller) < multiply_adds(model)
+    np.testing.assert_allclose(smaller(IMAGES.images), model(IMAGES.images), atol=1e-4)
+
+
+def test_widths_are_multiples_of_16_within_the_budget():
+    model = find("resnet20").build(classes=10)
+    scores = pruning.score_channels(model, "l1", IMAGES, 0)
+    for share in (0.9, 0.6):
+        widths = pruning.choose_widths(model, scores, share)
+        assert not any(width % 16 for width in widths) and all(widths[::3])
+        smaller = find("resnet20").build(classes=10, widths=widths)
+        assert multiply_adds(smaller) <= share * multiply_adds(model) + 1
+    with pytest.raises(UsageError, match="at least"):
+        pruning.choose_widths(model, scores, 0.01)
+
+
+TINY_RUN = {"train_steps": 6, "report_freq": 3, "synthetic_images": 200, "tensorboard": False}
+
+
+def test_a_pruned_run_resumes_and_is_opened(tmp_path, capsys):
+    whole = from_preset("smoke", runs_dir=str(tmp_path), version="whole", **TINY_RUN)
+    train(whole)
+    given = {"train_steps": 4}
+    config = plan(dataclasses.replace(whole, **given), given, 0.8, resume=False)
+    run = RunFolder(tmp_path / "whole-macs0.8")
+    assert config.run_name == run.path.name and config.init_lr == whole.init_lr / 2
+    train(config)
+    pruned = load_model(str(run))
+    assert multiply_adds(pruned) <= 0.8 * multiply_adds(load_model(str(tmp_path / "whole"))) + 1
+    assert load_model(str(run.latest_checkpoint())).count_params() == pruned.count_params()
+    capsys.readouterr()
+    flags = [f"--runs_dir={tmp_path}", "--version=whole"]
+    assert plan(whole, {}, 0.8, resume=True) == dataclasses.replace(config, runs_dir=whole.runs_dir)
+    assert main(["--mode=prune", *flags, "--macs=0.8"]) == 2 and "--resume" in capsys.readouterr().err
+    assert main(["--mode=prune", *flags]) == 2 and "needs --macs" in capsys.readouterr().err
+    assert main(["--mode=prune", *flags, "--macs=0.01"]) == 2 and "at least" in capsys.readouterr().err
+
+
+def test_zeros_stay_zero_in_weights_and_averages(tmp_path):
+    train(
+        from_preset("smoke", runs_dir=str(tmp_path), version="sparse", sparsity=0.8, weight_averaging=0.9, **TINY_RUN)
+    )
+    run = RunFolder(tmp_path / "sparse")
+    arrays, _ = read_checkpoint(run.latest_checkpoint())
+    stored = load_model(str(run)).get_weights()
+    weights = [array for name, array in arrays.items() if name.startswith("net/")]
+    averages = [array for name, array in arrays.items() if name.startswith("average/")]
+    for kernels in (weights, averages, stored):
+        kernels = [kernel for kernel in kernels if kernel.ndim == 4][1:]
+        zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(kernel.size for kernel in kernels)
+        assert zeros == pytest.approx(0.8, abs=0.001)
+
+
+def test_widths_that_fit_no_network_are_refused(tmp_path, capsys):
+    for widths in ("16,16", "0,16,16", "a"):
+        flags = ["--preset=smoke", f"--runs_dir={tmp_path}", f"--widths={widths}"]
+        assert main(["--mode=train", *flags]) == 2 and "idths must be" in capsys.readouterr().err
+    assert main(["--mode=train", "--preset=smoke", f"--runs_dir={tmp_path}", "--model=lenet5", "--widths=16"]) == 2
