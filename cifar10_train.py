@@ -31,15 +31,12 @@ from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
-from resnet_study.training.run_log import TensorBoardLog, callback_logs, forecast, format_row, seconds_left, trim_events
+from resnet_study.training.run_log import Forecast, TensorBoardLog, callback_logs, format_row, seconds_left, trim_events
 from resnet_study.training.signals import catch_signals, check_loss, naming_errors, naming_size
 from resnet_study.training.stage import Stage
 from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
 from resnet_study.training.tasks import Classification, SeveralHeads
-
-# Steps by which the time of a training is told: those that wait for the pipeline to fill, and those that are measured.
-_FILLING, _MEASURED = 5, 20
 
 
 class Interrupted(KeyboardInterrupt):
@@ -213,10 +210,10 @@ class Train:
             ) as bar,
         ):
             callback_list.on_train_begin()
-            began = time.perf_counter()
+            forecast = Forecast()
             if not self.history:
                 self._report_start(tensorboard, bar)
-            first_step, report_seconds = self.step, time.perf_counter() - began
+            forecast.end_report()
             spread_dropout(self.model, self.strategy)
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
@@ -226,10 +223,9 @@ class Train:
                 self._state.interval["seconds"] += time.perf_counter() - clock
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()
-                if self.step == first_step + _FILLING:
-                    began = time.perf_counter()
-                if self.step == first_step + _FILLING + _MEASURED:
-                    self._tell_time((time.perf_counter() - began) / _MEASURED, report_seconds, bar)
+                steps_left = self.train_steps - self.step
+                if (line := forecast.end_step(steps_left, math.ceil(steps_left / self.report_freq))) and self.is_chief:
+                    bar.write(line)
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(tensorboard, bar)
                     if callbacks:
@@ -248,11 +244,6 @@ class Train:
             self._export.frozen = bool(callbacks)
             if devices.is_any(self.strategy, bool(caught)):  # it came while the last report was written
                 raise self._interrupted(caught)
-
-    def _tell_time(self, step_seconds, report_seconds, bar):
-        steps = self.train_steps - self.step
-        if self.is_chief and steps > 0:
-            bar.write(forecast(step_seconds, steps, report_seconds, math.ceil(steps / self.report_freq)))
 
     def _has_ended(self) -> bool:
         return self.step >= self.train_steps or self.model.stop_training
@@ -292,9 +283,8 @@ class Train:
     def _report(self, tensorboard, bar) -> dict:
         """Validates and writes everything that a report writes; returns the row of `error.csv`."""
         measured, loss = self.stage.measure(self.step)
-        check_loss(
-            loss, self.step, self.task, self.run
-        )  # before a checkpoint of weights that are no numbers is written
+        # Before a checkpoint of weights that are no numbers is written.
+        check_loss(loss, self.step, self.task, self.run)
         row = self._state.add_report(measured, self.task, self.config)
         report = self._state.reports()[-1]
         for watcher in self.task.watchers:

@@ -6,7 +6,6 @@ While the backbone is frozen and the images do not change, or change between N f
 """
 
 import functools
-import json
 import math
 
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar10_train import Train
+from flowers import transfer_facts
 from flowers.augmentation import make_variant
 from flowers.backbones import find
 from flowers.batches import training_batches
@@ -31,7 +31,7 @@ from flowers.heads import (
 from flowers.settings import FlowerParameters
 from resnet_study import devices
 from resnet_study.class_names import ClassNames
-from resnet_study.data.balance import class_weights, describe_balance
+from resnet_study.data.balance import class_weights
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.networks.layers import PixelNormalization
@@ -39,7 +39,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
-from resnet_study.training.run_log import count_parameters, note_large_batch
+from resnet_study.training.run_log import count_parameters
 from resnet_study.training.step import UpdateRule, is_seed, measure_classes
 
 
@@ -84,7 +84,7 @@ class Transfer:
         self.config, self.run = config, run
         self.data = data or load_images(config, None if load_weights else run)
         self.training, self.validation = self.data.training, self.data.validation
-        self._class_weights = class_weights(
+        self.class_weights = class_weights(
             config.class_weight, self.training.labels, self.data.class_names, self.data.class_folders
         )
         self.report_freq = math.ceil(len(self.training) / config.train_batch_size)
@@ -275,70 +275,17 @@ class Transfer:
 
     def measure(self, logits, labels) -> tuple:
         """See `step.measure_classes`."""
-        return measure_classes(logits, labels, self.config.label_smoothing, self._class_weights)
+        return measure_classes(logits, labels, self.config.label_smoothing, self.class_weights)
 
     # What is said
 
     def describe_data(self, resumed: bool) -> dict:
         """What `data.json` holds. Raises UsageError where a resumed run was begun on other images."""
-        data = self.data
-        facts = {
-            "class_names": list(data.class_names),
-            "class_folders": list(data.class_folders),
-            "images": self._count_images(),
-            "split_rounding": data.split_rounding,
-            "found": data.found,
-            "skipped": list(data.skipped),
-            "leaks": [list(pair) for pair in data.leaks],
-            "leak_count": data.leak_count,
-            "fingerprint": data.fingerprint,
-        }
-        if resumed:
-            same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}
-            kept = read_json(self.run.data, same)
-            for name in same:
-                if json.loads(json.dumps(facts[name])) != kept[name]:
-                    raise UsageError(
-                        f"--resume goes on with the images of {self.run}: expected {name} {kept[name]}, received {facts[name]}; "
-                        "give the same --data_dir or start another --version"
-                    )
-        return facts
-
-    def _count_images(self):
-        return {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test or ())}
+        return transfer_facts.describe_data(self, resumed)
 
     def describe(self, model: keras.Model, machine: str) -> str:
         """What was chosen and found, in some lines; `machine` says where it trains."""
-        data, config, counts = self.data, self.config, self._count_images()
-        lines = [
-            f"{config.model}, head {config.head_name}: {self.transfer.count_params():,} parameters, "
-            f"{count_parameters(self.transfer.trainable_variables):,} of them trainable; backbone "
-            f"{'trained' if config.backbone_trainable else 'frozen'}, its weights: {config.weights}; {machine}",
-            f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
-            f"{counts['test']:,} test images at {config.image_size} x {config.image_size}",
-            f"{config.epochs} epochs of {self.report_freq} steps of {config.train_batch_size} images"
-            f"{', features cached' if self.caches_features else ''}, run folder {self.run}",
-        ]
-        if config.unfreeze_at_epoch:
-            lines.append(
-                f"after {config.unfreeze_at_epoch} epochs fine-tuning: the last {config.fine_tune_stages} stage(s) of the backbone train "
-                "too, its batch norm stays in inference mode"
-            )
-        if data.leak_count is None and config.dataset == "folder" and config.find_leaks == "auto":
-            lines.append(
-                "images that are in two parts were not looked for: too many files are of equal size; use --find_leaks=on"
-            )
-        lines += [f"skipped: {text}" for text in data.broken]
-        if data.leak_count:
-            first = " = ".join(data.leaks[0])
-            lines.append(
-                f"leak: {data.leak_count} pair(s) of equal images are in two parts, so errors there look too small: {first}, ...; "
-                f"listed in {self.run.data}"
-            )
-        if not config.backbone_trainable and config.weights == "none":
-            lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
-        lines += describe_balance(self.training.labels, data.class_names, self._class_weights is not None)
-        return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
+        return transfer_facts.describe(self, machine)
 
 
 def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=()) -> RunFolder:

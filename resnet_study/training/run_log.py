@@ -5,6 +5,7 @@ import datetime
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -51,6 +52,29 @@ def seconds_left(history: list[dict], train_steps: int) -> float | None:
     if not steps:
         return None
     return (recent[-1]["seconds"] - recent[0]["seconds"]) / steps * (train_steps - recent[-1]["step"])
+
+
+class Forecast:
+    """Times the first steps of a training, to tell once what all of it will take."""
+
+    _FILLING, _MEASURED = 5, 20  # steps that wait for the pipeline to fill, and steps that are measured
+
+    def __init__(self):
+        self._began, self._steps, self._report_seconds = time.perf_counter(), 0, 0.0
+
+    def end_report(self) -> None:
+        """To be called when the first report is made."""
+        self._report_seconds = time.perf_counter() - self._began
+
+    def end_step(self, steps_left: int, reports_left: int) -> str:
+        """To be called after each step. Returns the line to print, once; else ""."""
+        self._steps += 1
+        if self._steps == self._FILLING:
+            self._began = time.perf_counter()
+        if self._steps != self._FILLING + self._MEASURED or not steps_left:
+            return ""
+        step_seconds = (time.perf_counter() - self._began) / self._MEASURED
+        return forecast(step_seconds, steps_left, self._report_seconds, reports_left)
 
 
 def forecast(step_seconds: float, steps: int, report_seconds: float, reports: int) -> str:

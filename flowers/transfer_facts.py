@@ -1,0 +1,72 @@
+"""What a transfer run says of itself: the facts of its images in `data.json`, and the lines that it prints at the start."""
+
+import json
+
+from resnet_study.data.balance import describe_balance
+from resnet_study.errors import UsageError
+from resnet_study.files import read_json
+from resnet_study.training.run_log import count_parameters, note_large_batch
+
+
+def describe_data(task, resumed: bool) -> dict:
+    """What `data.json` holds. Raises UsageError where a resumed run was begun on other images."""
+    data = task.data
+    facts = {
+        "class_names": list(data.class_names),
+        "class_folders": list(data.class_folders),
+        "images": _count_images(task),
+        "split_rounding": data.split_rounding,
+        "found": data.found,
+        "skipped": list(data.skipped),
+        "leaks": [list(pair) for pair in data.leaks],
+        "leak_count": data.leak_count,
+        "fingerprint": data.fingerprint,
+    }
+    if resumed:
+        same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}
+        kept = read_json(task.run.data, same)
+        for name in same:
+            if json.loads(json.dumps(facts[name])) != kept[name]:
+                raise UsageError(
+                    f"--resume goes on with the images of {task.run}: expected {name} {kept[name]}, received {facts[name]}; "
+                    "give the same --data_dir or start another --version"
+                )
+    return facts
+
+
+def describe(task, machine: str) -> str:
+    """What was chosen and found, in some lines; `machine` says where it trains."""
+    data, config, counts = task.data, task.config, _count_images(task)
+    lines = [
+        f"{config.model}, head {config.head_name}: {task.transfer.count_params():,} parameters, "
+        f"{count_parameters(task.transfer.trainable_variables):,} of them trainable; backbone "
+        f"{'trained' if config.backbone_trainable else 'frozen'}, its weights: {config.weights}; {machine}",
+        f"{data.found}: {len(data.class_names)} classes, {counts['training']:,} training, {counts['validation']:,} validation, "
+        f"{counts['test']:,} test images at {config.image_size} x {config.image_size}",
+        f"{config.epochs} epochs of {task.report_freq} steps of {config.train_batch_size} images"
+        f"{', features cached' if task.caches_features else ''}, run folder {task.run}",
+    ]
+    if config.unfreeze_at_epoch:
+        lines.append(
+            f"after {config.unfreeze_at_epoch} epochs fine-tuning: the last {config.fine_tune_stages} stage(s) of the backbone train "
+            "too, its batch norm stays in inference mode"
+        )
+    if data.leak_count is None and config.dataset == "folder" and config.find_leaks == "auto":
+        lines.append(
+            "images that are in two parts were not looked for: too many files are of equal size; use --find_leaks=on"
+        )
+    lines += [f"skipped: {text}" for text in data.broken]
+    if data.leak_count:
+        first = " = ".join(data.leaks[0])
+        lines.append(
+            f"leak: {data.leak_count} pair(s) of equal images are in two parts, so errors there look too small: {first}, ...; "
+            f"listed in {task.run.data}"
+        )
+    if not config.backbone_trainable and config.weights == "none":
+        lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
+    lines += describe_balance(task.training.labels, data.class_names, task.class_weights is not None)
+    return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
+
+
+def _count_images(task):
+    return {"training": len(task.training), "validation": len(task.validation), "test": len(task.data.test or ())}
