@@ -154,3 +154,15 @@ def test_shares_of_classes_are_measured_as_labels_are():
 def test_time_and_memory_are_told():
     assert forecast(0.1, 6000, 3.0, 10).startswith("about 10 min, ")
     assert forecast(0.1, 600000, 3.0, 10).startswith("about 16.7 h, ")
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
+def test_variables_learn_at_rates_of_their_own(optimizer):
+    variables = [keras.Variable(np.ones(3, np.float32)) for _ in range(2)]
+    made = make_optimizer(from_preset("smoke", optimizer=optimizer), variables, 1, "float32", [1.0, 0.25])
+    made.learning_rate.assign(0.1)
+    for _ in range(3):
+        made.apply([tf.constant([1.0, 2.0, 3.0])] * 2, variables)
+    first, second = (1 - variable.numpy() for variable in variables)
+    np.testing.assert_allclose(second, 0.25 * first, rtol=1e-5)
+    assert (first > 0).all()
