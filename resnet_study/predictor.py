@@ -41,8 +41,8 @@ class Predictor:
     """
 
     def __init__(self, model: keras.Model | str | os.PathLike, precision: str = "float32"):
-        if precision not in ("auto", *devices.POLICIES):
-            raise UsageError(f"precision must be auto, {' or '.join(devices.POLICIES)}, received {precision!r}")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise UsageError(f"precision must be auto, float32 or bfloat16, received {precision!r}")
         self.model = open_model(str(model)) if isinstance(model, str | os.PathLike) else model
         if isinstance(self.model, ExportedModel):
             if precision == "bfloat16":
