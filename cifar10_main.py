@@ -35,43 +35,24 @@ _OF_FOLDER = (
     "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
 )  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "diagram")
+# What each mode does, and which of the flags that are no settings it takes. A study goes on by itself, with --resume and without.
 _MODES = {
-    "train": "train, test and draw",
-    "test": "test and draw a finished run",
-    "predict": "classify --images",
-    "export": "write a model as files for phones, browsers and servers",
-    "prune": "make a trained network smaller, and train it on",
-    "calibrate": "mend the probabilities of a finished run",
-    "models": "list the networks: size, arithmetic, error, shipped weights",
-    "report": "write report.html of a run or a study, or of --versions beside each other",
-    "serve": "a page on this machine to try models: images in, probabilities, heat maps, nearest training images",
-    "runs": "list the run folders: state, error, time, disk",
-    "publish": "put a tested run or a study among the project's results",
-    "compare": "networks against each other on several data sets",
-    "degradation": "plain against residual networks at several depths",
-    "robustness": "accuracy on corrupted test images",
-    "diagram": "draw networks and their blocks",
-}
-# Which of the flags that are no settings each mode takes. A study goes on by itself, with --resume and without.
-_TAKES = {
-    "train": ("resume", "overwrite"),
-    "test": (),
-    "predict": ("images", "explain", "explain_limit"),
-    "prune": ("macs", "resume", "overwrite"),
-    "calibrate": ("held_out",),
-    "models": (),
-    "report": ("versions",),
-    "serve": ("versions", "port"),
-    "runs": (),
-    "export": ("format", "quantize", "pixels", "compare", "images"),
-    "publish": ("results_dir", "experiment"),
-    "compare": ("models", "datasets", "seeds", "resume"),
-    "degradation": ("depths", "short", "seeds", "resume"),
-    "robustness": ("models", "datasets", "seeds", "resume"),
-    "diagram": ("models", "resume"),
-}
-
-
+    "train": ("train, test and draw", ("resume", "overwrite")),
+    "test": ("test and draw a finished run", ()),
+    "predict": ("classify --images", ("images", "explain", "explain_limit")),
+    "export": ("write a model as files for phones, browsers and servers", ("format", "quantize", "pixels", "compare", "images")),
+    "prune": ("make a trained network smaller, and train it on", ("macs", "resume", "overwrite")),
+    "calibrate": ("mend the probabilities of a finished run", ("held_out",)),
+    "models": ("list the networks: size, arithmetic, error, shipped weights", ()),
+    "report": ("write report.html of a run or a study, or of --versions beside each other", ("versions",)),
+    "serve": ("a page on this machine to try models: images in, probabilities, heat maps, nearest training images", ("versions", "port")),
+    "runs": ("list the run folders: state, error, time, disk", ()),
+    "publish": ("put a tested run or a study among the project's results", ("results_dir", "experiment")),
+    "compare": ("networks against each other on several data sets", ("models", "datasets", "seeds", "resume")),
+    "degradation": ("plain against residual networks at several depths", ("depths", "short", "seeds", "resume")),
+    "robustness": ("accuracy on corrupted test images", ("models", "datasets", "seeds", "resume")),
+    "diagram": ("draw networks and their blocks", ("models", "resume")),
+}  # fmt: skip
 # The flags of the short help.
 _SHOWN = (
     "mode", "model", "dataset", "preset", "data_dir", "train_steps", "version", "resume", "images", "test_ckpt_path",
@@ -79,7 +60,7 @@ _SHOWN = (
 
 
 def make_parser() -> Parser:
-    modes = "\n".join(f"  --mode={name:<12} {text}" for name, text in _MODES.items())
+    modes = "\n".join(f"  --mode={name:<12} {text}" for name, (text, _) in _MODES.items())
     presets = "\n".join(f"  {name:<13} {preset.summary}" for name, preset in PRESETS.items())
     parser = Parser(
         prog="cifar10_main.py",
@@ -240,8 +221,8 @@ def _check_actions(actions, parser):
     if mode in STUDIES and actions["overwrite"]:
         raise UsageError("--overwrite is for single runs; a study keeps what is finished, delete run folders by hand")
     for name, value in actions.items():
-        if name != "mode" and value != parser.get_default(name) and name not in _TAKES[mode]:
-            takers = " and ".join(other for other, taken in _TAKES.items() if name in taken)
+        if name != "mode" and value != parser.get_default(name) and name not in _MODES[mode][1]:
+            takers = " and ".join(other for other, (_, taken) in _MODES.items() if name in taken)
             raise UsageError(f"--mode={mode} has no --{name}, received one; leave it out, it is for {takers}")
 
 
