@@ -68,13 +68,7 @@ def training_flop(blocks: int) -> int:
     A multiply-add is two operations; the gradients by the inputs and by the weights cost as much as the way forward, each.
     Convolutions and the dense layer only, which leaves out less than 2 %.
     """
-    multiply_adds = 32 * 32 * 9 * 3 * 16 + 64 * 10
-    channels = 16
-    for stage, filters in enumerate((16, 32, 64)):
-        pixels = (32 >> stage) ** 2
-        multiply_adds += pixels * 9 * filters * (channels + (2 * blocks - 1) * filters)
-        channels = filters
-    return 3 * 2 * multiply_adds
+    return 3 * 2 * registry.find(f"resnet{6 * blocks + 2}").multiply_adds
 
 
 def blocks_of(model: str) -> int:
