@@ -354,7 +354,7 @@ def _prune(config, actions):
 
     config = plan(config, actions["given"], actions["macs"], actions["resume"])
     _train(config, actions)
-    print(describe_size(RunFolder(f"{config.runs_dir}/{config.run_name}")))
+    print(describe_size(RunFolder(f"{config.runs_dir}/{config.run_name}"), config.sparsity))
 
 
 def _test(config, actions):
@@ -371,9 +371,10 @@ def _test(config, actions):
     result, run = evaluate(config)
     print_result(result)
     if not config.test_ckpt_path and result["last_step"] < config.train_steps:
+        unless = "unless --patience has ended it, " if config.patience else ""
         print(
             f"note: the run has trained {result['last_step']:,} of {config.train_steps:,} steps, these are the weights of step "
-            f"{result['best_step']:,}; --mode=train --version={run.path.name} --resume goes on with it"
+            f"{result['best_step']:,}; {unless}--mode=train --version={run.path.name} --resume goes on with it"
         )
     if run.holds_run():
         from resnet_study.reports.figures import draw

@@ -73,7 +73,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            # What a killed process had started, such as git, may hold the lock a moment longer.
+            lock = filelock.FileLock(self.path / ".lock", timeout=1)
             lock.acquire()
         except filelock.Timeout as error:
             raise UsageError(f"another process is training in {self}; wait for it or give another --version") from error

@@ -78,6 +78,8 @@ def test_a_pruned_run_resumes_and_is_opened(tmp_path, capsys):
     flags = [f"--runs_dir={tmp_path}", "--version=whole"]
     assert plan(whole, {}, 0.8, resume=True) == dataclasses.replace(config, runs_dir=whole.runs_dir)
     assert main(["--mode=prune", *flags, "--macs=0.8"]) == 2 and "--resume" in capsys.readouterr().err
+    longer = ["--macs=0.8", "--resume", "--train_steps=6"]
+    assert main(["--mode=prune", *flags, *longer]) == 2 and "--extend=4" in capsys.readouterr().err
     assert main(["--mode=prune", *flags]) == 2 and "needs --macs" in capsys.readouterr().err
     assert main(["--mode=prune", *flags, "--macs=0.01"]) == 2 and "at least" in capsys.readouterr().err
 

@@ -38,7 +38,9 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> Hyp
     name = source.path.name.removeprefix("test-") + (f"-macs{macs:g}" if macs < 1 else "")
     run = RunFolder(f"{config.runs_dir}/{name}" + (f"-zeros{config.sparsity:g}" if config.sparsity else ""))
     if resume and run.holds_run():
-        return dataclasses.replace(run.read_config(HyperParameters), runs_dir=config.runs_dir, version=run.path.name)
+        asked = {name: value for name, value in given.items() if name not in ("version", "test_ckpt_path")}
+        place = {"runs_dir": config.runs_dir, "version": run.path.name}
+        return dataclasses.replace(run.read_config(HyperParameters), **asked | place)
     # Before anything is computed, as the training would have it.
     devices.choose_towers(config.towers, devices.choose_strategy(config.strategy), config.train_batch_size)
     model = load_model(path, config.model_name)
@@ -63,8 +65,12 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> Hyp
     return dataclasses.replace(config, **recipe | given | start)
 
 
-def describe_size(run: RunFolder) -> str:
-    """What became of a pruned run: bytes as they are and compressed, and the share of zeros."""
-    content, kernels = run.best.read_bytes(), [w for w in load_model(str(run.best)).get_weights() if w.ndim == 4]
+def describe_size(run: RunFolder, sparsity: float) -> str:
+    """What became of a pruned run: bytes as they are and compressed, and the share of zeros where some were asked for."""
+    content = run.best.read_bytes()
+    line = f"{run.best}: {len(content):,} bytes, {len(gzip.compress(content)):,} by gzip"
+    if not sparsity:
+        return line
+    kernels = [weight for weight in load_model(str(run.best)).get_weights() if weight.ndim == 4]
     zeros = sum(int(np.sum(kernel == 0)) for kernel in kernels) / sum(kernel.size for kernel in kernels)
-    return f"{run.best}: {len(content):,} bytes, {len(gzip.compress(content)):,} by gzip; {zeros:.1%} of the weights of convolutions are 0"
+    return f"{line}; {zeros:.1%} of the weights of convolutions are 0"
