@@ -32,6 +32,7 @@ from resnet_study.evaluation import (
     find_class_names,
     find_model,
     measure,
+    read_as_trained,
 )
 from resnet_study.exporting.export import RealImages, choose_calibration
 from resnet_study.exporting.export import export as export_model
@@ -88,6 +89,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     """
     path, run = find_model(config)
     model = open_model(path, config.model_name)
+    config = read_as_trained(config, path, model)
     data = _load_heads(config, path, model)
     names = list(data)
     if not config.test_ckpt_path:
@@ -308,6 +310,7 @@ def export(
     """
     path, run = find_model(config)
     model = load_model(path, config.model_name)
+    config = read_as_trained(config, path, model)
     cached = functools.cache(lambda: _load_heads(config, path, model))
 
     def choose_training():

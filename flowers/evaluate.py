@@ -51,11 +51,12 @@ def evaluate(config: FlowerParameters):
     from cifar10_test import make_reader
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own
-    from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model
+    from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model, read_as_trained
     from resnet_study.exporting.exported_model import open_model
 
     path, run = find_model(config)
     model = open_model(path)
+    config = read_as_trained(config, path, model)
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
     if not config.test_ckpt_path:

@@ -18,7 +18,7 @@ def export(
     """As `cifar10_test.export`, of a transfer model; without test images it is checked on validation images."""
     from cifar10_test import make_reader
     from flowers.data import load_images
-    from resnet_study.evaluation import find_model
+    from resnet_study.evaluation import find_model, read_as_trained
     from resnet_study.exporting.export import RealImages, choose_calibration
     from resnet_study.exporting.export import export as export_model
     from resnet_study.prediction import list_images
@@ -27,6 +27,7 @@ def export(
 
     path, run = find_model(config)
     model = load_model(path)
+    config = read_as_trained(config, path, model)
 
     @functools.cache
     def load_data():

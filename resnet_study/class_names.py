@@ -20,7 +20,8 @@ class ClassNames(dict):
     """{name of the head: names of its classes}.
 
     Attributes:
-        resize: how images were brought to the size of the network, see `data.image_files.read_image`; "auto" = nothing is said, which crop leaves out, too.
+        resize: how images were brought to the size of the network, see `data.image_files.read_image`; "auto" = the
+            file does not say, as where it was "crop".
     """
 
     def __init__(self, names=(), resize: str = "auto"):

@@ -288,6 +288,14 @@ def evaluate_parts(
     return result
 
 
+def read_as_trained(config, path: str, model):
+    """The settings, with images brought to the size of the network as the file of the model says where the settings leave it open."""
+    told = find_class_names(path, model).resize
+    return (
+        dataclasses.replace(config, resize=told) if config.resize == "auto" and told in ("pad", "stretch") else config
+    )
+
+
 def _check_classes(path, model, data):
     told = find_class_names(path, model)
     if set(told) != set(data.class_names):

@@ -98,7 +98,7 @@ class SharedSettings(Settings):
         "auto",
         DATA,
         "how images are brought to the size of the network: crop = the largest part of its aspect; pad = all of it, on black; stretch = all "
-        "of it, without its aspect; auto = as the model was trained, crop for a new one",
+        "of it, without its aspect; auto = crop in training, and as the model was trained in tests, predictions and exports",
         choices=("auto", "crop", "pad", "stretch"),
     )
 

@@ -25,6 +25,8 @@ from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, measure, read_result
 from resnet_study.files import write_json
+from resnet_study.networks import registry
+from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
@@ -74,6 +76,28 @@ def test_a_model_file_says_how_images_were_resized(tmp_path):
         for way in ("auto", "crop")
     )
     assert not padded[0].any() and (padded[3:5] == 200).all() and (cropped == 200).all()
+
+
+def test_a_moved_model_is_tested_on_images_resized_as_in_its_training(tmp_path):
+    rng, moved = np.random.default_rng(0), tmp_path / "moved.keras"
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            image = rng.integers(0, 256, (8, 32, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "images" / label / f"{number}.png"), image)
+    model = registry.find("resnet8").build(
+        input_shape=(16, 16, 3), classes=2, preprocessing=PixelNormalization(127.5, 127.5)
+    )
+    save_model(model, moved, ClassNames({"": ["a", "b"]}, "pad"))
+    answers = {}
+    for way in ("auto", "pad", "crop"):
+        config = from_preset(
+            "smoke", dataset="folder", data_dir=str(tmp_path / "images"), image_size=16, runs_dir=str(tmp_path / way),
+            test_ckpt_path=str(moved), resize=way,
+        )  # fmt: skip
+        answers[way] = np.load(cifar10_test.evaluate(config)[1].predictions)
+    np.testing.assert_array_equal(answers["auto"], answers["pad"])
+    assert not np.allclose(answers["auto"], answers["crop"])
 
 
 def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, capsys):

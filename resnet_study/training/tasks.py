@@ -303,8 +303,9 @@ class SeveralHeads(Classification):
         return objective, sums
 
     @property
-    def class_names(self):
-        return {head: list(data.class_names) for head, data in self.heads.items()}
+    def class_names(self) -> ClassNames:
+        names = {head: list(data.class_names) for head, data in self.heads.items()}
+        return ClassNames(names, self.config.reading()["resize"])
 
     def describe_data(self, resumed):
         """As `Classification.describe_data`, with the class names of each head."""
