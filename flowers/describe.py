@@ -42,7 +42,9 @@ def describe(config: FlowerParameters) -> Path:
     try:
         import imagehash
     except ImportError as error:
-        raise UsageError("flowers.describe needs the extra describe (pip install ImageHash); install it") from error
+        raise UsageError(
+            "flowers.describe needs ImageHash, which is not installed; install the extra describe: pip install '.[describe]' in the clone"
+        ) from error
     import PIL.Image
 
     found = find_labelled(config.data_dir, config.labels, config.label_level)

@@ -59,6 +59,17 @@ def refused(capsys, *words):
 # Kills
 
 
+def test_a_lock_that_is_about_to_be_free_is_waited_for(tmp_path):
+    """What a killed run had started can hold it a moment longer."""
+    run, held = RunFolder(tmp_path), filelock.FileLock(tmp_path / ".lock", thread_local=False)
+    held.acquire()
+    timer = threading.Timer(0.3, held.release)
+    timer.start()
+    with run.locked():
+        assert not held.is_locked
+    timer.join()
+
+
 @pytest.mark.slow
 def test_killed_at_the_worst_instants_and_equal_to_a_run_never_killed(tmp_path):
     kinds = ["inside a checkpoint", "between arrays", "after move"]

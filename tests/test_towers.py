@@ -186,10 +186,22 @@ def test_a_run_keeps_its_towers_wherever_it_goes(tmp_path, monkeypatch):
         RunFolder(run.path).stored_towers()
 
 
-@pytest.mark.parametrize(("towers", "optimizer"), [(2, "momentum"), (2, "nesterov"), (2, "adam"), (4, "momentum")])
-def test_no_sum_of_a_step_depends_on_which_tower_is_ready_first(tmp_path, towers, optimizer):
+@pytest.mark.parametrize(
+    ("towers", "optimizer", "parts"),
+    [
+        (2, "momentum", 1),
+        (2, "nesterov", 1),
+        (2, "adam", 1),
+        (4, "momentum", 1),
+        (2, "momentum", 2),
+        (1, "momentum", 2),
+    ],
+)
+def test_no_sum_of_a_step_depends_on_what_is_ready_first(tmp_path, towers, optimizer, parts):
     """TensorFlow's `AddN` begins with whichever input is free: with three or more of them, the last bits differ from time to time."""
-    stage = Train(tiny(tmp_path, train_batch_size=32, towers=towers, optimizer=optimizer, weight_decay=0.01)).stage
+    stage = Train(
+        tiny(tmp_path, train_batch_size=32, towers=towers, optimizer=optimizer, accumulate=parts, weight_decay=0.01)
+    ).stage
     images, labels = next(iter(stage.batches(0)))
     context.enable_graph_collection()
     stage.train(images, labels, 0)

@@ -80,13 +80,8 @@ class Forecast:
 def forecast(step_seconds: float, steps: int, report_seconds: float, reports: int) -> str:
     """What a training will take, by its first steps and its first report, and the memory that it has taken so far."""
     seconds = step_seconds * steps + report_seconds * reports
-    time = (
-        f"{seconds / 3600:.1f} h"
-        if seconds > 2 * 3600
-        else f"{seconds / 60:.0f} min"
-        if seconds > 100
-        else f"{seconds:.0f} s"
-    )
+    units = ((7200, 3600, ".1f", "h"), (100, 60, ".0f", "min"), (0, 1, ".0f", "s"))
+    time = next(f"{seconds / unit:{places}} {name}" for least, unit, places, name in units if seconds >= least)
     memory = []
     with contextlib.suppress(ImportError):  # Windows has no such module
         import resource

@@ -33,10 +33,9 @@ class MagnitudePruning:
             lambda: self._find_largest(kept, count),
             lambda: kept,
         )
-        for variable, mask in zip(
-            [*self._kernels, *self._averages], [*kept, *kept][: len(self._kernels + self._averages)], strict=True
-        ):
-            variable.assign(tf.where(mask, variable, tf.zeros_like(variable)))
+        for variables in filter(None, (self._kernels, self._averages)):
+            for variable, mask in zip(variables, kept, strict=True):
+                variable.assign(tf.where(mask, variable, tf.zeros_like(variable)))
 
     def _find_largest(self, kept, count):
         share = 1 - tf.minimum(1.0, tf.cast(count, tf.float32) / self._end)
