@@ -204,6 +204,8 @@ def _run(argv):
     actions["others"] = _find_others(flags) if actions["mode"] == "test" else None
     config, actions["given"] = _settings(flags, actions), flags
     devices.import_tensorflow()
+    if actions["mode"] not in ("train", "prune"):
+        devices.share_batches()
     {
         "train": _train,
         "test": _test,

@@ -64,6 +64,7 @@ def measure_ours(job: dict) -> dict:
     images, labels = draw_images(job)
     config = _our_config(job)
     if job["part"] == "inference":
+        devices.share_batches()  # as the command line does
         normalization = cifar10_input.make_normalization(config.normalization, images)
         model = registry.find(job["model"]).build(preprocessing=normalization)
         result = time_inference(Predictor(model, config.precision).predict, images)

@@ -164,6 +164,21 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
     return chosen
 
 
+def share_batches() -> None:
+    """Lets the cores of a processor share the batches of a `Predictor`, for a process that answers and trains nothing.
+
+    It gives each operation of TensorFlow one thread, which must happen before it computes. Networks for small images infer faster so, see
+    docs/speed.md; those for large ones gain nothing.
+    """
+    import tensorflow as tf
+
+    if tf.config.get_visible_devices("GPU"):
+        return
+    with contextlib.suppress(RuntimeError):  # it has computed already: then the cores share each operation
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(count_cores())
+
+
 def count_inference_towers() -> int:
     """Shards of a batch in inference: one for each core where TensorFlow gives each operation one thread, else 1."""
     import tensorflow as tf

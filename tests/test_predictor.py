@@ -80,6 +80,18 @@ def test_cores_share_a_batch_where_an_operation_has_one_thread(monkeypatch):
     assert devices.count_inference_towers() == 1
 
 
+def test_a_process_that_only_answers_gives_each_operation_one_thread(monkeypatch, capsys):
+    chosen = []
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda count: chosen.append(count))
+    monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", lambda count: chosen.append(count))
+    devices.share_batches()
+    assert chosen == [1, devices.count_cores()]
+    monkeypatch.undo()
+    tf.zeros(1) + 1  # TensorFlow has computed: too late
+    devices.share_batches()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_scaled_pixels_are_told(recwarn):
     predictor = Predictor(small_model())
     with pytest.warns(UserWarning, match="0..255"):
