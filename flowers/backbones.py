@@ -113,9 +113,9 @@ _APPLICATIONS = (  # pixels, size, smallest, builders
         "MobileNetV3Small MobileNetV3Large ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge",
     ),
 )
-_HEADS = {"resnet50": "flatten", "resnet152v2": "convolutional"}  # those of the texts
+TEXT_HEADS = {"resnet50": "flatten", "resnet152v2": "convolutional"}  # the networks of the texts
 APPLICATIONS = {
-    name.lower(): Backbone(name.lower(), name, pixels, size, smallest, _HEADS.get(name.lower(), "pool"))
+    name.lower(): Backbone(name.lower(), name, pixels, size, smallest, TEXT_HEADS.get(name.lower(), "pool"))
     for pixels, size, smallest, names in _APPLICATIONS
     for name in names.split()
 }

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from flowers.backbones import find
+from flowers.backbones import TEXT_HEADS, find
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
@@ -156,7 +156,12 @@ class FlowerParameters(SharedSettings):
     )
     train_batch_size: int = _changed("train_batch_size", 32)
     optimizer: str = _changed("optimizer", "adam")
-    init_lr: float = _changed("init_lr", 1e-5)
+    init_lr: float = _changed(
+        "init_lr",
+        0.0,
+        help="highest learning rate; 0 = 1e-5 as the text, for its networks resnet50 and resnet152v2; for other backbones 0.001, or 0.0001 "
+        "where they train",
+    )
     fine_tune_lr: float = setting(
         1e-6,
         TRAINING,
@@ -191,6 +196,9 @@ class FlowerParameters(SharedSettings):
         object.__setattr__(self, "image_size", self.image_size or backbone.size)
         if self.weights == "auto":
             object.__setattr__(self, "weights", backbone.own_weights)
+        if not self.init_lr:
+            other = 1e-4 if self.backbone_trainable else 1e-3
+            object.__setattr__(self, "init_lr", 1e-5 if self.model in TEXT_HEADS else other)
         super().__post_init__()
         if self.image_size < backbone.smallest:
             raise UsageError(

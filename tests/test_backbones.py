@@ -111,3 +111,13 @@ def test_size_and_weights_follow_from_the_network():
 def test_what_does_not_fit_together_is_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         FlowerParameters(data_dir="x", **settings)
+
+
+def test_the_default_rate_fits_the_backbone():
+    def rate(**changes):
+        return FlowerParameters(data_dir="folder", **changes).init_lr
+
+    assert rate() == rate(model="resnet152v2") == 1e-5  # as the texts
+    assert rate(model="resnet20") == rate(model="mobilenetv2") == 1e-3
+    assert rate(model="resnet20", base="trained") == 1e-4
+    assert rate(model="resnet20", init_lr=0.5) == 0.5
