@@ -364,8 +364,8 @@ def training_batches(
     workers: int = 1,
     classes: int = 0,
 ):
-    """The batches from `first_step` to `train_steps`, normalised, then rotated, padded with zeros or reflections, cropped, flipped,
-    and with a square cut out.
+    """The batches from `first_step` to `train_steps`, some of them made worse, normalised, then rotated, padded with zeros or
+    reflections, cropped, flipped, and with a square cut out.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
     image's own mean and deviation. (Liang's program pads before it standardises.)
@@ -395,6 +395,7 @@ def training_batches(
     """
     import tensorflow as tf
 
+    from resnet_study.data.corruptions import worsen_batch
     from resnet_study.data.mixing import Mixer
 
     mixer = Mixer(config, split.images.shape[1:], classes)
@@ -406,7 +407,10 @@ def training_batches(
         batch = plan_batch(int(shard) // replicas, len(split), config)
         part = slice(int(shard) % replicas * size, (int(shard) % replicas + 1) * size)
         indices, *draws = (getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
-        return split.images[indices], split.labels[indices], *draws
+        images = split.images[indices]
+        if config.augment and config.corrupt:
+            images = worsen_batch(images, config.corrupt, (config.seed, 8, int(shard) // replicas), part.start)
+        return images, split.labels[indices], *draws
 
     def make_shard(shard):
         # From NumPy: tensors to gather from would be a second copy of all images.

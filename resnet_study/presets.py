@@ -73,6 +73,10 @@ PRESETS = {
         },
         _RESNET110,
     ),
+    "robust": Preset(
+        "resnet9 for images with noise, blur, JPEG or other light: 30 epochs, half of the images made worse at random",
+        _RESNET9 | {"train_steps": 2640, "report_freq": 264, "warmup_steps": 396, "corrupt": 0.5},
+    ),
     "ten_minutes": Preset(
         "94 % on CIFAR-10 for 0.40 PFLOP, ten minutes on two cores: 11 epochs of all training images, Lookahead, none held out",
         {

@@ -124,6 +124,14 @@ class SharedSettings(Settings):
         minimum=0.0,
         maximum=1.0,
     )
+    corrupt: float = setting(
+        0.0,
+        DATA,
+        "share of the training images that are made worse before all else, by light, resolution, noise and compression at random, such as 0.5; "
+        "0 = off",
+        minimum=0.0,
+        maximum=1.0,
+    )
 
     # Training and learning rate
     train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)

@@ -422,6 +422,18 @@ def test_multiply_adds_are_counted_exactly():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_worse_images_for_training_follow_from_seed_and_place(channels):
+    images = np.random.default_rng(0).integers(60, 190, (64, 16, 24, channels), dtype=np.uint8)
+    worse = corruptions.worsen_batch(images, 0.5, (1, 2))
+    assert worse.shape == images.shape and worse.dtype == np.uint8
+    np.testing.assert_array_equal(worse[40:], corruptions.worsen_batch(images[40:], 0.5, (1, 2), first=40))
+    changed = (worse != images).any(axis=(1, 2, 3)).mean()
+    assert 0.25 < changed < 0.6  # half are drawn; of these one in sixteen stays by chance
+    np.testing.assert_array_equal(corruptions.worsen_batch(images, 0.0, (1, 2)), images)
+    assert np.abs(worse.astype(int) - images).mean() < 40  # still the same images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 def test_corruption(channels):
     images = cifar10_input.load_data(from_preset("smoke", synthetic_images=40)).test.images[:8, ..., :channels]
     for corruption in corruptions.CORRUPTIONS:

@@ -1,6 +1,6 @@
-"""Images made worse, to measure how much of it a network bears: noise, blur, brightness, JPEG.
+"""Images made worse: to measure how much of it a network bears, by `corrupt`; and in training, so that it bears more, by `worsen`.
 
-The five severities are those that Hendrycks & Dietterich 2019 (arXiv:1903.12261) chose for CIFAR-10-C; severity 0 is the
+`worsen` makes none of the corruptions that are measured, but such as have similar causes. The five severities are those that Hendrycks & Dietterich 2019 (arXiv:1903.12261) chose for CIFAR-10-C; severity 0 is the
 image itself. We compute them with OpenCV on the whole pixels that a network is given, so single pixels differ from the published
 files of CIFAR-10-C: other random numbers, and blur and brightness with the edges and the rounding of OpenCV.
 """
@@ -59,6 +59,51 @@ def corrupt(images: np.ndarray, corruption: str, severity: int, seed: int = 0) -
     change = {"blur": _blur, "brightness": _brighten, "jpeg": _compress}[corruption]
     # OpenCV drops the axis of a single channel.
     return np.stack([change(image, value).reshape(image.shape) for image in images])
+
+
+def worsen(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """With a probability makes an image worse as cameras and web pages do: light, then resolution, noise and compression, each of
+    them in half of the cases and of random strength.
+
+    Args:
+        image: uint8 [height, width, channels], channels RGB or one grey.
+        share: probability that anything happens, 0..1.
+        rng: what is drawn from, so that the result follows from its seed.
+
+    Returns:
+        uint8 of the same shape.
+
+    Example:
+        import numpy as np
+        from resnet_study.data.corruptions import worsen
+
+        print(worsen(np.zeros((32, 32, 3), np.uint8), 1.0, np.random.default_rng(0)).shape)  # (32, 32, 3)
+    """
+    drawn, light, smaller, noisy, compressed = rng.random(5) < (share, 0.5, 0.5, 0.5, 0.5)
+    gain, offset, height, width, deviation, quality = rng.random(6)
+    if not drawn:
+        return image
+    shape = image.shape
+    changed = np.float32(image)
+    if light:
+        changed = changed * (0.6 + 0.8 * gain) + 255 * (offset - 0.5) / 2
+    if smaller:
+        size = [max(1, round(length * (0.5 + part / 2))) for part, length in ((width, shape[1]), (height, shape[0]))]
+        changed = cv2.resize(cv2.resize(changed, size, interpolation=cv2.INTER_AREA), shape[1::-1]).reshape(shape)
+    if noisy:  # of one distribution for all pixels; the measured one is Gaussian
+        changed = changed + rng.uniform(-1, 1, shape) * (255 * 0.2 * deviation)
+    changed = np.uint8(np.clip(np.rint(changed), 0, 255))
+    if compressed:
+        colors = changed[..., ::-1] if shape[2] == 3 else np.repeat(changed, 3, axis=2)
+        _, content = cv2.imencode(".webp", colors, [cv2.IMWRITE_WEBP_QUALITY, round(5 + 75 * quality)])
+        changed = cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1][..., : shape[2]]
+    return changed
+
+
+def worsen_batch(images: np.ndarray, share: float, seed: tuple[int, ...], first: int = 0) -> np.ndarray:
+    """`worsen` for images uint8 [num_images, height, width, channels], each a pure function of `seed` and its place, from `first` on."""
+    rngs = (np.random.default_rng((*seed, first + place)) for place in range(len(images)))
+    return np.stack([worsen(image, share, rng) for image, rng in zip(images, rngs, strict=True)])
 
 
 def _blur(image, sigma):

@@ -12,6 +12,7 @@ import numpy as np
 
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study.data.corruptions import worsen_batch
 from resnet_study.errors import UsageError, shorten
 from resnet_study.evaluation import read_result
 from resnet_study.files import write_atomically
@@ -360,13 +361,15 @@ def _draw_augmentation(training, config):
         )
         images = training.images[chosen]
         if config.augment:
+            images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch))
             # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
             mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "image_standard" else colour
             images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
         variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
     kind = (
-        (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
+        (f"{config.corrupt:.0%} made worse, " if config.corrupt else "")
+        + (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
         + f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
         + (f", {config.cutout} x {config.cutout} cut out" if config.cutout else "")
         if config.augment
