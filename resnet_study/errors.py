@@ -1,5 +1,6 @@
 """What a user can mend, in one line, and how a command line ends."""
 
+import atexit
 import contextlib
 import errno
 import io
@@ -16,6 +17,10 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 class UsageError(ValueError):
     """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
+
+
+class LostMachine(UsageError):
+    """Another machine of a training has stopped."""
 
 
 def as_text(name: str) -> str:
@@ -46,6 +51,9 @@ def run_command(command) -> int:
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         _show_traceback()
+        if isinstance(error, LostMachine):
+            # TensorFlow cannot take down a cluster that lacks a machine: its threads, still waiting for it, may abort the process.
+            atexit.register(_end_at_once)
         return 2
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,6 +79,12 @@ def run_command(command) -> int:
         _show_traceback()
         return 2
     return 0
+
+
+def _end_at_once():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 @contextlib.contextmanager
