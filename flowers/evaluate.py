@@ -178,10 +178,8 @@ def _draw(config, run, data, result):
             f"training images of {config.dataset_name}",
         ),
     }
-    smoothing = config.train_ema_decay
-    draw_figures(
-        run, title, history, result, data.class_names, shown, probabilities, more, curve_smoothing=smoothing, part=part
-    )
+    options = {"curve_smoothing": config.train_ema_decay, "part": part, "extended_at": config.extended_at(history)}
+    draw_figures(run, title, history, result, data.class_names, shown, probabilities, more, **options)
     write_atomically(run.figures / "report.md", _trial_table(config, data, result, history))
     tested = getattr(data, part)
     write_run_page(run, LabelledImages(tested.labels, lambda places: tested.load(places)[0]))

@@ -19,7 +19,7 @@ class UsageError(ValueError):
     """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
 
 
-class LostMachine(UsageError):
+class LostMachineError(UsageError):
     """Another machine of a training has stopped."""
 
 
@@ -51,7 +51,7 @@ def run_command(command) -> int:
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         _show_traceback()
-        if isinstance(error, LostMachine):
+        if isinstance(error, LostMachineError):
             # TensorFlow cannot take down a cluster that lacks a machine: its threads, still waiting for it, may abort the process.
             atexit.register(_end_at_once)
         return 2

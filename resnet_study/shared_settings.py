@@ -251,6 +251,12 @@ class SharedSettings(Settings):
             return []
         return [f"--data_dir={self.folder_name}"] + [f"--labels={Path(self.labels).name}"] * bool(self.labels)
 
+    def extended_at(self, history) -> int:
+        """The step at which --extend began the schedule anew, of the table of `error.csv`; 0 = it did not."""
+        return (
+            self.extend if self.LENGTH == "train_steps" else int(history["step"].iloc[self.extend])
+        )  # a report is an epoch
+
     def reading(self, resize: str = "auto") -> dict:
         """How `read_image` is to read image files; `resize` is what the file of a model says of it."""
         chosen = next((way for way in (self.resize, resize) if way != "auto"), "crop")

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from cifar10_train import train
-from hyper_parameters import from_preset
+from flowers.settings import FlowerParameters
+from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.data.mixing import Mixer
 from resnet_study.errors import UsageError
@@ -54,6 +55,10 @@ def test_a_schedule_that_has_ended_begins_anew_when_that_is_asked_for(tmp_path):
     rates = list(run.read_history()["learning_rate"])[1:]
     assert rates == pytest.approx([0.02, 0.01, 0.02, 0.01])
     assert json.loads(run.config.read_text())["extend"] == 2
+    assert run.read_config(HyperParameters).extended_at(run.read_history()) == 2
+    assert (
+        FlowerParameters(data_dir="folder", extend=1).extended_at(run.read_history()) == run.read_history()["step"][1]
+    )
     with pytest.raises(UsageError, match="--extend must be below --train_steps=4"):
         tiny(tmp_path, extend=4)
 

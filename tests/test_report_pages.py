@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY
 
@@ -14,6 +15,7 @@ from cifar10_main import main
 from resnet_study.data.toy_data import draw_synthetic
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
+from resnet_study.reports import plots
 from resnet_study.reports.comparison_page import write_comparison, write_study_page
 from resnet_study.reports.gallery import LabelledImages, choose_images
 from resnet_study.reports.published import published_error
@@ -147,6 +149,12 @@ def test_the_most_confident_mistakes_come_first_and_then_every_cell_before_one_h
 )
 def test_a_published_number_stands_beside_what_it_is_of(numbers, part, expected):
     assert published_error(numbers, part) == expected
+
+
+def test_a_line_marks_where_the_schedule_began_anew():
+    history = pd.DataFrame({"step": [0, 2, 4], "train_error": [90, 50, 40], "validation_error": [90, 55, 45]})
+    plot = plots.draw_errors(history, {"test": {"error": 44}, "best_step": 4}, "test", None, extended_at=2)
+    assert "extended after step 2" in [item.label.value for item in plot.legend[0].items]
 
 
 def test_names_of_strangers_are_text(runs_dir, tmp_path):

@@ -32,7 +32,7 @@ from resnet_study.reports.fonts import missing_characters_told, wrap
 from resnet_study.reports.gallery import LabelledImages
 from resnet_study.reports.published import published_number
 from resnet_study.reports.run_page import write_run_page
-from resnet_study.reports.tables import table_lines
+from resnet_study.reports.tables import describe_layers
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
@@ -74,13 +74,29 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     }
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
-    options = {"curve_smoothing": config.train_ema_decay, "published": published}
+    options = {
+        "curve_smoothing": config.train_ema_decay,
+        "published": published,
+        "extended_at": config.extended_at(history),
+    }
     paths = draw_figures(run, title, history, result, names, data.test, probabilities, more, **options)
     return [*paths, write_run_page(run, LabelledImages(data.test.labels, lambda places: data.test.images[places]))]
 
 
 def draw_figures(
-    run, title, history, result, names, images, probabilities, more, *, curve_smoothing, published=None, part="test"
+    run,
+    title,
+    history,
+    result,
+    names,
+    images,
+    probabilities,
+    more,
+    *,
+    curve_smoothing,
+    published=None,
+    part="test",
+    extended_at=0,
 ):
     """Draws what every run has: curves, predictions, confusion matrix, layer table.
 
@@ -96,6 +112,7 @@ def draw_figures(
         curve_smoothing: decay of the smoothed curve, per report, 0..1; see `centred_means`.
         published: see `published_number`.
         part: the part of `result` that the figures show, "validation" or "test".
+        extended_at: step at which the schedule began anew, which a line marks; 0 = it did not.
 
     Returns:
         Paths of the files.
@@ -112,6 +129,17 @@ def draw_figures(
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
+        if extended_at:
+            for name in ("error_curve", "accuracy_curve", "loss_curve"):
+                axes = figures[name].axes[0]
+                axes.axvline(
+                    extended_at,
+                    color=BLACK,
+                    linewidth=0.8,
+                    linestyle="--",
+                    label=f"extended after step {extended_at:,}",
+                )
+                axes.legend()
         if "reliability" in result[part]:  # which results of earlier versions lack
             figures["reliability"] = draw_reliability(result[part], f"{title}, {part} images")
         figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title, part)
@@ -133,23 +161,6 @@ def draw_evaluation(folder: RunFolder, result: dict) -> None:
         save_figure(draw_reliability(metrics, title), folder.figures / "reliability.png")
         matrix = draw_confusion(np.array(metrics["confusion_matrix"]), names, title)
         save_figure(matrix, folder.figures / "confusion_matrix.png")
-
-
-def describe_layers(model) -> str:
-    """A Markdown table of the layers of a model: output shape, trainable and non-trainable parameters, MB of float32 weights."""
-    rows = []
-    for layer in model.layers:
-        trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
-        fixed = sum(int(np.prod(weight.shape)) for weight in layer.non_trainable_weights)
-        shape = " x ".join(str(size) for size in layer.output.shape[1:])
-        rows.append((layer.name, type(layer).__name__, shape, trainable, fixed))
-    total = ("total", "", "", sum(row[3] for row in rows), sum(row[4] for row in rows))
-    cells = [
-        [name, kind, shape, f"{trainable:,}", f"{fixed:,}", f"{(trainable + fixed) * 4 / 2**20:.3f}"]
-        for name, kind, shape, trainable, fixed in [*rows, total]
-    ]
-    header = ["layer", "type", "output", "trainable", "non-trainable", "MB"]
-    return "\n".join(table_lines(header, "lllrrr", cells)) + "\n"
 
 
 def _draw_curves(history, title, label, curves):

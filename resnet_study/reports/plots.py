@@ -77,7 +77,7 @@ def _place_legend(plot):
     legend.stylesheets = [InlineStyleSheet(css=".bk-label { color: var(--text) !important; }")]
 
 
-def draw_errors(history, result: dict, part: str, published):
+def draw_errors(history, result: dict, part: str, published, extended_at: int = 0):
     """The error curves of a run, its one test and the published number; see `figures.draw` for the same on paper.
 
     Args:
@@ -85,6 +85,7 @@ def draw_errors(history, result: dict, part: str, published):
         result: content of `result.json`.
         part: the part of `result` that is shown.
         published: (part, error in %), or None; see `published.published_error`.
+        extended_at: step at which the schedule began anew, which a line marks; 0 = it did not.
     """
     names = {
         "train_error": "training (augmented)",
@@ -109,6 +110,9 @@ def draw_errors(history, result: dict, part: str, published):
     if published is not None:
         of_part, level = published
         _draw_level(plot, history["step"], level, f"published {of_part}: {level:.2f} %")
+    if extended_at:
+        name = f"extended after step {extended_at:,}"
+        plot.line([extended_at] * 2, [0, highest], color=GREY, line_dash="dashed", legend_label=name)
     return plot
 
 

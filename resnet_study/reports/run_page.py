@@ -101,7 +101,7 @@ def _write(run, tested):
     known = len(tested.labels) == len(probabilities)
     gallery = make_gallery(tested, probabilities) if known else []
     published = published_error(numbers, part)
-    curves = {"error": plots.draw_errors(history, result, part, published)}
+    curves = {"error": plots.draw_errors(history, result, part, published, config.extended_at(history))}
     x_range = curves["error"].x_range
     curves["loss"] = plots.draw_losses(history, len(names), x_range)
     curves["rate"], curves["pace"] = plots.draw_pace(history, x_range)

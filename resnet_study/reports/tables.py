@@ -1,5 +1,7 @@
 """Markdown tables."""
 
+import numpy as np
+
 
 def table_lines(header, align: str, rows) -> list[str]:
     """The lines of a Markdown table.
@@ -20,3 +22,20 @@ def table_lines(header, align: str, rows) -> list[str]:
 
 def _line(cells):
     return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
+
+
+def describe_layers(model) -> str:
+    """A Markdown table of the layers of a model: output shape, trainable and non-trainable parameters, MB of float32 weights."""
+    rows = []
+    for layer in model.layers:
+        trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
+        fixed = sum(int(np.prod(weight.shape)) for weight in layer.non_trainable_weights)
+        shape = " x ".join(str(size) for size in layer.output.shape[1:])
+        rows.append((layer.name, type(layer).__name__, shape, trainable, fixed))
+    total = ("total", "", "", sum(row[3] for row in rows), sum(row[4] for row in rows))
+    cells = [
+        [name, kind, shape, f"{trainable:,}", f"{fixed:,}", f"{(trainable + fixed) * 4 / 2**20:.3f}"]
+        for name, kind, shape, trainable, fixed in [*rows, total]
+    ]
+    header = ["layer", "type", "output", "trainable", "non-trainable", "MB"]
+    return "\n".join(table_lines(header, "lllrrr", cells)) + "\n"

@@ -8,7 +8,7 @@ import threading
 
 import tensorflow as tf
 
-from resnet_study.errors import LostMachine, UsageError, naming_memory
+from resnet_study.errors import LostMachineError, UsageError, naming_memory
 
 _LOST = (
     tf.errors.UnavailableError,
@@ -73,7 +73,7 @@ def naming_errors(config, run):
             raise UsageError(reason[1]) from error
         if config.strategy != "multi_worker" or not isinstance(error, _LOST):
             raise
-        raise LostMachine(
+        raise LostMachineError(
             "another machine has stopped or cannot be reached; see what it said, then start all machines again with: "
             f"{config.resume_command(run.path)}"
         ) from error
