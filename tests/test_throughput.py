@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 
@@ -15,6 +16,7 @@ from resnet_study.saved_models import halve_weights
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import measuring
+import reading
 import tensorflow_contenders
 import throughput
 import torch_contenders
@@ -262,3 +264,11 @@ def test_halved_weights_load_as_before_and_are_rounded_once(tmp_path, images):
     model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"65,504"):
         halve_weights(tmp_path / "model.keras", tmp_path / "half.keras")
+
+
+def test_reading_is_measured_in_turn(tmp_path):
+    assert reading.main(["--images=2", "--rounds=2", f"--results_dir={tmp_path}"]) == 0
+    rows = json.loads((tmp_path / "reading.json").read_text())
+    assert [row["metric"] for row in rows] == ["reading_rate"] * 3 + ["reading_ratio"] * 2
+    assert all(0 < row["minimum"] <= row["value"] <= row["maximum"] and row["runs"] == 2 for row in rows)
+    assert reading.main(["--images=0"]) == 2
