@@ -14,6 +14,7 @@ from pathlib import Path
 import hyper_parameters
 from resnet_study import devices
 from resnet_study.errors import UsageError, run_command
+from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
 from resnet_study.reports.console import (
     add_explain_flags,
@@ -34,7 +35,7 @@ _NAMING = (
 _OF_FOLDER = (
     "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
 )  # fmt: skip
-STUDIES = ("compare", "degradation", "robustness", "diagram")
+STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
 # What each mode does, and which of the flags that are no settings it takes. A study goes on by itself, with --resume and without.
 _MODES = {
     "train": ("train, test and draw", ("resume", "overwrite")),
@@ -51,6 +52,7 @@ _MODES = {
     "compare": ("networks against each other on several data sets", ("models", "datasets", "seeds", "resume")),
     "degradation": ("plain against residual networks at several depths", ("depths", "short", "seeds", "resume")),
     "robustness": ("accuracy on corrupted test images", ("models", "datasets", "seeds", "resume")),
+    "compress": ("trained networks as files of each format beside each other: error, size, speed", ("versions", "resume")),
     "diagram": ("draw networks and their blocks", ("models", "resume")),
 }  # fmt: skip
 # The flags of the short help.
@@ -115,7 +117,8 @@ def make_parser() -> Parser:
         "--versions",
         type=_list_of(str),
         metavar="NAME,...",
-        help="run folders in --runs_dir to lay beside each other, for --mode=report and serve; for serve model files and cifar10, too",
+        help="run folders in --runs_dir to lay beside each other, for --mode=report, serve and compress; for serve and compress model files "
+        "and cifar10, too; for compress names of networks with shipped weights, such as resnet9",
     )
     parser.add_argument("--port", type=int, default=8000, metavar="INT", help="of 127.0.0.1, for --mode=serve [8000]")
     studies = parser.add_argument_group(
@@ -244,6 +247,10 @@ def _study(flags, actions):
         from resnet_study.studies.diagrams import draw_study
 
         folder = draw_study(given, models)
+    elif actions["mode"] == "compress":
+        from resnet_study.studies.compress import compress
+
+        folder = compress(given, _find_sources(flags, actions["versions"] or [defaults.model]))
     else:
         from resnet_study.studies.compare import compare
         from resnet_study.studies.degradation import degrade
@@ -259,6 +266,18 @@ def _study(flags, actions):
 
     page = write_study_page(folder)
     print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
+
+
+def _find_sources(flags, versions):
+    """Name -> settings to test with, of each run, model file or network with shipped weights."""
+    found = {}
+    for name in versions:
+        place = Path(hyper_parameters.from_flags(flags).runs_dir) / name
+        source = {"test_ckpt_path": str(place) if place.is_dir() else name}
+        if name in registry.MODELS and not place.is_dir():
+            source = {"test_ckpt_path": "cifar10", "model": name}
+        found[name] = hyper_parameters.from_flags(_read_data_flags(flags | source) | flags | source)
+    return found
 
 
 def _report(config, versions):

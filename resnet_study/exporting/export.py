@@ -107,7 +107,7 @@ def export(
         place = run.path / "exported" / (kind if quantize == "none" else f"{kind}-{quantize}")
         with _folder_aside(place) as aside:
             file = writer.write(kind, quantize, aside)
-            facts = _describe_source(path, model) | {"format": kind, "quantization": quantize} | _describe_file(file)
+            facts = describe_source(path, model) | {"format": kind, "quantization": quantize} | _describe_file(file)
             facts["input"] = {"pixels": "any" if kind == "keras" else pixels, "shape": list(model.input_shape)}
             facts["outputs"] = {head or "probabilities": size for head, size in find_heads(model).items()}
             facts["class_names"] = class_names
@@ -133,7 +133,8 @@ def _by_head(answers):
     return answers if isinstance(answers, dict) else {"": answers}
 
 
-def _describe_source(path, model):
+def describe_source(path: str, model: keras.Model) -> dict:
+    """What a network was loaded from: source, and source_sha256 of the file, see the head."""
     place = Path(path).expanduser()
     place = RunFolder(place).best if place.is_dir() else place
     if path == "cifar10":

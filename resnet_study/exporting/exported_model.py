@@ -119,6 +119,10 @@ class ExportedModel:
             answers[head] = values.astype(np.float32)
         return answers.get("", answers)
 
+    def time(self, images: np.ndarray, seconds: float) -> float:
+        """Seconds that its runtime takes for a batch of raw pixels, without their way to its process; see `runtimes.time_answers`."""
+        return float(self._ask(images=images.astype(self.pixels), seconds=np.array(seconds))["seconds"])
+
     def list_bytes(self):
         """Yields what the file, or each file of the folder, holds."""
         for path in sorted(self._place.rglob("*")) if self._place.is_dir() else [self._place]:

@@ -7,13 +7,15 @@ runtime down, or that fills the memory, ends this process and no other.
 
 Standard output holds messages, each 8 bytes of length and so many bytes of an `.npz` file: first what the file is, then for each
 message of standard input, `images` [n, height, width, channels], the answers: float [n, classes] for each head, `head_0`, `head_1`, ...
-In the place of both may stand `error`, a line of text.
+Where `seconds` come with the images, it tells the time of a batch instead, see `time_answers`. In the place of all may stand `error`, a line of text.
 """
 
 import io
 import os
 import re
+import statistics
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -213,6 +215,22 @@ def _answer(model, facts, request):
     return {f"head_{index}": np.concatenate(values) for index, values in enumerate(zip(*parts, strict=True))}
 
 
+def time_answers(answer, images, seconds):
+    """Median seconds of `answer(images)` once it is warm, of as many calls as take `seconds`, at least three."""
+    for _ in range(3):
+        answer(images)
+    took = []
+    while len(took) < 3 or sum(took) < seconds:
+        started = time.perf_counter()
+        answer(images)
+        took.append(time.perf_counter() - started)
+    return statistics.median(took)
+
+
+def _time(model, _facts, request):
+    return {"seconds": np.array(time_answers(model.answer, request["images"], float(request["seconds"])))}
+
+
 def write_message(file, **arrays):
     """Writes arrays as one message."""
     buffer = io.BytesIO()
@@ -239,7 +257,8 @@ def main(kind, path, threads):
         facts = _describe(model)
         write_message(messages, **facts)
         while (request := read_message(sys.stdin.buffer)) is not None:
-            write_message(messages, **_answer(model, facts, request))
+            answer = _time if "seconds" in request else _answer
+            write_message(messages, **answer(model, facts, request))
     # Runtimes raise nearly anything for a damaged file; whatever it is, the file cannot be used.
     except Exception as error:
         write_message(messages, error=np.array(f"{type(error).__name__}: {error}"[:2000]))

@@ -76,17 +76,24 @@ def measure_cost(config: HyperParameters) -> dict:
     }
 
 
-def _measure_cost_apart(config) -> dict:
-    """`measure_cost` in a new process, which says nothing unless it fails."""
-    command = [sys.executable, "-m", "resnet_study.studies.cost"]
+def measure_apart(module: str, job: str, measured: str):
+    """What a module of this library prints as JSON of a job on its standard input, in a new process, which says nothing unless it fails.
+
+    Raises:
+        UsageError: it failed; `measured` names what it was to measure.
+    """
     # Found as this process found it: in a clone the package need not be installed.
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = os.environ | {"PYTHONPATH": paths}
-    done = subprocess.run(command, input=config.to_json(), capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-m", module], input=job, capture_output=True, text=True, env=environment)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"could not measure what {run_folder_of(config)} costs ({reason}); repeat the command")
+        raise UsageError(f"could not measure {measured} ({reason}); repeat the command")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure_cost_apart(config) -> dict:
+    return measure_apart("resnet_study.studies.cost", config.to_json(), f"what {run_folder_of(config)} costs")
 
 
 def cost_table(groups, folder: Path) -> pd.DataFrame:
@@ -119,5 +126,5 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-if __name__ == "__main__":  # the process of its own of `_measure_cost_apart`
+if __name__ == "__main__":  # the process of `measure_apart`
     print(json.dumps(measure_cost(HyperParameters.from_json(sys.stdin.read(), "the standard input"))))
