@@ -6,7 +6,6 @@ import numpy as np
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import (
     CaffePreprocessing,
-    FusedBatchNormalization,
     LocalResponseNormalization,
     PatchWhitening,
     PixelNormalization,
@@ -41,16 +40,41 @@ def _copy(model):
     copy = keras.models.clone_model(model, clone_function=_copy_layer, call_function=_call_layer)
     for layer in copy.layers:
         if layer.weights and not isinstance(layer, keras.Model):  # a model within has been copied with its weights
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+            source = model.get_layer(layer.name)
+            layer.set_weights(_scale_channels(source) if _scales_channels(source) else source.get_weights())
     copy.trainable = False
     return copy
 
 
+def _scales_channels(layer) -> bool:
+    """Whether a layer is no more than a factor and an offset for each channel: a convolution of single pixels, which an int8 file rounds
+    once, and channel by channel.
+    """
+    if type(layer) is PixelNormalization:
+        return not layer.per_image and max(np.ndim(layer.mean), np.ndim(layer.scale)) < 2
+    return isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4 and layer.axis in (-1, 3)
+
+
+def _scale_channels(layer) -> list[np.ndarray]:
+    """Kernel and bias of that convolution."""
+    if isinstance(layer, PixelNormalization):
+        mean, factor = np.asarray(layer.mean, np.float64), 1 / np.asarray(layer.scale, np.float64)
+        offset = 0.0
+    else:
+        mean, variance = (np.asarray(weight, np.float64) for weight in (layer.moving_mean, layer.moving_variance))
+        factor = (np.asarray(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+        offset = np.asarray(layer.beta, np.float64) if layer.center else 0.0
+    ones = np.ones(layer.output.shape[-1])
+    return [(factor * ones)[None, None, :, None], (offset - mean * factor) * ones]
+
+
 # What takes the place of a layer of this library and keeps its weights.
-_STOCK = {FusedBatchNormalization: keras.layers.BatchNormalization, PatchWhitening: keras.layers.Conv2D}
+_STOCK = {PatchWhitening: keras.layers.Conv2D}
 
 
 def _copy_layer(layer):
+    if _scales_channels(layer):
+        return keras.layers.DepthwiseConv2D(1, dtype="float32", name=layer.name)
     if not isinstance(layer, keras.layers.Layer) or type(layer) in _COMPUTE or _is_sigmoid_gelu(layer):
         return layer  # never called: its place is taken by operations
     if isinstance(layer, keras.Model):
@@ -68,6 +92,7 @@ def _call_layer(layer, inputs, *arguments, **options):
         return inputs * keras.ops.sigmoid(1.702 * inputs)
     if type(layer) in _COMPUTE:
         return _COMPUTE[type(layer)](layer, inputs)
+    options.pop("mask", None)  # which batch normalisation takes, and what stands for it does not
     return layer(inputs, *arguments, **options)
 
 
