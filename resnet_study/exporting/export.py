@@ -38,7 +38,8 @@ from resnet_study.saved_models import find_heads
 
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
 _SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share
-CALIBRATION_IMAGES = 500
+# Of more, the rarest values widen the ranges: with 500, 1.6 % of the answers of the shipped pre-activation ResNet-20 change, with 100 1.2 %.
+CALIBRATION_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
