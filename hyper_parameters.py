@@ -210,6 +210,12 @@ class HyperParameters(SharedSettings):
         minimum=0.0,
         maximum=0.99,
     )
+    quantize_aware: bool = setting(
+        False,
+        TRAINING,
+        "train a trained network on (--is_use_ckpt) so that it loses less by --quantize=int8: in the forward pass kernels and maps are rounded "
+        "to 8 bits, and batch norm is that of a test (Jacob et al. 2018, arXiv:1712.05877)",
+    )
 
     # Validating, testing and loading
     is_full_validation: bool = setting(
@@ -313,6 +319,11 @@ def _check_together(config: HyperParameters) -> None:
         raise UsageError(
             "--sparsity keeps the newest weights, which alone are sparse, so it takes no --patience and no --lr_schedule=plateau; leave "
             "them out"
+        )
+    if config.quantize_aware and not (config.is_use_ckpt and config.precision == "float32"):
+        raise UsageError(
+            "--quantize_aware trains a trained network on in float32, received --is_use_ckpt="
+            f"{str(config.is_use_ckpt).lower()} and --precision={config.precision}; give --is_use_ckpt, --ckpt_path and --precision=float32"
         )
     if config.widths and not all(width.isdecimal() for width in config.widths.split(",")):
         raise UsageError(f"--widths must be whole numbers such as 32,32,144, received '{config.widths}'")

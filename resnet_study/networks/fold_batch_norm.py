@@ -40,7 +40,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
     """
     if dtype not in ("float32", "mixed_bfloat16"):
         raise ValueError(f"dtype must be 'float32' or 'mixed_bfloat16', received {dtype!r}")
-    convolutions = _find_pairs(model)
+    convolutions = find_pairs(model)
     folded = {convolution.name: norm for norm, convolution in convolutions.items()}
     # Rounding the pixels to 8 bits is the largest part of the error of bfloat16, and this layer has next to no work.
     first = next((layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
@@ -70,8 +70,8 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
     return copy
 
 
-def _find_pairs(model) -> dict:
-    """Batch normalisation -> the convolution that can take it in."""
+def find_pairs(model) -> dict:
+    """Batch normalisation -> the convolution that can take it in, of a functional model. Raises ValueError for another one."""
     if not hasattr(model, "operations"):
         raise ValueError(f"expected a functional model, received {type(model).__name__} '{model.name}'")
     # They tell of the first use of a layer only. With a second use, somebody reads what nobody produces. A model within the model has

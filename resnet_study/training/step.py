@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from resnet_study.training.averages import update_averages
 from resnet_study.training.optimizers import find_decayed
+from resnet_study.training.quantization import imitate_int8
 from resnet_study.training.sparsity import MagnitudePruning
 
 
@@ -31,6 +32,7 @@ class UpdateRule:
         weight_averaging: decay per step of an exponential moving average of the weights; 0 = none is kept.
         lookahead_steps: every that many steps the weights are set to their average; 0 = never.
         sparsity: share of the weights of convolutions that become 0, see `resnet_study.training.sparsity`.
+        quantize_aware: whether the loss is that of the network rounded to 8 bits, see `resnet_study.training.quantization`.
     """
 
     batch_size: int
@@ -41,6 +43,7 @@ class UpdateRule:
     lookahead_steps: int = 0
     parts: int = 1
     sparsity: float = 0.0
+    quantize_aware: bool = False
 
 
 class CompiledSteps:
@@ -71,10 +74,11 @@ class CompiledSteps:
         replicas = strategy.num_replicas_in_sync
         decayed = find_decayed(update, model.trainable_variables)
         pruning = MagnitudePruning(model, averages, update.sparsity, train_steps) if update.sparsity else None
+        forward = imitate_int8(model) if update.quantize_aware else model
 
         def find_gradients(images, labels):
             with tf.GradientTape() as tape:
-                logits = model(images, training=True)
+                logits = forward(images, training=True)
                 objective, sums = measure(logits, labels)
                 if teach:
                     objective = teach(images, logits, objective)
@@ -116,7 +120,7 @@ class CompiledSteps:
         @tf.function(reduce_retracing=True)
         def validation_step(images, labels, towers):
             parts = [
-                measure(model(normalization(some), training=False), of_these)[1]
+                measure(forward(normalization(some), training=False), of_these)[1]
                 for some, of_these in _shards(towers, images, labels)
             ]
             return {name: _sum([sums[name] for sums in parts]) for name in parts[0]}

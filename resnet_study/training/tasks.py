@@ -74,6 +74,7 @@ class Classification:
             lookahead_steps=config.lookahead_steps,
             parts=config.accumulate,
             sparsity=config.sparsity,
+            quantize_aware=config.quantize_aware,
         )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         # The weights of a report before the last zeros came would not be sparse.
