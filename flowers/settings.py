@@ -159,8 +159,8 @@ class FlowerParameters(SharedSettings):
     init_lr: float = _changed(
         "init_lr",
         0.0,
-        help="highest learning rate; 0 = 1e-5 as the text, for its networks resnet50 and resnet152v2; for other backbones 0.001, or 0.0001 "
-        "where they train",
+        help="highest learning rate; 0 = 1e-5 as the text, for its networks resnet50 and resnet152v2; for other backbones 0.001, 0.01 "
+        "with the linear head, 0.0001 where they train",
     )
     fine_tune_lr: float = setting(
         1e-6,
@@ -197,7 +197,7 @@ class FlowerParameters(SharedSettings):
         if self.weights == "auto":
             object.__setattr__(self, "weights", backbone.own_weights)
         if not self.init_lr:
-            other = 1e-4 if self.backbone_trainable else 1e-3
+            other = 1e-4 if self.backbone_trainable else 1e-2 if self.head_name == "linear" else 1e-3
             object.__setattr__(self, "init_lr", 1e-5 if self.model in TEXT_HEADS else other)
         super().__post_init__()
         if self.image_size < backbone.smallest:

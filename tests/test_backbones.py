@@ -118,6 +118,6 @@ def test_the_default_rate_fits_the_backbone():
         return FlowerParameters(data_dir="folder", **changes).init_lr
 
     assert rate() == rate(model="resnet152v2") == 1e-5  # as the texts
-    assert rate(model="resnet20") == rate(model="mobilenetv2") == 1e-3
+    assert rate(model="resnet20") == 1e-2 and rate(model="mobilenetv2") == rate(model="resnet20", head="pool") == 1e-3
     assert rate(model="resnet20", base="trained") == 1e-4
     assert rate(model="resnet20", init_lr=0.5) == 0.5
