@@ -289,7 +289,7 @@ class HyperParameters(SharedSettings):
 
     @property
     def command(self) -> str:
-        """The command that repeats the run: what differs from the preset, its name if it was given one, not where things lie."""
+        """The command that repeats the run: what differs from the preset, its name if it was given one, where images of one's own are."""
         own = from_preset(self.preset)
         # What follows from network and data set needs no flag of its own.
         implied = from_preset(self.preset, model=self.model, dataset=self.dataset)

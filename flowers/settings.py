@@ -277,7 +277,7 @@ class FlowerParameters(SharedSettings):
 
     @property
     def command(self) -> str:
-        """The command that repeats the run, with the folder of images by its name, and given weights as if in `runs/`."""
+        """The command that repeats the run, with given weights as if in `runs/`."""
         is_path = self.weights not in ("auto", "imagenet", "cifar10", "none")
         named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
         return " ".join([self.PROGRAM, *self.folder_flags, *named.flags_beside(type(self)()), *self.name_flags])

@@ -4,6 +4,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 """
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import ClassVar
 
@@ -246,10 +247,9 @@ class SharedSettings(Settings):
 
     @property
     def folder_flags(self) -> list[str]:
-        """The flags of a command that repeats a run: where the images and labels are, by their names."""
-        if self.dataset != "folder":
-            return []
-        return [f"--data_dir={self.folder_name}"] + [f"--labels={Path(self.labels).name}"] * bool(self.labels)
+        """The flags of a command that repeats a run: where the images and labels are, as it was given."""
+        places = {"data_dir": self.data_dir, "labels": self.labels} if self.dataset == "folder" else {}
+        return [f"--{name}={shlex.quote(place)}" for name, place in places.items() if place]
 
     def extended_at(self, history) -> int:
         """The step at which --extend began the schedule anew, of the table of `error.csv`; 0 = it did not."""
