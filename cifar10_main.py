@@ -394,8 +394,8 @@ def _test(config, actions):
     if not config.test_ckpt_path and result["last_step"] < config.train_steps:
         unless = "unless --patience has ended it, " if config.patience else ""
         print(
-            f"note: the run has trained {result['last_step']:,} of {config.train_steps:,} steps, these are the weights of step "
-            f"{result['best_step']:,}; {unless}--mode=train --version={run.path.name} --resume goes on with it"
+            f"note: the last report of the run came after {result['last_step']:,} of {config.train_steps:,} steps, these are the weights of "
+            f"step {result['best_step']:,}; {unless}--mode=train --version={run.path.name} --resume goes on with it"
         )
     if run.holds_run():
         from resnet_study.reports.figures import draw

@@ -305,4 +305,4 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
     train(from_flags({name: value for name, value in settings.items() if name in fields}), callbacks=[Stop()])
     assert "a batch of 100 images is more than the" in capsys.readouterr().out
     assert main(["--mode=test", f"--runs_dir={tmp_path}", "--version=x"]) == 0
-    assert "has trained 1 of 2 steps" in capsys.readouterr().out
+    assert "came after 1 of 2 steps" in capsys.readouterr().out

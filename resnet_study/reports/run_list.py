@@ -46,21 +46,19 @@ def _find_state(run):
         if not run.holds_run():
             return row | {"state": "test"} if run.result.is_file() else None
         config = read_json(run.config, dict)
-        last = dict.fromkeys(("step", "epoch", "seconds"), 0)
+        step = reports = 0
         if run.error_csv.is_file():
-            last = run.read_history().iloc[-1]
-            row["seconds"] = float(last["seconds"])
-        steps = "train_steps" in config  # of cifar10_main.py; a transfer run counts epochs
-        trained, planned = (last["step"], config["train_steps"]) if steps else (last["epoch"], config.get("epochs"))
-        row["detail"] = f"{'step' if steps else 'epoch'} {trained:,.0f} of {planned:,}"
-        if run.is_locked():
-            return row | {"state": "running"}
-        if run.final.is_file():
-            return row | {"state": "finished"}
+            history = run.read_history()
+            step, reports = int(history["step"].iloc[-1]), len(history) - 1
+            row["seconds"] = float(history["seconds"].iloc[-1])
+        state = "running" if run.is_locked() else "finished" if run.final.is_file() else "stopped"
         found = sorted(run.checkpoints.glob("step-*.npz"))
-        if found:
-            check_checkpoint(found[-1])
-        return row | {"state": "stopped"}
+        if found and state == "stopped":  # between two reports, perhaps
+            step = check_checkpoint(found[-1])["step"]
+        # A run of cifar10_main.py counts steps, one of flowers epochs, each with a report.
+        is_counted = "train_steps" in config
+        trained, planned = (step, config["train_steps"]) if is_counted else (reports, config.get("epochs"))
+        return row | {"state": state, "detail": f"{'step' if is_counted else 'epoch'} {trained:,} of {planned:,}"}
     except (UsageError, TypeError, ValueError) as error:
         return row | {"state": "damaged", "detail": shorten(str(error).partition(";")[0], 120)}
 

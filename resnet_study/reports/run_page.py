@@ -127,6 +127,7 @@ def _write(run, tested):
         history=_thin(history),
         columns=[name for name in history.columns if name != "train_error_smoothed"],
         last=history.iloc[-1],
+        planned=None if run.final.is_file() else getattr(config, "train_steps", None),  # of a run that was stopped
         names=names,
         matrix=_describe_cells(matrix) if len(names) <= _MOST_CLASSES else None,
         confusions=_list_confusions(matrix),
