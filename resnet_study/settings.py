@@ -228,12 +228,15 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag, known = unknown[0].split("=")[0], self._option_string_actions
-            near = [name for name in _ELSEWHERE.get(flag, ()) if name in known] or difflib.get_close_matches(
-                flag, list(known)
-            )
+            near = [name for name in _ELSEWHERE.get(flag, ()) if name in known]
+            if not flag.startswith("-") and "--images" in known:
+                near = [f"--images {flag}"]
+            near = near or difflib.get_close_matches(flag, list(known))
             self.error(
                 f"unrecognized arguments: {' '.join(unknown)}"
                 + (f"; did you mean {' or '.join(near)}?" if near else "")
+                + " An epoch has as many steps as the images divided by --train_batch_size"
+                * (near == ["--train_steps"])
             )
         for action in required:
             if not getattr(parsed, action.dest):

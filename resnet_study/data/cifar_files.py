@@ -114,7 +114,7 @@ def load_cifar(dataset: str, data_dir: str) -> ImageData:
     if place is None:
         raise UsageError(
             f"--data_dir must hold {published.folders[0]}/, {published.folders[1]}/ or {published.archives[0]}; none "
-            f"found in {data_dir}; give another folder, leave it out to download, or use --dataset=digits"
+            f"found in {data_dir}; give another folder, leave it out to download, or use --dataset=digits; for your own images --dataset=folder"
         )
     return _read(published, place)
 

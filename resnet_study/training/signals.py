@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 import signal
 import threading
@@ -29,6 +30,8 @@ def catch_signals():
     def note(number, _frame):
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not caught:  # not by `print`, which this may have interrupted
+            os.write(2, b"\nstopping after this step, then writing a checkpoint; Ctrl-C again ends at once\n")
         caught.append(signal.Signals(number))
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
