@@ -18,6 +18,7 @@ from resnet_study.data import folder_data
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
+from resnet_study.training.run_log import note_many_epochs
 
 
 def make(folder, *files):
@@ -296,3 +297,8 @@ def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
 def test_settings_that_do_not_fit(tmp_path, capsys, flags, message):
     assert cifar10_main.main(["--mode=train", f"--runs_dir={tmp_path}", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_few_images_is_told_how_to_train_it_sooner():
+    assert "seen 1,053 times; --train_steps=189 (100 times)" in note_many_epochs(2000, 128, 243)
+    assert note_many_epochs(2000, 128, 5000) == ""

@@ -94,7 +94,7 @@ BOMB = encode(np.zeros((8100, 8100), np.uint8))
 @pytest.mark.parametrize(
     ("content", "flags", "status", "detail"),
     [
-        (b"", "", 400, "the image is empty"),
+        (b"", "", 400, "this file is empty"),
         (b"<svg onload=alert(1)>", "", 400, "no image of a kind that is read"),
         (CAT[:3000], "", 400, "cut off"),
         (BOMB, "", 400, "too many pixels, expected at most 64,000,000"),

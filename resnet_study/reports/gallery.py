@@ -92,16 +92,17 @@ def make_gallery(tested: LabelledImages, probabilities: np.ndarray) -> list[dict
     return shown
 
 
-def encode_image(image, largest: int = _LARGEST) -> str:
+def encode_image(image, largest: int = _LARGEST, lossless: bool = False) -> str:
     """An image as a data URI.
 
     Args:
         image: uint8 [height, width, RGB or grey], or a `PIL.Image.Image`.
         largest: pixels that the longer side may have; a larger image is reduced.
+        lossless: whether each pixel stays as it is.
     """
     if not isinstance(image, PIL.Image.Image):
         image = PIL.Image.fromarray(np.squeeze(image))
     image.thumbnail((largest, largest))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=82)
+    image.save(buffer, "WEBP", quality=82, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -89,7 +89,7 @@ class ServedModel:
         Raises:
             UsageError: this is no image that can be read.
         """
-        image = decode_image(content, "the image", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
+        image = decode_image(content, "this file", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
         start = time.perf_counter()
         with self._one_by_one:
             found = self._predictor.predict(image[None])
@@ -102,7 +102,7 @@ class ServedModel:
             heat = _lay_over(image, explainer(image, int(order[0]))) if explainer else None
             answer["heads"].append({"name": head, "guesses": guesses, "heat": heat})
         if details:
-            answer["seen"] = encode_image(image, _SHOWN)
+            answer["seen"] = encode_image(image, _SHOWN, lossless=True)
             answer["neighbours"] = self.neighbours.find(image) if self.neighbours else []
         return answer
 

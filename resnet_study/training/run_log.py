@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from resnet_study.errors import UsageError, one_line
 
+_MANY_EPOCHS = 100
+
 
 def name_columns(part: str, sums: dict, images: int) -> dict:
     """Means of the sums that a step returns, under the names of `error.csv`: loss in nat, error in %, a head's name behind."""
@@ -37,6 +39,17 @@ def note_large_batch(batch_size: int, images: int) -> str:
     return (
         f"\nnote: a batch of {batch_size:,} images is more than the {images:,} training images, so it holds some of them more than once; "
         f"--train_batch_size={images} does not"
+    )
+
+
+def note_many_epochs(steps: int, batch_size: int, images: int) -> str:
+    """A line that is due where each training image is seen very often; "" elsewhere."""
+    if steps * batch_size <= 2 * _MANY_EPOCHS * images:
+        return ""
+    fewer = max(1, _MANY_EPOCHS * images // batch_size)
+    return (
+        f"\nnote: each image is seen {steps * batch_size / images:,.0f} times; --train_steps={fewer} ({_MANY_EPOCHS} times) is shorter, and "
+        "--patience=5 stops where the validation error falls no more"
     )
 
 
