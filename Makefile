@@ -1,8 +1,10 @@
-# make demo        a few minutes with the installation: train, test, predict and draw on real digits, no download of data
+# make demo        train, test, predict and draw on real digits: some minutes; downloads no data; make alone does the same
+# make install     .venv with the library, one to three minutes; the other targets do it first
+# make help        these lines
 # make test        the test suite
 # make train       CIFAR-10, ResNet-20, preset fast; goes on where it was stopped
 # make slow        the checks that need minutes or the real data (CIFAR_DIR=folder)
-# make browser-test  the pages of runs in headless Chromium, which it installs with apt-get where it is missing (as root)
+# make browser-test the pages of runs in headless Chromium, which it installs with apt-get where it is missing (as root)
 # make docs        the documentation as a site, build/site/index.html
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
@@ -15,11 +17,16 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test train slow browser-test docs bench crash-test reproduce lint
+.PHONY: demo install help test train slow browser-test docs bench crash-test reproduce lint
 
 demo: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
 	$(BIN)/python cifar10_main.py --mode=predict --version=demo --images examples/digits
+
+install: $(INSTALLED)
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

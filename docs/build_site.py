@@ -5,7 +5,9 @@ each module, from the docstrings) and the table of all networks, and has MkDocs 
 fetched from a network, then or when the site is read.
 """
 
+import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import griffe
 from structure import find_modules
 
+import resnet
 from resnet_study.reports.model_list import NOTES, tabulate_models
 from resnet_study.reports.tables import table_lines
 
@@ -30,6 +33,23 @@ _GUIDES = {
     "Results": ["docs/results.md", "docs/studies.md", "results/README.md", "model_zoo.md"],
     "The four texts": ["docs/texts/liang.md", "docs/texts/lu_song.md", "docs/texts/flowers.md", "docs/texts/waghmode.md"],
 }  # fmt: skip
+
+# What the parts of the reference are called, in their order.
+_GROUPS = {
+    "": "Top level",
+    "resnet_study": "Settings, runs, models",
+    "resnet_study.networks": "Networks",
+    "resnet_study.data": "Data",
+    "resnet_study.training": "Training",
+    "resnet_study.reports": "Reports",
+    "resnet_study.studies": "Studies",
+    "resnet_study.exporting": "Export",
+    "resnet_study.serving": "Serving",
+    "flowers": "Folders of images (flowers)",
+}
+# Columns as narrow as their text; lines of code of 90 characters at a width of 1,280 pixels.
+_STYLE = ".md-typeset table:not([class]) th { min-width: 0 }\n.md-typeset pre > code { font-size: .75em }\n"
+_WIDE = "---\nhide: [toc]\n---\n\n"
 
 
 class Examples(griffe.Extension):
@@ -44,15 +64,25 @@ class Examples(griffe.Extension):
             obj.docstring.value = "\n".join([f"{text}Example:\n    ```python\n{code}\n    ```\n", *lines[size:]])
 
 
-def write_reference(pages: Path) -> dict[str, list[str]]:
-    """A page for each module. Returns them by package, as MkDocs takes them."""
-    found = {}
+def list_builders() -> str:
+    """The builders of `resnet` that its page would not show, for their docstrings are made when it is imported."""
+    builders = {name: getattr(resnet, name) for name in resnet.__all__ if name.startswith("build_resnet") and name != "build_resnet"}  # fmt: skip
+    rows = [[f"`resnet.{name}`", inspect.getdoc(builder).splitlines()[0]] for name, builder in builders.items()]
+    note = "They take the arguments of `build_resnet`, see below, but for depth and form; those of `build_resnet9` are in [its module](resnet_study.networks.resnet9.md)."
+    table = "\n".join(table_lines(["builder", "what it does"], "ll", rows))
+    return f"## Builders by name\n\n{table}\n\n{note}\n\n## Module\n\n"
+
+
+def write_reference(pages: Path) -> dict[str, list]:
+    """A page for each module. Returns them by group, as MkDocs takes them."""
+    found = {group: [] for group in _GROUPS.values()}
     for name in find_modules(ROOT):
         page = pages / "reference" / f"{name}.md"
         page.parent.mkdir(exist_ok=True)
-        page.write_text(f"# {name}\n\n::: {name}\n", encoding="utf-8")
-        package = name.rpartition(".")[0] or "top level"
-        found.setdefault(package, []).append(f"reference/{page.name}")
+        wide, builders = (_WIDE, list_builders()) if name == "resnet" else ("", "")
+        page.write_text(f"{wide}# {name}\n\n{builders}::: {name}\n", encoding="utf-8")
+        package, _, short = name.rpartition(".")
+        found.setdefault(_GROUPS.get(package, package), []).append({short: f"reference/{page.name}"})
     return found
 
 
@@ -60,8 +90,13 @@ def write_zoo(pages: Path) -> None:
     """The table of `--mode=models`."""
     table = tabulate_models()
     rows = [[f"{cell:.2f}" if isinstance(cell, float) and cell == cell else "" if cell != cell else cell for cell in row] for row in table.values.tolist()]  # fmt: skip
-    lines = ["# Model zoo", "", *(f"- {note}" for note in NOTES), "", *table_lines(list(table), "lrrrrl", rows)]
-    (pages / "model_zoo.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    note = (
+        "The shipped weights are those of one run, seed 0; [Results](docs/results.md) also has the mean of several seeds and runs with "
+        "images held out, whose errors differ by some tenths. [Which run each file is from](resnet_study/pretrained/README.md)."
+    )
+    header = [*list(table)[:-1], "what it is"]
+    lines = [*(f"- {text}" for text in (*NOTES, note)), "", *table_lines(header, "lrrrrl", rows)]
+    (pages / "model_zoo.md").write_text("\n".join([f"{_WIDE}# Model zoo\n", *lines, ""]), encoding="utf-8")
 
 
 def describe_site(pages: Path, site: Path, reference: dict) -> dict:
@@ -82,6 +117,7 @@ def describe_site(pages: Path, site: Path, reference: dict) -> dict:
     }
     return {
         "site_name": "resnet-study",
+        "extra_css": ["site.css"],
         "docs_dir": str(pages),
         "site_dir": str(site),
         "use_directory_urls": False,  # the site can be read from a disk
@@ -111,11 +147,13 @@ def main(site: Path = ROOT / "build" / "site") -> int:
                 pages.mkdir(exist_ok=True)
                 shutil.copy(ROOT / name, pages / name)
         write_zoo(pages)
+        (pages / "site.css").write_text(_STYLE, encoding="utf-8")
         settings = Path(folder) / "mkdocs.yml"
         settings.write_text(json.dumps(describe_site(pages, site.resolve(), write_reference(pages))), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", settings])
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", settings]
+        done = subprocess.run(command, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})  # no advertisement of Material
     if not done.returncode:
-        print(f"written: {site}/index.html")
+        print(f"written: {site}/index.html; its search needs a server: python -m http.server --directory {site}")
     return done.returncode
 
 
