@@ -385,7 +385,8 @@ def _check_imagenet(spec):
     if not is_reachable(f"{_WEIGHTS_SITE}resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"):
         raise UsageError(
             f"the ImageNet weights of {spec.application} are not in {cache} and could not be downloaded; connect to a "
-            "network, put Keras' file without top there, or use --weights=FILE, --weights=RUN or --weights=none"
+            "network, put Keras' file without top there, use --weights=FILE, --weights=RUN or --weights=none, or --model=resnet20, whose "
+            "weights are shipped"
         )
 
 
