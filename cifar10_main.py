@@ -304,7 +304,7 @@ def _serve(config, versions, port):
         from resnet_study.serving.app import serve
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--mode=serve needs the package {error.name}, which is not installed; install the extra serve: pip install '.[serve]' in the clone"
+            f"--mode=serve needs the package {error.name}, which is not installed; install the extra serve: pip install -e '.[serve]' in the clone"
         ) from error
     from resnet_study.serving.served_model import ServedModel
 

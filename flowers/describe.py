@@ -43,7 +43,7 @@ def describe(config: FlowerParameters) -> Path:
         import imagehash
     except ImportError as error:
         raise UsageError(
-            "flowers.describe needs ImageHash, which is not installed; install the extra describe: pip install '.[describe]' in the clone"
+            "flowers.describe needs ImageHash, which is not installed; install the extra describe: pip install -e '.[describe]' in the clone"
         ) from error
     import PIL.Image
 

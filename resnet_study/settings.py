@@ -267,7 +267,7 @@ class PrintCompletion(argparse.Action):
             import shtab
         except ImportError as error:
             raise UsageError(
-                f"{option_string} needs shtab; install the extra completion: pip install '.[completion]' in the clone"
+                f"{option_string} needs shtab; install the extra completion: pip install -e '.[completion]' in the clone"
             ) from error
         parser.prog = self.const
         for action in parser._actions:

@@ -159,6 +159,9 @@ def test_shares_of_classes_are_measured_as_labels_are():
 def test_time_and_memory_are_told():
     assert forecast(0.1, 6000, 3.0, 10).startswith("about 10 min, ")
     assert forecast(0.1, 600000, 3.0, 10).startswith("about 16.7 h, ")
+    assert forecast(0.1, 100, 3.0, 20).startswith(
+        "about 10 s to 70 s, "
+    )  # how long a report takes without compiling, is not known yet
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])

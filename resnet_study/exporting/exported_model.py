@@ -183,7 +183,7 @@ def check_installed(kind: str, writes: bool = False) -> None:
     for package in (_RUNTIMES.get(kind, "keras"), *(_WRITERS.get(kind, ()) if writes else ())):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                f"the format {kind} needs the package {package}, which is not installed; install the extra export: pip install '.[export]' in the clone"
+                f"the format {kind} needs the package {package}, which is not installed; install the extra export: pip install -e '.[export]' in the clone"
             )
 
 

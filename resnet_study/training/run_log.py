@@ -92,9 +92,14 @@ class Forecast:
 
 def forecast(step_seconds: float, steps: int, report_seconds: float, reports: int) -> str:
     """What a training will take, by its first steps and its first report, and the memory that it has taken so far."""
-    seconds = step_seconds * steps + report_seconds * reports
-    units = ((7200, 3600, ".1f", "h"), (100, 60, ".0f", "min"), (0, 1, ".0f", "s"))
-    time = next(f"{seconds / unit:{places}} {name}" for least, unit, places, name in units if seconds >= least)
+
+    def name_time(seconds):
+        units = ((7200, 3600, ".1f", "h"), (100, 60, ".0f", "min"), (0, 1, ".0f", "s"))
+        return next(f"{seconds / unit:{places}} {name}" for least, unit, places, name in units if seconds >= least)
+
+    # The first report also compiles, so it takes longer than the others will.
+    least, most = step_seconds * steps, step_seconds * steps + report_seconds * reports
+    time = name_time(most) if most < 1.25 * least else f"{name_time(least)} to {name_time(most)}"
     memory = []
     with contextlib.suppress(ImportError):  # Windows has no such module
         import resource
