@@ -30,10 +30,12 @@ from resnet_study.settings import Parser, PrintCompletion, add_flags
 # The settings that the name of a run folder follows from.
 _NAMING = (
     "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "data_dir", "seed", "validation_fraction",
+    "folds", "fold",
 )  # fmt: skip
 # The settings that the test part of a folder of images follows from.
 _OF_FOLDER = (
     "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
+    "folds", "fold",
 )  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
 # What each mode does, and which of the flags that are no settings it takes. A study goes on by itself, with --resume and without.
@@ -329,7 +331,8 @@ def _settings(flags, actions):
             f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
             "shipped weights"
         )
-    goes_on, begins = actions["resume"] or mode != "train", mode in ("train", "prune")
+    crosses = flags.get("folds", 0) and not flags.get("fold")
+    goes_on, begins = (actions["resume"] and not crosses) or mode != "train", mode in ("train", "prune")
     return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
 
 
@@ -365,6 +368,12 @@ def _read_data_flags(flags):
 def _train(config, actions):
     from cifar10_train import train
 
+    if config.crosses:
+        from resnet_study.studies.cross_validation import cross_validate
+
+        return cross_validate(
+            config, lambda fold: _train(fold, {"resume": True, "overwrite": False}), actions["overwrite"]
+        )
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
     if devices.is_chief(config.strategy):
         _test(config, actions)

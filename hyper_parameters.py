@@ -285,7 +285,7 @@ class HyperParameters(SharedSettings):
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
         recipe = self.preset if self.validation_fraction else f"{self.preset}-all"
-        return self.version or f"{self.model_name}-{self.dataset_name}-{recipe}-seed{self.seed}"
+        return self.version or f"{self.model_name}-{self.dataset_name}-{recipe}-seed{self.seed}{self.fold_name}"
 
     @property
     def command(self) -> str:

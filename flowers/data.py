@@ -18,7 +18,7 @@ from flowers.leaks import find_leaks
 from flowers.oxford102 import fetch_flowers
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
-from resnet_study.data.folder_data import check_broken, list_classes
+from resnet_study.data.folder_data import check_broken, find_parts, list_classes
 from resnet_study.data.splits import ALL_CLASSES, EACH_CLASS, hold_out
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
@@ -99,7 +99,7 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     rank = {name: label for label, name in enumerate(classes)}
     flat = {
         part: sorted(((file, rank[name]) for file, name in members if name in rank), key=lambda pair: pair[::-1])
-        for part, members in found.parts.items()
+        for part, members in find_parts(found, config).items()
     }
     if "validation" not in flat:
         fractions = {"validation_fraction": config.validation_fraction}

@@ -16,7 +16,7 @@ from resnet_study.run_folder import RunFolder, find_run, find_settings, run_arou
 from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
-_NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed")
+_NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed", "folds", "fold")
 # The settings that make the parts of the data.
 _DATA = (
     "dataset",
@@ -27,6 +27,8 @@ _DATA = (
     "validation_fraction",
     "test_fraction",
     "split_seed",
+    "folds",
+    "fold",
 )
 PREDICT_READS = (*_NAMING, "faithful", "value_range", "resize", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.

@@ -273,7 +273,7 @@ class FlowerParameters(SharedSettings):
     @property
     def run_name(self) -> str:
         """Name of the run folder below `runs_dir`."""
-        return self.version or f"{self.model}-{self.dataset_name}-seed{self.seed}"
+        return self.version or f"{self.model}-{self.dataset_name}-seed{self.seed}{self.fold_name}"
 
     @property
     def command(self) -> str:

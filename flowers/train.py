@@ -3,6 +3,7 @@
 python -m flowers.train                                         # the experiment of the flower text: ten flowers, downloaded once
 python -m flowers.train --data_dir=FOLDER                       # ResNet50, ImageNet weights, the values of the flower text
 python -m flowers.train --data_dir=FOLDER --variants=8          # the backbone runs once per image and variant: far faster
+python -m flowers.train --data_dir=FOLDER --folds=5             # cross-validation: five runs and their mean; again to go on
 python -m flowers.train --version=NAME --resume                 # goes on where it was stopped
 """
 
@@ -50,7 +51,8 @@ def _run(argv):
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if not {"dataset", "data_dir", "labels"} & flags.keys() and not (resume and "version" in flags):
         flags |= {"dataset": "oxford102", "classes": flags.get("classes", 10)}
-    config = stored_settings(flags, goes_on=resume, begins=True)
+    crosses = flags.get("folds", 0) and not flags.get("fold")
+    config = stored_settings(flags, goes_on=resume and not crosses, begins=True)
     if config.dataset == "oxford102" and not resume:
         print(
             f"images: Oxford 102 Flowers, {config.classes or 'all'} classes, in the parts of the flower text; --data_dir=FOLDER takes others"
@@ -61,6 +63,10 @@ def _run(argv):
     devices.import_tensorflow()
     from flowers.transfer import train
 
+    if crosses:
+        from resnet_study.studies.cross_validation import cross_validate
+
+        return cross_validate(config, lambda fold: (train(fold, resume=True), report(fold)), overwrite)
     train(config, resume=resume, overwrite=overwrite)
     if devices.is_chief(config.strategy):
         report(config)

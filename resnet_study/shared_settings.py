@@ -86,6 +86,19 @@ class SharedSettings(Settings):
         minimum=0.0,
         maximum=0.9,
     )
+    folds: int = setting(
+        0,
+        DATA,
+        "--dataset=folder: cross-validation: the images in so many parts, each of which is the test part of a run of its own; 0 = none",
+        minimum=0,
+        maximum=1000,
+    )
+    fold: int = setting(
+        0,
+        DATA,
+        "which of --folds to train, 1 for the first; 0 = one after the other, and a summary of them all",
+        minimum=0,
+    )
     on_bad_image: str = setting(
         "refuse", DATA, "images that cannot be read: refuse = name them and stop; skip = name them and leave them out",
         choices=("refuse", "skip"),
@@ -222,8 +235,13 @@ class SharedSettings(Settings):
             raise UsageError(
                 "--patience and --lr_schedule=plateau look at the validation error, received --validation_fraction=0; hold images out"
             )
+        if self.folds == 1 or self.fold > self.folds:
+            raise UsageError(
+                f"--folds must be at least 2, and --fold at most that, received --folds={self.folds} --fold={self.fold}; leave both out to "
+                "train on one split"
+            )
         if self.dataset != "folder":
-            for name in ("labels", "label_level"):
+            for name in ("labels", "label_level", "folds"):
                 if value := getattr(self, name):
                     raise UsageError(
                         f"--{name} is for --dataset=folder, received --{name}={value} and {self.dataset}; leave it out"
@@ -238,6 +256,16 @@ class SharedSettings(Settings):
     def dataset_name(self) -> str:
         """Name of the data set or of the folder of images, for titles and file names."""
         return self.folder_name if self.dataset == "folder" else self.dataset
+
+    @property
+    def crosses(self) -> bool:
+        """Whether these settings mean a run for each fold."""
+        return self.folds > 0 and not self.fold
+
+    @property
+    def fold_name(self) -> str:
+        """What the folds add to the name of a run folder."""
+        return f"-fold{self.fold}of{self.folds}" if self.fold else f"-folds{self.folds}" if self.folds else ""
 
     @property
     def name_flags(self) -> list[str]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles, describe_lack, find_labelled
-from resnet_study.data.splits import hold_out
+from resnet_study.data.splits import draw_fold, hold_out
 from resnet_study.errors import UsageError, say_once
 from resnet_study.shared_settings import SharedSettings
 
@@ -38,6 +38,10 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
     for line in data.found:
         say_once(line)
     trained = {label for _, label in data.parts.get("training", [])}
+    if config.crosses:
+        raise UsageError(
+            f"--folds={config.folds} is a run for each fold, by --mode=train or flowers.train; give --fold=1 to {config.folds} for one of them"
+        )
     if bare := [name for name in data.classes if name not in trained]:
         raise UsageError(
             f"every class of {data.place} needs training images, received none for {', '.join(bare[:5])}; add some, or use "
@@ -46,14 +50,44 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
     return data
 
 
+def find_parts(found: LabelledFiles, config: SharedSettings) -> dict[str, list[tuple[str, str]]]:
+    """The parts of a data set, as it has them, or of one fold: its test part, and a validation part of the other folds. A fold is drawn from
+    the training and validation images; a test part of its own takes no part in a cross-validation.
+
+    Args:
+        found: of `list_classes`.
+        config: uses folds, fold, split_seed, validation_fraction.
+
+    Returns:
+        As `LabelledFiles.parts`.
+
+    Raises:
+        UsageError: a class has too few images.
+    """
+    if not config.folds:
+        return found.parts
+    rank = {name: index for index, name in enumerate(found.classes)}
+    both = found.parts["training"] + found.parts.get("validation", [])
+    members = sorted(both, key=lambda pair: (rank[pair[1]], pair[0]))
+    if aside := len(found.parts.get("test", ())):
+        say_once(f"the {aside:,} images of the test part are in no fold; test a model on them when all is chosen")
+    labels = np.array([rank[label] for _, label in members])
+    drawn = {"test": draw_fold(labels, config.folds, config.fold, config.split_seed, found.classes)}
+    rest = np.setdiff1d(np.arange(len(members)), drawn["test"])
+    fractions = {"validation_fraction": config.validation_fraction}
+    held_out = rest[hold_out(labels[rest], fractions, config.split_seed, found.classes)[0]]
+    drawn |= {"training": np.setdiff1d(rest, held_out)} | ({"validation": held_out} if len(held_out) else {})
+    return {part: [members[index] for index in indices] for part, indices in drawn.items()}
+
+
 def load_folder(config) -> ImageData:
     """Reads images of one's own.
 
     Where they come without a test part, `test_fraction` of each class is held out; their own validation part stays one.
 
     Args:
-        config: `HyperParameters`; uses data_dir, labels, label_level, image_size, channels, test_fraction, split_seed, on_bad_image,
-            value_range, resize.
+        config: `HyperParameters`; uses data_dir, labels, label_level, image_size, channels, test_fraction, folds, fold, split_seed,
+            validation_fraction, on_bad_image, value_range, resize.
 
     Returns:
         ImageData, images uint8 [n, image_size, image_size, 3, or 1 where all are grey].
@@ -63,6 +97,7 @@ def load_folder(config) -> ImageData:
     """
     found = list_classes(config)
     settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image", "value_range", "resize")
+    settings += ("folds", "fold", "validation_fraction") if config.folds else ()
     key = (found.place, found.fingerprint(), *(getattr(config, name) for name in settings))
     if key in _kept:
         return _kept[key]
@@ -77,7 +112,7 @@ def _read(config, found: LabelledFiles) -> ImageData:
     rank = {name: index for index, name in enumerate(found.classes)}
     parts = {
         part: ([file for file, _ in members], np.int32([rank[label] for _, label in members]))
-        for part, members in found.parts.items()
+        for part, members in find_parts(found, config).items()
     }
     if "test" not in parts:
         files, labels = parts["training"]

@@ -1,5 +1,7 @@
 """One rule for every data set that is split here: each class by its share, drawn by a seed."""
 
+import itertools
+
 import numpy as np
 
 from resnet_study.errors import UsageError
@@ -52,6 +54,34 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         for part, held_out in zip(parts, drawn, strict=False):  # the last piece is what is left
             part.append(held_out)
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def draw_fold(labels, folds: int, fold: int, seed: int, class_names) -> np.ndarray:
+    """The images of one of several parts of equal size, each with the same share of each class, as scikit-learn's StratifiedKFold draws them.
+
+    Args:
+        labels: int [n], 0-based.
+        folds: number of parts, at least 2.
+        fold: which, 1-based.
+        seed: of the draw.
+        class_names: for messages.
+
+    Returns:
+        Rising indices, int64; each index is in one part.
+
+    Raises:
+        UsageError: a class has fewer images than there are parts.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    present, sizes = np.unique(labels, return_counts=True)
+    if sizes.min() < folds:
+        raise UsageError(
+            f"--folds={folds} needs {folds} images of each class or more, received {sizes.min()} of '{class_names[present[sizes.argmin()]]}'; "
+            "give more images, or fewer --folds"
+        )
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
+    return next(itertools.islice(parts, fold - 1, None))[1]
 
 
 def _apportion(sizes: np.ndarray, fraction: float) -> list[int]:

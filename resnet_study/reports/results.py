@@ -323,7 +323,7 @@ def _format_value(row) -> str:
 
     text = f"{number(row['value'])} {row['unit']}"
     if row["std"] is not None and "minimum" not in row:
-        text += f" ± {row['std']:.2f} ({row['runs']} seeds)"
+        text += f" ± {row['std']:.2f} ({row['runs']} {row.get('over', 'seeds')})"
     elif "minimum" in row and row["runs"] > 1:
         text += f" [{number(row['minimum'])} .. {number(row['maximum'])}] ({row['runs']} times)"
     return text + (f"; {row['note']}" if row.get("note") else "")

@@ -352,9 +352,9 @@ def result_row(runs, metric, values, published=None, source=None, *, unit="%") -
     spread = describe(values)
     known = published is not None and not pd.isna(published)
     return {
-        "dataset": config.dataset,
+        "dataset": config.dataset_name,
         "model": config.model_name,
-        "preset": config.preset,
+        "preset": getattr(config, "preset", ""),
         "metric": metric,
         "unit": unit,
         "values": [round(value, 6) for value in values],

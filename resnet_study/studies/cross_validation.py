@@ -1,0 +1,211 @@
+"""Cross-validation: one recipe on each fold of a small data set of one's own, the mean and spread of what it reaches, and an answer for each
+image by a network that never saw it.
+
+A run of a fold lies in `runs/<name>-fold<K>of<N>/`, as if trained by itself; the summary in `runs/<name>-folds<N>/`, or in the folder of
+--version. The same command goes on after a kill: what is finished stays, what was begun goes on.
+"""
+
+import dataclasses
+import datetime
+import gc
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from cifar10_train import Interrupted
+from resnet_study.data.folder_data import find_parts, list_classes
+from resnet_study.data.image_files import read_image
+from resnet_study.errors import UsageError, as_text
+from resnet_study.evaluation import measure, read_result
+from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.reports.canvas import STYLE, save_figure
+from resnet_study.reports.comparison_page import write_study_page
+from resnet_study.reports.figures import draw_confusion
+from resnet_study.reports.published import list_numbers
+from resnet_study.reports.results import write_study
+from resnet_study.reports.tables import table_lines
+from resnet_study.run_folder import RunFolder
+from resnet_study.studies.runs import FinishedRun, describe, format_spread, result_row, run_folder_of
+
+# Metrics of the summary: name, digits.
+_METRICS = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
+_MOST_CLASSES = 50  # of a table and a confusion matrix
+_ANSWERS = "out_of_fold.csv"  # of a run: written last, so that it tells that the run is finished
+
+
+def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
+    """Trains and tests what is not finished of the folds, in order, and sums them up.
+
+    Args:
+        config: settings of either program, with `folds` and without `fold`.
+        finish: function of the settings of one fold, which trains, tests and draws its run, or goes on with that.
+        overwrite: whether it was asked for, which is refused.
+
+    Returns:
+        The folder: report.html, report.md, result.json, out_of_fold.csv, study.json, confusion.png.
+
+    Raises:
+        UsageError: before any work: a folder that holds something else, a class with fewer images than folds. Later: as training.
+        Interrupted: as `Train.train`.
+    """
+    summary = run_folder_of(config)
+    if summary.holds_run():
+        raise UsageError(f"{summary} holds a run; give the cross-validation another --version")
+    if overwrite:
+        raise UsageError(
+            "--overwrite is for single runs; a cross-validation keeps what is finished, delete run folders by hand"
+        )
+    if config.strategy == "multi_worker":
+        raise UsageError(
+            "--folds trains one fold after the other, received --strategy=multi_worker; give --fold=K too, once for each"
+        )
+    folds = []
+    for number in range(1, config.folds + 1):
+        folds.append(dataclasses.replace(config, fold=number, version=""))
+        if config.version:
+            folds[-1] = dataclasses.replace(folds[-1], version=config.version + folds[-1].fold_name)
+        run_folder_of(folds[-1]).check(folds[-1], resume=True, overwrite=False)
+        find_parts(list_classes(folds[-1]), folds[-1])
+    for number, fold in enumerate(folds, start=1):
+        run = run_folder_of(fold)
+        answers = run.path / _ANSWERS
+        # A finished run may be asked for more steps.
+        if answers.is_file() and not fold.flags_beside(run.read_config(type(fold))):
+            continue
+        answers.unlink(missing_ok=True)
+        print(f"fold {number} of {config.folds}{_time_left(folds)}", flush=True)
+        try:
+            finish(fold)
+            write_atomically(answers, _list_answers(fold, run).to_csv(index=False))
+        except (Interrupted, UsageError) as stop:
+            again = "; the same command goes on with the others" if isinstance(stop, Interrupted) else ""
+            raise type(stop)(f"fold {number} of {config.folds}: {str(stop).split('; go on with')[0]}{again}") from stop
+        # Keras and TensorFlow keep what belongs to a model alive until they are told otherwise.
+        keras.backend.clear_session()
+        gc.collect()
+    return _sum_up(config, folds, summary)
+
+
+def _time_left(folds) -> str:
+    """How long the unfinished folds will take, judged by the others."""
+    runs = [run_folder_of(fold) for fold in folds]
+    seconds = [float(run.read_history().iloc[-1]["seconds"]) for run in runs if (run.path / _ANSWERS).is_file()]
+    left = statistics.mean(seconds) * (len(folds) - len(seconds)) if seconds else 0
+    return f", about {datetime.timedelta(seconds=round(left))} left" if seconds else ""
+
+
+def _list_answers(config, run: RunFolder) -> pd.DataFrame:
+    """What the network of a fold says of its test images: image, fold, true class, predicted class, probability of each class."""
+    names = run.read_class_names()
+    rank = {
+        folder: label for label, folder in enumerate(read_json(run.data, {"class_folders": [str]})["class_folders"])
+    }
+    found = list_classes(config)
+    members = sorted((rank[label], file) for file, label in find_parts(found, config)["test"] if label in rank)
+    tested = read_result(run, "test")["test"]["images"]
+    if len(members) != tested:  # some cannot be read, and are skipped
+        members = [pair for pair in members if _is_readable(pair[1], config)]
+    probabilities = run.read_predictions((len(members), len(names)))
+    table = {
+        "image": [as_text(file[len(found.place) :].lstrip("/\\")) for _, file in members],
+        "fold": config.fold,
+        "true_class": [names[label] for label, _ in members],
+        "predicted_class": [names[label] for label in probabilities.argmax(axis=1)],
+    }
+    return pd.DataFrame(
+        table | {f"probability of {name}": column for name, column in zip(names, probabilities.T, strict=True)}
+    )
+
+
+def _is_readable(file, config) -> bool:
+    try:
+        read_image(Path(file), (8, 8, 3), **config.reading())
+    except UsageError:
+        return False
+    return True
+
+
+def _sum_up(config, folds, summary: RunFolder) -> Path:
+    finished = []
+    for fold in folds:
+        run = run_folder_of(fold)
+        finished.append(FinishedRun(fold, run, run.read_history(), read_result(run, "test")))
+    names = finished[0].run.read_class_names()
+    for each in finished:
+        if each.run.read_class_names() != names:
+            raise UsageError(f"{each.run} has other classes than {finished[0].run}; delete one of them and repeat")
+    texts = dict.fromkeys(("image", "true_class", "predicted_class"), str)
+    answers = pd.concat(
+        [pd.read_csv(each.run.path / _ANSWERS, keep_default_na=False, dtype=texts) for each in finished]
+    )
+    answers = answers.sort_values("image", kind="stable")
+    rank = {name: label for label, name in enumerate(names)}
+    pooled = measure(answers.iloc[:, 4:].to_numpy(), answers["true_class"].map(rank).to_numpy(), names)
+    values = {name: [each.test[name] for each in finished] for name in _METRICS}
+    folder = summary.path
+    write_atomically(folder / _ANSWERS, answers.to_csv(index=False))
+    drawn = []
+    if len(names) <= _MOST_CLASSES:
+        with matplotlib.rc_context(STYLE):
+            title = f"{config.model_name} on {config.dataset_name}, {config.folds} folds"
+            figure = draw_confusion(np.array(pooled["confusion_matrix"]), names, title, "out-of-fold")
+            drawn = [save_figure(figure, folder / "confusion.png")]
+    recipe = {"preset": list_numbers(finished[0].run)[1], "over": "folds"}
+    rows = [
+        result_row(finished, f"out-of-fold {name}", values[name], unit="%" if "%" in title else "") | recipe
+        for name, (title, _) in _METRICS.items()
+    ]
+    write_study(
+        folder,
+        config.command,
+        rows,
+        _report(finished, values, pooled),
+        drawn,
+        [each.run.path.name for each in finished],
+    )
+    metrics = {name: describe(numbers) | {"values": numbers} for name, numbers in values.items()}
+    facts = {"model": config.model_name, "dataset": config.dataset_name, "folds": config.folds}
+    write_json(summary.result, facts | {"metrics": metrics, "out_of_fold": pooled})
+    page = write_study_page(folder)
+    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
+    return folder
+
+
+def _report(finished, values, pooled) -> str:
+    cells = [
+        [
+            each.config.fold,
+            each.test["images"],
+            *(f"{each.test[name]:.{digits}f}" for name, (_, digits) in _METRICS.items()),
+        ]
+        for each in finished
+    ]
+    cells.append(["**mean ± standard deviation**", pooled["images"]])
+    cells[-1] += [f"**{format_spread(values[name], digits)}**" for name, (_, digits) in _METRICS.items()]
+    titles = [title for title, _ in _METRICS.values()]
+    low, high = pooled["accuracy_interval"]
+    lines = [
+        f"**{len(finished)} folds**: each image was tested once, by the network of the fold that it is the test part of. Weights were chosen on",
+        "validation images of the other folds. The standard deviation is that of the sample of folds; their training images overlap, so",
+        "it is no standard error of the mean.",
+        "",
+        *table_lines(["fold", "test images", *titles], "lrrrrr", cells),
+        "",
+        f"All {pooled['images']:,} answers together: accuracy {pooled['accuracy']:.2f} % (95 % interval {low:.1f} .. {high:.1f} %), balanced "
+        f"accuracy {pooled['balanced_accuracy']:.2f} %, macro F1 {pooled['macro_f1']:.3f}. Each is a row of `{_ANSWERS}`.",
+    ]
+    leaks = [str(each.config.fold) for each in finished if read_json(each.run.data, {}).get("leak_count")]
+    if leaks:
+        lines += [
+            "",
+            f"Equal images lie in two parts of fold {', '.join(leaks)}, so errors there look too small; `data.json` of the runs names them.",
+        ]
+    if len(pooled["per_class"]) <= _MOST_CLASSES:
+        of_class = [[row["class"], row["images"], *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))] for row in pooled["per_class"]]  # fmt: skip
+        lines += ["", *table_lines(["class", "images", "precision", "recall", "F1"], "lrrrr", of_class)]
+    return "\n".join(lines)
