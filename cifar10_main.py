@@ -34,7 +34,7 @@ _NAMING = (
 )  # fmt: skip
 # The settings that the test part of a folder of images follows from.
 _OF_FOLDER = (
-    "data_dir", "labels", "label_level", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
+    "data_dir", "labels", "label_level", "label_separator", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
     "folds", "fold",
 )  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")

@@ -100,15 +100,19 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         {name: labelled.class_names for name, labelled in data.items()},
         f"--dataset={config.dataset}",
         "the data set it was trained on",
+        data[names[0]].several,
     )
     pflop = None
     if not config.test_ckpt_path:
         images_seen = int(run.read_history().iloc[-1]["step"]) * config.train_batch_size
         pflop = training_pflop(multiply_adds(model), images_seen)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
-    result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
+    chosen_by = "validation_loss" if parts.several else "validation_error"
+    result = evaluate_parts(config, path, run, model, parts, **views, chosen_by=chosen_by, pflop=pflop)
     if unlabelled := data[names[0]].unlabelled:
-        predict_unlabelled(config, run, model, unlabelled, parts.class_names[""], make_reader(config, path, model))
+        predict_unlabelled(
+            config, run, model, unlabelled, find_class_names(path, model), make_reader(config, path, model)
+        )
     return result, run
 
 
@@ -162,6 +166,8 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         raise UsageError(f"--mode=calibrate is for models with one head, received --heads={config.heads}")
     recipe = dataclasses.replace(recipe, data_dir=config.data_dir)
     data = cifar10_input.load_data(recipe)
+    if data.several:
+        raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     _, validation = cifar10_input.split_data(data, recipe)
     if not len(validation):
         raise UsageError(
@@ -271,7 +277,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
     read = make_reader(config, path, model)
     predictor = Predictor(model)
     folders, true_names = find_class_folders(path), None
-    if len(class_names) == 1:
+    if len(class_names) == 1 and not class_names.several:
         (shown,) = class_names.values()
         true_names = find_true_names(images, folders if len(folders) == len(shown) else shown, shown)
     answers = predict_files(

@@ -76,7 +76,10 @@ def training_batches(
 
     def make_shard(shard):
         images, labels = tf.numpy_function(make, [shard], [kind, tf.int32])
-        images, labels = tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
+        images, labels = (
+            tf.ensure_shape(images, [size, *shape]),
+            tf.ensure_shape(labels, [size, *part.labels.shape[1:]]),
+        )
         return mixer.mix(mixer.augment(images, shard), labels, shard)
 
     shards = shard_numbers(first_step, train_steps, replicas, worker, workers)

@@ -18,7 +18,7 @@ from flowers.leaks import find_leaks
 from flowers.oxford102 import fetch_flowers
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
-from resnet_study.data.folder_data import check_broken, find_parts, list_classes
+from resnet_study.data.folder_data import check_broken, find_known, find_parts, list_classes
 from resnet_study.data.splits import ALL_CLASSES, EACH_CLASS, hold_out
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
@@ -53,6 +53,11 @@ class FlowerData:
     split_rounding: str = ALL_CLASSES
     unlabelled: tuple[str, ...] = ()
     fingerprint: str = ""
+
+    @property
+    def several(self) -> bool:
+        """Whether an image can have several labels."""
+        return self.training.labels.ndim == 2
 
     @property
     def skipped(self) -> list[str]:
@@ -97,29 +102,30 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     if config.faithful:
         classes = sorted(classes)
     rank = {name: label for label, name in enumerate(classes)}
-    flat = {
-        part: sorted(((file, rank[name]) for file, name in members if name in rank), key=lambda pair: pair[::-1])
-        for part, members in find_parts(found, config).items()
-    }
+    flat = {}
+    for part, members in find_parts(found, config).items():
+        if not found.several:
+            members = sorted((pair for pair in members if pair[1] in rank), key=lambda pair: (rank[pair[1]], pair[0]))
+        flat[part] = [file for file, _ in members], found.number_labels(members, rank)
     if "validation" not in flat:
         fractions = {"validation_fraction": config.validation_fraction}
         if config.test_fraction and not found.has_parts:
             fractions["test_fraction"] = config.test_fraction
-        members = flat["training"]
-        held_out = hold_out([label for _, label in members], fractions, config.split_seed, classes, rounding)
-        rest = np.setdiff1d(np.arange(len(members)), np.concatenate(held_out))
+        files, labels = flat["training"]
+        held_out = hold_out(labels, fractions, config.split_seed, classes, rounding)
+        rest = np.setdiff1d(np.arange(len(files)), np.concatenate(held_out))
         for part, indices in zip(("training", "validation", "test"), (rest, *held_out), strict=False):
-            flat[part] = [members[index] for index in indices]
+            flat[part] = [files[index] for index in indices], labels[indices]
     parts, broken = {}, []
-    for part, members in flat.items():
-        if members:
-            parts[part], reasons = make_part(*zip(*members, strict=True), config)
+    for part, (files, labels) in flat.items():
+        if files:
+            parts[part], reasons = make_part(files, labels, config)
             broken += reasons
     check_broken(broken, config, found.place)
     for part in ("training", "validation"):
         if not len(parts.get(part, ())):
             raise UsageError(f"{found.place} must hold {part} images, received none that can be read; add some")
-    known = set(parts["training"].labels.tolist())
+    known = find_known(parts["training"].labels)
     lost = [name for label, name in enumerate(classes) if label not in known]
     if lost:
         raise UsageError(

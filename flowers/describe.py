@@ -47,8 +47,12 @@ def describe(config: FlowerParameters) -> Path:
         ) from error
     import PIL.Image
 
-    found = find_labelled(config.data_dir, config.labels, config.label_level)
-    members = [(file, part, label) for part, pairs in found.parts.items() for file, label in pairs]
+    found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
+    members = [
+        (file, part, "; ".join(label) if found.several else label)
+        for part, pairs in found.parts.items()
+        for file, label in pairs
+    ]
     members += [(file, "test", "") for file in found.unlabelled]
     if not members:
         raise UsageError(
@@ -141,12 +145,18 @@ def _write_page(path, config, found, table):
         }  # fmt: skip
     read = table[table["cannot_be_read"] == ""]
     shape = (_SAMPLE_SIZE, _SAMPLE_SIZE, 3)
+
+    def by_class(rows):
+        if found.several:  # each image with each of its classes
+            rows = rows.assign(**{"class": rows["class"].str.split("; ")}).explode("class")
+        return rows.groupby("class", sort=False)
+
     samples = [
         (
             name,
             [encode_image(read_image(Path(file), shape, config.pixel_range, "pad")) for file in files.head(_SAMPLES)],
         )
-        for name, files in list(read.groupby("class", sort=False)["image"])[:_CLASSES_SHOWN]
+        for name, files in list(by_class(read)["image"])[:_CLASSES_SHOWN]
     ]
     counts = {
         "sizes (width x height)": (read["width"].astype(int).astype(str) + " x " + read["height"].astype(int).astype(str)) if len(read) else read["part"],
@@ -156,7 +166,7 @@ def _write_page(path, config, found, table):
     write_page(
         path, "describe.html", {}, title="images", name=found.place, found=found.found, pairs=pairs, samples=samples,
         parts=list(dict.fromkeys(table["part"])), broken=list(broken["cannot_be_read"])[:_SHOWN], broken_count=len(broken),
-        classes=[(name, rows["part"].value_counts().to_dict()) for name, rows in table.groupby("class", sort=False)],
+        classes=[(name, rows["part"].value_counts().to_dict()) for name, rows in by_class(table)],
         counts={name: list(values.value_counts().head(_SHOWN).items()) for name, values in counts.items()},
     )  # fmt: skip
     for column, facts in pairs.items():
@@ -180,7 +190,7 @@ def _run(argv):
         examples="python -m flowers.describe FOLDER",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder or .zip of images, as for flowers.train")
-    add_flags(parser, FlowerParameters, ("labels", "label_level", "value_range", "runs_dir"))
+    add_flags(parser, FlowerParameters, ("labels", "label_level", "label_separator", "value_range", "runs_dir"))
     flags = vars(parser.parse_args(argv))
     folder = describe(FlowerParameters(data_dir=flags.pop("folder"), **flags))
     print(f"written: {folder / 'report.html'}, {folder / 'images.csv'}")

@@ -23,6 +23,7 @@ _DATA = (
     "data_dir",
     "labels",
     "label_level",
+    "label_separator",
     "classes",
     "validation_fraction",
     "test_fraction",
@@ -53,7 +54,7 @@ def evaluate(config: FlowerParameters):
     from cifar10_test import make_reader
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own
-    from resnet_study.evaluation import LabelledParts, evaluate_parts, find_model, read_as_trained
+    from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model, read_as_trained
     from resnet_study.exporting.exported_model import open_model
 
     path, run = find_model(config)
@@ -77,12 +78,15 @@ def evaluate(config: FlowerParameters):
         {"": data.class_names},
         data.found,
         "the images and --classes it was trained with",
+        data.several,
     )
     result = evaluate_parts(config, path, run, model, labelled, chosen_by="validation_loss")
     if data.unlabelled:
         from resnet_study.new_data import predict_unlabelled
 
-        predict_unlabelled(config, run, model, data.unlabelled, data.class_names, make_reader(config, path, model))
+        predict_unlabelled(
+            config, run, model, data.unlabelled, find_class_names(path, model), make_reader(config, path, model)
+        )
     return result, run, data
 
 
@@ -116,6 +120,8 @@ def _trial_table(config, data, result, history) -> str:
         metrics = result[part]
         low, high = metrics["accuracy_interval"]
         mine[f"{part} loss"] = metrics["loss"]
+        if data.several:
+            mine[f"{part} mean average precision"] = metrics["mean_average_precision"]
         mine[f"{part} accuracy"] = f"{metrics['accuracy']:.2f} % ({low:.1f} .. {high:.1f} %)"
         for name in ("precision", "recall", "f1"):
             classes = metrics["per_class"]
@@ -150,7 +156,11 @@ def _draw(config, run, data, result):
     part, history = result["predictions"], run.read_history()
     shown = Split(*getattr(data, part).load(range(min(24, len(getattr(data, part))))))
     probabilities = run.read_predictions((result[part]["images"], len(data.class_names)))
-    first = [np.flatnonzero(data.training.labels == label)[:10] for label in range(min(20, len(data.class_names)))]
+    labels = data.training.labels
+    first = [
+        np.flatnonzero(labels[:, k] if data.several else labels == k)[:10]
+        for k in range(min(20, len(data.class_names)))
+    ]
     title = f"{config.model} on {config.dataset_name}"
 
     def draw_augmentation():

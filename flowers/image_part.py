@@ -26,7 +26,7 @@ class ImagePart:
 
     Attributes:
         files: name of each image.
-        labels: int32 [n].
+        labels: int32 [n]; of images with several labels 0 or 1, int32 [n, classes].
         shape: (height, width, RGB) that images are brought to.
         images: uint8 [n, height, width, RGB], of any size; None = each is read from its file whenever it is needed.
         skips: whether files that turn out to be broken are left out; otherwise they are an error.
@@ -60,7 +60,8 @@ class ImagePart:
         image = self._attempt(index)
         if image is not None:
             return image
-        members = np.flatnonzero(self.labels == self.labels[index])
+        same = (self.labels == self.labels[index]).reshape(len(self), -1)
+        members = np.flatnonzero(same.all(axis=1))
         for other in np.roll(members, -int(np.searchsorted(members, index)) - 1):
             image = self._attempt(int(other))
             if image is not None:

@@ -40,7 +40,7 @@ from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters
-from resnet_study.training.step import UpdateRule, is_seed, measure_classes
+from resnet_study.training.step import UpdateRule, is_seed, measure_classes, measure_labels
 
 
 class Transfer:
@@ -192,12 +192,12 @@ class Transfer:
 
     def build_for_users(self) -> keras.Model:
         """The whole network from raw pixels to probabilities, in float32."""
-        return self._build(dtype="float32")
+        return self._build(dtype="float32", classifier_activation="sigmoid" if self.data.several else "softmax")
 
     @property
     def class_names(self) -> ClassNames:
         """See `resnet_study.training.tasks`."""
-        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"])
+        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"], self.data.several)
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""
@@ -275,6 +275,8 @@ class Transfer:
 
     def measure(self, logits, labels) -> tuple:
         """See `step.measure_classes`."""
+        if self.data.several:
+            return measure_labels(logits, labels, self.config.label_smoothing)
         return measure_classes(logits, labels, self.config.label_smoothing, self.class_weights)
 
     # What is said

@@ -21,7 +21,7 @@ def describe_data(task, resumed: bool) -> dict:
         "leaks": [list(pair) for pair in data.leaks],
         "leak_count": data.leak_count,
         "fingerprint": data.fingerprint,
-    }
+    } | ({"several": True} if data.several else {})
     if resumed:
         same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}
         kept = read_json(task.run.data, same)

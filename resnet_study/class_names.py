@@ -12,7 +12,9 @@ from resnet_study.errors import UsageError, as_text
 from resnet_study.exporting.runtimes import CLASS_NAMES, read_packed_names
 from resnet_study.files import is_kind
 
+THRESHOLD = 0.5  # probability from which on an image with several labels has a class
 _RESIZE = "/resize"  # no head is called so
+_SEVERAL = "/several"
 _RESIZES = ("auto", "crop", "pad", "stretch", "nearest")
 
 
@@ -22,11 +24,12 @@ class ClassNames(dict):
     Attributes:
         resize: how images were brought to the size of the network, see `data.image_files.read_image`; "auto" = the
             file does not say, as where it was "crop".
+        several: whether an image can have several labels: the probabilities are each of a class by itself then.
     """
 
-    def __init__(self, names=(), resize: str = "auto"):
+    def __init__(self, names=(), resize: str = "auto", several: bool = False):
         super().__init__(names)
-        self.resize = resize
+        self.resize, self.several = resize, several
 
 
 def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:
@@ -46,9 +49,9 @@ def list_label_files(class_names: dict[str, list[str]]) -> dict[str, str]:
         for head, names in class_names.items()
     }
     resize = getattr(class_names, "resize", "auto")
-    return {
-        CLASS_NAMES: json.dumps(class_names | ({_RESIZE: resize} if resize not in ("auto", "crop") else {}))
-    } | lines
+    facts = {_RESIZE: resize} if resize not in ("auto", "crop") else {}
+    facts |= {_SEVERAL: True} if getattr(class_names, "several", False) else {}
+    return {CLASS_NAMES: json.dumps(class_names | facts)} | lines
 
 
 def read_class_names(path: Path, classes: dict[str, int]) -> ClassNames:
@@ -75,12 +78,14 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         return ClassNames()
     try:
         names = json.loads(text)
-        resize = names.pop(_RESIZE, "auto") if isinstance(names, dict) else "auto"
+        told = names if isinstance(names, dict) else {}
+        resize, several = told.pop(_RESIZE, "auto"), told.pop(_SEVERAL, False)
     except (ValueError, RecursionError):
         names = None
     fits = (
         names is not None
         and resize in _RESIZES
+        and isinstance(several, bool)
         and is_kind(names, {head: [str] for head in classes})
         and all(len(names[head]) == size for head, size in classes.items())
     )
@@ -88,7 +93,7 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         raise UsageError(
             f"{source} must bring the names of its {' and '.join(map(str, classes.values()))} classes, received others; give another file"
         )
-    return ClassNames({head: [as_text(name) for name in names[head]] for head in classes}, resize)
+    return ClassNames({head: [as_text(name) for name in names[head]] for head in classes}, resize, several)
 
 
 def _in_one_line(name):

@@ -31,7 +31,7 @@ import scipy.stats
 import sklearn.metrics
 
 from resnet_study.calibration import brier_score, expected_calibration_error, reliability_table
-from resnet_study.class_names import ClassNames, read_class_names
+from resnet_study.class_names import THRESHOLD, ClassNames, read_class_names
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.errors import UsageError
 from resnet_study.exporting.exported_model import ExportedModel, find_format
@@ -49,6 +49,8 @@ _METRICS = {
     "per_class": [{"class": str, "precision": float, "recall": float, "f1": float}],
     "confusion_matrix": [[int]],
 }
+# Which images with several labels do not have.
+_OF_ONE_LABEL = ("top5_error", "confusion_matrix")
 # Metrics of the test part as the CIFAR program named them when it knew no other part.
 _EARLIER_NAMES = {"test_error": "error", "test_top5_error": "top5_error", "test_loss": "loss", "test_error_flip": "error_flip"}  # fmt: skip
 
@@ -63,12 +65,14 @@ class LabelledParts:
         class_names: {name of the head: names of its classes}; a single head is called "".
         found: where the images come from, for messages.
         advice: what to give instead where they do not fit the model, for messages.
+        several: whether an image can have several labels; these are 0 and 1, int [n, classes], then.
     """
 
     parts: dict[str, Iterable[tuple[np.ndarray, dict[str, np.ndarray]]]]
     class_names: dict[str, list[str] | tuple[str, ...]]
     found: str
     advice: str
+    several: bool = False
 
 
 def find_model(config) -> tuple[str, RunFolder]:
@@ -118,6 +122,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
     for head, classes in find_heads(model).items():
         names = run.read_class_names(head) if run else []
         found[head] = names if len(names) == classes else _numbered_names(classes)
+    found.several = bool(run and read_json(run.data, {}).get("several"))
     return found
 
 
@@ -166,7 +171,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
 
     Args:
         probabilities: float [n, classes].
-        labels: int [n].
+        labels: int [n]; or of images with several 0 and 1, int [n, classes], see `_measure_several`.
         class_names: names of all classes.
 
     Returns:
@@ -191,6 +196,8 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         metrics = measure(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]), ["cat", "dog"])
         print(metrics["accuracy"], metrics["confusion_matrix"])  # 50.0 [[1, 0], [1, 0]]
     """
+    if np.ndim(labels) == 2:
+        return _measure_several(probabilities, labels, class_names)
     classes = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
@@ -215,6 +222,38 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         "reliability": reliability_table(probabilities, labels).dropna().to_dict("records"),
         "per_class": per_class,
         "confusion_matrix": sklearn.metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }
+
+
+def _measure_several(probabilities, labels, class_names) -> dict:
+    """Metrics of images with several labels; a class is answered from `THRESHOLD` on.
+
+    Returns:
+        dict: images; error, accuracy (%) of images, right where all classes are, with the interval; hamming_error (%) of all answers;
+        mean_average_precision and macro_f1 (0..1) of the classes that have images; micro_f1; loss, mean binary cross-entropy; per_class, also with
+        average_precision, which is None for a class without images.
+    """
+    predicted, labels = probabilities >= THRESHOLD, labels.astype(bool)
+    scores = sklearn.metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=0)
+    per_class = []
+    for name, p, r, f, n, truth, answers in zip(class_names, *scores, labels.T, probabilities.T, strict=True):
+        average = float(sklearn.metrics.average_precision_score(truth, answers)) if n else None
+        row = {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
+        per_class.append(row | {"average_precision": average})
+    present = [row for row in per_class if row["images"]]
+    error = 100 * float(np.mean((predicted != labels).any(axis=1)))
+    likelihood = np.clip(np.where(labels, probabilities, 1 - probabilities), 1e-7, 1)
+    return {
+        "images": len(labels),
+        "error": error,
+        **_describe_accuracy(error, len(labels)),
+        "hamming_error": 100 * float(np.mean(predicted != labels)),
+        "mean_average_precision": float(np.mean([row["average_precision"] for row in present] or [0])),
+        "macro_f1": float(np.mean([row["f1"] for row in present] or [0])),
+        "micro_f1": float(sklearn.metrics.f1_score(labels, predicted, average="micro", zero_division=0)),
+        "loss": float(-np.log(likelihood).mean()),
+        "threshold": THRESHOLD,
+        "per_class": per_class,
     }
 
 
@@ -298,6 +337,11 @@ def read_as_trained(config, path: str, model):
 
 def _check_classes(path, model, data):
     told = find_class_names(path, model)
+    if told.several != data.several:
+        one, many = "one label for each image", "several labels for an image"
+        raise UsageError(
+            f"{path} gives {many if told.several else one}, but {data.found} has {many if data.several else one}; give {data.advice}"
+        )
     if set(told) != set(data.class_names):
         heads, labels = (", ".join(filter(None, names)) or "none" for names in (told, data.class_names))
         raise UsageError(
@@ -379,16 +423,25 @@ def read_result(run: RunFolder, *parts: str) -> dict:
     result = _renamed(read_json(run.result, {"best_step": int, "last_step": int}))
     named = result.get("predictions")
     parts = parts or (named if named in PARTS else "",)
-    kind, heads = dict.fromkeys(parts, _METRICS), result.get("heads", {})
-    if not is_kind(heads, dict) or not all(is_kind(tested, kind) for tested in (result, *heads.values())):
+    heads = result.get("heads", {})
+    if not is_kind(heads, dict) or not all(
+        _is_measured(tested, part) for tested in (result, *heads.values()) for part in parts
+    ):
         raise UsageError(
             f"{run.result} does not hold the metrics of {' and '.join(filter(None, parts)) or 'any part'}; test the run again"
         )
-    for metrics in (result[part] for part in PARTS if is_kind(result.get(part), _METRICS)):
+    for metrics in (result[part] for part in PARTS if _is_measured(result, part)):
         if not (0 <= metrics["error"] <= 100 and 0 < metrics["images"] < 2**31):
             raise UsageError(f"{run.result} holds an error that cannot be; test the run again")
         metrics |= _describe_accuracy(metrics["error"], metrics["images"])
     return result
+
+
+def _is_measured(tested, part) -> bool:
+    several = is_kind(tested, {part: {"mean_average_precision": float}})
+    return is_kind(
+        tested, {part: {name: kind for name, kind in _METRICS.items() if not several or name not in _OF_ONE_LABEL}}
+    )
 
 
 def _renamed(result):

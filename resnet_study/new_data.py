@@ -7,11 +7,11 @@ Below the run folder lies `evaluations/<name of the images>/` with `result.json`
 figures of the run itself are left alone.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.errors import UsageError, as_text, say_once
 from resnet_study.evaluation import find_class_folders, find_class_names, find_model, measure
@@ -42,15 +42,22 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     names = find_class_names(path, model)
     if len(names) > 1:
         raise UsageError(f"{path} has the heads {', '.join(names)}, expected one; labels of folders are for one head")
-    (names,) = names.values()
+    told, (names,) = names, names.values()
+    if told.several and not found.several:
+        found = _split_labels(found, names)
     rank = _match_classes(found, find_class_folders(path), names, path)
+    if found.several and not told.several:
+        raise UsageError(f"{path} gives one label for each image, but {found.place} has several; give another model")
     members = sorted(pair for part in found.parts.values() for pair in part)
     images = ImageList(
         [file for file, _ in members],
         frozenset(file for file, _ in members) if config.on_bad_image == "refuse" else frozenset(),
         [()] * len(members),
     )
-    labels = np.array([rank[label] for _, label in members], int)
+    labels = found.number_labels(members, rank, len(names))
+    true_names = [
+        "; ".join(names[rank[name]] for name in (label if found.several else (label,))) for _, label in members
+    ]
     base = (
         run.path if config.test_ckpt_path else run.path / "evaluations" / (Path(found.place).name.removesuffix(".zip"))
     )
@@ -61,9 +68,9 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         images,
         read,
         folder.path,
-        {"": names},
+        told,
         settings=str(read.keywords),
-        true_names=[names[label] for label in labels],
+        true_names=true_names,
     )
     result = {
         "model": model.name,
@@ -75,6 +82,18 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     }
     write_json(folder.result, result)
     return result, folder
+
+
+def _split_labels(found: LabelledFiles, names) -> LabelledFiles:
+    """Labels for a model of several where the table did not show what stands between them: whatever leaves names that the model knows."""
+    known = {name.lower() for name in names}
+    for mark in ("\0", *SEPARATORS.values()):
+        split = {label: split_cell(label, mark) for label in found.classes}
+        classes = tuple(sorted({name for labels in split.values() for name in labels}))
+        if known.issuperset(map(str.lower, classes)):
+            break
+    parts = {part: [(file, split[label]) for file, label in members] for part, members in found.parts.items()}
+    return dataclasses.replace(found, parts=parts, classes=classes, class_names=classes, several=True)
 
 
 def _match_classes(found, folders, names, path) -> dict[str, int]:
@@ -107,7 +126,7 @@ def _free_folder(base: Path, fingerprint: str) -> RunFolder:
     return folder
 
 
-def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], names, read: Callable) -> None:
+def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], class_names, read: Callable) -> None:
     """Asks a model about the test images of its data set that have no labels, and says where the answers are: `unlabelled/` of the run."""
     if not files:
         return
@@ -118,7 +137,7 @@ def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], na
         ImageList(list(files), frozenset(), [()] * len(files)),
         read,
         run.path / "unlabelled",
-        {"": list(names)},
+        class_names,
         settings=str(read.keywords),
     )
     print(f"{len(answers.files):,} test images without labels: predicted, not scored, in {answers.csv_path}")

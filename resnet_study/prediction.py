@@ -3,7 +3,8 @@
 list_images(paths)      files, and those of folders and archives with all that is within
 predict_files(...)      probabilities of each -> predictions.csv, probabilities.csv, probabilities.npy
 
-    predictions.csv     image, perhaps the class that its folder is named like, and the three most likely classes
+    predictions.csv     image, perhaps the class that its folder is named like, and the three most likely classes; of a model of several
+                        labels, before these, all classes with a probability of `THRESHOLD` or more
     probabilities.csv   image and the probability of every class
     probabilities.npy   the same, float32 [images, classes], a row for each row of the tables; of several heads probabilities-<head>.npy
 
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from resnet_study.class_names import THRESHOLD
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.errors import UsageError, as_text, say_once
@@ -190,7 +192,13 @@ def _write(part, images, folder, class_names, true_names) -> Answers:
         table["true_class"] = [true_names[index] or "" for index in indices]
     for head, answers in probabilities.items():
         columns = (f"{head}_", f"{head}_probability_") if head else ("class_", "probability_")
-        order = np.argsort(-answers, axis=1, kind="stable")[:, :3]
+        order = np.argsort(-answers, axis=1, kind="stable")
+        if getattr(class_names, "several", False):
+            table["classes"] = [
+                "; ".join(class_names[head][label] for label in labels if row[label] >= THRESHOLD)
+                for labels, row in zip(order, answers, strict=True)
+            ]
+        order = order[:, :3]
         for rank in range(order.shape[1]):
             labels = order[:, rank]
             table[f"{columns[0]}{rank + 1}"] = [class_names[head][label] for label in labels]

@@ -72,6 +72,14 @@ class SharedSettings(Settings):
         "--dataset=folder: CSV file with a column of file names and one of labels, perhaps one of parts (split), in the place of class folders",
         operational=True,
     )
+    label_separator: str = setting(
+        "auto",
+        DATA,
+        "--labels: what stands between the labels of an image with several, space = ' ', comma = ',', semicolon = ';', bar = '|'; none = a cell "
+        "is one label; auto = what the cells look like, which is told",
+        choices=("auto", "none", "space", "comma", "semicolon", "bar"),
+        operational=True,
+    )
     label_level: int = setting(
         0,
         DATA,

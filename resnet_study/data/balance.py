@@ -17,7 +17,7 @@ def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
     """Lines that warn of classes with few training images, and of classes that have many times the images of others.
 
     Args:
-        labels: int [n], of the training images.
+        labels: int [n], of the training images; or 0 and 1, int [n, classes].
         names: of all classes.
         weighted: whether the loss weighs classes already.
 
@@ -27,7 +27,7 @@ def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
 
         print(len(describe_balance(np.repeat([0, 1], [500, 30]), ["cat", "dog"], False)))  # 1
     """
-    counts = np.bincount(labels, minlength=len(names))
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
     lines, few = [], np.flatnonzero(counts < _FEW)
     if len(few):
         shown = ", ".join(
@@ -36,7 +36,7 @@ def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
         lines.append(f"note: {len(few):,} class(es) have fewer than {_FEW} training images: {shown}{', ...' if len(few) > 5 else ''}; "
                      "what is learnt of them is little and measured badly")  # fmt: skip
     least, most = counts.argmin(), counts.argmax()
-    if counts[most] >= _UNEVEN * counts[least] and not weighted:
+    if counts[most] >= _UNEVEN * counts[least] and not weighted and labels.ndim == 1:
         lines.append(
             f"note: {names[most]} has {counts[most]:,} training images, {names[least]} has {counts[least]:,}; --class_weight=balanced lets "
             "all classes count alike"

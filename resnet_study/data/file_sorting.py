@@ -18,6 +18,7 @@ class Sorting:
         images: {names of the folders: names of the image files}.
         root: the folders that are around everything.
         parts, unlabelled, has_parts: see `LabelledFiles`.
+        several: whether a label is a tuple of them, for images with several.
         taken: what the first line says of the layout.
     """
 
@@ -26,6 +27,7 @@ class Sorting:
         self.root = _find_root(images)
         self.parts = {part: [] for part in PARTS}
         self.unlabelled, self.has_parts, self.taken, self.notes = [], False, "", []
+        self.several = False
         self.left_aside = collections.Counter()
 
     @property

@@ -14,6 +14,7 @@ from resnet_study.data.splits import draw_fold, hold_out
 from resnet_study.errors import UsageError, say_once
 from resnet_study.shared_settings import SharedSettings
 
+_OF_ONE_LABEL = ("class_weight", "teacher", "train_random_label", "vali_random_label")  # settings
 _FEW = 1000  # images that are read without showing progress
 _LARGEST_KEPT = 1 << 30  # bytes of training images
 # What was read last: a run reads its images to train, to be tested and to be drawn, and to decode photographs takes long.
@@ -29,7 +30,7 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
     Raises:
         UsageError: as `find_labelled`; or there are fewer than two classes, or one without training images.
     """
-    data = find_labelled(config.data_dir, config.labels, config.label_level)
+    data = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
     if len(data.classes) < 2:
         raise UsageError(
             f"{data.place} must hold the folders of two classes or more, with images in them, received "
@@ -37,7 +38,12 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
         )
     for line in data.found:
         say_once(line)
-    trained = {label for _, label in data.parts.get("training", [])}
+    for name in _OF_ONE_LABEL if data.several else ():
+        if getattr(config, name, False):
+            raise UsageError(
+                f"--{name} is for one label of each image, received {config.labels}, which has several; leave it out"
+            )
+    trained = data.find_classes("training")
     if config.crosses:
         raise UsageError(
             f"--folds={config.folds} is a run for each fold, by --mode=train or flowers.train; give --fold=1 to {config.folds} for one of them"
@@ -68,10 +74,10 @@ def find_parts(found: LabelledFiles, config: SharedSettings) -> dict[str, list[t
         return found.parts
     rank = {name: index for index, name in enumerate(found.classes)}
     both = found.parts["training"] + found.parts.get("validation", [])
-    members = sorted(both, key=lambda pair: (rank[pair[1]], pair[0]))
+    members = sorted(both, key=lambda pair: pair[0] if found.several else (rank[pair[1]], pair[0]))
     if aside := len(found.parts.get("test", ())):
         say_once(f"the {aside:,} images of the test part are in no fold; test a model on them when all is chosen")
-    labels = np.array([rank[label] for _, label in members])
+    labels = found.number_labels(members, rank)
     drawn = {"test": draw_fold(labels, config.folds, config.fold, config.split_seed, found.classes)}
     rest = np.setdiff1d(np.arange(len(members)), drawn["test"])
     fractions = {"validation_fraction": config.validation_fraction}
@@ -111,7 +117,7 @@ def load_folder(config) -> ImageData:
 def _read(config, found: LabelledFiles) -> ImageData:
     rank = {name: index for index, name in enumerate(found.classes)}
     parts = {
-        part: ([file for file, _ in members], np.int32([rank[label] for _, label in members]))
+        part: ([file for file, _ in members], found.number_labels(members, rank))
         for part, members in find_parts(found, config).items()
     }
     if "test" not in parts:
@@ -129,7 +135,7 @@ def _read(config, found: LabelledFiles) -> ImageData:
         images, reasons = read_all(files, lambda file: read_image(Path(file), shape, **config.reading()), shape)
         broken += reasons.values()
         arrays[part] = (
-            Split(np.delete(images, list(reasons), axis=0), np.delete(labels, list(reasons)))
+            Split(np.delete(images, list(reasons), axis=0), np.delete(labels, list(reasons), axis=0))
             if reasons
             else Split(images, labels)
         )
@@ -137,7 +143,7 @@ def _read(config, found: LabelledFiles) -> ImageData:
     for reason in broken:
         print(f"skipped: {reason}")
     for part, split in arrays.items():
-        if len(set(split.labels.tolist())) < (len(found.classes) if part == "training" else 1):
+        if len(find_known(split.labels)) < (len(found.classes) if part == "training" else 1):
             raise UsageError(f"{found.place} must hold {part} images of each class that can be read; mend or add some")
     if not config.channels and all(_is_grey(split.images) for split in arrays.values()):
         arrays = {
@@ -148,6 +154,11 @@ def _read(config, found: LabelledFiles) -> ImageData:
         arrays["training"], arrays["test"], found.class_names, found.place, arrays.get("validation"), found.classes,
         found.unlabelled, found.fingerprint(),
     )  # fmt: skip
+
+
+def find_known(labels: np.ndarray) -> set[int]:
+    """The classes of some images, of labels int [n], or of 0 and 1, int [n, classes]."""
+    return set((labels if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0))).tolist())
 
 
 def read_all(files, read, shape) -> tuple[np.ndarray, dict[int, str]]:

@@ -17,7 +17,7 @@ class Split:
 
     Attributes:
         images: uint8 [n, height, width, channels], RGB or grey, 0..255.
-        labels: int32 [n], 0-based.
+        labels: int32 [n], 0-based; of images with several labels 0 or 1, int32 [n, classes].
 
     Example:
         import numpy as np
@@ -66,6 +66,11 @@ class ImageData:
     class_folders: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
     fingerprint: str = ""
+
+    @property
+    def several(self) -> bool:
+        """Whether an image can have several labels."""
+        return self.test.labels.ndim == 2
 
 
 def read_file(path: Path, largest: int) -> bytes:

@@ -1,4 +1,7 @@
-"""Labels from a table: a CSV file with a column of file names, one of labels and perhaps one of parts, in any order."""
+"""Labels from a table: a CSV file with a column of file names, one of labels and perhaps one of parts, in any order.
+
+An image has several labels where the cells of labels hold several, or where the table has a column of 0 and 1 for each class.
+"""
 
 import collections
 import csv
@@ -22,12 +25,14 @@ _NAMES = (
     "img",
     "id",
 )
-_LABELS = ("label", "labels", "class", "class_name", "target", "category")
+_TAGS = "tags"  # which are several, as the name says, also with spaces between them
+_LABELS = ("label", "labels", "class", "class_name", "target", "category", _TAGS)
 _PARTS = ("split", "part", "subset", "set")
 _LARGEST = 1 << 30  # bytes
+SEPARATORS = {"bar": "|", "semicolon": ";", "comma": ",", "space": " "}
 
 
-def sort_by_table(sorting: Sorting, labels: str) -> None:
+def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> None:
     """Fills a sorting by a table of labels.
 
     A file is named by its path, by its name alone, or by that without its ending. Where several files are
@@ -37,9 +42,10 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
     Args:
         sorting: of the images.
         labels: path of the table, from here or from the data folder.
+        separator: setting `label_separator`.
 
     Raises:
-        UsageError: there is no such table, columns are missing, a name fits several files, or a file has several labels.
+        UsageError: there is no such table, columns are missing, a name fits several files, or a file has two rows that differ.
     """
     place = Path(labels).expanduser()
     if not place.is_file():
@@ -48,8 +54,8 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
         raise UsageError(
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
-    rows, has_parts = _read_table(place)
-    _refuse_several(rows, place)
+    rows, has_parts, kind = _read_table(place, separator)
+    sorting.several = kind.startswith("several")
     called = collections.defaultdict(list)
     for folder, names in sorting.images.items():
         for name in names:
@@ -59,15 +65,14 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
         found = _find(called, name, part or "training", place)
         if found is None:
             missing.append(name)
-        elif not label:
+        elif label is None:
             bare += 1
             if part == "test":
                 taken[found] = None
                 sorting.unlabelled.append(sorting.path(*found))
         elif taken.setdefault(found, label) != label:
             raise UsageError(
-                f"{place} gives {name} the labels {taken[found]} and {label}, expected one for each image; several labels of an image are "
-                "not supported"
+                f"{place} gives {name} the labels {taken[found]} and {label}, expected one row for each image; put several labels into one cell"
             )
         elif found not in added:
             added.add(found)
@@ -82,7 +87,7 @@ def sort_by_table(sorting: Sorting, labels: str) -> None:
             sorting.leave(f"that {place.name} has no label for, such as {rest[0]}", len(rest))
     sorting.has_parts = bool(sorting.parts["validation"] or sorting.parts["test"])
     by = "by its column" if has_parts else "by folder" if sorting.has_parts else "none"
-    sorting.taken = f"labels of {place.name}, parts: {by}"
+    sorting.taken = f"labels of {place.name}{kind and f', {kind}'}, parts: {by}"
     if missing:
         sorting.notes.append(
             f"{len(missing):,} row(s) of {place.name} name no image that is there, such as {missing[0]}"
@@ -112,13 +117,14 @@ def _find(called, name: str, part: str, table: Path):
     return found[0] if found else None
 
 
-def _read_table(place: Path) -> tuple[list[tuple[str, str, str | None]], bool]:
-    """Rows of (file name, label, part or None), and whether there is a column of parts."""
+def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
+    """Rows of (file name; label, with several a tuple of them, None = none; part or None), whether there is a column of parts, and what
+    is to be said of several labels.
+    """
     try:
         text = read_file(place, _LARGEST).decode("utf-8-sig")
         head = text.partition("\n")[0]
-        separator = max(",;\t", key=head.count)
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"{place} must be a CSV file in UTF-8, received {shorten(str(error))}; save it as such"
@@ -127,10 +133,11 @@ def _read_table(place: Path) -> tuple[list[tuple[str, str, str | None]], bool]:
     name, label, part = (
         next((columns.index(known) for known in kind if known in columns), None) for kind in (_NAMES, _LABELS, _PARTS)
     )
-    if name is None or label is None:
+    classes = [] if label is not None or name is None else _find_classes(lines, {name, part})
+    if name is None or (label is None and not classes):
         raise UsageError(
-            f"{place} must have a column filename, image, path or id, and one label, class or target, in its first row, "
-            f"received {shorten(', '.join(columns)) or 'nothing'}; name the columns so"
+            f"{place} must have a column filename, image, path or id, and one label, class or target, or columns of 0 and 1 "
+            f"for two classes or more, in its first row, received {shorten(', '.join(columns)) or 'nothing'}; name the columns so"
         )
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
@@ -138,6 +145,10 @@ def _read_table(place: Path) -> tuple[list[tuple[str, str, str | None]], bool]:
             continue
         if len(cells) < len(columns):
             raise UsageError(f"{place} has {len(cells)} cells in row {number}, expected {len(columns)}; mend it")
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            raise UsageError(
+                f"{place} has {len(cells)} cells in row {number}, expected {len(columns)}; put several labels into quotes"
+            )
         told = None
         if part is not None:
             told = part_of(cells[part])
@@ -145,24 +156,59 @@ def _read_table(place: Path) -> tuple[list[tuple[str, str, str | None]], bool]:
                 raise UsageError(
                     f"{place} has '{cells[part]}' in row {number} of its column of parts, expected train, valid or test; mend it"
                 )
-        rows.append((cells[name].strip(), cells[label].strip(), told))
-    return rows, part is not None
-
-
-def _refuse_several(rows, place: Path) -> None:
-    """Raises UsageError where cells hold several labels: pieces of one that others hold, too."""
-    cells = {label for _, label, _ in rows}
-    for separator in "|;,":
-        pieces = collections.Counter(piece.strip() for cell in cells for piece in set(cell.split(separator)))
-        several = next(
-            (
-                cell
-                for cell in cells
-                if separator in cell and any(pieces[piece.strip()] > 1 for piece in cell.split(separator))
-            ),
-            None,
-        )
-        if several is not None:
-            raise UsageError(
-                f"{place} has the cell '{several}', expected one label for each image; several labels of an image are not supported, keep one"
+        if classes:
+            rows.append(
+                (cells[name].strip(), tuple(sorted(lines[0][k].strip() for k in classes if float(cells[k]))), told)
             )
+        else:
+            rows.append((cells[name].strip(), cells[label].strip() or None, told))
+    if classes:
+        if not rows or any(len(labels) != 1 for _, labels, _ in rows):
+            return rows, part is not None, f"several for an image: {len(classes)} columns of 0 and 1"
+        one = [(file, label, told) for file, (label,), told in rows]
+        return one, part is not None, f"one for an image: {len(classes)} columns, of which each row has one 1"
+    found = _find_separator({cell for _, cell, _ in rows if cell}, separator, columns[label])
+    if not found:
+        return rows, part is not None, ""
+    mark = SEPARATORS[found]
+    rows = [(file, cell and split_cell(cell, mark), told) for file, cell, told in rows]
+    kind = f"several for an image, with a {found} between them (--label_separator=none makes one of each cell)"
+    return rows, part is not None, kind
+
+
+def split_cell(cell: str, mark: str) -> tuple[str, ...]:
+    """The labels in a cell, in the order of the alphabet, each once."""
+    return tuple(sorted({piece.strip() for piece in cell.split(mark)} - {""}))
+
+
+def _find_classes(lines, others) -> list[int]:
+    """The columns that hold 0 and 1 alone, which are classes if there are two or more."""
+    rows = [cells for cells in lines[1:] if any(cell.strip() for cell in cells)]
+    found = [
+        column
+        for column in range(len(lines[0]))
+        if column not in others
+        and rows
+        and all(len(row) > column and row[column].strip() in ("0", "1", "0.0", "1.0") for row in rows)
+    ]
+    return found if len(found) > 1 else []
+
+
+def _find_separator(cells: set[str], wanted: str, column: str) -> str | None:
+    """What stands between several labels, a key of `SEPARATORS`; None = each cell is one label.
+
+    It is found by pieces of cells that other cells hold, too. Names of classes often share words. So with spaces, all words must be
+    cells of their own, or numbers, unless the name of the column says that there are several.
+    """
+    if wanted != "auto":
+        return None if wanted == "none" else wanted
+    for name, mark in SEPARATORS.items():
+        split = {cell: split_cell(cell, mark) for cell in cells}
+        several = [pieces for pieces in split.values() if len(pieces) > 1]
+        held = collections.Counter(piece for pieces in split.values() for piece in pieces)
+        pieces = set().union(*several)
+        if mark == " " and column != _TAGS and not (pieces <= cells or all(map(str.isdecimal, held))):
+            continue
+        if any(held[piece] > 1 for piece in pieces):
+            return name
+    return None

@@ -11,6 +11,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from resnet_study.data.file_sorting import Sorting
 from resnet_study.data.file_tree import file_size, list_tree, read_member
 from resnet_study.data.folder_layout import sort_by_folders
@@ -28,21 +30,46 @@ class LabelledFiles:
 
     Attributes:
         place: the folder or archive, with the folder within that was taken for the whole.
-        parts: {"training", "validation" or "test": pairs of file and class}, ordered by class, then by file.
+        parts: {"training", "validation" or "test": pairs of file and class}, ordered by class, then by file. Of images with several
+            labels, pairs of file and a tuple of classes, ordered by file.
         classes: all of them, in order.
         class_names: names to show for them.
         has_parts: whether the parts are those of the folder or table. Otherwise all is training, to be split.
         unlabelled: files of a test part without labels.
         found: lines that say what was taken for what, and what was left aside.
+        several: whether an image can have several labels, or none.
     """
 
     place: str
-    parts: dict[str, list[tuple[str, str]]]
+    parts: dict[str, list[tuple]]
     classes: tuple[str, ...]
     class_names: tuple[str, ...]
     has_parts: bool
     unlabelled: tuple[str, ...]
     found: tuple[str, ...]
+    several: bool = False
+
+    def number_labels(self, members, rank: dict[str, int], classes: int = 0) -> np.ndarray:
+        """Labels as numbers.
+
+        Args:
+            members: pairs of `parts`.
+            rank: {class: its number}; of images with several, what is not in it is left out.
+            classes: how many there are; 0 = those of `rank`.
+
+        Returns:
+            int32 [n]; of images with several labels 0 or 1, int32 [n, classes].
+        """
+        if not self.several:
+            return np.array([rank[label] for _, label in members], np.int32)
+        table = np.zeros((len(members), classes or len(rank)), np.int32)
+        for row, (_, labels) in zip(table, members, strict=True):
+            row[[rank[label] for label in labels if label in rank]] = 1
+        return table
+
+    def find_classes(self, part: str) -> set[str]:
+        """The classes that images of a part have."""
+        return _classes_of(self.parts.get(part, ()), self.several)
 
     def fingerprint(self) -> str:
         """Tells data sets apart by the names, places and classes of all files and by the sizes of a thousand, not by where it lies."""
@@ -59,13 +86,20 @@ class LabelledFiles:
         return digest.hexdigest()
 
 
-def find_labelled(data_dir: str, labels: str = "", label_level: int = 0) -> LabelledFiles:
+def _classes_of(members, several: bool) -> set[str]:
+    return {name for _, label in members for name in (label if several else (label,))}
+
+
+def find_labelled(
+    data_dir: str, labels: str = "", label_level: int = 0, label_separator: str = "auto"
+) -> LabelledFiles:
     """Finds the images of a folder or `.zip` and their labels.
 
     Args:
         data_dir: folder or archive, with one of the layouts of `folder_layout`.
         labels: CSV file with labels, see `label_table.sort_by_table`, also by its place in `data_dir`; "" = the folders are the labels.
         label_level: which folder names the class, 1 = the first below the whole or below its part; 0 = the first, where that is clear.
+        label_separator: what stands between several labels in a cell of the table, see the setting.
 
     Returns:
         LabelledFiles; there may be no class at all, see `describe_lack`.
@@ -97,7 +131,7 @@ def find_labelled(data_dir: str, labels: str = "", label_level: int = 0) -> Labe
         )
     sorting = Sorting(place, images)
     if labels:
-        sort_by_table(sorting, labels)
+        sort_by_table(sorting, labels, label_separator)
     else:
         sort_by_folders(sorting, label_level)
     if others:
@@ -110,10 +144,11 @@ def find_labelled(data_dir: str, labels: str = "", label_level: int = 0) -> Labe
 
 def _finish(sorting: Sorting) -> LabelledFiles:
     # By class and path: an order that does not depend on whether folders or a table tell the class.
-    classes = sorted({label for members in sorting.parts.values() for _, label in members}, key=class_order)
+    everything = [pair for members in sorting.parts.values() for pair in members]
+    classes = sorted(_classes_of(everything, sorting.several), key=class_order)
     rank = {label: index for index, label in enumerate(classes)}
     parts = {
-        part: sorted(members, key=lambda pair: (rank[pair[1]], pair[0]))
+        part: sorted(members, key=lambda pair: pair[0] if sorting.several else (rank[pair[1]], pair[0]))
         for part, members in sorting.parts.items()
         if members or (part == "training" and not sorting.has_parts)
     }
@@ -128,6 +163,7 @@ def _finish(sorting: Sorting) -> LabelledFiles:
     return LabelledFiles(
         sorting.whole, parts, tuple(classes), _read_class_names(sorting.place, sorting.root, classes), sorting.has_parts,
         tuple(sorted(sorting.unlabelled)), (*map(as_text, lines), *map(as_text, sorting.notes)),
+        sorting.several,
     )  # fmt: skip
 
 

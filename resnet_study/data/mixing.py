@@ -65,7 +65,7 @@ class Mixer:
 
         Args:
             images: float or uint8 [batch, height, width, channels].
-            labels: int32 [batch].
+            labels: int32 [batch]; or of images with several 0 and 1, int32 [batch, classes].
             shard: as above.
 
         Returns:
@@ -73,7 +73,9 @@ class Mixer:
         """
         if not self._mixers:
             return images, labels
-        images, shares = tf.cast(images, tf.float32), tf.one_hot(labels, self._classes)
+        several = len(labels.shape) == 2
+        shares = tf.cast(labels, tf.float32) if several else tf.one_hot(labels, self._classes)
+        images = tf.cast(images, tf.float32)
         draws = _Draws(self._seed, 7, shard)
 
         def mix(layer):

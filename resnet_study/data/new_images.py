@@ -8,7 +8,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
 from resnet_study.run_folder import RunFolder
 
-_DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level")
+_DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
 
 
 def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> LabelledFiles | None:
@@ -32,8 +32,10 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         or flags.get("dataset", getattr(stored, "dataset", dataset)) != "folder"
     ):
         return None
-    given = {name: flags.get(name, getattr(stored, name, None)) for name in ("data_dir", "labels", "label_level")}
-    found = find_labelled(given["data_dir"] or "", given["labels"] or "", given["label_level"] or 0)
+    given = {name: flags.get(name, getattr(stored, name, None)) for name in _DATA_FLAGS[1:]}
+    found = find_labelled(
+        given["data_dir"] or "", given["labels"] or "", given["label_level"] or 0, given["label_separator"] or "auto"
+    )
     if run is not None and _is_own(found, run):
         return None
     if not flags.get("test_ckpt_path"):  # the settings are those of the run then

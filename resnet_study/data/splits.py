@@ -10,11 +10,24 @@ from resnet_study.errors import UsageError
 ALL_CLASSES, EACH_CLASS = "all_classes", "each_class"
 
 
+def _by_rarest(labels, least: int) -> np.ndarray:
+    """One class for each image to split by, int [n]: of several labels, 0 or 1, int [n, classes], the rarest, so that rare classes are shared
+    out too. Classes that would have fewer than `least` images are taken together with the most frequent one.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 1:
+        return labels
+    counts = labels.sum(axis=0)
+    rarest = np.where(labels.any(axis=1), np.where(labels, counts, len(labels) + 1).argmin(axis=1), labels.shape[1])
+    sizes = np.bincount(rarest)
+    return np.where(sizes[rarest] < least, sizes.argmax(), rarest)
+
+
 def hold_out(labels, fractions: dict[str, float], seed: int, class_names, rounding=ALL_CLASSES) -> list[np.ndarray]:
     """Draws parts to hold out, such as for validation, with the same share of each class.
 
     Args:
-        labels: int [n], 0-based.
+        labels: int [n], 0-based; or of images with several 0 and 1, int [n, classes], which are split by the rarest of each.
         fractions: setting -> share of each class, in 0..1; at least one image of each class unless it is 0.
         seed: of the draw. A class of which equally many are held out gives the same images, whatever the rounding.
         class_names: for messages.
@@ -34,7 +47,7 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         validation, test = hold_out(labels, {"validation_fraction": 0.1, "test_fraction": 0.2}, 0, ["cat", "dog"])
         print(len(validation), len(test))  # 3 6
     """
-    labels = np.asarray(labels)
+    labels = _by_rarest(labels, len(fractions) + 1)
     rng = np.random.default_rng(seed)
     present, sizes = np.unique(labels, return_counts=True)
     if rounding == EACH_CLASS:
@@ -47,7 +60,7 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         if ends[-1] >= len(members):
             flags = " and ".join(f"--{name}" for name in fractions)
             raise UsageError(
-                f"class '{class_names[label]}' has {len(members)} image(s), of which {ends[-1]} would be held out; give more images, "
+                f"class '{[*class_names, 'none'][label]}' has {len(members)} image(s), of which {ends[-1]} would be held out; give more images, "
                 f"or a smaller {flags}"
             )
         drawn = np.split(rng.permutation(members), ends)
@@ -60,7 +73,7 @@ def draw_fold(labels, folds: int, fold: int, seed: int, class_names) -> np.ndarr
     """The images of one of several parts of equal size, each with the same share of each class, as scikit-learn's StratifiedKFold draws them.
 
     Args:
-        labels: int [n], 0-based.
+        labels: as of `hold_out`.
         folds: number of parts, at least 2.
         fold: which, 1-based.
         seed: of the draw.
@@ -74,10 +87,11 @@ def draw_fold(labels, folds: int, fold: int, seed: int, class_names) -> np.ndarr
     """
     from sklearn.model_selection import StratifiedKFold
 
+    labels = _by_rarest(labels, folds)
     present, sizes = np.unique(labels, return_counts=True)
     if sizes.min() < folds:
         raise UsageError(
-            f"--folds={folds} needs {folds} images of each class or more, received {sizes.min()} of '{class_names[present[sizes.argmin()]]}'; "
+            f"--folds={folds} needs {folds} images of each class or more, received {sizes.min()} of '{[*class_names, 'none'][present[sizes.argmin()]]}'; "
             "give more images, or fewer --folds"
         )
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 
 from resnet_study import pretrained
+from resnet_study.class_names import THRESHOLD
 from resnet_study.errors import UsageError, advise, shorten
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
@@ -48,7 +49,7 @@ class RealImages:
 
     Attributes:
         images: uint8 [n, height, width, channels], on which each file is compared with its source.
-        labels: {name of the head: int [n]}; None = not known.
+        labels: {name of the head: int [n]}, of several labels 0 and 1, int [n, classes]; None = not known.
         found: what they are, such as "1,000 test images of cifar10".
         training: function without arguments -> training images [m, height, width, channels] for calibration, and what they are.
     """
@@ -122,7 +123,13 @@ def export(
             if exported.class_names != class_names:
                 raise UsageError(f"the {kind} file tells other classes than {path}; nothing was written")
             facts |= _compare(
-                f"the file for {kind}, quantization {quantize},", path, quantize, real, expected, received
+                f"the file for {kind}, quantization {quantize},",
+                path,
+                quantize,
+                real,
+                expected,
+                received,
+                class_names.several,
             )
             facts["parity"]["runtime"] = exported.runtime
             write_json(aside / "model.json", facts)
@@ -156,10 +163,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _compare(named, path, quantize, real, expected, received):
+def _compare(named, path, quantize, real, expected, received, several):
     """How well a file answers as its source. Raises UsageError where it does not."""
+
+    def decide(answers):
+        return answers >= THRESHOLD if several else answers.argmax(1)[:, None]
+
     difference = max(float(np.abs(received[head] - expected[head]).max()) for head in expected)
-    same = min(float(np.mean(received[head].argmax(1) == expected[head].argmax(1))) for head in expected)
+    same = min(float(np.mean((decide(received[head]) == decide(expected[head])).all(1))) for head in expected)
     if quantize == "none" and not difference <= _LARGEST_DIFFERENCE:
         raise UsageError(
             f"{named} must answer as {path} within {_LARGEST_DIFFERENCE:g}, received probabilities that are {difference:.2g} apart; nothing "
@@ -181,7 +192,8 @@ def _compare(named, path, quantize, real, expected, received):
     if real.labels:
         head = next(iter(expected))
         for name, answers in (("error", received), ("source_error", expected)):
-            facts[name] = 100 * float(np.mean(answers[head].argmax(1) != real.labels[head]))
+            truth = real.labels[head].reshape(len(real.images), -1)
+            facts[name] = 100 * float(np.mean((decide(answers[head]) != truth).any(1)))
     return facts
 
 

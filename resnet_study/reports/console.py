@@ -2,6 +2,8 @@
 
 import argparse
 
+from resnet_study.class_names import THRESHOLD
+
 _EXPLAINED = 24  # images, unless asked for more
 _ROWS, _FIRST_ROWS = 30, 10  # a longer table is shown by its first rows alone
 _LIKELY = 0.5  # a probability below which an answer is no more than a guess
@@ -19,6 +21,13 @@ def print_result(result: dict) -> None:
                 continue
             metrics = tested[part]
             low, high = metrics["accuracy_interval"]
+            if "mean_average_precision" in metrics:
+                print(
+                    f"{result['model']} on {metrics['images']:,} {part} images of {result['dataset']}: mean average precision "
+                    f"{metrics['mean_average_precision']:.4f}, macro F1 {metrics['macro_f1']:.3f}, {metrics['hamming_error']:.2f} % of the answers wrong, all "
+                    f"classes right in {metrics['accuracy']:.2f} % of the images (95 % interval {low:.1f} .. {high:.1f} %), loss {metrics['loss']:.4f}"
+                )
+                continue
             print(
                 (f"head {head}" if head else result["model"])
                 + f" on {metrics['images']:,} {part} images of {result['dataset']}: top-1 error {metrics['error']:.2f} %, "
@@ -136,6 +145,8 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
     if len(table) > _ROWS:
         print(f"... and {len(table) - _FIRST_ROWS:,} more images")
         _print_counts(table)
+    if "classes" in table:
+        print(f"classes: those with a probability of {THRESHOLD} or more, the likeliest first")
     if "true_class" in table:
         _print_accuracy(table[table["true_class"] != ""])
     print(f"written to {predictions.csv_path}, with all probabilities in probabilities*.csv and .npy beside it")
@@ -143,7 +154,7 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
         unlikely = [
             file for file, most in zip(predictions.files, probabilities.max(axis=1), strict=True) if most < _LIKELY
         ]
-        if unlikely:
+        if unlikely and "classes" not in table:
             named = f"head {head}: " if head else ""
             print(
                 f"{named}no class is likely (all below {_LIKELY:.0%}) in {len(unlikely):,} of {len(predictions.files):,} images, such as "
@@ -162,7 +173,8 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
 def _print_counts(table) -> None:
     """Prints how many images each class was the answer for, of every head."""
     for column in (name for name in table if name.endswith("_1") and not name.endswith("probability_1")):
-        counts = table[column].value_counts()
+        several = column == "class_1" and "classes" in table
+        counts = (table["classes"].str.split("; ").explode() if several else table[column]).value_counts()
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.head(_FIRST_ROWS).items())
         print(
             f"{column.removesuffix('_1')}: {shown}"

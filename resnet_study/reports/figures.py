@@ -12,6 +12,7 @@ import numpy as np
 
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study.class_names import THRESHOLD
 from resnet_study.data.corruptions import worsen_batch
 from resnet_study.errors import UsageError, shorten
 from resnet_study.evaluation import read_result
@@ -50,13 +51,14 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     config = run.read_config(HyperParameters)
     config = dataclasses.replace(config, data_dir=config.data_dir if data_dir is None else data_dir)
     result, names, history = read_result(run, "test"), run.read_class_names(), run.read_history()
-    matrix = result["test"]["confusion_matrix"]
+    matrix = result["test"].get("confusion_matrix")  # which images with several labels have none of
     data = cifar10_input.load_data(config)
     training, _ = cifar10_input.split_data(data, config)
-    if len(names) != len(data.class_names) or {len(names)} != {len(row) for row in [matrix, *matrix]}:
+    rows = [result["test"]["per_class"]] if matrix is None else [matrix, *matrix]
+    if len(names) != len(data.class_names) or {len(names)} != {len(row) for row in rows}:
         raise UsageError(
             f"{run.data} and {run.result} must tell the {len(data.class_names)} classes of {config.dataset} apart, received "
-            f"{len(names)} and {len(matrix)}; repeat --mode=train --resume"
+            f"{len(names)} and {len(rows[0])}; repeat --mode=train --resume"
         )
     probabilities = run.read_predictions((len(data.test), len(names)))
     # The model and the data set stand before the preset; another seed is the same recipe.
@@ -117,15 +119,17 @@ def draw_figures(
     Returns:
         Paths of the files.
     """
+    several = images.labels.ndim == 2
+    counted = "all classes right:" if several else "top-1"
     with matplotlib.rc_context(STYLE):
         figures = {
             "error_curve": _draw_percent(
-                history, title, "top-1 error (%)", result, 1, curve_smoothing, published, part
+                history, title, f"{counted} error (%)", result, 1, curve_smoothing, published, part
             ),
             "accuracy_curve": _draw_percent(
-                history, title, "top-1 accuracy (%)", result, -1, curve_smoothing, published, part
+                history, title, f"{counted} accuracy (%)", result, -1, curve_smoothing, published, part
             ),
-            "loss_curve": _draw_loss(history, title, len(names)),
+            "loss_curve": _draw_loss(history, title, 2 if several else len(names)),
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
@@ -142,7 +146,8 @@ def draw_figures(
                 axes.legend()
         if "reliability" in result[part]:  # which results of earlier versions lack
             figures["reliability"] = draw_reliability(result[part], f"{title}, {part} images")
-        figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title, part)
+        if not several:
+            figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title, part)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
     write_atomically(layers, describe_layers(load_model(str(run.best))))
@@ -150,12 +155,14 @@ def draw_figures(
 
 
 def draw_evaluation(folder: RunFolder, result: dict) -> None:
-    """Draws the confusion matrix and the reliability of a model on other images than its run's, into `folder.figures`.
+    """Draws the confusion matrix and the reliability of a model on other images than its run's, into `folder.figures`; nothing of several labels.
 
     Args:
         folder, result: of `resnet_study.new_data.evaluate_new`.
     """
     metrics, title = result["test"], f"{result['model']} on {result['dataset']}"
+    if "confusion_matrix" not in metrics:
+        return
     names = [row["class"] for row in metrics["per_class"]]
     with matplotlib.rc_context(STYLE):
         save_figure(draw_reliability(metrics, title), folder.figures / "reliability.png")
@@ -395,7 +402,8 @@ def _draw_augmentation(training, config):
 def draw_samples(training, names, dataset):
     """Draws the first ten training images of each class, at most 20 classes: figure 5 of Lu & Song."""
     classes = range(min(20, len(names)))
-    rows = [training.images[training.labels == label][:10] for label in classes]
+    labels = training.labels
+    rows = [training.images[(labels[:, k] == 1) if labels.ndim == 2 else labels == k][:10] for k in classes]
     shown = "" if len(rows) == len(names) else f", {len(rows)} of {len(names)} classes"
     return draw_grid(rows, names[: len(rows)], f"training images of {dataset}{shown}")
 
@@ -410,6 +418,12 @@ def _draw_predictions(test, probabilities, names, title, part):
         axis.axis("off")
     for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):
         _show(axis, image)
+        if np.ndim(label):
+            predicted, label = (np.flatnonzero(row) for row in (probability >= THRESHOLD, label))
+            given, true = (wrap(", ".join(names[k] for k in each) or "none", 16) for each in (predicted, label))
+            right = np.array_equal(predicted, label)
+            axis.set_title(given if right else f"{given}\nnot {true}", fontsize=8, color=BLACK if right else VERMILION)
+            continue
         predicted = int(probability.argmax())
         right = predicted == label
         # In lines of about the width of a small image.

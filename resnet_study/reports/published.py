@@ -68,6 +68,8 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         "error_shifts": "test_error_shifts",
     }
     numbers = {names[name]: result["test"][name] for name in names if name in result["test"]}
+    if "mean_average_precision" in result["test"]:
+        numbers["test_mean_average_precision"] = 100 * result["test"]["mean_average_precision"]
     numbers |= {f"test_error_{head}": tested["test"]["error"] for head, tested in result.get("heads", {}).items()}
     last = history.iloc[-1]
     numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
@@ -145,7 +147,9 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         published = (best.numbers[part][0], best.source) if best else (None, None)
         note = f"{metrics['images']:,} images, 95 % interval {low:.1f} .. {high:.1f} %"
         numbers[f"{part}_accuracy"] = (metrics["accuracy"], *published, note)
-        if classes > 5:
+        if "mean_average_precision" in metrics:
+            numbers[f"{part}_mean_average_precision"] = (100 * metrics["mean_average_precision"], None, None, "")
+        elif classes > 5:
             numbers[f"{part}_top5_accuracy"] = (100 - metrics["top5_error"], None, None, "")
     backbone = "trained" if config.backbone_trainable else "frozen"
     if config.unfreeze_at_epoch:

@@ -98,16 +98,17 @@ def _write(run, tested):
     names = names or run.read_class_names()
     probabilities = run.read_predictions((metrics["images"], len(names)))
     # Where broken images were skipped, nobody knows which answer is of which image.
-    known = len(tested.labels) == len(probabilities)
+    several = "mean_average_precision" in metrics
+    known = len(tested.labels) == len(probabilities) and not several
     gallery = make_gallery(tested, probabilities) if known else []
     published = published_error(numbers, part)
     curves = {"error": plots.draw_errors(history, result, part, published, config.extended_at(history))}
     x_range = curves["error"].x_range
-    curves["loss"] = plots.draw_losses(history, len(names), x_range)
+    curves["loss"] = plots.draw_losses(history, 2 if several else len(names), x_range)
     curves["rate"], curves["pace"] = plots.draw_pace(history, x_range)
     if "reliability" in metrics:  # which results of earlier versions lack
         curves["reliability"] = plots.draw_reliability(metrics)
-    matrix = np.array(metrics["confusion_matrix"])
+    matrix = np.array(metrics.get("confusion_matrix", [[0]]))
     layers = run.figures / "layers.md"
     return write_page(
         run.page,
@@ -129,6 +130,7 @@ def _write(run, tested):
         last=history.iloc[-1],
         planned=None if run.final.is_file() else getattr(config, "train_steps", None),  # of a run that was stopped
         names=names,
+        several=several,
         matrix=_describe_cells(matrix) if len(names) <= _MOST_CLASSES else None,
         confusions=_list_confusions(matrix),
         gallery=gallery,

@@ -84,8 +84,15 @@ def find_training_images(config, run, data_dir: str) -> tuple[LabelledImages, tu
     config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
     if isinstance(config, HyperParameters):
         data = cifar10_input.load_data(config)
+        _refuse_several(data)
         training, _ = cifar10_input.split_data(data, config)
         return LabelledImages(training.labels, training.images.__getitem__), tuple(data.class_names)
     data = load_images(config, run)
+    _refuse_several(data)
     part = data.training
     return LabelledImages(part.labels, lambda places: np.stack([part.read(int(i)) for i in places])), data.class_names
+
+
+def _refuse_several(data):
+    if data.several:
+        raise UsageError("they have several labels each, which the page does not show")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cifar10_train import Interrupted
+from resnet_study.class_names import THRESHOLD
 from resnet_study.data.folder_data import find_parts, list_classes
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError, as_text
@@ -32,8 +33,9 @@ from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.studies.runs import FinishedRun, describe, format_spread, result_row, run_folder_of
 
-# Metrics of the summary: name, digits.
-_METRICS = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
+# Metrics of the summary: title, digits.
+_ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
+_SEVERAL = {"mean_average_precision": ("mean average precision", 4), "macro_f1": ("macro F1", 3), "accuracy": ("all classes right, %", 2), "loss": ("loss", 4)}  # fmt: skip
 _MOST_CLASSES = 50  # of a table and a confusion matrix
 _ANSWERS = "out_of_fold.csv"  # of a run: written last, so that it tells that the run is finished
 
@@ -106,16 +108,26 @@ def _list_answers(config, run: RunFolder) -> pd.DataFrame:
         folder: label for label, folder in enumerate(read_json(run.data, {"class_folders": [str]})["class_folders"])
     }
     found = list_classes(config)
-    members = sorted((rank[label], file) for file, label in find_parts(found, config)["test"] if label in rank)
+    members = find_parts(found, config)["test"]
+    if not found.several:
+        members = sorted((pair for pair in members if pair[1] in rank), key=lambda pair: (rank[pair[1]], pair[0]))
     tested = read_result(run, "test")["test"]["images"]
     if len(members) != tested:  # some cannot be read, and are skipped
-        members = [pair for pair in members if _is_readable(pair[1], config)]
+        members = [pair for pair in members if _is_readable(pair[0], config)]
     probabilities = run.read_predictions((len(members), len(names)))
+    labels = found.number_labels(members, rank)
+    predicted = probabilities >= THRESHOLD if found.several else probabilities.argmax(axis=1)
+
+    def name_all(numbers):
+        return [
+            "; ".join(names[label] for label in np.flatnonzero(row)) if found.several else names[row] for row in numbers
+        ]
+
     table = {
-        "image": [as_text(file[len(found.place) :].lstrip("/\\")) for _, file in members],
+        "image": [as_text(file[len(found.place) :].lstrip("/\\")) for file, _ in members],
         "fold": config.fold,
-        "true_class": [names[label] for label, _ in members],
-        "predicted_class": [names[label] for label in probabilities.argmax(axis=1)],
+        "true_class": name_all(labels),
+        "predicted_class": name_all(predicted),
     }
     return pd.DataFrame(
         table | {f"probability of {name}": column for name, column in zip(names, probabilities.T, strict=True)}
@@ -144,13 +156,18 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
         [pd.read_csv(each.run.path / _ANSWERS, keep_default_na=False, dtype=texts) for each in finished]
     )
     answers = answers.sort_values("image", kind="stable")
-    rank = {name: label for label, name in enumerate(names)}
-    pooled = measure(answers.iloc[:, 4:].to_numpy(), answers["true_class"].map(rank).to_numpy(), names)
-    values = {name: [each.test[name] for each in finished] for name in _METRICS}
+    several = "mean_average_precision" in finished[0].test
+    metrics, truth = _SEVERAL if several else _ONE_LABEL, answers["true_class"]
+    if several:
+        labels = np.array([[name in cell.split("; ") for name in names] for cell in truth], int)
+    else:
+        labels = truth.map({name: label for label, name in enumerate(names)}).to_numpy()
+    pooled = measure(answers.iloc[:, 4:].to_numpy(), labels, names)
+    values = {name: [each.test[name] for each in finished] for name in metrics}
     folder = summary.path
     write_atomically(folder / _ANSWERS, answers.to_csv(index=False))
     drawn = []
-    if len(names) <= _MOST_CLASSES:
+    if len(names) <= _MOST_CLASSES and not several:
         with matplotlib.rc_context(STYLE):
             title = f"{config.model_name} on {config.dataset_name}, {config.folds} folds"
             figure = draw_confusion(np.array(pooled["confusion_matrix"]), names, title, "out-of-fold")
@@ -158,36 +175,37 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
     recipe = {"preset": list_numbers(finished[0].run)[1], "over": "folds"}
     rows = [
         result_row(finished, f"out-of-fold {name}", values[name], unit="%" if "%" in title else "") | recipe
-        for name, (title, _) in _METRICS.items()
+        for name, (title, _) in metrics.items()
     ]
     write_study(
         folder,
         config.command,
         rows,
-        _report(finished, values, pooled),
+        _report(finished, metrics, values, pooled),
         drawn,
         [each.run.path.name for each in finished],
     )
-    metrics = {name: describe(numbers) | {"values": numbers} for name, numbers in values.items()}
+    spreads = {name: describe(numbers) | {"values": numbers} for name, numbers in values.items()}
     facts = {"model": config.model_name, "dataset": config.dataset_name, "folds": config.folds}
-    write_json(summary.result, facts | {"metrics": metrics, "out_of_fold": pooled})
+    write_json(summary.result, facts | {"metrics": spreads, "out_of_fold": pooled})
     page = write_study_page(folder)
     print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
     return folder
 
 
-def _report(finished, values, pooled) -> str:
+def _report(finished, metrics, values, pooled) -> str:
     cells = [
         [
             each.config.fold,
             each.test["images"],
-            *(f"{each.test[name]:.{digits}f}" for name, (_, digits) in _METRICS.items()),
+            *(f"{each.test[name]:.{digits}f}" for name, (_, digits) in metrics.items()),
         ]
         for each in finished
     ]
     cells.append(["**mean ± standard deviation**", pooled["images"]])
-    cells[-1] += [f"**{format_spread(values[name], digits)}**" for name, (_, digits) in _METRICS.items()]
-    titles = [title for title, _ in _METRICS.values()]
+    cells[-1] += [f"**{format_spread(values[name], digits)}**" for name, (_, digits) in metrics.items()]
+    titles = [title for title, _ in metrics.values()]
+    together = ", ".join(f"{title} {pooled[name]:.{digits}f}" for name, (title, digits) in metrics.items())
     low, high = pooled["accuracy_interval"]
     lines = [
         f"**{len(finished)} folds**: each image was tested once, by the network of the fold that it is the test part of. Weights were chosen on",
@@ -196,8 +214,7 @@ def _report(finished, values, pooled) -> str:
         "",
         *table_lines(["fold", "test images", *titles], "lrrrrr", cells),
         "",
-        f"All {pooled['images']:,} answers together: accuracy {pooled['accuracy']:.2f} % (95 % interval {low:.1f} .. {high:.1f} %), balanced "
-        f"accuracy {pooled['balanced_accuracy']:.2f} %, macro F1 {pooled['macro_f1']:.3f}. Each is a row of `{_ANSWERS}`.",
+        f"All {pooled['images']:,} answers together: {together} (95 % interval of the accuracy {low:.1f} .. {high:.1f} %). Each is a row of `{_ANSWERS}`.",
     ]
     leaks = [str(each.config.fold) for each in finished if read_json(each.run.data, {}).get("leak_count")]
     if leaks:

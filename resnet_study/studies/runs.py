@@ -141,6 +141,10 @@ def finish_runs(
                     f"expected {run.gradient_norms}, but the run was trained without; give another --runs_dir"
                 )
     data = {data_key(config): cifar10_input.load_data(config) for config in configs}
+    if any(found.several for found in data.values()):
+        raise UsageError(
+            "a study compares networks on images of one label, received a table with several; train them one by one"
+        )
     for config in configs:
         spec, shape = registry.find(config.model_name), data[data_key(config)].train.images.shape[1:]
         if min(shape[:2]) < spec.minimum_size:

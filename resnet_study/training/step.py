@@ -258,3 +258,26 @@ def measure_classes(logits, labels, label_smoothing: float, class_weights=None) 
         factors = tf.constant(class_weights)
         objective *= tf.linalg.matvec(labels, factors) if shared else tf.gather(factors, labels)
     return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}
+
+
+def measure_labels(logits, labels, label_smoothing: float) -> tuple:
+    """As `measure_classes`, of images with several labels.
+
+    Args:
+        logits: float [images, classes]; above 0 a class is answered.
+        labels: int32 [images, classes], 0 or 1; or shares of these, float32.
+        label_smoothing: share of the target that becomes 1/2.
+
+    Returns:
+        (losses to lower, float32 [images]; sums over the images: {"loss": mean binary cross-entropy of the classes in nat, "wrong": number
+        of images with a wrong class}).
+    """
+    targets = tf.cast(labels, tf.float32)
+
+    def entropy(truth):
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, logits), axis=-1)
+
+    losses = entropy(targets)
+    wrong = tf.cast(tf.reduce_any((logits > 0) != (targets > 0.5), axis=-1), tf.float32)
+    objective = entropy((1 - label_smoothing) * targets + label_smoothing / 2) if label_smoothing else losses
+    return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}

@@ -31,7 +31,7 @@ from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters, note_large_batch, note_many_epochs
-from resnet_study.training.step import UpdateRule, measure_classes
+from resnet_study.training.step import UpdateRule, measure_classes, measure_labels
 
 
 class Classification:
@@ -78,7 +78,8 @@ class Classification:
         )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         # The weights of a report before the last zeros came would not be sparse.
-        self.chosen_by = "validation_error" if len(self.validation) and not config.sparsity else None
+        kept = "validation_loss" if data.several else "validation_error"
+        self.chosen_by = kept if len(self.validation) and not config.sparsity else None
         self.watchers = make_watchers(config, self.chosen_by)
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
@@ -119,12 +120,17 @@ class Classification:
 
     def build_for_users(self) -> keras.Model:
         """The same network from raw pixels to probabilities, in float32."""
-        return self._build(dtype="float32", preprocessing=self.normalization)
+        return self._build(dtype="float32", preprocessing=self.normalization, **self._activation)
+
+    @property
+    def _activation(self) -> dict:
+        """The end of the network, where it is not that of all builders."""
+        return {"classifier_activation": "sigmoid"} if self.data.several else {}
 
     @property
     def class_names(self) -> ClassNames:
         """{name of the head: names of its classes}; a single head is called ""."""
-        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"])
+        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"], self.data.several)
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
@@ -204,7 +210,7 @@ class Classification:
         """What `saved_models.load_model` needs to build the network of a checkpoint."""
         return {
             "model": self.config.model_name,
-            "options": self._options,
+            "options": self._options | self._activation,
             "input_shape": model.input_shape[1:],
             "classes": self.classes,
             "normalization": self.normalization.get_config(),
@@ -229,6 +235,8 @@ class Classification:
 
     def measure(self, logits, labels) -> tuple:
         """What training lowers and reports tell of some images, see `step.measure_classes`."""
+        if self.data.several:
+            return measure_labels(logits, labels, self.config.label_smoothing)
         return measure_classes(logits, labels, self.config.label_smoothing, self._class_weights)
 
     # What is said
@@ -236,6 +244,7 @@ class Classification:
     def describe_data(self, resumed: bool) -> dict:
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
+        facts |= {"several": True} if self.data.several else {}
         if not self.data.fingerprint:
             return facts
         return facts | {"class_folders": self.data.class_folders, "fingerprint": self.data.fingerprint}
@@ -262,7 +271,7 @@ class Classification:
 
     def _describe_balance(self):
         labels, names = self.training.labels, self.data.class_names
-        if labels.ndim > 1 or self.config.train_random_label:
+        if (labels.ndim > 1 and not self.data.several) or self.config.train_random_label:
             return ""
         return "".join(f"\n{line}" for line in describe_balance(labels, names, self._class_weights is not None))
 
