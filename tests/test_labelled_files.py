@@ -176,7 +176,6 @@ def test_a_table_may_name_the_parts(tmp_path):
         ("id,label,split\n1,a,some\n", "has 'some' in row 2 of its column of parts"),
         ("id,label\n1\n", "has 1 cells in row 2, expected 2"),
         ("id,label\n1,a\n1,b\n", "gives 1 the labels a and b"),
-        ("id,label\n1,a|b\n2,a\n", r"has the cell 'a\|b', expected one label for each image; several"),
         ("id,label\n7,a\n8,b\n", r"received no image that .* has a label for"),
         ("id,label\nsame,a\n", r"names same, which may be train/same\.jpg or train/same\.png; give paths"),
         (b"id,label\n\xff\xfe,a\n", "must be a CSV file in UTF-8"),
