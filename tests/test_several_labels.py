@@ -99,9 +99,12 @@ def test_parts_have_their_share_of_rare_classes():
     assert not np.intersect1d(validation, test).size and (len(validation), len(test)) == (40, 40)
     for part in (validation, test, rest):
         assert labels[part][:, 1].sum() >= 1 and labels[part][:, 2].sum() >= 1
+    labels[100:108, 3] = 1
     folds = [draw_fold(labels, 5, number, 0, list("abcd")) for number in range(1, 6)]
     assert np.sort(np.concatenate(folds)).tolist() == list(range(200))
     assert all(labels[fold][:, 2].sum() in (1, 2) for fold in folds)
+    with pytest.raises(UsageError, match="--folds=8 needs 8 images of each class or more, received 7 of 'c'"):
+        draw_fold(labels, 8, 1, 0, list("abcd"))
 
 
 def test_loss_and_metrics_are_those_of_others():

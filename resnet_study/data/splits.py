@@ -87,13 +87,14 @@ def draw_fold(labels, folds: int, fold: int, seed: int, class_names) -> np.ndarr
     """
     from sklearn.model_selection import StratifiedKFold
 
-    labels = _by_rarest(labels, folds)
-    present, sizes = np.unique(labels, return_counts=True)
+    labels = np.asarray(labels)
+    sizes = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(class_names))
     if sizes.min() < folds:
         raise UsageError(
-            f"--folds={folds} needs {folds} images of each class or more, received {sizes.min()} of '{[*class_names, 'none'][present[sizes.argmin()]]}'; "
+            f"--folds={folds} needs {folds} images of each class or more, received {sizes.min()} of '{class_names[sizes.argmin()]}'; "
             "give more images, or fewer --folds"
         )
+    labels = _by_rarest(labels, folds)
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     return next(itertools.islice(parts, fold - 1, None))[1]
 

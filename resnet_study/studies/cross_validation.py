@@ -16,6 +16,7 @@ import keras
 import matplotlib
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from cifar10_train import Interrupted
 from resnet_study.class_names import THRESHOLD
@@ -73,6 +74,7 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
             folds[-1] = dataclasses.replace(folds[-1], version=config.version + folds[-1].fold_name)
         run_folder_of(folds[-1]).check(folds[-1], resume=True, overwrite=False)
         find_parts(list_classes(folds[-1]), folds[-1])
+    tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each model
     for number, fold in enumerate(folds, start=1):
         run = run_folder_of(fold)
         answers = run.path / _ANSWERS
