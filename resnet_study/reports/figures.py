@@ -422,7 +422,9 @@ def _draw_predictions(test, probabilities, names, title, part):
             predicted, label = (np.flatnonzero(row) for row in (probability >= THRESHOLD, label))
             given, true = (wrap(", ".join(names[k] for k in each) or "none", 16) for each in (predicted, label))
             right = np.array_equal(predicted, label)
-            axis.set_title(given if right else f"{given}\ntrue: {true}", fontsize=8, color=BLACK if right else VERMILION)
+            axis.set_title(
+                given if right else f"{given}\ntrue: {true}", fontsize=8, color=BLACK if right else VERMILION
+            )
             continue
         predicted = int(probability.argmax())
         right = predicted == label

@@ -225,6 +225,9 @@ def _report(finished, metrics, values, pooled) -> str:
             f"Equal images lie in two parts of fold {', '.join(leaks)}, so errors there look too small; `data.json` of the runs names them.",
         ]
     if len(pooled["per_class"]) <= _MOST_CLASSES:
-        of_class = [[row["class"], row["images"], *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))] for row in pooled["per_class"]]  # fmt: skip
-        lines += ["", *table_lines(["class", "images", "precision", "recall", "F1"], "lrrrr", of_class)]
+        titles = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "average precision"}
+        shown = [name for name in titles if name in pooled["per_class"][0]]
+        cells = [[row["class"], row["images"], *(f"{row[name]:.3f}" for name in shown)] for row in pooled["per_class"]]
+        header = ["class", "images", *(titles[name] for name in shown)]
+        lines += ["", *table_lines(header, "lr" + "r" * len(shown), cells)]
     return "\n".join(lines)
