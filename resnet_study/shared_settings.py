@@ -243,6 +243,10 @@ class SharedSettings(Settings):
             raise UsageError(
                 "--patience and --lr_schedule=plateau look at the validation error, received --validation_fraction=0; hold images out"
             )
+        if self.label_separator != "auto" and not self.labels:
+            raise UsageError(
+                f"--label_separator is for the cells of --labels=FILE.csv, received {self.label_separator} and no table; leave it out"
+            )
         if self.folds == 1 or self.fold > self.folds:
             raise UsageError(
                 f"--folds must be at least 2, and --fold at most that, received --folds={self.folds} --fold={self.fold}; leave both out to "
@@ -281,10 +285,17 @@ class SharedSettings(Settings):
         own_name = dataclasses.replace(self, version="").run_name
         return [f"--version={self.version}"] * (self.version not in ("", own_name))
 
+    def without_places(self):
+        """The same settings with images of one's own by their name alone: what is published tells of no machine."""
+        if self.dataset != "folder":
+            return self
+        return dataclasses.replace(self, data_dir=self.folder_name, labels=Path(self.labels).name)
+
     @property
     def folder_flags(self) -> list[str]:
         """The flags of a command that repeats a run: where the images and labels are, as it was given."""
         places = {"data_dir": self.data_dir, "labels": self.labels} if self.dataset == "folder" else {}
+        places |= {"label_separator": self.label_separator} if self.label_separator != "auto" else {}
         return [f"--{name}={shlex.quote(place)}" for name, place in places.items() if place]
 
     def extended_at(self, history) -> int:

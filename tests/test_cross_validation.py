@@ -67,6 +67,7 @@ def test_each_image_is_tested_once_and_validation_is_of_the_others(two_classes, 
     ("changes", "message"),
     [
         ({"folds": 1, "fold": 0}, "--folds must be at least 2, .* received --folds=1"),
+        ({"label_separator": "space"}, "--label_separator is for the cells of --labels=FILE.csv"),
         ({"folds": 2, "fold": 3}, "--fold at most that, received --folds=2 --fold=3"),
         ({"folds": 8}, "--folds=8 needs 8 images of each class or more, received 7 of 'b'"),
         ({"folds": 3, "fold": 0}, "--folds=3 is a run for each fold, .* give --fold=1 to 3"),
@@ -144,5 +145,6 @@ def test_transfer_learning_and_images_that_cannot_be_read(two_classes, tmp_path,
     assert len(answers) == 17 and "train/a/3.png" not in set(answers["image"])
     study = json.loads((tmp_path / "runs" / "other" / "study.json").read_text())
     assert study["runs"] == ["other-fold1of2", "other-fold2of2"] and "--folds=2" in study["command"]
+    assert str(tmp_path) not in study["command"]
     config = flowers.evaluate.stored_settings({"version": "other-fold2of2", "runs_dir": str(tmp_path / "runs")})
     assert (config.folds, config.fold) == (2, 2) and dataclasses.replace(config, fold=0).crosses

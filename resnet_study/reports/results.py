@@ -89,8 +89,7 @@ def _publish(run, experiment, results, config, recipe, numbers):
         raise UsageError(f"expected the figures of a tested run in {run.figures}, found none; test the run again")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
-    if config.dataset == "folder":  # what is published tells of no machine
-        config = dataclasses.replace(config, data_dir=config.folder_name, labels=Path(config.labels).name)
+    config = config.without_places()
     command = dataclasses.replace(config, seed=0, version="").command
     pflop = read_result(run).get("pflop")
     for metric, (value, published, published_source, note) in numbers.items():

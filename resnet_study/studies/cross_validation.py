@@ -181,7 +181,7 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
     ]
     write_study(
         folder,
-        config.command,
+        config.without_places().command,
         rows,
         _report(finished, metrics, values, pooled),
         drawn,
