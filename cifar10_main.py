@@ -25,7 +25,7 @@ from resnet_study.reports.console import (
 )
 from resnet_study.reports.run_list import print_runs
 from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
-from resnet_study.settings import Parser, PrintCompletion, add_flags
+from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
 # The settings that the name of a run folder follows from.
 _NAMING = (
@@ -117,7 +117,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--versions",
-        type=_list_of(str),
+        type=list_of(str),
         metavar="NAME,...",
         help="run folders in --runs_dir to lay beside each other, for --mode=report, serve and compress; for serve and compress model files "
         "and cifar10, too; for compress names of networks with shipped weights, such as resnet9",
@@ -129,15 +129,15 @@ def make_parser() -> Parser:
     )
     studies.add_argument(
         "--models",
-        type=_list_of(str),
+        type=list_of(str),
         metavar="NAME,...",
         help="networks, each perhaps with a preset or seeds of its own: NAME:PRESET, NAME@0, NAME@0-2 [--model]",
     )
-    studies.add_argument("--datasets", type=_list_of(str), metavar="NAME,...", help="data sets [--dataset]")
-    studies.add_argument("--seeds", type=_parse_seeds, metavar="INT,...", help="seeds, such as 0,1,2 or 0-2 [--seed]")
+    studies.add_argument("--datasets", type=list_of(str), metavar="NAME,...", help="data sets [--dataset]")
+    studies.add_argument("--seeds", type=parse_seeds, metavar="INT,...", help="seeds, such as 0,1,2 or 0-2 [--seed]")
     studies.add_argument(
         "--depths",
-        type=_list_of(int),
+        type=list_of(int),
         metavar="INT,...",
         default=[20, 32, 44, 56],
         help="depths 6n+2 for --mode=degradation [20,32,44,56]",
@@ -147,30 +147,6 @@ def make_parser() -> Parser:
     )
     add_flags(parser, hyper_parameters.HyperParameters)
     return parser
-
-
-def _list_of(kind):
-    """A parser of comma-separated values, for argparse, which names it in its messages."""
-
-    def parse(text):
-        return [kind(part) for part in text.split(",")]
-
-    parse.__name__ = f"comma-separated {kind.__name__}"
-    return parse
-
-
-def _parse_seeds(text):
-    """ "0,3-5" -> [0, 3, 4, 5]."""
-    seeds = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if dash and int(last) < int(first):
-            raise ValueError(part)
-        seeds += range(int(first), int(last if dash else first) + 1)
-    return seeds
-
-
-_parse_seeds.__name__ = "comma-separated int"  # how argparse calls it in its messages
 
 
 def main(argv=None) -> int:

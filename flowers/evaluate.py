@@ -149,8 +149,9 @@ def _draw(config, run, data, result):
 
     from flowers.augmentation import make_variant
     from resnet_study.data.image_data import Split
-    from resnet_study.reports.figures import draw_epochs, draw_figures, draw_grid
+    from resnet_study.reports.figures import draw_epochs, draw_figures
     from resnet_study.reports.gallery import LabelledImages
+    from resnet_study.reports.image_sheets import draw_grid
     from resnet_study.reports.run_page import write_run_page
 
     part, history = result["predictions"], run.read_history()

@@ -306,3 +306,27 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], read=No
             options |= {"type": kind, "metavar": kind.__name__.upper()}
         flags = [f"--{name}" for name in (field.name, facts["alias"]) if name]
         groups[facts["group"]].add_argument(*flags, dest=field.name, **options)
+
+
+def list_of(kind):
+    """A parser of comma-separated values, for argparse, which names it in its messages."""
+
+    def parse(text):
+        return [kind(part) for part in text.split(",")]
+
+    parse.__name__ = f"comma-separated {kind.__name__}"
+    return parse
+
+
+def parse_seeds(text):
+    """ "0,3-5" -> [0, 3, 4, 5]."""
+    seeds = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if dash and int(last) < int(first):
+            raise ValueError(part)
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return seeds
+
+
+parse_seeds.__name__ = "comma-separated int"  # how argparse calls it in its messages

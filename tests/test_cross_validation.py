@@ -126,6 +126,7 @@ def test_one_command_goes_on_and_sums_up(two_classes, tmp_path, monkeypatch, cap
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_transfer_learning_and_images_that_cannot_be_read(two_classes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(flowers.evaluate, "_draw", lambda *_: None)
     (tmp_path / "data" / "train" / "a" / "3.png").write_bytes(b"no image")

@@ -13,7 +13,7 @@ from matplotlib import font_manager
 from cifar10_input import load_data, split_data
 from hyper_parameters import from_preset
 from resnet_study.evaluation import measure
-from resnet_study.reports import figures, fonts
+from resnet_study.reports import figures, fonts, image_sheets
 from resnet_study.reports.calibration import draw_reliability
 
 LONG = "resnet20, squeeze_excitation 4, stochastic_depth 0.1, heads fine,coarse on cifar100, preset fast with 3 other settings"
@@ -36,7 +36,7 @@ def training():
             ["a", "b"],
         ),
         lambda: figures.draw_confusion(np.eye(10, dtype=int), [f"class {i}" for i in range(10)], LONG),
-        lambda: figures.draw_grid([np.zeros((3, 8, 8, 3), np.uint8)], ["a"], LONG),
+        lambda: image_sheets.draw_grid([np.zeros((3, 8, 8, 3), np.uint8)], ["a"], LONG),
     ],
     ids=["loss", "heads", "confusion", "grid"],
 )
@@ -53,7 +53,7 @@ def test_long_titles_fit(draw):
 
 def test_what_is_cut_out_has_the_mean_colour_as_in_training(training):
     part, config = training
-    figure = figures._draw_augmentation(part, config)
+    figure = image_sheets.draw_augmentation(part, config)
     mean = np.rint(part.images.mean(axis=(0, 1, 2)))
     variants = np.stack([axes.images[0].get_array() for axes in figure.axes if axes.images])[1:]
     assert (abs(variants - mean) <= 1).all(axis=-1).sum() > 500
@@ -63,8 +63,8 @@ def test_what_is_cut_out_has_the_mean_colour_as_in_training(training):
 def test_a_choice_of_classes_is_told(training):
     part, _ = training
     names = [f"class {i}" for i in range(100)]
-    assert figures.draw_samples(part, names, "cifar100")._suptitle.get_text().endswith("20 of 100 classes")
-    assert "classes" not in figures.draw_samples(part, names[:10], "cifar10")._suptitle.get_text()
+    assert image_sheets.draw_samples(part, names, "cifar100")._suptitle.get_text().endswith("20 of 100 classes")
+    assert "classes" not in image_sheets.draw_samples(part, names[:10], "cifar10")._suptitle.get_text()
 
 
 def test_a_hundred_classes_have_a_confusion_matrix_without_counts():

@@ -40,7 +40,7 @@ from resnet_study.evaluation import read_result
 from resnet_study.exporting import exported_model
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.files import read_json, write_atomically, write_json
-from resnet_study.reports.figures import draw_grid
+from resnet_study.reports.image_sheets import draw_grid
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 

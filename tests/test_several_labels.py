@@ -137,6 +137,7 @@ def table(folder):
     return [f"--data_dir={folder}", "--labels=table.csv"]
 
 
+@pytest.mark.slow
 def test_small_networks(folder, table, tmp_path, capsys, monkeypatch):
     runs, name = [f"--runs_dir={tmp_path}"], ["--version=x"]
     small = ["--dataset=folder", "--preset=smoke", "--image_size=8", "--report_freq=2", "--tensorboard=false", "--train_batch_size=8"]  # fmt: skip
@@ -183,6 +184,7 @@ def test_small_networks(folder, table, tmp_path, capsys, monkeypatch):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_transfer_learning_and_folds(folder, table, tmp_path, monkeypatch):
     draw = flowers.evaluate._draw
     monkeypatch.setattr(

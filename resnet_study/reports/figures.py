@@ -13,7 +13,6 @@ import numpy as np
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.class_names import THRESHOLD
-from resnet_study.data.corruptions import worsen_batch
 from resnet_study.errors import UsageError, shorten
 from resnet_study.evaluation import read_result
 from resnet_study.files import write_atomically
@@ -31,6 +30,7 @@ from resnet_study.reports.canvas import (
 )
 from resnet_study.reports.fonts import missing_characters_told, wrap
 from resnet_study.reports.gallery import LabelledImages
+from resnet_study.reports.image_sheets import draw_augmentation, draw_samples, show
 from resnet_study.reports.published import published_number
 from resnet_study.reports.run_page import write_run_page
 from resnet_study.reports.tables import describe_layers
@@ -71,7 +71,7 @@ def draw(run: RunFolder, data_dir: str | None = None) -> list[Path]:
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     published = published_number(config)
     more = {
-        "augmentation": lambda: _draw_augmentation(training, config),
+        "augmentation": lambda: draw_augmentation(training, config),
         "samples": lambda: draw_samples(training, names, config.dataset_name),
     }
     if len(config.tasks) > 1 and "validation_error" in history:
@@ -308,7 +308,7 @@ def draw_explanation(file, image, heat, title):
         figure, panels = make_panels(1, 2, figsize=(6.4, 3.6))
         figure.suptitle(wrap_title(title, 6.4))
         for axis, label in zip(panels, ("image", "what speaks for it (Grad-CAM, 1 = most)"), strict=True):
-            _show(axis, image)
+            show(axis, image)
             axis.set_title(label, fontsize=9)
             axis.axis("off")
         shown = panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="bilinear")
@@ -331,83 +331,6 @@ def _draw_loss(history, title, classes):
     return figure
 
 
-def draw_grid(rows, row_labels, title):
-    """Draws rows of images, a label before each row.
-
-    Args:
-        rows: lists of images uint8 [height, width, RGB or grey], of any length.
-        row_labels: one each.
-        title: of the figure.
-
-    Returns:
-        matplotlib figure.
-
-    Example:
-        from resnet_study.data.toy_data import load_digits
-        from resnet_study.reports.figures import draw_grid
-
-        data = load_digits()
-        draw_grid([data.train.images[:5], data.test.images[:5]], ["training", "test"], "digits").savefig("digits.png")
-    """
-    figure, axes = make_panels(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
-    figure.suptitle(wrap_title(title, 8))
-    for axis in axes.flat:
-        axis.axis("off")
-    for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
-        row_axes[0].text(-0.15, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center")
-        for image, axis in zip(row, row_axes, strict=False):
-            _show(axis, image)
-    return figure
-
-
-def _show(axis, image):
-    """Shows a uint8 image, RGB or grey."""
-    axis.imshow(image, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
-
-
-def _draw_augmentation(training, config):
-    """Some training images, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
-    chosen = np.arange(min(5, len(training)))
-    colour = training.images[:5000].mean(axis=(0, 1, 2))
-    variants = []
-    for epoch in range(9):
-        # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
-        plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, len(training), config)
-        draws = (
-            np.resize(values, (len(chosen), *values.shape[1:]))
-            for values in (plan.offsets, plan.flips, plan.centers, plan.angles)
-        )
-        images = training.images[chosen]
-        if config.augment:
-            images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch))
-            # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
-            mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "image_standard" else colour
-            images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
-        variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
-    rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
-    kind = (
-        (f"{config.corrupt:.0%} made worse, " if config.corrupt else "")
-        + (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
-        + f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
-        + (f", {config.cutout} x {config.cutout} cut out" if config.cutout else "")
-        if config.augment
-        else "switched off"
-    )
-    figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
-    for title, axis in zip(["original", *(f"epoch {epoch + 1}" for epoch in range(9))], figure.axes, strict=False):
-        axis.set_title(title, fontsize=8)
-    return figure
-
-
-def draw_samples(training, names, dataset):
-    """Draws the first ten training images of each class, at most 20 classes: figure 5 of Lu & Song."""
-    classes = range(min(20, len(names)))
-    labels = training.labels
-    rows = [training.images[(labels[:, k] == 1) if labels.ndim == 2 else labels == k][:10] for k in classes]
-    shown = "" if len(rows) == len(names) else f", {len(rows)} of {len(names)} classes"
-    return draw_grid(rows, names[: len(rows)], f"training images of {dataset}{shown}")
-
-
 def _draw_predictions(test, probabilities, names, title, part):
     """The first 24 test images with what the model says of them; wrong answers in another colour, with the right one."""
     rows = -(-min(24, len(test.labels)) // 8)
@@ -417,7 +340,7 @@ def _draw_predictions(test, probabilities, names, title, part):
     for axis in axes.flat:
         axis.axis("off")
     for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):
-        _show(axis, image)
+        show(axis, image)
         if np.ndim(label):
             predicted, label = (np.flatnonzero(row) for row in (probability >= THRESHOLD, label))
             given, true = (wrap(", ".join(names[k] for k in each) or "none", 16) for each in (predicted, label))

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 import cifar10_input
 from resnet_study.files import write_atomically
 from resnet_study.reports.canvas import BLACK, STYLE, make_panels, save_figure
-from resnet_study.reports.figures import draw_confusion, draw_samples
+from resnet_study.reports.figures import draw_confusion
+from resnet_study.reports.image_sheets import draw_samples
 from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_another_network
 from resnet_study.reports.tables import table_lines
 from resnet_study.studies.cost import COST_REPORTS, COST_STEPS, cost_table

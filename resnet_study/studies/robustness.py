@@ -12,7 +12,7 @@ from resnet_study.data import corruptions
 from resnet_study.files import write_atomically
 from resnet_study.predictor import Predictor
 from resnet_study.reports.canvas import STYLE, make_panels, save_figure
-from resnet_study.reports.figures import draw_grid
+from resnet_study.reports.image_sheets import draw_grid
 from resnet_study.reports.tables import table_lines
 from resnet_study.studies.curves import short_names, styles
 from resnet_study.studies.runs import (

@@ -1,0 +1,84 @@
+"""Sheets of images: rows with labels, what augmentation makes of them, samples of each class."""
+
+import numpy as np
+
+import cifar10_input
+from resnet_study.data.corruptions import worsen_batch
+from resnet_study.reports.canvas import make_panels, wrap_title
+
+
+def draw_grid(rows, row_labels, title):
+    """Draws rows of images, a label before each row.
+
+    Args:
+        rows: lists of images uint8 [height, width, RGB or grey], of any length.
+        row_labels: one each.
+        title: of the figure.
+
+    Returns:
+        matplotlib figure.
+
+    Example:
+        from resnet_study.data.toy_data import load_digits
+        from resnet_study.reports.image_sheets import draw_grid
+
+        data = load_digits()
+        draw_grid([data.train.images[:5], data.test.images[:5]], ["training", "test"], "digits").savefig("digits.png")
+    """
+    figure, axes = make_panels(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
+    figure.suptitle(wrap_title(title, 8))
+    for axis in axes.flat:
+        axis.axis("off")
+    for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
+        row_axes[0].text(-0.15, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center")
+        for image, axis in zip(row, row_axes, strict=False):
+            show(axis, image)
+    return figure
+
+
+def show(axis, image):
+    """Shows a uint8 image, RGB or grey."""
+    axis.imshow(image, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
+
+
+def draw_augmentation(training, config):
+    """Some training images, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
+    chosen = np.arange(min(5, len(training)))
+    colour = training.images[:5000].mean(axis=(0, 1, 2))
+    variants = []
+    for epoch in range(9):
+        # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
+        plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, len(training), config)
+        draws = (
+            np.resize(values, (len(chosen), *values.shape[1:]))
+            for values in (plan.offsets, plan.flips, plan.centers, plan.angles)
+        )
+        images = training.images[chosen]
+        if config.augment:
+            images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch))
+            # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
+            mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "image_standard" else colour
+            images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
+        variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
+    rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
+    kind = (
+        (f"{config.corrupt:.0%} made worse, " if config.corrupt else "")
+        + (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
+        + f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
+        + (f", {config.cutout} x {config.cutout} cut out" if config.cutout else "")
+        if config.augment
+        else "switched off"
+    )
+    figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
+    for title, axis in zip(["original", *(f"epoch {epoch + 1}" for epoch in range(9))], figure.axes, strict=False):
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def draw_samples(training, names, dataset):
+    """Draws the first ten training images of each class, at most 20 classes: figure 5 of Lu & Song."""
+    classes = range(min(20, len(names)))
+    labels = training.labels
+    rows = [training.images[(labels[:, k] == 1) if labels.ndim == 2 else labels == k][:10] for k in classes]
+    shown = "" if len(rows) == len(names) else f", {len(rows)} of {len(names)} classes"
+    return draw_grid(rows, names[: len(rows)], f"training images of {dataset}{shown}")
