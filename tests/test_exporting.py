@@ -1,7 +1,10 @@
 """A trained network as files for other programs: each is checked by its own runtime; damaged ones give one line."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -15,8 +18,9 @@ from resnet_study.exporting import export
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import find
-from resnet_study.saved_models import load_model
+from resnet_study.saved_models import load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +121,35 @@ def test_all_formats_of_the_shipped_network(tmp_path):
     flags = ["--mode=export", "--test_ckpt_path=cifar10", "--format=saved_model,keras", "--images"]
     done = run_main(*flags, __file__.replace("tests/test_exporting.py", "examples/cat.jpg"), cwd=tmp_path)
     assert done.stdout.count("written:") == 2
+
+
+_OPEN = """
+import keras, numpy as np
+model = keras.saving.load_model("plain.keras", compile=False)
+np.save("answers.npy", np.asarray(model.predict(np.load("images.npy"), verbose=0)))
+print(keras.backend.backend())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("name", ["resnet20_preact", "airbench"])
+def test_a_plain_keras_file_opens_under_other_backends(backend, name, tmp_path):
+    """JAX_PYTHON and TORCH_PYTHON name interpreters that have Keras and the backend, where this one has not."""
+    python = os.environ.get(f"{backend.upper()}_PYTHON", sys.executable)
+    environment = os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTHONPATH", None)  # without this library
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    if subprocess.run([python, "-c", f"import {backend}, keras"], **options).returncode:
+        pytest.skip(f"{python} has no {backend}; {backend.upper()}_PYTHON may name one that has it and Keras")
+    spec = find(name)
+    model = (
+        spec.build(weights="cifar10") if spec.shipped_error else spec.build(preprocessing=PixelNormalization(120, 60))
+    )
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.float32)
+    save_model(make_plain(model), tmp_path / "plain.keras")
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run([python, "-I", "-c", _OPEN], **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backend
+    np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), model(images, training=False), atol=1e-4)
