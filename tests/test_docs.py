@@ -1,8 +1,10 @@
 """What the README, the pages of docs/ and the examples of docstrings promise."""
 
 import ast
+import functools
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -10,9 +12,14 @@ import subprocess
 import sys
 import textwrap
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT
 
+import cifar10_main
+import flowers.export
+import flowers.train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_flags
 from resnet_study.settings import Parser, add_flags
@@ -137,3 +144,52 @@ def test_published_recipes_are_those_that_their_settings_give(settings):
                 assert sorted(shlex.split(config.command)) == sorted(words)
                 rows += 1
     assert rows
+
+
+@pytest.fixture
+def deployed(trained_run, tmp_path, monkeypatch):
+    """A folder with the run NAME of each program: one of flowers in flowers/runs/."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run.path, "runs/NAME")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        place = tmp_path / "flowers" / "images" / f"kind{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place / f"{number}.png"), image)
+    small = [
+        "--model=resnet20",
+        "--weights=none",
+        "--image_size=32",
+        "--head=pool",
+        "--epochs=1",
+        "--tensorboard=false",
+    ]
+    assert flowers.train.main(["--data_dir=flowers/images", "--runs_dir=flowers/runs", "--version=NAME", *small]) == 0
+
+
+@pytest.mark.slow
+def test_every_command_and_snippet_of_the_page_on_deployment_runs(deployed, capsys):
+    """Those of the shipped weights on the CIFAR-10 of CIFAR_DIR, where that is set. Trainings are cut short."""
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    page = page.replace("\\\n", "").replace("--macs=0.6", "--macs=0.8")  # the run has no more to lose
+    commands = re.findall(r"^    python (.*)$", page, re.MULTILINE)
+    tiny = ["--train_steps=2", "--report_freq=2", "--tensorboard=false", "--synthetic_images=200"]
+    for words in map(functools.partial(shlex.split, comments=True), commands):
+        program, main = words[0], cifar10_main.main
+        if program == "-m":
+            assert words[1] == "flowers.export"
+            main, words = flowers.export.main, [*words[1:], "--runs_dir=flowers/runs", "--data_dir=flowers/images"]
+        elif "--test_ckpt_path=cifar10" in words:
+            if "CIFAR_DIR" not in os.environ:
+                continue
+            words.append(f"--data_dir={os.environ['CIFAR_DIR']}")
+        words += tiny if words[1] in ("--mode=prune", "--mode=train") else []
+        words += ["--preset=smoke"] if words[1] == "--mode=train" else []
+        assert main(words[1:]) == 0, capsys.readouterr().err
+    assert cifar10_main.main(["--mode=export", "--version=NAME", "--format=onnx,saved_model,keras"]) == 0
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(commands) >= 8 and len(blocks) >= 4
+    for block in blocks:
+        found = {}
+        exec(compile(block, "docs/deploy.md", "exec"), found)
+        assert np.asarray(found["probabilities"]).sum() == pytest.approx(1, abs=0.02)
