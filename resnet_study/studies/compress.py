@@ -174,7 +174,8 @@ def _draw_images(shape):
 
 def time_keras(path: str, shipped_name: str, shape, kind: str, threads: int, seconds: float) -> list[float]:
     """`_time` of a network in Keras; to be called in a process of its own, whose threads it sets."""
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # The cores share the batches of a Predictor as in `devices.share_batches`.
+    tf.config.threading.set_intra_op_parallelism_threads(threads if kind == _PREDICT else 1)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     model = load_model(path, shipped_name)
 
