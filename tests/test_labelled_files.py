@@ -65,7 +65,7 @@ def test_parts_under_usual_names(tmp_path, files, parts):
         for part, classes in sorted_files.items()
     }
     assert numbers == parts and set(data.classes) <= {"a", "b"} and data.has_parts == (set(parts) != {"training"})
-    assert all(f"{len(found)} {part}" in said for part, found in parts.items())
+    assert all(f"{len(found)} {part if data.has_parts else 'labelled'}" in said for part, found in parts.items())
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -74,7 +74,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert (
         data.classes == ("bus", "car", "train")
         and not data.has_parts
-        and "one folder per class; 3 classes, 4 training" in said
+        and "one folder per class; 3 classes, 4 labelled images" in said
     )
     make(tmp_path, "train/steam/5.png", "bus/city/6.png")
     assert found(vehicles, label_level=1)[1].classes == ("bus", "car", "train")
@@ -228,6 +228,16 @@ def test_folder_and_table_give_the_same_arrays(shapes, monkeypatch):
     assert [len(part) for part in cifar10_input.split_data(folders, config)] == [32, 4]
 
 
+def test_a_table_that_leaves_one_class_says_what_it_did_not_find(shapes):
+    table = shapes / "typo.csv"
+    table.write_text("image,label\n00,dark\n1x,light\n2x,light\n")
+    config = from_preset("folder", data_dir=str(shapes / "flat"), labels=str(table), image_size=8)
+    with pytest.raises(
+        UsageError, match=r"the one class 'dark' \(.*2 row\(s\) of typo.csv name no image that is there, such as 1x"
+    ):
+        cifar10_input.load_data(config)
+
+
 def test_own_parts_are_kept(tmp_path):
     files = [f"{part}/{name}/{number}.png" for part in ("train", "dev", "test") for name in "ab" for number in range(3)]
     config = from_preset("folder", data_dir=str(make(tmp_path, *files)), image_size=8)
@@ -258,7 +268,7 @@ def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
     )
     assert (
         capsys.readouterr().out.splitlines()[0]
-        == f"{photos}: one folder per class, test/ = test; 2 classes, 40 training images, 5 test images without labels, which are predicted and not scored"
+        == f"{photos}: one folder per class, test/ = test; 2 classes, 40 labelled images, 5 test images without labels, which are predicted and not scored"
     )
     run = RunFolder(tmp_path / "x")
     assert len((run.path / "unlabelled" / "predictions.csv").read_text().splitlines()) == 6

@@ -152,7 +152,9 @@ def _finish(sorting: Sorting) -> LabelledFiles:
         for part, members in sorting.parts.items()
         if members or (part == "training" and not sorting.has_parts)
     }
-    counts = ", ".join(f"{len(members):,} {part}" for part, members in parts.items())
+    counts = ", ".join(
+        f"{len(members):,} {part if sorting.has_parts else 'labelled'}" for part, members in parts.items()
+    )
     lines = [f"{sorting.whole}: {sorting.taken}; {len(classes):,} classes, {counts or 'no'} images"]
     if sorting.unlabelled:
         lines[0] += f", {len(sorting.unlabelled):,} test images without labels, which are predicted and not scored"
@@ -175,7 +177,8 @@ def class_order(name: str) -> tuple:
 def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     """What was found in the place of two classes, and what to do."""
     if data.classes:
-        return f"the one class '{data.classes[0]}'; add another, or a larger --classes"
+        reasons = f" ({'; '.join(data.found[1:])})" if data.found[1:] else ""
+        return f"the one class '{data.classes[0]}'{reasons}; add another, or a larger --classes"
     if labels:
         return (
             f"no image that {labels} has a label for ({'; '.join(data.found[1:]) or 'it has no rows'}); mend the table"
