@@ -364,6 +364,9 @@ def test_images_of_no_likely_class_are_told(tmp_path, capsys):
         csv_path=tmp_path / "predictions.csv",
         files=["a", "b", "c"],
         probabilities={"": answers},
+        class_names={"": ["cat", "dog", "owl"]},
     )
     print_predictions(predictions, explain=False, limit=1)
-    assert "no class is likely (all below 50%) in 2 of 3 images, such as b" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "no class is likely (all below 50%) in 2 of 3 images, such as b" in told
+    assert "each answer is one of cat, dog, owl, whatever the image shows" in told

@@ -145,6 +145,9 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
     if len(table) > _ROWS:
         print(f"... and {len(table) - _FIRST_ROWS:,} more images")
         _print_counts(table)
+    for head, names in predictions.class_names.items():
+        if len(names) <= _ROWS and "classes" not in table:
+            print(f"{f'{head}: ' if head else ''}each answer is one of {', '.join(names)}, whatever the image shows")
     if "classes" in table:
         print(f"classes: those with a probability of {THRESHOLD} or more, the likeliest first")
     if "true_class" in table:
