@@ -125,7 +125,8 @@ class RunFolder:
             self._check_settings(config)
         elif not overwrite:
             raise UsageError(
-                f"{self} already holds a run; use --resume to go on with it, --overwrite to start again, or another --version"
+                f"{self} already holds a run; use --resume to go on with it, --overwrite to start again, or another "
+                "--version; in Python train(config, resume=True) or overwrite=True"
             )
 
     def begin(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
