@@ -14,8 +14,9 @@ from pathlib import Path
 from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.errors import UsageError, as_text, say_once
-from resnet_study.evaluation import find_class_folders, find_class_names, find_model, measure
+from resnet_study.evaluation import find_class_folders, find_class_names, find_model
 from resnet_study.files import read_json, write_json
+from resnet_study.metrics import measure
 from resnet_study.prediction import ImageList, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder

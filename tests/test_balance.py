@@ -9,7 +9,7 @@ import cifar10_train
 from hyper_parameters import from_preset
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import measure
+from resnet_study.metrics import measure
 from resnet_study.reports.console import print_result
 from resnet_study.training.step import measure_classes
 

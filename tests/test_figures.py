@@ -12,7 +12,7 @@ from matplotlib import font_manager
 
 from cifar10_input import load_data, split_data
 from hyper_parameters import from_preset
-from resnet_study.evaluation import measure
+from resnet_study.metrics import measure
 from resnet_study.reports import figures, fonts, image_sheets
 from resnet_study.reports.calibration import draw_reliability
 

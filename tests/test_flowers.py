@@ -30,7 +30,7 @@ from resnet_study import saved_models
 from resnet_study.data import download
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import confidence_interval
+from resnet_study.metrics import confidence_interval
 from resnet_study.networks import registry
 from resnet_study.reports import grad_cam
 from resnet_study.reports.published import published_trials

@@ -23,8 +23,9 @@ from resnet_study import prediction
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import PARTS, measure, read_result
+from resnet_study.evaluation import PARTS, read_result
 from resnet_study.files import write_json
+from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports.console import print_predictions

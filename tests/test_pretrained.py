@@ -20,7 +20,7 @@ from hyper_parameters import from_preset
 from resnet_study.class_names import read_class_names
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_image
-from resnet_study.evaluation import measure
+from resnet_study.metrics import measure
 from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing

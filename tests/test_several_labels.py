@@ -17,7 +17,8 @@ from resnet_study.data.labelled_files import find_labelled
 from resnet_study.data.mixing import Mixer
 from resnet_study.data.splits import draw_fold, hold_out
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import find_class_names, measure
+from resnet_study.evaluation import find_class_names
+from resnet_study.metrics import measure
 from resnet_study.saved_models import load_model
 from resnet_study.settings import Settings
 from resnet_study.training.step import measure_labels

@@ -34,7 +34,8 @@ from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import checkpoint_of, read_checkpoint
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import confidence_interval, find_model, measure
+from resnet_study.evaluation import find_model
+from resnet_study.metrics import confidence_interval, measure
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.training import optimizers

@@ -7,7 +7,7 @@ def draw_reliability(metrics: dict, title: str):
     """Accuracy of the answers against their confidence (Guo et al. 2017, figure 1), above the share of the images in each bin.
 
     Args:
-        metrics: of a tested part, see `resnet_study.evaluation.measure`.
+        metrics: of a tested part, see `resnet_study.metrics.measure`.
         title: of the figure.
     """
     bins = metrics["reliability"]

@@ -23,8 +23,9 @@ from resnet_study.class_names import THRESHOLD
 from resnet_study.data.folder_data import find_parts, list_classes
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError, as_text
-from resnet_study.evaluation import measure, read_result
+from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.metrics import measure
 from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw_confusion

@@ -62,7 +62,7 @@ class FinishedRun:
 
     @property
     def test(self) -> dict:
-        """Metrics of the weights that were chosen on validation images, measured once; see `evaluation.measure`."""
+        """Metrics of the weights that were chosen on validation images, measured once; see `metrics.measure`."""
         return self.result["test"]
 
 
