@@ -1,11 +1,13 @@
 """Models that answer on 127.0.0.1: right answers, one clear error for what is hostile, nothing written, and no request lost."""
 
 import asyncio
+import concurrent.futures
 import io
 import re
 import socket
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -185,3 +187,20 @@ def test_the_application_is_as_its_description_says(client):
         case.call_and_validate(base_url=f"http://{serving.HOST}", excluded_checks=[positive_data_acceptance])
 
     check()
+
+
+def test_heat_maps_are_computed_one_after_the_other(monkeypatch):
+    under_way, most = [], []
+
+    def explain(image, label):
+        under_way.append(label)
+        most.append(len(under_way))
+        time.sleep(0.05)
+        under_way.pop()
+        return np.zeros(image.shape[:2])
+
+    model = ServedModel("shipped", "cifar10", HyperParameters())
+    monkeypatch.setattr(model, "_explainers", dict.fromkeys(model.class_names, explain))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: model.answer(CAT, 3, details=True), range(8)))
+    assert max(most) == 1 and all(answer["heads"][0]["heat"] for answer in answers)

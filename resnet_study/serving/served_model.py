@@ -26,6 +26,10 @@ MOST_PIXELS = 64_000_000  # of an image that is sent
 _SHOWN = 320  # pixels of the longer side of an image that is shown
 
 
+# Gradients of several requests at once ended the process: TensorFlow damaged its memory.
+_EXPLAINING = threading.Lock()
+
+
 class ServedModel:
     """A model that answers about the bytes of image files, from several threads at once.
 
@@ -99,7 +103,9 @@ class ServedModel:
             order = np.argsort(-probabilities, kind="stable")[:most]
             guesses = [{"class_name": names[label], "probability": float(probabilities[label])} for label in order]
             explainer = self._explainers.get(head) if details else None
-            heat = _lay_over(image, explainer(image, int(order[0]))) if explainer else None
+            with _EXPLAINING:
+                heat = explainer(image, int(order[0])) if explainer else None
+            heat = _lay_over(image, heat) if explainer else None
             answer["heads"].append({"name": head, "guesses": guesses, "heat": heat})
         if details:
             answer["seen"] = encode_image(image, _SHOWN, lossless=True)
