@@ -247,6 +247,8 @@ class SharedSettings(Settings):
             raise UsageError(
                 f"--label_separator is for the cells of --labels=FILE.csv, received {self.label_separator} and no table; leave it out"
             )
+        if self.corrupt and not self.augment:
+            raise UsageError("--corrupt is a part of the augmentation, received it and --augment=false; leave one out")
         if self.folds == 1 or self.fold > self.folds:
             raise UsageError(
                 f"--folds must be at least 2, and --fold at most that, received --folds={self.folds} --fold={self.fold}; leave both out to "
@@ -300,9 +302,12 @@ class SharedSettings(Settings):
 
     def extended_at(self, history) -> int:
         """The step at which --extend began the schedule anew, of the table of `error.csv`; 0 = it did not."""
+        steps = history["step"]
+        if self.LENGTH == "train_steps":
+            return self.extend
         return (
-            self.extend if self.LENGTH == "train_steps" else int(history["step"].iloc[self.extend])
-        )  # a report is an epoch
+            int(steps.iloc[self.extend]) if self.extend < len(steps) else 0
+        )  # a report is an epoch; patience may end before
 
     def reading(self, resize: str = "auto") -> dict:
         """How `read_image` is to read image files; `resize` is what the file of a model says of it."""

@@ -59,6 +59,9 @@ def test_a_schedule_that_has_ended_begins_anew_when_that_is_asked_for(tmp_path):
     assert (
         FlowerParameters(data_dir="folder", extend=1).extended_at(run.read_history()) == run.read_history()["step"][1]
     )
+    assert (
+        FlowerParameters(data_dir="folder", extend=9).extended_at(run.read_history()) == 0
+    )  # patience ended it before
     with pytest.raises(UsageError, match="--extend must be below --train_steps=4"):
         tiny(tmp_path, extend=4)
 
@@ -97,6 +100,11 @@ def test_a_run_with_them_goes_on_bit_by_bit(tmp_path, changes):
     whole = train(tiny(tmp_path / "whole", **changes))
     train(tiny(tmp_path / "parts", **changes), callbacks=[Stop()])
     assert stored(train(tiny(tmp_path / "parts", **changes), resume=True)) == stored(whole)
+
+
+def test_images_are_made_worse_by_the_augmentation_alone(tmp_path):
+    with pytest.raises(UsageError, match="--corrupt is a part of the augmentation"):
+        tiny(tmp_path, corrupt=0.5, augment=False)
 
 
 def steps_of(policy, parts, config):
