@@ -1,0 +1,146 @@
+"""The settings of images of one's own, which both programs have: what is a class, what is tested, how files become images.
+
+Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
+"""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from resnet_study.errors import UsageError
+from resnet_study.settings import DATA, Settings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnImageSettings(Settings):
+    """What `--dataset=folder` reads; `resnet_study.data.labelled_files` says how. The subclasses say which data sets there are, and where."""
+
+    labels: str = setting(
+        "",
+        DATA,
+        "--dataset=folder: CSV file with a column of file names and one of labels, perhaps one of parts (split), in the place of class folders",
+        operational=True,
+    )
+    label_separator: str = setting(
+        "auto",
+        DATA,
+        "--labels: what stands between the labels of an image with several, space = ' ', comma = ',', semicolon = ';', bar = '|'; none = a cell "
+        "is one label; auto = what the cells look like, which is told",
+        choices=("auto", "none", "space", "comma", "semicolon", "bar"),
+        operational=True,
+    )
+    label_level: int = setting(
+        0,
+        DATA,
+        "--dataset=folder: which folder names the class, 1 = the first below the whole or its part, 2 = the next; 0 = the first, where that is clear",
+        minimum=0,
+        maximum=9,
+    )
+    test_fraction: float = setting(
+        0.1,
+        DATA,
+        "--dataset=folder: share of each class held out for testing, where one folder is split",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    folds: int = setting(
+        0,
+        DATA,
+        "--dataset=folder: cross-validation: the images in so many parts, each of which is the test part of a run of its own; 0 = none",
+        minimum=0,
+        maximum=1000,
+    )
+    fold: int = setting(
+        0,
+        DATA,
+        "which of --folds to train, 1 for the first; 0 = one after the other, and a summary of them all",
+        minimum=0,
+    )
+    on_bad_image: str = setting(
+        "refuse", DATA, "images that cannot be read: refuse = name them and stop; skip = name them and leave them out",
+        choices=("refuse", "skip"),
+    )  # fmt: skip
+    value_range: str = setting(
+        "",
+        DATA,
+        "LOW,HIGH: what becomes black and white in images of other than 8 bits; '' = by the kind of number, which is told",
+    )
+    resize: str = setting(
+        "auto",
+        DATA,
+        "how images are brought to the size of the network: crop = the largest part of its aspect; pad = all of it, on black; stretch = all "
+        "of it, without its aspect; auto = crop in training, and as the model was trained in tests, predictions and exports",
+        choices=("auto", "crop", "pad", "stretch"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.pixel_range  # noqa: B018 - it checks
+        if self.label_separator != "auto" and not self.labels:
+            raise UsageError(
+                f"--label_separator is for the cells of --labels=FILE.csv, received {self.label_separator} and no table; leave it out"
+            )
+        if self.folds == 1 or self.fold > self.folds:
+            raise UsageError(
+                f"--folds must be at least 2, and --fold at most that, received --folds={self.folds} --fold={self.fold}; leave both out to "
+                "train on one split"
+            )
+        if self.dataset != "folder":
+            for name in ("labels", "label_level", "folds"):
+                if value := getattr(self, name):
+                    raise UsageError(
+                        f"--{name} is for --dataset=folder, received --{name}={value} and {self.dataset}; leave it out"
+                    )
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder or archive of images, for titles and file names."""
+        return Path(self.data_dir or "images").expanduser().resolve().name.removesuffix(".zip")
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the data set or of the folder of images, for titles and file names."""
+        return self.folder_name if self.dataset == "folder" else self.dataset
+
+    @property
+    def crosses(self) -> bool:
+        """Whether these settings mean a run for each fold."""
+        return self.folds > 0 and not self.fold
+
+    @property
+    def fold_name(self) -> str:
+        """What the folds add to the name of a run folder."""
+        return f"-fold{self.fold}of{self.folds}" if self.fold else f"-folds{self.folds}" if self.folds else ""
+
+    def without_places(self):
+        """The same settings with images of one's own by their name alone: what is published tells of no machine."""
+        if self.dataset != "folder":
+            return self
+        return dataclasses.replace(self, data_dir=self.folder_name, labels=Path(self.labels).name)
+
+    @property
+    def folder_flags(self) -> list[str]:
+        """The flags of a command that repeats a run: where the images and labels are, as it was given."""
+        places = {"data_dir": self.data_dir, "labels": self.labels} if self.dataset == "folder" else {}
+        places |= {"label_separator": self.label_separator} if self.label_separator != "auto" else {}
+        return [f"--{name}={shlex.quote(place)}" for name, place in places.items() if place]
+
+    def reading(self, resize: str = "auto") -> dict:
+        """How `read_image` is to read image files; `resize` is what the file of a model says of it."""
+        chosen = next((way for way in (self.resize, resize) if way != "auto"), "crop")
+        return {"value_range": self.pixel_range, "resize": chosen}
+
+    @property
+    def pixel_range(self) -> tuple[float, float] | None:
+        """`value_range` as (low, high)."""
+        if not self.value_range:
+            return None
+        try:
+            low, high = map(float, self.value_range.split(","))
+            if low < high < float("inf") and low > float("-inf"):
+                return low, high
+        except ValueError:
+            pass
+        raise UsageError(
+            f"--value_range must be LOW,HIGH with LOW below HIGH, such as 0,4095, received '{self.value_range}'"
+        )
