@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from hyper_parameters import HyperParameters
+from resnet_study.data.balance import balanced_order
 from resnet_study.data.cifar_files import CIFAR10_CLASSES as CIFAR10_CLASSES
 from resnet_study.data.cifar_files import KINDS, load_cifar
 from resnet_study.data.folder_data import load_folder
@@ -196,41 +197,48 @@ class BatchPlan:
     angles: np.ndarray
 
 
-def plan_indices(step: int, num_images: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def plan_indices(step: int, labels: np.ndarray, config) -> tuple[np.ndarray, np.ndarray]:
     """Which images batch `step` is made of, a pure function of (seed, step).
 
-    The images of all epochs form one endless row, each epoch in an order of its own. Every `batch_size` images of the row are a
-    batch. So every image comes once an epoch, also where the batch size does not divide their number.
+    The images of all epochs form one endless row, each epoch in an order of its own. Every `train_batch_size` images of the row are a
+    batch. So every image comes once an epoch, also where the batch size does not divide their number. With `balanced_sampling` every
+    class comes equally often instead, see `resnet_study.data.balance.balanced_order`.
 
     Args:
         step: 0-based index of the batch.
-        num_images: size of the training part.
-        batch_size: images of a batch.
-        seed: of the run.
+        labels: of the training part, int32 [num_images]; without `balanced_sampling` their number alone counts.
+        config: uses seed, train_batch_size, balanced_sampling.
 
     Returns:
-        (indices int64 [batch_size], the 0-based epoch of each int64 [batch_size]).
+        (indices int64 [batch], how often each image can have come before, int64 [batch]: without `balanced_sampling` the 0-based epoch).
     """
-    epochs, positions = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_images)
-    indices = np.empty(batch_size, np.int64)
-    for epoch in np.unique(epochs):
-        indices[epochs == epoch] = _epoch_order(seed, int(epoch), num_images)[positions[epochs == epoch]]
-    return indices, epochs
+    size = config.train_batch_size
+    epochs, positions = np.divmod(np.arange(step * size, (step + 1) * size), len(labels))
+    indices, rounds = np.empty(size, np.int64), epochs.copy()
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        if config.balanced_sampling:
+            order, epoch_rounds = balanced_order(config.seed, epoch, labels.tobytes())
+            rounds[here] = epoch_rounds[positions[here]]
+        else:
+            order = _epoch_order(config.seed, epoch, len(labels))
+        indices[here] = order[positions[here]]
+    return indices, rounds
 
 
-def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan:
+def plan_batch(step: int, labels: np.ndarray, config: HyperParameters) -> BatchPlan:
     """Draws what batch `step` is made of, a pure function of (seed, step); see `plan_indices`.
 
     Args:
         step: 0-based index of the batch.
-        num_images: size of the training part.
-        config: uses seed, train_batch_size, augment, padding_size, flip, cutout, rotation.
+        labels: of the training part, see `plan_indices`.
+        config: uses seed, train_batch_size, balanced_sampling, augment, padding_size, flip, cutout, rotation.
 
     Returns:
         BatchPlan.
     """
     batch_size = config.train_batch_size
-    indices, epochs = plan_indices(step, num_images, batch_size, config.seed)
+    indices, rounds = plan_indices(step, labels, config)
     offsets = np.full((batch_size, 2), config.padding_size, np.int32)
     flips = np.zeros(batch_size, bool)
     centers = np.zeros((batch_size, 2), np.float32)
@@ -242,7 +250,7 @@ def plan_batch(step: int, num_images: int, config: HyperParameters) -> BatchPlan
         if config.flip == "random":
             flips = rng.random(batch_size) < 0.5
         elif config.flip == "alternate":
-            flips = _flipped_first(config.seed, num_images)[indices] ^ (epochs % 2 == 1)
+            flips = _flipped_first(config.seed, len(labels))[indices] ^ (rounds % 2 == 1)
         if config.cutout:
             centers = rng.random((batch_size, 2), np.float32)
         if config.rotation:
@@ -404,7 +412,7 @@ def training_batches(
     shapes = (split.images.shape[1:], split.labels.shape[1:], [2], [], [2], [])
 
     def take(shard):
-        batch = plan_batch(int(shard) // replicas, len(split), config)
+        batch = plan_batch(int(shard) // replicas, split.labels, config)
         part = slice(int(shard) % replicas * size, (int(shard) % replicas + 1) * size)
         indices, *draws = (getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
         images = split.images[indices]

@@ -343,17 +343,9 @@ def _check_together(config: HyperParameters) -> None:
             f"--lookahead_steps must be at most --report_freq={config.report_freq}, received {config.lookahead_steps}, or reports would "
             "tell of no new weights; give fewer steps"
         )
-    for name in ("mixup", "cutmix"):
+    for name in ("mixup", "cutmix", "class_weight", "balanced_sampling", "teacher"):
         if getattr(config, name) and len(config.tasks) > 1:
             raise UsageError(f"--{name} is for networks with one head, received --heads={config.heads}; leave one out")
-    if config.class_weight and len(config.tasks) > 1:
-        raise UsageError(
-            f"--class_weight is for networks with one head, received --heads={config.heads}; leave one out"
-        )
-    if config.teacher and len(config.tasks) > 1:
-        raise UsageError(
-            f"--teacher is for networks with one head, received --heads={config.heads}; leave one of them out"
-        )
     if config.is_use_ckpt and not config.ckpt_path:
         raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")
 

@@ -10,23 +10,24 @@ from flowers.image_part import ImagePart
 from flowers.settings import FlowerParameters
 
 
-def plan_batch(step: int, count: int, config: FlowerParameters) -> tuple[np.ndarray, np.ndarray]:
+def plan_batch(step: int, labels: np.ndarray, config: FlowerParameters) -> tuple[np.ndarray, np.ndarray]:
     """Which images and variants the batch of a step is made of, a pure function of (seed, step).
 
-    The variant is the epoch, so that images never repeat; with `variants` = N it is the epoch modulo N.
+    The variant is the epoch, so that images never repeat; with `variants` = N it is the epoch modulo N. An image that comes several
+    times in an epoch, by `balanced_sampling`, has another variant each time.
 
     Args:
         step: 0-based.
-        count: images of the training part.
-        config: uses seed, train_batch_size, augment, variants.
+        labels: of the training part, see `cifar10_input.plan_indices`.
+        config: uses seed, train_batch_size, balanced_sampling, augment, variants.
 
     Returns:
         (indices int64 [batch], variants int64 [batch]).
     """
-    indices, epochs = plan_indices(step, count, config.train_batch_size, config.seed)
+    indices, rounds = plan_indices(step, labels, config)
     if not config.augment:
-        return indices, np.zeros_like(epochs)
-    return indices, epochs % config.variants if config.variants else epochs
+        return indices, np.zeros_like(rounds)
+    return indices, rounds % config.variants if config.variants else rounds
 
 
 def training_batches(
@@ -67,7 +68,7 @@ def training_batches(
     def make(shard):
         step, number = divmod(int(shard), replicas)
         indices, variants = (
-            values[number * size : (number + 1) * size] for values in plan_batch(step, len(part), config)
+            values[number * size : (number + 1) * size] for values in plan_batch(step, part.labels, config)
         )
         if features is not None:
             return features[indices, variants], part.labels[indices]

@@ -64,7 +64,8 @@ def describe(task, machine: str) -> str:
         )
     if not config.backbone_trainable and config.weights == "none":
         lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
-    lines += describe_balance(task.training.labels, data.class_names, task.class_weights is not None)
+    weighted = task.class_weights is not None or config.balanced_sampling
+    lines += describe_balance(task.training.labels, data.class_names, weighted)
     return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
 
 

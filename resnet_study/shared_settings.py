@@ -159,6 +159,9 @@ class SharedSettings(OwnImageSettings):
         "factor of each class in the loss that training lowers: balanced = in inverse proportion to its training images; or a JSON file "
         "{class: factor}; '' = 1",
     )
+    balanced_sampling: bool = setting(
+        False, TRAINING, "draw every class equally often, images of rare classes several times an epoch"
+    )
 
     # Validating and testing
     validation_batch_size: int = setting(250, LOADING, "images per validation batch", minimum=1)
@@ -182,6 +185,10 @@ class SharedSettings(OwnImageSettings):
         ):
             raise UsageError(
                 "--patience and --lr_schedule=plateau look at the validation error, received --validation_fraction=0; hold images out"
+            )
+        if self.balanced_sampling and self.class_weight:
+            raise UsageError(
+                f"--balanced_sampling makes all classes count alike, received it and --class_weight={self.class_weight}; leave one out"
             )
         if self.corrupt and not self.augment:
             raise UsageError("--corrupt is a part of the augmentation, received it and --augment=false; leave one out")

@@ -6,14 +6,15 @@ import sklearn.metrics
 import tensorflow as tf
 
 import cifar10_train
+from cifar10_input import plan_indices
 from hyper_parameters import from_preset
-from resnet_study.data.balance import class_weights, describe_balance
+from resnet_study.data.balance import balanced_order, class_weights, describe_balance
 from resnet_study.errors import UsageError
 from resnet_study.metrics import measure
 from resnet_study.reports.console import print_result
 from resnet_study.training.step import measure_classes
 
-LABELS = np.repeat([0, 1, 2], [60, 30, 6])
+LABELS = np.repeat(np.int32([0, 1, 2]), [60, 30, 6])
 NAMES = ["cat", "dog", "owl"]
 
 
@@ -70,3 +71,24 @@ def test_a_run_with_weights(tmp_path, capsys):
     with pytest.raises(UsageError, match="--class_weight must be balanced or a JSON file"):
         cifar10_train.train(from_preset("smoke", class_weight="nowhere.json", version="y", **given))
     assert not (tmp_path / "y").exists()
+    cifar10_train.train(from_preset("smoke", balanced_sampling=True, version="z", **given))
+    with pytest.raises(UsageError, match="received it and --class_weight=balanced"):
+        from_preset("smoke", balanced_sampling=True, class_weight="balanced")
+
+
+def test_balanced_sampling_draws_every_class_equally_often_and_every_image_in_time():
+    config = from_preset("smoke", balanced_sampling=True, train_batch_size=8)
+    drawn, rounds = (
+        np.concatenate(values)
+        for values in zip(*(plan_indices(step, LABELS, config) for step in range(96)), strict=True)
+    )
+    epochs = LABELS[drawn].reshape(8, len(LABELS))
+    shares = [np.bincount(epoch, minlength=3) for epoch in epochs]
+    assert np.abs(np.array(shares) - len(LABELS) / 3).max() <= 1
+    assert len(np.unique(drawn)) == len(LABELS)
+    # No image comes twice in the same round, so that its augmentation differs each time.
+    assert len(set(zip(drawn.tolist(), rounds.tolist(), strict=True))) == len(drawn)
+    again, _ = plan_indices(5, LABELS, config)
+    np.testing.assert_array_equal(again, drawn[40:48])
+    first, _ = balanced_order(0, 0, LABELS.tobytes())
+    assert sorted(first[LABELS[first] == 0]) == sorted(set(first[LABELS[first] == 0]))  # none of a large class twice

@@ -199,7 +199,10 @@ def test_every_offset_occurs_and_the_window_is_right():
                 window = padded[:, y : y + 6, x : x + 6]
                 result = crop_and_flip(images, np.int32([[y, x]]), np.array([flip]), 2, "zero")
                 np.testing.assert_array_equal(result, window[:, :, ::-1] if flip else window)
-    plans = [plan_batch(step, 1000, from_preset("fast", padding_size=2, train_batch_size=100)) for step in range(20)]
+    plans = [
+        plan_batch(step, np.zeros(1000, np.int32), from_preset("fast", padding_size=2, train_batch_size=100))
+        for step in range(20)
+    ]
     drawn = {tuple(offset) for plan in plans for offset in plan.offsets}
     assert drawn == {(y, x) for y in range(5) for x in range(5)}
 
@@ -217,7 +220,7 @@ def test_reflection_and_inputs_unchanged():
 def test_cutout_sets_a_square_around_any_pixel_to_zero():
     images = np.random.default_rng(0).random((500, 6, 9, 3), np.float32) + 1
     config = from_preset("fast", padding_size=0, cutout=3, flip="none", train_batch_size=500)
-    plan = plan_batch(0, 500, config)
+    plan = plan_batch(0, np.zeros(500, np.int32), config)
     result = cifar10_input.augment(images, plan.offsets, plan.flips, plan.centers, plan.angles, config).numpy()
     expected, centers = images.copy(), set()
     for image, center in zip(expected, plan.centers, strict=True):
@@ -227,14 +230,14 @@ def test_cutout_sets_a_square_around_any_pixel_to_zero():
     np.testing.assert_array_equal(result, expected)
     assert centers == {(y, x) for y in range(6) for x in range(9)}
     # The crops and flips of a run are the same with and without.
-    other = plan_batch(0, 500, dataclasses.replace(config, cutout=0))
+    other = plan_batch(0, np.zeros(500, np.int32), dataclasses.replace(config, cutout=0))
     np.testing.assert_array_equal(plan.offsets, other.offsets)
 
 
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
 def test_rotation_turns_about_the_middle_by_up_to_the_angle_either_way(mode):
     config = from_preset("fast", padding_size=0, padding_mode=mode, flip="none", rotation=180.0, train_batch_size=500)
-    plan = plan_batch(0, 500, config)
+    plan = plan_batch(0, np.zeros(500, np.int32), config)
     assert plan.angles.min() < -170 and plan.angles.max() > 170 and abs(plan.angles.mean()) < 20
     images = np.random.default_rng(0).random((4, 6, 6, 3), np.float32)
     nothing, angles = np.zeros((4, 2), np.int32), np.float32([0, 90, -90, 180])
@@ -248,14 +251,19 @@ def test_rotation_turns_about_the_middle_by_up_to_the_angle_either_way(mode):
     ]
     assert corner == (0 if mode == "zero" else 1)
     # The crops and flips of a run are the same with and without.
-    np.testing.assert_array_equal(plan.offsets, plan_batch(0, 500, dataclasses.replace(config, rotation=0.0)).offsets)
+    np.testing.assert_array_equal(
+        plan.offsets, plan_batch(0, np.zeros(500, np.int32), dataclasses.replace(config, rotation=0.0)).offsets
+    )
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
     config = from_preset("fast", train_batch_size=7, cutout=3, rotation=10.0)
     for step in (0, 5, 1000):
-        first, again = plan_batch(step, 30, config), plan_batch(step, 30, config)
-        other = plan_batch(step, 30, from_preset("fast", train_batch_size=7, seed=1))
+        first, again = (
+            plan_batch(step, np.zeros(30, np.int32), config),
+            plan_batch(step, np.zeros(30, np.int32), config),
+        )
+        other = plan_batch(step, np.zeros(30, np.int32), from_preset("fast", train_batch_size=7, seed=1))
         for name in ("indices", "offsets", "flips", "centers", "angles"):
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert not np.array_equal(first.indices, other.indices)
@@ -263,7 +271,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 
 def test_every_image_comes_once_an_epoch_in_a_new_order():
     config = from_preset("fast", train_batch_size=7)
-    row = np.concatenate([plan_batch(step, 30, config).indices for step in range(30)])
+    row = np.concatenate([plan_batch(step, np.zeros(30, np.int32), config).indices for step in range(30)])
     epochs = row[:210].reshape(7, 30)
     assert all(sorted(epoch) == list(range(30)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 7
@@ -273,7 +281,7 @@ def test_alternating_flips_show_each_image_both_ways():
     config = from_preset("fast", train_batch_size=10)
     flips = np.empty((2, 30), bool)
     for step in range(6):
-        plan = plan_batch(step, 30, config)
+        plan = plan_batch(step, np.zeros(30, np.int32), config)
         flips[step // 3, plan.indices] = plan.flips
     np.testing.assert_array_equal(flips[0], ~flips[1])
     assert 5 < flips[0].sum() < 25

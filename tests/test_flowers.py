@@ -544,7 +544,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(image_folder, tmp_path, pip
 
 def test_variants_come_in_turn_and_every_image_once_an_epoch(image_folder, tmp_path):
     config = settings(image_folder, tmp_path, variants=2, train_batch_size=7)
-    plans = [batches.plan_batch(step, 21, config) for step in range(9)]
+    plans = [batches.plan_batch(step, np.zeros(21, np.int32), config) for step in range(9)]
     for epoch in range(3):
         indices, variants = (np.concatenate(values) for values in zip(*plans[3 * epoch : 3 * epoch + 3], strict=True))
         assert sorted(indices) == list(range(21)) and set(variants) == {epoch % 2}

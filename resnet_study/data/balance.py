@@ -1,6 +1,8 @@
-"""Classes with few images and many: what is said of them, and the weights that make up for it."""
+"""Classes with few images and many: what is said of them, and the weights or the sampling that make up for it."""
 
+import functools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
     Args:
         labels: int [n], of the training images; or 0 and 1, int [n, classes].
         names: of all classes.
-        weighted: whether the loss weighs classes already.
+        weighted: whether something makes up for it already.
 
     Example:
         import numpy as np
@@ -38,8 +40,8 @@ def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
     least, most = counts.argmin(), counts.argmax()
     if counts[most] >= _UNEVEN * counts[least] and not weighted and labels.ndim == 1:
         lines.append(
-            f"note: {names[most]} has {counts[most]:,} training images, {names[least]} has {counts[least]:,}; --class_weight=balanced lets "
-            "all classes count alike"
+            f"note: {names[most]} has {counts[most]:,} training images, {names[least]} has {counts[least]:,}; --class_weight=balanced "
+            "or --balanced_sampling lets all classes count alike"
         )
     return lines
 
@@ -85,3 +87,37 @@ def class_weights(setting: str, labels: np.ndarray, names, folders) -> np.ndarra
             f'{place} must hold {{"class": factor, ...}} for every class, received {shorten(str(error))}; mend it'
         ) from error
     return weights
+
+
+@functools.lru_cache(maxsize=4)
+def balanced_order(seed: int, epoch: int, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """An epoch in which every class comes equally often: images of rare classes several times, of large ones some, others in each epoch.
+
+    Args:
+        seed: of the run.
+        epoch: 0-based.
+        labels: int32 [n] of the training images, as bytes, so that the answer can be kept.
+
+    Returns:
+        (indices int64 [n]; a number of each draw, by which those of one image differ, over all epochs, int64 [n]).
+
+    Example:
+        import numpy as np
+        from resnet_study.data.balance import balanced_order
+
+        labels = np.int32([0] * 90 + [1] * 10)
+        indices, _ = balanced_order(0, 0, labels.tobytes())
+        print(np.bincount(labels[indices]))  # [50 50]
+    """
+    numbers = np.frombuffer(labels, np.int32)
+    rng = np.random.default_rng((seed, 9, epoch))
+    members = [np.flatnonzero(numbers == label) for label in np.unique(numbers)]
+    share = math.ceil(len(numbers) / len(members))
+    draws = [
+        np.concatenate([rng.permutation(images) for _ in range(math.ceil(share / len(images)))])[:share]
+        for images in members
+    ]
+    repeats = [np.arange(share) // len(images) for images in members]
+    most = math.ceil(share / min(map(len, members)))  # draws of an image in an epoch
+    order = rng.permutation(share * len(members))[: len(numbers)]
+    return np.concatenate(draws)[order], epoch * most + np.concatenate(repeats)[order]

@@ -14,7 +14,7 @@ from resnet_study.data.splits import draw_fold, hold_out
 from resnet_study.errors import UsageError, say_once
 from resnet_study.shared_settings import SharedSettings
 
-_OF_ONE_LABEL = ("class_weight", "teacher", "train_random_label", "vali_random_label")  # settings
+_OF_ONE_LABEL = ("class_weight", "balanced_sampling", "teacher", "train_random_label", "vali_random_label")  # settings
 _FEW = 1000  # images that are read without showing progress
 _LARGEST_KEPT = 1 << 30  # bytes of training images
 # What was read last: a run reads its images to train, to be tested and to be drawn, and to decode photographs takes long.

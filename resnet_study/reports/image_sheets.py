@@ -48,7 +48,7 @@ def draw_augmentation(training, config):
     variants = []
     for epoch in range(9):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
-        plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, len(training), config)
+        plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, training.labels, config)
         draws = (
             np.resize(values, (len(chosen), *values.shape[1:]))
             for values in (plan.offsets, plan.flips, plan.centers, plan.angles)

@@ -273,7 +273,8 @@ class Classification:
         labels, names = self.training.labels, self.data.class_names
         if (labels.ndim > 1 and not self.data.several) or self.config.train_random_label:
             return ""
-        return "".join(f"\n{line}" for line in describe_balance(labels, names, self._class_weights is not None))
+        weighted = self._class_weights is not None or self.config.balanced_sampling
+        return "".join(f"\n{line}" for line in describe_balance(labels, names, weighted))
 
 
 class SeveralHeads(Classification):
