@@ -31,8 +31,9 @@ from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
+from resnet_study.training.memory import check_batch, naming_batch, naming_size
 from resnet_study.training.run_log import Forecast, TensorBoardLog, callback_logs, format_row, seconds_left, trim_events
-from resnet_study.training.signals import catch_signals, check_loss, naming_errors, naming_size
+from resnet_study.training.signals import catch_signals, check_loss, naming_errors
 from resnet_study.training.stage import Stage
 from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
@@ -155,6 +156,7 @@ class Train:
         with naming_size(self.config):
             self.stage = Stage(number, self.task, self.config, self.policy, self.strategy, self.towers)
         self.model = self.stage.model
+        check_batch(self.model, self.config)
 
     def restore(self, path) -> None:
         """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.
@@ -261,7 +263,8 @@ class Train:
 
     def _take_step(self, images, labels) -> float:
         """Trains one batch and adds it to the interval; returns its mean loss."""
-        sums = self.stage.train(images, labels, self.step)
+        with naming_batch(self.stage, self.config):
+            sums = self.stage.train(images, labels, self.step)
         check_loss(sum(sums.values()), self.step, self.task, self.run)
         self._state.add_batch(self.config.train_batch_size, sums)
         return sums["loss"] / self.config.train_batch_size

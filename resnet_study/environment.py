@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -58,6 +59,28 @@ def describe_versions() -> str:
 def count_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that this process can still take: of the machine, or of the control group (a container, a job of Slurm) that it runs
+    in, where that has less; None where the system does not tell.
+    """
+    machine, groups = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+    if not machine.exists():
+        return None
+    free = [int(re.search(r"MemAvailable:\s+(\d+)", machine.read_text())[1]) * 1024]
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, kind, place = line.split(":", 2)
+        # Version 1 has a tree for each kind of limit, version 2 one without a name. A container may see its own as the root.
+        files = {"memory": ("memory", "limit_in_bytes", "usage_in_bytes"), "": ("", "max", "current")}
+        root, *names = files.get(kind, ("",))
+        folder = Path("/sys/fs/cgroup", root)
+        for group in (folder / place.lstrip("/"), *(folder / place.lstrip("/")).parents):
+            if names and group.is_relative_to(folder) and all((group / f"memory.{name}").exists() for name in names):
+                limit, used = ((group / f"memory.{name}").read_text().strip() for name in names)
+                pages = re.findall(r"^(?:in)?active_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+                free += [int(limit) - int(used) + sum(map(int, pages))] if limit != "max" else []
+    return min(free)
 
 
 def _version(package):

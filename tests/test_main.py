@@ -1,5 +1,6 @@
 """The command line: fast help, one-line errors, exit codes."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hyper_parameters import HyperParameters, from_flags
 from resnet_study.checkpoints import HISTORY
 from resnet_study.files import write_json
 from resnet_study.run_folder import RunFolder
+from resnet_study.training.stage import Stage
 
 
 def test_help_needs_neither_tensorflow_nor_keras():
@@ -121,6 +123,33 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch, capsys, place, rem
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line.startswith("error: there is too little memory for a tensor of 64 x 640000000 numbers; ")
     assert remedy in line
+
+
+def test_a_batch_that_a_device_cannot_hold_names_one_that_it_can(tmp_path, monkeypatch, capsys):
+    train_batch = Stage.train
+
+    def train(stage, images, labels, step):
+        if len(images) > 8:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[32,16]")
+        return train_batch(stage, images, labels, step)
+
+    monkeypatch.setattr(Stage, "train", train)
+    assert main(["--mode=train", *TINY, f"--runs_dir={tmp_path}"]) == 2
+    expected = (
+        "for a tensor of 32 x 16 numbers; --train_batch_size=8 fits; --accumulate=4 computes the batch of 32 in parts"
+    )
+    assert expected in capsys.readouterr().err
+
+
+def test_a_batch_that_the_memory_cannot_hold_is_refused_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("resnet_study.training.memory.free_memory", lambda: 100_000_000)
+    flags = ["--mode=train", *TINY, f"--runs_dir={tmp_path}", "--train_batch_size"]
+    assert main([*flags, "2048"]) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"--train_batch_size=2048 needs .* GB of memory or more, 0.1 are free; --train_batch_size=", told)
+    assert not any(tmp_path.iterdir())
+    fits = re.search(r"(\d+) fits", told)[1]
+    assert 32 < int(fits) < 1024 and main([*flags, fits, "--train_steps=1"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -51,18 +51,6 @@ def check_loss(loss: float, step: int, task, run) -> None:
         )
 
 
-def naming_size(config):
-    """Says, where a network does not fit into the memory, what makes it smaller."""
-    lower = [
-        f"--{name}={value}" for name, value in config.model_choices.items() if isinstance(value, int) and value > 1
-    ]
-    if config.dataset in ("folder", "oxford102"):
-        lower.append(f"--image_size={config.image_size}")
-    ways = ["use --head=pool"] * (getattr(config, "head_name", "") == "flatten")
-    ways.append(f"lower {' or '.join(lower)}" if lower else f"give a smaller --model than {config.model_name}")
-    return naming_memory(", or ".join(ways))
-
-
 @contextlib.contextmanager
 def naming_errors(config, run):
     """Says of what TensorFlow raises while it trains what a user can do about it."""

@@ -9,7 +9,7 @@ from resnet_study import devices
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import name_columns
-from resnet_study.training.step import CompiledSteps
+from resnet_study.training.step import CompiledSteps, undone
 
 
 class Stage:
@@ -89,6 +89,15 @@ class Stage:
         """Trains one batch, the `step`-th; returns its sums over the images."""
         self.optimizer.learning_rate.assign(self._task.learning_rate(step))
         return {name: float(value) for name, value in self.steps.train(images, labels).items()}
+
+    def find_fitting(self, size: int) -> int:
+        """How many images of a batch a device has the memory to train at once: half of `size`, a quarter, ...; 0 = none was found."""
+        images, labels = next(self.batches(0))
+        while self._strategy.num_replicas_in_sync == 1 and (size := size // 2):
+            with contextlib.suppress(tf.errors.ResourceExhaustedError), undone(self.variables.values()):
+                self.train(images[:size], labels[:size], 0)
+                return size
+        return 0
 
     def measure(self, step: int) -> tuple[dict[str, float], float]:
         """What a report tells of the network after so many steps: loss and top-1 error in %.
