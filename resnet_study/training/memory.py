@@ -42,9 +42,11 @@ def check_batch(model: keras.Model, config) -> None:
     at_once = config.train_batch_size // config.accumulate
     if free is None or _LEAST * image * at_once <= free:
         return
+    fits = int(free / (_MOST * image))
+    fits -= fits % 8 if fits > 8 else 0
     raise UsageError(
         f"--train_batch_size={config.train_batch_size} needs {_LEAST * image * at_once / 1e9:.1f} GB of memory or more, "
-        f"{free / 1e9:.1f} are free; {_advise(int(free / (_MOST * image)), config)}"
+        f"{free / 1e9:.1f} are free; {_advise(fits, config)}"
     )
 
 
