@@ -167,10 +167,12 @@ class Transfer:
             weights = config.weights if known and self._load_weights else None
             self.transfer = self._build(dtype=policy, classifier_activation=None, weights=weights)
         self.backbone = find_backbone(self.transfer)
-        if strategy.num_replicas_in_sync > 1 and config.backbone_trainable:
-            for layer in self.backbone.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.synchronized = True  # statistics of the whole batch, which the devices share
+        for layer in self.backbone.layers if config.backbone_trainable else ():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # The statistics of the whole batch, which the devices share.
+                layer.synchronized = layer.synchronized or strategy.num_replicas_in_sync > 1
+                # With .999, as MobileNets have it, moving statistics still are those of random weights after some hundred steps.
+                layer.momentum = min(layer.momentum, 0.99) if config.weights == "none" else layer.momentum
         with strategy.scope():
             self._to_features, head = split_model(self.transfer)
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.

@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from flowers import backbones, heads
 from flowers.settings import FlowerParameters
+from flowers.transfer import Transfer
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports import grad_cam
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 OWN = [name for name, spec in registry.MODELS.items() if spec.options.get("input_shape") is None]
@@ -121,3 +123,11 @@ def test_the_default_rate_fits_the_backbone():
     assert rate(model="resnet20") == 1e-2 and rate(model="mobilenetv2") == rate(model="resnet20", head="pool") == 1e-3
     assert rate(model="resnet20", base="trained") == 1e-4
     assert rate(model="resnet20", init_lr=0.5) == 0.5
+
+
+def test_moving_statistics_of_random_weights_follow_within_some_hundred_steps(tmp_path):
+    config = FlowerParameters(dataset="digits", model="mobilenetv3small", weights="none", base="trained")
+    task = Transfer(config, RunFolder(tmp_path))
+    task.build(0, "float32", tf.distribute.get_strategy())
+    layers = [layer for layer in task.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {layer.momentum for layer in layers} == {0.99}

@@ -151,11 +151,16 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
             numbers[f"{part}_mean_average_precision"] = (100 * metrics["mean_average_precision"], None, None, "")
         elif classes > 5:
             numbers[f"{part}_top5_accuracy"] = (100 - metrics["top5_error"], None, None, "")
+        if "balanced_accuracy" in metrics:  # older runs have none
+            numbers[f"{part}_balanced_accuracy"] = (metrics["balanced_accuracy"], None, None, "")
     backbone = "trained" if config.backbone_trainable else "frozen"
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
-    return config, recipe + (", faithful" if config.faithful else ""), numbers
+    for name in ("faithful", "mixup", "cutmix", "rand_augment", "class_weight", "balanced_sampling"):
+        if value := getattr(config, name):
+            recipe += f", {name}" if value is True else f", {name} {value}"
+    return config, recipe, numbers
 
 
 def settings_class(run: RunFolder) -> type[HyperParameters] | type[FlowerParameters]:
