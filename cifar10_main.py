@@ -52,7 +52,7 @@ _MODES = {
     "runs": ("list the run folders: state, error, time, disk", ()),
     "publish": ("put a tested run or a study among the project's results", ("results_dir", "experiment")),
     "compare": ("networks against each other on several data sets", ("models", "datasets", "seeds", "resume")),
-    "degradation": ("plain against residual networks at several depths", ("depths", "short", "seeds", "resume")),
+    "degradation": ("plain against residual networks at several depths", ("models", "depths", "short", "seeds", "resume")),
     "robustness": ("accuracy on corrupted test images", ("models", "datasets", "seeds", "resume")),
     "compress": ("trained networks as files of each format beside each other: error, size, speed", ("versions", "resume")),
     "diagram": ("draw networks and their blocks", ("models", "resume")),
@@ -214,7 +214,7 @@ def _study(flags, actions):
         raise UsageError("--test_ckpt_path is for --mode=test, predict and export; a study tests its own runs")
     if actions["mode"] == "degradation" and (named := {"model", "num_residual_blocks"} & flags.keys()):
         raise UsageError(
-            f"--mode=degradation has no --{min(named)}, received one; leave it out, --depths names the networks"
+            f"--mode=degradation has no --{min(named)}, received one; leave it out, --models or --depths name the networks"
         )
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
     defaults = hyper_parameters.from_flags(flags)
@@ -235,7 +235,7 @@ def _study(flags, actions):
         from resnet_study.studies.robustness import measure_robustness
 
         if actions["mode"] == "degradation":
-            folder = degrade(given, actions["depths"], seeds, actions["short"])
+            folder = degrade(given, actions["depths"], seeds, actions["short"], actions["models"] or ())
         else:
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
             study = {"compare": compare, "robustness": measure_robustness}

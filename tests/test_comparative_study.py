@@ -27,7 +27,7 @@ from resnet_study.files import write_json
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks
-from resnet_study.reports.published import find_family
+from resnet_study.reports.published import DEPTH_TABLE, find_family
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.studies import cost, degradation
@@ -359,6 +359,13 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     }
     assert table["seeds"].to_dict() == {"plain": 1, "resnet": 1}
     assert "--depths=8" in json.loads((folder / "study.json").read_text())["command"]
+    with pytest.raises(UsageError, match="plain and residual networks such as plain20 and resnet20, received lenet5"):
+        degrade(given, [8], [0], short=True, models=["resnet8", "lenet5"])
+    degrade(given, [], [0], short=True, models=["plain8", "resnet8@0"])
+    assert "--models=plain8,resnet8@0" in json.loads((folder / "study.json").read_text())["command"]
+    figure = degradation.draw_error_against_depth(table.reset_index().assign(depth=20), "cifar10")
+    assert [line.get_label() for line in figure.axes[1].lines][2:] == list(DEPTH_TABLE)
+    assert [line.get_ydata()[0] for line in figure.axes[1].lines][2:] == [8.75, 7.40]
     # He's number stands beside his own recipe, on his data, and not beside a shorter one.
     for changes, published in (
         ({}, 8.75), ({"train_steps": 63000}, None), ({"dataset": "digits"}, None), ({"shortcut": "B"}, None),
@@ -540,8 +547,8 @@ def test_diagrams_tell_the_network_that_they_show(tmp_path, monkeypatch):
             ["--mode=compare", "--short"],
             "--mode=compare has no --short, received one; leave it out, it is for degradation",
         ),
-        (["--mode=degradation", "--num_residual_blocks=2"], "--depths names the networks"),
-        (["--mode=train", "--models=resnet20"], "it is for compare and robustness and diagram"),
+        (["--mode=degradation", "--num_residual_blocks=2"], "--models or --depths name the networks"),
+        (["--mode=train", "--models=resnet20"], "it is for compare and degradation and robustness and diagram"),
     ],
 )
 def test_mistakes_give_one_line(tmp_path, monkeypatch, capsys, flags, expected):

@@ -16,7 +16,7 @@ from cifar10_train import Train
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.reports.canvas import BLUE, STYLE, VERMILION, make_panels, save_figure
-from resnet_study.reports.published import published_number
+from resnet_study.reports.published import DEPTH_TABLE, published_number
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.studies.curves import draw_mean, part_shown, styles
@@ -30,6 +30,8 @@ from resnet_study.studies.runs import (
     study_folder,
     write_results,
 )
+
+_NETWORK = re.compile(r"(plain|resnet)(\d+)")
 
 
 class GradientNorms(keras.callbacks.Callback):
@@ -87,7 +89,7 @@ class GradientNorms(keras.callbacks.Callback):
         return {name: float(tf.norm(gradient)) for name, gradient in zip(kernels, gradients, strict=True)}
 
 
-def degrade(given: dict, depths, seeds, short: bool) -> Path:
+def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
     """The degradation experiment of He et al. 2015: plain and residual networks of equal depth, trained by one recipe.
 
     Args:
@@ -96,6 +98,7 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
         depths: 6n+2 each.
         seeds: ints.
         short: the setting for two cores and an hour.
+        models: plain and residual networks, as in `plan_runs`, in the place of those of `depths`.
 
     Returns:
         The folder: report.md, degradation.csv, study.json and the figures.
@@ -106,16 +109,21 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
     folder = study_folder(given, "degradation")
     dataset = given.get("dataset", "cifar10")
     recipe = given.get("preset") or ("degradation" if short else "he2015")
-    configs = []
-    for depth in depths:
-        preset = "he2015_110" if depth >= 110 and recipe == "he2015" else recipe
-        models = [f"plain{depth}", f"resnet{depth}"]
-        configs += plan_runs(given | {"preset": preset}, models, [dataset], seeds)
+    if others := [name for name in models if not re.match(_NETWORK.pattern + "([:@]|$)", name)]:
+        raise UsageError(
+            f"--mode=degradation takes plain and residual networks such as plain20 and resnet20, received {others[0]}; leave it out"
+        )
+    entries = models or [
+        form + (f"{depth}:he2015_110" if depth >= 110 and recipe == "he2015" else f"{depth}")
+        for depth in depths
+        for form in ("plain", "resnet")
+    ]
+    configs = plan_runs(given | {"preset": recipe}, entries, [dataset], seeds)
     finished, failures = finish_runs(configs, make_callback=GradientNorms)
     groups = group_runs(finished)
     rows, table = [], []
     for (_, model_name, preset), runs in groups.items():
-        form, depth = re.fullmatch(r"(plain|resnet)(\d+)", model_name).groups()
+        form, depth = _NETWORK.fullmatch(model_name).groups()
         norms = [_read_norms(each.run) for each in runs]
         layers = [name for name in norms[0].columns if "conv" in name]
         # The preset "degradation" is the paper's recipe cut short, so that no published number stands beside its own.
@@ -149,7 +157,8 @@ def degrade(given: dict, depths, seeds, short: bool) -> Path:
             "gradient_norms": draw_gradient_norms(norms, dataset),
         }
         drawn = [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
-    command = study_command("degradation", given, depths=depths, seeds=seeds, short=short)
+    named = {"models": models} if models else {"depths": depths}
+    command = study_command("degradation", given, **named, seeds=seeds, short=short)
     return write_results(folder, command, rows, _degradation_report(table), drawn, groups, failures)
 
 
@@ -213,7 +222,7 @@ def draw_error_against_step(groups: dict, dataset: str):
 
 
 def draw_error_against_depth(table, dataset: str):
-    """Training error (left) and test error (right) at the end against depth.
+    """Training error (left) and test error (right) at the end against depth; with the latter, what others have published.
 
     Args:
         table: columns form, depth and the two errors, means over seeds.
@@ -228,6 +237,10 @@ def draw_error_against_depth(table, dataset: str):
         ):
             part = table[table["form"] == form].sort_values("depth")
             axes.plot(part["depth"], part[column], marker="o", label=label, **style)
+        for marker, (source, of_data) in zip("s^", DEPTH_TABLE.items(), strict=True) if axes is panels[1] else ():
+            if shown := sorted(set(of_data.get(dataset, {})) & set(table["depth"])):
+                errors = [of_data[dataset][depth] for depth in shown]
+                axes.plot(shown, errors, marker, color="grey", label=source)
         axes.set(title=column, xlabel="layers", xticks=sorted(set(table["depth"])))
         axes.legend()
     panels[0].set_ylabel("top-1 error (%)")
