@@ -318,7 +318,7 @@ def _find_others(flags):
 
     path = flags.get("test_ckpt_path")
     run = find_run(hyper_parameters.from_flags, flags, _NAMING) if not path else None
-    if path and path != "cifar10":
+    if path and path not in registry.SHIPPED:
         run = run_around(path)
     holds = run is not None and run.holds_run()
     settings = hyper_parameters.HyperParameters
@@ -329,7 +329,9 @@ def _find_others(flags):
 def _read_data_flags(flags):
     """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
     path = flags["test_ckpt_path"]
-    run = None if path == "cifar10" else run_around(path)
+    if path in registry.SHIPPED:
+        return {} if "dataset" in flags else {"dataset": path.split("_")[0]}
+    run = run_around(path)
     if run is None or not run.holds_run():
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)

@@ -25,7 +25,7 @@ import keras
 from keras import layers
 
 from resnet_study.errors import UsageError
-from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
+from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, count_classes, end, pool
 from resnet_study.networks.blocks import BlockLayers, preact_block, v1_block, v2_block
 from resnet_study.networks.resnet9 import build_resnet9
 from resnet_study.networks.signatures import ResNetBuilder, name_builder
@@ -46,9 +46,6 @@ __all__ = (
 FILTERS = (16, 32, 64)
 FORMS = ("v1", "preact", "plain", "v2", "bottleneck_v2")
 
-# Networks of `build_resnet` whose trained weights are shipped, by (num_residual_blocks, form).
-_SHIPPED = {(3, "v1"): "resnet20_cifar10.keras", (3, "preact"): "resnet20_preact_cifar10.keras"}
-
 
 def build_resnet(
     num_residual_blocks: int = 3,
@@ -59,7 +56,7 @@ def build_resnet(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     input_tensor: Any = None,
     pooling: str | None = "avg",
-    classes: int = 10,
+    classes: int | None = None,
     classifier_activation: str | None = "softmax",
     shortcut: str | None = None,
     squeeze_excitation: int = 0,
@@ -81,8 +78,8 @@ def build_resnet(
     Args:
         num_residual_blocks: n, blocks per stage, int >= 1 (3 -> ResNet-20, 18 -> ResNet-110, or 164 with bottlenecks).
         form: one of `FORMS`, see the table at the head of this file.
-        weights: None = random; "cifar10" = the shipped weights, 32x32x3, or with `include_top` False any size with three channels;
-            or the path of a `.keras` or `.weights.h5` file of the same network.
+        weights: None = random; "cifar10", "cifar10_robust" or "cifar100" = shipped weights, where there are such (`python
+            cifar10_main.py --mode=models`), for 32x32x3, or with `include_top` False any size with three channels; or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 8.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
@@ -90,7 +87,7 @@ def build_resnet(
         pooling: what ends the network with `include_top` False: "avg" = global average pooling, output [batch, 64] or, with
             bottlenecks, [batch, 256]; "max" = global maximum pooling; None = the map [batch, height / 4, width / 4, 64 or 256],
             rounded up. With `include_top` it is always "avg".
-        classes: width of the output, int >= 1. Where the weights are of another number of classes, the dense layer begins random
+        classes: width of the output, int >= 1; None = as many as the shipped weights have, else 10. Where the weights are of another number of classes, the dense layer begins random
             and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         shortcut: "A" = subsample + zero channels, no weights (the paper's choice on CIFAR); "B" = 1x1 convolution, in v1
@@ -110,7 +107,7 @@ def build_resnet(
             the block is left out, which one that begins a stage cannot be. () = as many as the stage has filters. A pruned
             network has fewer, see `resnet_study.networks.pruning`.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
-            `weights`, or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
+            `weights`, or none; `keras.layers.Identity()` = none in any case. Shipped weights allow no other than their own.
         dtype: dtype policy of the layers, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the dense layers are
             always float32, and so are the sums of preact and v2, which pass from block to block without normalisation, unless
             the global policy is another.
@@ -143,7 +140,7 @@ def build_resnet(
     is_preact, is_bottleneck = form == "preact", form == "bottleneck_v2"
     is_v2 = is_bottleneck or form == "v2"
     shortcut = shortcut or ("B" if is_bottleneck else "A")
-    _check_form(num_residual_blocks, form, weights, shortcut)
+    _check_form(num_residual_blocks, form, shortcut)
     _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout)
     input_shape = check_shape(input_shape, input_tensor, 8)
     check_ending(classes, pooling)
@@ -151,13 +148,16 @@ def build_resnet(
         raise ValueError(
             "maxout needs pooled features, received pooling None; use pooling 'avg' or 'max', or leave it out"
         )
+    depth = (9 if is_bottleneck else 6) * num_residual_blocks + 2
+    suffix = {"preact": "_preact", "v2": "_v2", "bottleneck_v2": "_v2"}.get(form, "")
+    own_name = f"{'plain' if form == 'plain' else 'resnet'}{depth}{suffix}"
     source, start, x = begin(
         input_shape,
         input_tensor,
         weights,
         preprocessing,
         include_top=include_top,
-        shipped=_SHIPPED.get((num_residual_blocks, form)),
+        shipped=own_name if is_bottleneck or shortcut == "A" else f"{own_name} with shortcut '{shortcut}'",
     )
     make = BlockLayers(
         kernel_initializer="glorot_uniform" if is_preact else "he_normal",
@@ -200,15 +200,11 @@ def build_resnet(
         x = layers.GlobalMaxPooling1D(dtype="float32", name="maxout")(x)
     if include_top:
         initializer = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform") if is_preact else "he_normal"
-        x = classify(x, classes, classifier_activation, initializer)
-    if name is None:
-        depth = (9 if is_bottleneck else 6) * num_residual_blocks + 2
-        suffix = {"preact": "_preact", "v2": "_v2", "bottleneck_v2": "_v2"}.get(form, "")
-        name = f"{'plain' if form == 'plain' else 'resnet'}{depth}{suffix}"
-    return end(start, x, name, source)
+        x = classify(x, count_classes(classes, weights, source), classifier_activation, initializer)
+    return end(start, x, name or own_name, source)
 
 
-def _check_form(num_residual_blocks, form, weights, shortcut):
+def _check_form(num_residual_blocks, form, shortcut):
     if not isinstance(num_residual_blocks, int) or num_residual_blocks < 1:
         raise ValueError(
             f"num_residual_blocks must be an int >= 1, received {num_residual_blocks!r}; use 3 for ResNet-20"
@@ -218,11 +214,6 @@ def _check_form(num_residual_blocks, form, weights, shortcut):
     possible = {"v1": ("A", "B"), "v2": ("A", "B"), "bottleneck_v2": ("B",)}.get(form, ("A",))
     if shortcut not in possible:
         raise ValueError(f"shortcut must be {' or '.join(possible)} with form {form!r}, received {shortcut!r}")
-    if weights == "cifar10" and ((num_residual_blocks, form) not in _SHIPPED or shortcut != "A"):
-        raise ValueError(
-            "weights='cifar10' are shipped for resnet20, resnet20_preact and resnet9 (shortcut 'A'), received form "
-            f"{form!r} with {num_residual_blocks} blocks a stage and shortcut {shortcut!r}; train your own"
-        )
 
 
 def _share_widths(widths, num_residual_blocks, each):

@@ -36,7 +36,7 @@ class Backbone:
         """The weights to be had without a file: "imagenet", "cifar10", or "none"."""
         if self.application:
             return "imagenet"
-        return "cifar10" if registry.find(self.name).shipped_error else "none"
+        return "cifar10" if "cifar10" in registry.find(self.name).shipped_errors else "none"
 
     def build(self, input_shape, weights: str | None, pooled: bool):
         """The network from preprocessed pixels to maps; a network of this library, if `pooled`, to features, as its own head takes them.
@@ -74,7 +74,7 @@ class Backbone:
         from resnet_study.saved_models import open_weights
 
         if self.pixels == "own" and (source or self.own_weights == "cifar10"):
-            _, found = open_weights(source or "cifar10", shipped=f"{self.name}_cifar10.keras")
+            _, found = open_weights(source or "cifar10", shipped=self.name)
             if found is not None:
                 return type(found).from_config(found.get_config() | {"name": "preprocessing"})
         if self.pixels == "caffe":

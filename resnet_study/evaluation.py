@@ -28,11 +28,11 @@ import keras
 import numpy as np
 
 from resnet_study.class_names import ClassNames, read_class_names
-from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.errors import UsageError
 from resnet_study.exporting.exported_model import ExportedModel, find_format
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.metrics import describe_accuracy, measure
+from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_around
 from resnet_study.saved_models import find_heads
@@ -94,7 +94,7 @@ def find_model(config) -> tuple[str, RunFolder]:
         folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
         name = f"{folder.name}-{place.stem}"
     else:
-        name = f"{config.model_name}-cifar10" if path == "cifar10" else place.name  # of a run folder
+        name = f"{config.model_name}-{path}" if path in registry.SHIPPED else place.name  # of a run folder
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
 
 
@@ -102,7 +102,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
     """Class names of each head of a model: those in its file, else those in the `data.json` of the run that it lies in.
 
     Args:
-        path: what the model was loaded from, see `find_model`; the shipped weights know the names of CIFAR-10.
+        path: what the model was loaded from, see `find_model`;
         model: the model, of `exporting.exported_model.open_model`.
 
     Returns:
@@ -111,8 +111,6 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
     Raises:
         UsageError: the file brings names for another number of classes.
     """
-    if path == "cifar10":
-        return ClassNames({"": list(CIFAR10_CLASSES)})
     if brought := _brought_names(path, model):
         return brought
     run, found = run_around(path), ClassNames()
@@ -125,7 +123,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
 
 def find_class_folders(path: str) -> list[str]:
     """What the folders of the classes of a model are called, from the `data.json` of the run that it lies in; [] where it does not say."""
-    run = None if path == "cifar10" else run_around(path)
+    run = None if path in registry.SHIPPED else run_around(path)
     folders = read_json(run.data, {}).get("class_folders") if run else None
     return folders if is_kind(folders, [str]) else []
 
@@ -136,6 +134,8 @@ def _brought_names(path, model):
         return model.class_names
     place = Path(path).expanduser()
     place = RunFolder(place).best if place.is_dir() else place
+    if path in registry.SHIPPED:
+        place = registry.shipped_file(model.name, path)
     return read_class_names(place, find_heads(model)) if place.suffix == ".keras" else ClassNames()
 
 

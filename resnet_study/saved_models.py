@@ -62,9 +62,9 @@ def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
     """Loads a trained network that takes raw pixels 0..255 and returns probabilities.
 
     Args:
-        path: "cifar10" = the shipped weights of `shipped_name`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
+        path: "cifar10" or another of `registry.SHIPPED` = the shipped weights of `shipped_name`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
             `step-*.npz` in the folder of its run.
-        shipped_name: registry name, used with "cifar10" alone.
+        shipped_name: registry name, used with shipped weights alone.
 
     Returns:
         keras.Model, not compiled. Input [batch, height, width, channels], channels 1 or 3. Output float32 [batch, classes], or with
@@ -79,13 +79,13 @@ def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
         model = load_model("cifar10")
         print(model.input_shape, model.output_shape)  # (None, 32, 32, 3) (None, 10)
     """
-    if path == "cifar10":
+    if path in registry.SHIPPED:
         try:
-            return registry.find(shipped_name).build(weights="cifar10")
+            return registry.find(shipped_name).build(weights=path)
         except Exception as error:  # none of this network, missing or damaged
             reason = shorten(str(error))
             raise UsageError(
-                f"'cifar10', the shipped weights, cannot be loaded for {shipped_name} ({reason})"
+                f"'{path}', the shipped weights, cannot be loaded for {shipped_name} ({reason})"
             ) from error
     place = Path(path).expanduser()
     if place.is_dir():
@@ -153,9 +153,9 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
     """What a builder's argument `weights` names, read before the network is built, and what is to stand before that network.
 
     Args:
-        weights: None; "cifar10", if `shipped` is given; or the path of a `.keras` or `.weights.h5` file.
+        weights: None; one of `registry.SHIPPED`, if `shipped` is given; or the path of a `.keras` or `.weights.h5` file.
         preprocessing: the builder's argument; None = as in the file.
-        shipped: file in `resnet_study/pretrained`, for "cifar10".
+        shipped: name of the network, for shipped weights.
 
     Returns:
         (source, preprocessing): source is for `load_weights`; preprocessing is the one given, or else a new layer with the
@@ -168,16 +168,19 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
         from resnet import build_resnet
         from resnet_study.saved_models import load_weights, open_weights
 
-        source, preprocessing = open_weights("cifar10", shipped="resnet20_cifar10.keras")
+        source, preprocessing = open_weights("cifar10", shipped="resnet20")
         model = build_resnet(3, preprocessing=preprocessing)
         load_weights(model, source)
     """
     if weights is None:
         return None, preprocessing
-    if weights == "cifar10" and shipped:
-        path = Path(__file__).parent / "pretrained" / shipped
+    if weights in registry.SHIPPED and shipped:
+        path = registry.shipped_file(shipped, weights)
         if not path.is_file():
-            raise ValueError(f"expected the shipped weights {path}, found no such file; install the library again")
+            known = [card["model"] for card in registry.read_cards() if card["weights"] == weights]
+            raise ValueError(
+                f"weights={weights!r} are shipped for {', '.join(known) or 'no network yet'}, received {shipped}; train your own"
+            )
         source = keras.saving.load_model(path, compile=False)
         return source, _copy_normalization(source)
     path = Path(weights).expanduser() if isinstance(weights, str | os.PathLike) else None

@@ -144,7 +144,7 @@ def test_a_plain_keras_file_opens_under_other_backends(backend, name, tmp_path):
         pytest.skip(f"{python} has no {backend}; {backend.upper()}_PYTHON may name one that has it and Keras")
     spec = find(name)
     model = (
-        spec.build(weights="cifar10") if spec.shipped_error else spec.build(preprocessing=PixelNormalization(120, 60))
+        spec.build(weights="cifar10") if spec.shipped_errors else spec.build(preprocessing=PixelNormalization(120, 60))
     )
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.float32)
     save_model(make_plain(model), tmp_path / "plain.keras")

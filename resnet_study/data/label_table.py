@@ -79,12 +79,15 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
             sorting.add(
                 (part if has_parts else _part_of_folder(sorting, found[0])) or "training", label, found[0], [found[1]]
             )
+    unnamed = []
     for folder, names in sorting.images.items():
         rest = [name for name in names if (folder, name) not in taken]
         if _part_of_folder(sorting, folder) == "test":
             sorting.unlabelled += [sorting.path(folder, name) for name in rest]
-        elif rest:
-            sorting.leave(f"that {place.name} has no label for, such as {rest[0]}", len(rest))
+        else:
+            unnamed += rest
+    if unnamed:
+        sorting.leave(f"that {place.name} has no label for, such as {unnamed[0]}", len(unnamed))
     sorting.has_parts = bool(sorting.parts["validation"] or sorting.parts["test"])
     by = "by its column" if has_parts else "by folder" if sorting.has_parts else "none"
     sorting.taken = f"labels of {place.name}{kind and f', {kind}'}, parts: {by}"

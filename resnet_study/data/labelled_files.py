@@ -21,6 +21,7 @@ from resnet_study.data.label_table import sort_by_table
 from resnet_study.errors import UsageError, as_text
 
 _NAMES_FILE = "cat_to_name.json"
+_REASONS = 5  # for leaving files aside that are told
 _LARGEST_NAMES = 16 << 20  # bytes
 
 
@@ -159,9 +160,9 @@ def _finish(sorting: Sorting) -> LabelledFiles:
     if sorting.unlabelled:
         lines[0] += f", {len(sorting.unlabelled):,} test images without labels, which are predicted and not scored"
     if sorting.left_aside:
-        lines.append(
-            "left aside: " + "; ".join(f"{count:,} file(s) {reason}" for reason, count in sorting.left_aside.items())
-        )
+        told = [f"{count:,} file(s) {reason}" for reason, count in sorting.left_aside.most_common(_REASONS)]
+        rest = sorting.left_aside.total() - sum(count for _, count in sorting.left_aside.most_common(_REASONS))
+        lines.append("left aside: " + "; ".join(told + [f"{rest:,} file(s) elsewhere"] * (rest > 0)))
     return LabelledFiles(
         sorting.whole, parts, tuple(classes), _read_class_names(sorting.place, sorting.root, classes), sorting.has_parts,
         tuple(sorted(sorting.unlabelled)), (*map(as_text, lines), *map(as_text, sorting.notes)),

@@ -25,7 +25,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnet_study import pretrained
 from resnet_study.class_names import THRESHOLD
 from resnet_study.errors import UsageError, advise, shorten
 from resnet_study.evaluation import find_class_names
@@ -33,6 +32,7 @@ from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.files import ASIDE, write_json
+from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import find_heads
@@ -145,8 +145,8 @@ def describe_source(path: str, model: keras.Model) -> dict:
     """What a network was loaded from: source, and source_sha256 of the file, see the head."""
     place = Path(path).expanduser()
     place = RunFolder(place).best if place.is_dir() else place
-    if path == "cifar10":
-        place = Path(pretrained.__path__[0], f"{model.name}_cifar10.keras")
+    if path in registry.SHIPPED:
+        place = registry.shipped_file(model.name, path)
     return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None}
 
 

@@ -5,6 +5,7 @@ import operator
 import keras
 from keras import layers
 
+from resnet_study.networks.registry import SHIPPED
 from resnet_study.saved_models import load_weights, open_weights
 
 
@@ -38,8 +39,8 @@ def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tup
 
 
 def check_ending(classes, pooling, poolings=("avg", "max")) -> None:
-    """Raises ValueError unless `classes` is an int >= 1 and `pooling` None or one of `poolings`."""
-    if not isinstance(classes, int) or classes < 1:
+    """Raises ValueError unless `classes` is an int >= 1 or None, and `pooling` None or one of `poolings`."""
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise ValueError(f"classes must be an int >= 1, received {classes!r}")
     if pooling is not None and pooling not in poolings:
         raise ValueError(f"pooling must be None, {' or '.join(map(repr, poolings))}, received {pooling!r}")
@@ -51,7 +52,7 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
     Args:
         input_shape: (height, width, channels) of `check_shape`.
         input_tensor, weights, preprocessing, include_top: arguments of the builder.
-        shipped: file in `resnet_study/pretrained`, for weights "cifar10".
+        shipped: name of the network, of whose weights some may be shipped; None = there are none.
 
     Returns:
         (source, start, x): the source of the weights and the tensor that the network starts from, both for `end`; the tensor
@@ -60,17 +61,24 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
     Raises:
         ValueError: the weights cannot be read, or the shipped ones do not fit the other arguments.
     """
-    if weights == "cifar10" and shipped:
+    if weights in SHIPPED and shipped:
         if input_shape != (32, 32, 3) and (include_top or input_shape[2] != 3):
             raise ValueError(
-                "weights='cifar10' need input_shape (32, 32, 3) or, with include_top=False, any size with 3 channels; received "
+                f"weights={weights!r} need input_shape (32, 32, 3) or, with include_top=False, any size with 3 channels; received "
                 f"{input_shape}"
             )
         if preprocessing is not None:
-            raise ValueError("weights='cifar10' bring their own preprocessing; leave the argument out")
+            raise ValueError(f"weights={weights!r} bring their own preprocessing; leave the argument out")
     source, preprocessing = open_weights(weights, preprocessing, shipped)
     start = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
     return source, start, start if preprocessing is None else preprocessing(start)
+
+
+def count_classes(classes, weights, source) -> int:
+    """The argument `classes` of a builder; None = as many as shipped weights have, else 10. `weights`, `source`: see `begin`."""
+    if classes is not None:
+        return classes
+    return source.output_shape[-1] if weights in SHIPPED else 10
 
 
 def pool(x, pooling):

@@ -5,9 +5,12 @@ Builders are named by module and function and imported when a network is built, 
 
 import dataclasses
 import difflib
+import functools
 import importlib
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from resnet_study.errors import UsageError
 
@@ -26,7 +29,6 @@ class ModelSpec:
         multiply_adds: of one image, see `multiply_adds.multiply_adds`; at 32x32x3, or at the builder's own input_shape.
         minimum_size: smallest height and width of the input, pixels.
         cifar10_error: published top-1 test error on CIFAR-10 in %, or None.
-        shipped_error: top-1 test error on CIFAR-10 in % of the weights in `pretrained/`, or None if there are none.
         source: where the network and the error are published.
         accepts: settings of `hyper_parameters.NETWORK_OPTIONS` that the builder takes.
     """
@@ -39,9 +41,13 @@ class ModelSpec:
     multiply_adds: int
     minimum_size: int = 8
     cifar10_error: float | None = None
-    shipped_error: float | None = None
     source: str = ""
     accepts: tuple[str, ...] = ()
+
+    @property
+    def shipped_errors(self) -> dict[str, float]:
+        """What `weights` calls the shipped weights of this network -> their top-1 test error in %."""
+        return {card["weights"]: card["error"] for card in read_cards() if card["model"] == self.name}
 
     def check_options(self, options: dict) -> None:
         """Raises UsageError for a setting of `hyper_parameters.NETWORK_OPTIONS` that the network does not have."""
@@ -89,9 +95,18 @@ class ModelSpec:
         return keras.Model(trunk.input, heads, name=trunk.name)
 
 
+# What the argument `weights` calls files of `pretrained/`, `<network>_<weights>.keras`: the data set they were trained on, and for what.
+SHIPPED = ("cifar10", "cifar10_robust", "cifar100")
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+
+
+def shipped_file(name: str, weights: str) -> Path:
+    """Where the shipped weights of a network lie; there need not be such."""
+    return PRETRAINED / f"{name}_{weights}.keras"
+
+
 # Depth -> test error in % on CIFAR-10 (He et al. 2015, table 6).
 HE_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
-_SHIPPED_ERROR = {"resnet20": 8.38, "resnet20_preact": 10.54}
 _FORM = {
     "resnet": ("v1", "conv-BN-ReLU residual network", "He et al. 2015, arXiv:1512.03385, section 4.2 and table 6"),
     "resnet_preact": ("preact", "BN-ReLU-conv residual network with average-pool shortcuts", "Liang 2020, section 2"),
@@ -125,7 +140,6 @@ def _cifar_resnet(prefix: str, depth: int, suffix: str) -> ModelSpec:
         summary=f"{summary}, {blocks} blocks a stage",
         trainable=97216 * blocks - 21926,
         multiply_adds=14155776 * blocks - 1916288,
-        shipped_error=_SHIPPED_ERROR.get(f"{prefix}{depth}{suffix}"),
         accepts=_ACCEPTS[form],
         cifar10_error=HE_ERROR.get(depth) if form == "v1" else None,
         source=source,
@@ -186,7 +200,6 @@ MODELS: dict[str, ModelSpec] = {
             trainable=3_188_450,
             multiply_adds=160_651_552,
             minimum_size=16,
-            shipped_error=5.87,
             accepts=("widths",),
             source="after Page 2019, How to train your ResNet, and Jordan 2024, arXiv:2404.00498",
         ),
@@ -245,6 +258,12 @@ MODELS |= {
     )
     for name, builder, form, summary, trainable, multiply_adds, minimum_size, source in _BASELINES
 }
+
+
+@functools.cache
+def read_cards() -> list[dict]:
+    """What is known of each file of `resnet_study/pretrained`, see `resnet_study.reports.model_cards`."""
+    return json.loads(Path(PRETRAINED, "cards.json").read_text())
 
 
 def find(name: str) -> ModelSpec:

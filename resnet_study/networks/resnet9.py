@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from resnet_study.errors import UsageError
-from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, end, pool
+from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, count_classes, end, pool
 from resnet_study.networks.layers import FusedBatchNormalization, PartialIdentity, PatchWhitening
 
 
@@ -50,7 +50,7 @@ def build_resnet9(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     input_tensor: Any = None,
     pooling="max",
-    classes: int = 10,
+    classes: int | None = None,
     classifier_activation: str | None = "softmax",
     widths: Sequence[int] = (64, 256, 256),
     preprocessing: keras.layers.Layer | None = None,
@@ -75,8 +75,8 @@ def build_resnet9(
     The filters of the first layer are set by training images: `PatchWhitening.adapt`, which `cifar10_train.Train` calls.
 
     Args:
-        weights: None = random; "cifar10" = the shipped weights, in half precision, 32x32x3, or with `include_top` False any size
-            with three channels; or the path of a `.keras` or `.weights.h5` file of the same network.
+        weights: None = random; "cifar10", "cifar10_robust" or "cifar100" = shipped weights, where there are such (`python
+            cifar10_main.py --mode=models`), for 32x32x3, or with `include_top` False any size with three channels; or the path of a `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 16.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
@@ -84,13 +84,13 @@ def build_resnet9(
         pooling: what ends the network with `include_top` False: "max" = global maximum pooling, divided by 9, output [batch, 256];
             "avg" = global average pooling; None = the map [batch, (height - 1) // 8, (width - 1) // 8, 256]. With `include_top` it
             is always "max".
-        classes: width of the output, int >= 1. Where the weights are of another number of classes, the dense layer begins random
+        classes: width of the output, int >= 1; None = as many as the shipped weights have, else 10. Where the weights are of another number of classes, the dense layer begins random
             and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         widths: channels between the two convolutions of each residual block; 0 = the block is left out. A pruned network has fewer, see
             `resnet_study.networks.pruning`.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
-            `weights`, or none; `keras.layers.Identity()` = none in any case. "cifar10" allows no other than its own.
+            `weights`, or none; `keras.layers.Identity()` = none in any case. Shipped weights allow no other than their own.
         dtype: dtype policy of all layers up to the last map, e.g. "mixed_bfloat16"; None = Keras' global policy. Pooling and the
             dense layer are always float32.
         name: name of the model.
@@ -122,7 +122,7 @@ def build_resnet9(
         weights,
         preprocessing,
         include_top=include_top,
-        shipped="resnet9_cifar10.keras",
+        shipped="resnet9",
     )
     convolve = functools.partial(convolve_and_normalize, momentum=0.8, dtype=dtype)
 
@@ -141,5 +141,5 @@ def build_resnet9(
     if include_top or pooling == "max":
         x = layers.Rescaling(1 / 9, name="scale", dtype="float32")(x)
     if include_top:
-        x = classify(x, classes, classifier_activation)
+        x = classify(x, count_classes(classes, weights, source), classifier_activation)
     return end(start, x, name, source)

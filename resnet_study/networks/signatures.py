@@ -15,7 +15,7 @@ class ResNetOptions(TypedDict, total=False):
     input_shape: tuple[int, int, int]
     input_tensor: Any
     pooling: str | None
-    classes: int
+    classes: int | None
     classifier_activation: str | None
     shortcut: str | None
     squeeze_excitation: int

@@ -15,6 +15,7 @@ from resnet_study.data.image_files import decode_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting.exported_model import ExportedModel, open_model
+from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.grad_cam import make_explainer
@@ -62,7 +63,7 @@ class ServedModel:
         # The runtime of an exported file takes one question at a time.
         self._one_by_one = threading.Lock() if exported else contextlib.nullcontext()
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
-        run = run_around(source) if source != "cifar10" else None
+        run = run_around(source) if source not in registry.SHIPPED else None
         self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
         self._reading = (self._settings or config).reading(self.class_names.resize)
         self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
@@ -70,7 +71,7 @@ class ServedModel:
             if exported:
                 raise UsageError("an exported file tells its answers only, and nothing of what it looked at")
             self._explainers = {head: make_explainer(model, head) for head in self.class_names}
-            if self._settings is None and source != "cifar10" and not config.data_dir:
+            if self._settings is None and source not in registry.SHIPPED and not config.data_dir:
                 raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
             with without_downloads():
                 found = find_training_images(self._settings or config, run, config.data_dir)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from resnet_study.data.cifar_files import CIFAR10_CLASSES
+from resnet_study.class_names import read_class_names
 from resnet_study.errors import UsageError, shorten
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
@@ -37,13 +37,14 @@ class Teacher:
                 "--teacher needs the pixels back, which --normalization=image_standard gives up; use channel_standard"
             )
         self._mean, self._scale = normalization.mean, normalization.scale
-        self.model = load_model("cifar10", source) if source in registry.MODELS else load_model(source)
+        weights = "cifar100" if len(class_names) == 100 else "cifar10"  # where the source is a network's name
+        self.model = load_model(weights, source) if source in registry.MODELS else load_model(source)
         expected = (None, *input_shape), (None, len(class_names))
         if (received := (self.model.input_shape, self.model.output_shape)) != expected:
             raise UsageError(
                 f"--teacher={source} must take images and give classes of the shapes {expected}, received {received}; give another one"
             )
-        if (known := _class_names(source)) and known != list(class_names):
+        if (known := _class_names(source, weights, len(class_names))) and known != list(class_names):
             raise UsageError(
                 f"--teacher={source} must know the classes {shorten(', '.join(class_names), 60)}, received one of "
                 f"{shorten(', '.join(known), 60)}; give one that was trained on the same data set"
@@ -71,9 +72,9 @@ class Teacher:
         return (1 - share) * losses + share * temperature**2 * divergence
 
 
-def _class_names(source: str) -> list[str]:
+def _class_names(source: str, weights: str, classes: int) -> list[str]:
     """The classes that a teacher was trained to tell apart; [] where nothing says so, as of a file that was moved."""
     if source in registry.MODELS:
-        return list(CIFAR10_CLASSES)
+        return read_class_names(registry.shipped_file(source, weights), {"": classes}).get("", [])
     run = run_around(source)
     return run.read_class_names() if run else []

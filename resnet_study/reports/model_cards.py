@@ -1,0 +1,202 @@
+"""The shipped weights: files in half precision, made from runs, and what was measured of each.
+
+    python -m resnet_study.reports.model_cards --version=NAME --weights=cifar10    # ships a run in the place of what was shipped
+    python -m resnet_study.reports.model_cards                                     # measures all files again
+
+`resnet_study/pretrained/cards.json` has a card for each file; README.md beside it is made from the cards.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import cifar10_input
+from hyper_parameters import from_preset
+from resnet_study import devices
+from resnet_study.data import corruptions
+from resnet_study.errors import UsageError, run_command
+from resnet_study.exporting.export import hash_file
+from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.metrics import measure
+from resnet_study.networks import registry
+from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
+from resnet_study.predictor import Predictor
+from resnet_study.reports.published import list_cifar_numbers
+from resnet_study.reports.results import describe_origin
+from resnet_study.reports.tables import table_lines
+from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import halve_weights, load_model
+from resnet_study.settings import Parser
+
+
+def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> dict:
+    """Writes the file of a run, calibrated where `--mode=calibrate` has written such a model, and returns its card.
+
+    Args:
+        run: of `cifar10_main.py`, on CIFAR-10 or CIFAR-100.
+        weights: one of `registry.SHIPPED`.
+        folder: where to.
+
+    Returns:
+        What is known of the training; `measure_file` adds the rest.
+
+    Raises:
+        UsageError: the weights are of another data set.
+    """
+    config, recipe, _ = list_cifar_numbers(run)
+    if config.dataset_name != weights.split("_")[0]:
+        raise UsageError(
+            f"--weights={weights} must be of that data set, received a run on {config.dataset_name}; give another"
+        )
+    calibrated = run.path / "calibrated.keras"
+    source = calibrated if calibrated.is_file() else run.best
+    halve_weights(source, folder / registry.shipped_file(config.model_name, weights).name)
+    origin = describe_origin(run, config)
+    pflop = training_pflop(multiply_adds(load_model(str(run.best))), origin["images_seen"])
+    return {
+        "model": config.model_name,
+        "weights": weights,
+        "recipe": recipe,
+        "seed": config.seed,
+        "chosen": "on validation images" if config.validation_fraction else "the last of the training",
+        "calibrated": read_json(run.path / "calibration.json", {}).get("temperature") if source == calibrated else None,
+        "command": config.command,
+        "pflop": pflop,
+        **origin,
+    }
+
+
+def measure_file(path: Path, test) -> dict:
+    """What a file answers for all test images: errors and calibration, accuracies on corrupted images, its size and checksum.
+
+    Args:
+        path: `.keras` file.
+        test: `cifar10_input.Split` of the test images.
+    """
+    model = load_model(str(path))
+    predictor = Predictor(model, "float32")
+    names = range(model.output_shape[-1])
+    plain = predictor.predict(test.images)
+    both = (plain + predictor.predict(test.images[:, :, ::-1])) / 2
+    metrics = measure(plain, test.labels, names)
+
+    def accuracy(images):
+        return 100 * float(np.mean(predictor.predict(images).argmax(1) == test.labels))
+
+    corrupted = {
+        corruption: [
+            accuracy(corruptions.corrupt(test.images, corruption, step)) for step in corruptions.SEVERITIES[1:]
+        ]
+        for corruption in corruptions.CORRUPTIONS
+    }
+    return {
+        **{name: metrics[name] for name in ("error", "calibration_error", "brier_score")},
+        "error_flip": measure(both, test.labels, names)["error"],
+        "corrupted": corrupted,
+        "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model),
+        "bytes": path.stat().st_size,
+        "sha256": hash_file(path),
+    }
+
+
+def write_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> Path:
+    """Writes `cards.json` and the README.md that shows them; returns the latter."""
+    cards = sorted(
+        cards, key=lambda card: (registry.SHIPPED.index(card["weights"]), card["multiply_adds"], card["model"])
+    )
+    write_json(folder / "cards.json", cards)
+    lines, rows = _INTRODUCTION.strip().splitlines(), []
+    for card in cards:
+        worst = {name: values[-1] for name, values in card["corrupted"].items()}
+        rows.append(
+            [
+                f"`{card['model']}_{card['weights']}.keras`",
+                f"{card['error']:.2f} %",
+                f"{card['error_flip']:.2f} %",
+                f"{card['calibration_error']:.1f}",
+                f"{worst['noise']:.1f} %",
+                f"{worst['jpeg']:.1f} %",
+                f"{card['multiply_adds'] / 1e6:.1f} M",
+                f"{card['bytes']:,}",
+            ]
+        )
+    header = [
+        "file",
+        "test error",
+        "with mirror image",
+        "calibration error, points",
+        "accuracy under noise",
+        "as JPEG",
+        "multiply-adds",
+        "bytes",
+    ]
+    lines += ["", *table_lines(header, "lrrrrrrr", rows)]
+    for card in cards:
+        lines += ["", f"## {card['model']}, {card['weights']}", "", *_describe(card)]
+    path = folder / "README.md"
+    write_atomically(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _describe(card):
+    """The card of one file."""
+    temperature = card["calibrated"]
+    spec = registry.find(card["model"])
+    steps = ", ".join(f"{name} {values[0]:.1f} .. {values[-1]:.1f} %" for name, values in card["corrupted"].items())
+    return [
+        f"- network: {spec.summary} ({spec.source}), {card['parameters']:,} parameters",
+        f"- recipe: {card['recipe']}, seed {card['seed']}; weights: {card['chosen']}",
+        f"- command: `{card['command']}`",
+        f"- training: {card['images_seen']:,} images, {card['pflop']:.3f} PFLOP, {card['wall_seconds'] / 60:.0f} min on {card['hardware']}",
+        f"- probabilities: expected calibration error {card['calibration_error']:.2f} points, Brier score {card['brier_score']:.4f}; "
+        + (f"divided by the temperature {temperature:.3f}" if temperature else "as trained, not calibrated"),
+        f"- weakness: accuracy on corrupted test images, from the weakest strength to the strongest: {steps}",
+        f"- sha256: `{card['sha256']}`",
+    ]
+
+
+_INTRODUCTION = """
+# Shipped weights
+
+Models with their weights, their pixel normalisation and the names of their classes: raw pixels 0..255, RGB, 32 x 32 in,
+probabilities out. The builders load them, such as `build_resnet20(weights="cifar10")`; on the command line, `--test_ckpt_path=cifar10` those of
+`--model`. This program writes them in half precision; older files are in float32. To open a file with `keras.models.load_model`, `import resnet` first.
+
+Made by `python -m resnet_study.reports.model_cards`; not to be edited. Everything was measured on all 10,000 test images, once for each file. Seed 0 is
+shipped, whichever seed came out best. The mirror image gives half of the answer where that is said. Noise has a standard deviation of a tenth of the pixel range,
+and JPEG the quality 40; the data sets have neither. Expected calibration error: 15 bins.
+"""
+
+
+def main(argv=None) -> int:
+    """Ships a run, or measures all files again. Returns the exit code, see `run_command`."""
+
+    def run():
+        parser = Parser(prog="python -m resnet_study.reports.model_cards", description=__doc__)
+        parser.add_argument("--version", help="run to ship")
+        parser.add_argument("--runs_dir", default="runs", help="[runs]")
+        parser.add_argument(
+            "--weights", choices=registry.SHIPPED, default="cifar10", help="what the builders call them [cifar10]"
+        )
+        parser.add_argument("--data_dir", default="", help="folder of CIFAR-10 and CIFAR-100 [Keras' cache]")
+        flags = parser.parse_args(argv)
+        devices.import_tensorflow()
+        devices.share_batches()
+        cards = {(card["model"], card["weights"]): card for card in registry.read_cards()}
+        changed = list(cards)
+        if flags.version:
+            card = ship(RunFolder(Path(flags.runs_dir) / flags.version), flags.weights)
+            changed = [(card["model"], card["weights"])]
+            cards[changed[0]] = card
+        for key in changed:
+            config = from_preset("fast", dataset=key[1].split("_")[0], data_dir=flags.data_dir)
+            cards[key] |= measure_file(registry.shipped_file(*key), cifar10_input.load_data(config).test)
+        print(f"written: {write_cards(list(cards.values()))}")
+
+    return run_command(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
