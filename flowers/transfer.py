@@ -171,8 +171,9 @@ class Transfer:
             if isinstance(layer, keras.layers.BatchNormalization):
                 # The statistics of the whole batch, which the devices share.
                 layer.synchronized = layer.synchronized or strategy.num_replicas_in_sync > 1
-                # With .999, as MobileNets have it, moving statistics still are those of random weights after some hundred steps.
-                layer.momentum = min(layer.momentum, 0.99) if config.weights == "none" else layer.momentum
+                # Moving variances begin at 1. With the .99 or .999 of Keras they keep a share of that through some hundred steps, which is
+                # too much where maps are small, as those of depthwise convolutions: tests then give chance.
+                layer.momentum = min(layer.momentum, 0.9) if config.weights == "none" else layer.momentum
         with strategy.scope():
             self._to_features, head = split_model(self.transfer)
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.

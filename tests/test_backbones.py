@@ -130,4 +130,4 @@ def test_moving_statistics_of_random_weights_follow_within_some_hundred_steps(tm
     task = Transfer(config, RunFolder(tmp_path))
     task.build(0, "float32", tf.distribute.get_strategy())
     layers = [layer for layer in task.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert {layer.momentum for layer in layers} == {0.99}
+    assert {layer.momentum for layer in layers} == {0.9}
