@@ -59,7 +59,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         "weights": weights,
         "recipe": recipe,
         "seed": config.seed,
-        "chosen": "on validation images" if config.validation_fraction else "the last of the training",
+        "chosen": "chosen on validation images" if config.validation_fraction else "the last of the training",
         "calibrated": read_json(run.path / "calibration.json", {}).get("temperature") if source == calibrated else None,
         "command": config.command,
         "pflop": pflop,
