@@ -15,8 +15,8 @@ from conftest import ROOT
 import cifar10_test
 import resnet
 from cifar10_input import load_data
-from cifar10_train import train
-from hyper_parameters import from_preset
+from cifar10_main import main
+from hyper_parameters import HyperParameters, from_preset
 from resnet_study.class_names import read_class_names
 from resnet_study.data.cifar_files import CIFAR10_CLASSES
 from resnet_study.data.image_files import read_image
@@ -29,6 +29,7 @@ from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing
 from resnet_study.reports import model_cards
 from resnet_study.reports.model_cards import write_cards
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 FOLDER = registry.PRETRAINED
@@ -46,21 +47,15 @@ def test_every_file_has_a_card_with_its_checksum_and_the_page_shows_it(tmp_path)
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
 
 
-def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch):
-    given = {
-        "data_dir": str(cifar_folder),
-        "runs_dir": str(tmp_path),
-        "train_steps": 2,
-        "report_freq": 2,
-        "train_batch_size": 8,
-    }
-    config = from_preset("fast", model="resnet8", tensorboard=False, **given)
-    run = train(config)
+def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undrawn):
+    flags = [f"--data_dir={cifar_folder}", f"--runs_dir={tmp_path}", "--train_steps=2", "--report_freq=2"]
+    assert main(["--mode=train", "--model=resnet8", "--train_batch_size=8", "--tensorboard=false", *flags]) == 0
+    run = RunFolder(tmp_path / "resnet8-cifar10-fast-seed0")
     monkeypatch.setattr(registry, "PRETRAINED", tmp_path)
     card = model_cards.ship(run, "cifar10", tmp_path)
     path = registry.shipped_file("resnet8", "cifar10")
     assert path.stat().st_size < 0.7 * run.best.stat().st_size
-    test = load_data(config).test
+    test = load_data(run.read_config(HyperParameters)).test
     card |= model_cards.measure_file(path, test.take(np.arange(20)))
     assert card["images_seen"] == 16 and card["recipe"] == "fast" and "--model=resnet8" in card["command"]
     assert 0 <= card["error"] <= 100 and len(card["corrupted"]["jpeg"]) == 5
@@ -115,8 +110,6 @@ def test_a_process_that_has_built_nothing_loads_the_files_of_every_network(tmp_p
     keras.Model(pixels, keras.layers.Dense(2, "softmax")(maps)).save(tmp_path / "flowers.keras")
     code = """
 import sys
-from resnet_study.reports import model_cards
-from resnet_study.reports.model_cards import write_cards
 from resnet_study.saved_models import load_model
 for path in sys.argv[1:]:
     print(load_model(path).output_shape)
