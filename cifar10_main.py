@@ -336,9 +336,9 @@ def _read_data_flags(flags):
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)
     if "dataset" in flags or ("data_dir" in flags and stored.dataset != "folder"):
-        names = ("value_range", "resize")
+        names = ("value_range", "resize", "jpeg_size")
     else:
-        names = ("dataset", "synthetic_images", "heads", "value_range", "resize")
+        names = ("dataset", "synthetic_images", "heads", "value_range", "resize", "jpeg_size")
         names += _OF_FOLDER if stored.dataset == "folder" else ()
     return {name: getattr(stored, name) for name in names}
 

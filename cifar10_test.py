@@ -130,7 +130,7 @@ def evaluate_others(config: HyperParameters, found: LabelledFiles) -> tuple[dict
 
 def make_reader(config, path: str, model):
     """How an image file becomes an image of a shape, as in the training of a model: function of (file, shape)."""
-    return functools.partial(read_image, **config.reading(find_class_names(path, model).resize))
+    return functools.partial(read_image, **config.reading(find_class_names(path, model)))
 
 
 def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
@@ -154,7 +154,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             heads or no softmax at its end.
     """
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    fitted = RunFolder(held_out) if held_out else run
+    config, fitted = run.as_begun(config), RunFolder(held_out) if held_out else run
     recipe = fitted.read_config(HyperParameters) if held_out else config
     for name in ("model_name", "dataset", "heads"):
         here, there = getattr(config, name), getattr(recipe, name)
@@ -200,7 +200,8 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
     path = run.path / "calibrated.keras"
     with run.locked():
-        save_model(model, path, ClassNames({"": list(data.class_names)}, config.resize))
+        names = ClassNames({"": list(data.class_names)}, config.resize, jpeg_size=config.reading()["jpeg_size"])
+        save_model(model, path, names)
         write_json(run.path / "calibration.json", facts)
     return facts, path
 

@@ -67,8 +67,9 @@ class Train:
             data: `cifar10_input.ImageData`, with several heads one for each by its name; None = as the settings say.
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
-        config = self.config = config or from_preset("liang")
+        config = config or from_preset("liang")
         self.run = run or RunFolder(f"{config.runs_dir}/{config.run_name}")
+        config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)
         self.is_chief = devices.is_chief(config.strategy)
         self.strategy = devices.choose_strategy(config.strategy)

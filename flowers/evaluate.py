@@ -259,7 +259,7 @@ def _read_data_flags(flags):
         return {}
     stored = run.read_config(FlowerParameters)
     names = () if {"dataset", "data_dir"} & flags.keys() else _DATA
-    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range", "resize")}
+    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range", "resize", "jpeg_size")}
 
 
 def main(argv=None) -> int:

@@ -245,9 +245,9 @@ class FlowerParameters(SharedSettings):
                 f"--faithful squeezes images as the text did, received --resize={self.resize}; leave one out"
             )
 
-    def reading(self, resize: str = "auto") -> dict:
+    def reading(self, told=None) -> dict:
         """As `SharedSettings.reading`, with the quirk of the text."""
-        return super().reading(resize) | ({"resize": "nearest"} if self.faithful else {})
+        return super().reading(told) | ({"resize": "nearest", "jpeg_size": "full"} if self.faithful else {})
 
     @property
     def model_name(self) -> str:

@@ -200,7 +200,9 @@ class Transfer:
     @property
     def class_names(self) -> ClassNames:
         """See `resnet_study.training.tasks`."""
-        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"], self.data.several)
+        reading = self.config.reading()
+        names = {"": list(self.data.class_names)}
+        return ClassNames(names, reading["resize"], self.data.several, reading["jpeg_size"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""

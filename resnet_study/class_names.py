@@ -14,6 +14,7 @@ from resnet_study.files import is_kind
 
 THRESHOLD = 0.5  # probability from which on an image with several labels has a class
 _RESIZE = "/resize"  # no head is called so
+_JPEG_SIZE = "/jpeg_size"
 _SEVERAL = "/several"
 _RESIZES = ("auto", "crop", "pad", "stretch", "nearest")
 
@@ -25,11 +26,12 @@ class ClassNames(dict):
         resize: how images were brought to the size of the network, see `data.image_files.read_image`; "auto" = the
             file does not say, as where it was "crop".
         several: whether an image can have several labels: the probabilities are each of a class by itself then.
+        jpeg_size: how JPEG files were decoded, full or reduced, see `read_image`; "" = the settings of the run say.
     """
 
-    def __init__(self, names=(), resize: str = "auto", several: bool = False):
+    def __init__(self, names=(), resize: str = "auto", several: bool = False, jpeg_size: str = "full"):
         super().__init__(names)
-        self.resize, self.several = resize, several
+        self.resize, self.several, self.jpeg_size = resize, several, jpeg_size
 
 
 def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:
@@ -51,6 +53,7 @@ def list_label_files(class_names: dict[str, list[str]]) -> dict[str, str]:
     resize = getattr(class_names, "resize", "auto")
     facts = {_RESIZE: resize} if resize not in ("auto", "crop") else {}
     facts |= {_SEVERAL: True} if getattr(class_names, "several", False) else {}
+    facts |= {_JPEG_SIZE: "reduced"} if getattr(class_names, "jpeg_size", "full") == "reduced" else {}
     return {CLASS_NAMES: json.dumps(class_names | facts)} | lines
 
 
@@ -80,12 +83,14 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         names = json.loads(text)
         told = names if isinstance(names, dict) else {}
         resize, several = told.pop(_RESIZE, "auto"), told.pop(_SEVERAL, False)
+        jpeg_size = told.pop(_JPEG_SIZE, "full")  # as it was before the file said it
     except (ValueError, RecursionError):
         names = None
     fits = (
         names is not None
         and resize in _RESIZES
         and isinstance(several, bool)
+        and jpeg_size in ("full", "reduced")
         and is_kind(names, {head: [str] for head in classes})
         and all(len(names[head]) == size for head, size in classes.items())
     )
@@ -93,7 +98,7 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         raise UsageError(
             f"{source} must bring the names of its {' and '.join(map(str, classes.values()))} classes, received others; give another file"
         )
-    return ClassNames({head: [as_text(name) for name in names[head]] for head in classes}, resize, several)
+    return ClassNames({head: [as_text(name) for name in names[head]] for head in classes}, resize, several, jpeg_size)
 
 
 def _in_one_line(name):

@@ -118,6 +118,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
         names = run.read_class_names(head) if run else []
         found[head] = names if len(names) == classes else _numbered_names(classes)
     found.several = bool(run and read_json(run.data, {}).get("several"))
+    found.jpeg_size = "" if run else "full"
     return found
 
 
@@ -209,11 +210,10 @@ def evaluate_parts(
 
 
 def read_as_trained(config, path: str, model):
-    """The settings, with images brought to the size of the network as the file of the model says where the settings leave it open."""
-    told = find_class_names(path, model).resize
-    return (
-        dataclasses.replace(config, resize=told) if config.resize == "auto" and told in ("pad", "stretch") else config
-    )
+    """The settings, with images read as the file of the model says, brought to the size of the network so where the settings leave it open."""
+    told = find_class_names(path, model)
+    resize = told.resize if config.resize == "auto" and told.resize in ("pad", "stretch") else config.resize
+    return dataclasses.replace(config, resize=resize, jpeg_size=told.jpeg_size or config.jpeg_size)
 
 
 def _check_classes(path, model, data):

@@ -10,6 +10,8 @@ from pathlib import Path
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, Settings, setting
 
+_OF_FILES = ("folder", "oxford102")  # data sets whose images are read from files of any size
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnImageSettings(Settings):
@@ -72,6 +74,14 @@ class OwnImageSettings(Settings):
         "of it, without its aspect; auto = crop in training, and as the model was trained in tests, predictions and exports",
         choices=("auto", "crop", "pad", "stretch"),
     )
+    jpeg_size: str = setting(
+        "reduced",
+        DATA,
+        "how JPEG files that are far larger than the network are decoded in training: reduced = at 1/2, 1/4 or 1/8 of their sides, which is faster; "
+        "full = as they are, as all were before; a run that goes on, tests and predictions do as the training did",
+        choices=("full", "reduced"),
+        operational=True,
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -123,12 +133,18 @@ class OwnImageSettings(Settings):
         """The flags of a command that repeats a run: where the images and labels are, as it was given."""
         places = {"data_dir": self.data_dir, "labels": self.labels} if self.dataset == "folder" else {}
         places |= {"label_separator": self.label_separator} if self.label_separator != "auto" else {}
+        places |= {"jpeg_size": "full"} if self.dataset in _OF_FILES and self.jpeg_size == "full" else {}
         return [f"--{name}={shlex.quote(place)}" for name, place in places.items() if place]
 
-    def reading(self, resize: str = "auto") -> dict:
-        """How `read_image` is to read image files; `resize` is what the file of a model says of it."""
-        chosen = next((way for way in (self.resize, resize) if way != "auto"), "crop")
-        return {"value_range": self.pixel_range, "resize": chosen}
+    def reading(self, told=None) -> dict:
+        """How `read_image` is to read image files; `told` is what the file of a model says of it, `class_names.ClassNames`."""
+        chosen = next((way for way in (self.resize, getattr(told, "resize", "auto")) if way != "auto"), "crop")
+        own = self.jpeg_size if self.dataset in _OF_FILES else "full"
+        return {
+            "value_range": self.pixel_range,
+            "resize": chosen,
+            "jpeg_size": getattr(told, "jpeg_size", "") or own,
+        }
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:

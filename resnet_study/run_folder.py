@@ -34,7 +34,7 @@ import numpy as np
 
 from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
 from resnet_study.devices import POLICIES
-from resnet_study.errors import UsageError, as_text, shorten
+from resnet_study.errors import UsageError, as_text, say_once, shorten
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
 from resnet_study.settings import Settings
 
@@ -159,6 +159,15 @@ class RunFolder:
                 f"expected a run in {self}, found no config.json; train it first, or give its name as --version=NAME"
             )
         return settings.from_json(read_text(self.config), str(self.config))
+
+    def as_begun(self, config: Settings):
+        """The settings with JPEG files decoded as the run was begun with, where it has begun."""
+        if self._begins_anew or not self.holds_run():
+            return config
+        begun = dataclasses.replace(config, jpeg_size=self.read_config(type(config)).jpeg_size)
+        if begun.reading() != config.reading():
+            say_once(f"{self} was begun with --jpeg_size={begun.jpeg_size}, so it goes on with that")
+        return begun
 
     def note_start(self, environment: dict) -> None:
         """Adds a start of the run to `environment.json`."""

@@ -34,6 +34,7 @@ _PATHS = (
     "weights",
     "labels",
 )  # settings that are paths, of all classes of settings
+_BEFORE = {"jpeg_size": "full"}  # what runs of before there was a setting did, where that is not its default
 
 
 def setting(
@@ -131,7 +132,7 @@ class Settings:
                 raise ValueError(f"no settings but {text.strip()}")
             marks = [name for name in _COMMANDS if name in values and name not in cls.__dataclass_fields__]
             if not marks:
-                return cls(**values)
+                return cls(**_BEFORE | values)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"expected the settings of a run in {source}, received {shorten(str(error))}; start a new run"

@@ -93,7 +93,7 @@ def load_folder(config) -> ImageData:
 
     Args:
         config: `HyperParameters`; uses data_dir, labels, label_level, image_size, channels, test_fraction, folds, fold, split_seed,
-            validation_fraction, on_bad_image, value_range, resize.
+            validation_fraction, on_bad_image, value_range, resize, jpeg_size.
 
     Returns:
         ImageData, images uint8 [n, image_size, image_size, 3, or 1 where all are grey].
@@ -102,9 +102,9 @@ def load_folder(config) -> ImageData:
         UsageError: as `list_classes`; or an image cannot be read, or they do not fit into the memory.
     """
     found = list_classes(config)
-    settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image", "value_range", "resize")
+    settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image")
     settings += ("folds", "fold", "validation_fraction") if config.folds else ()
-    key = (found.place, found.fingerprint(), *(getattr(config, name) for name in settings))
+    key = (found.place, found.fingerprint(), *config.reading().values(), *(getattr(config, name) for name in settings))
     if key in _kept:
         return _kept[key]
     _kept.clear()

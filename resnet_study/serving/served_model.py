@@ -13,7 +13,7 @@ from hyper_parameters import HyperParameters
 from resnet_study.data.download import without_downloads
 from resnet_study.data.image_files import decode_image
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import find_class_names
+from resnet_study.evaluation import find_class_names, read_as_trained
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
@@ -65,7 +65,8 @@ class ServedModel:
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
         run = run_around(source) if source not in registry.SHIPPED else None
         self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
-        self._reading = (self._settings or config).reading(self.class_names.resize)
+        settings = self._settings or read_as_trained(config, source, model)
+        self._reading = settings.reading(self.class_names)
         self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
         try:
             if exported:
@@ -74,7 +75,7 @@ class ServedModel:
             if self._settings is None and source not in registry.SHIPPED and not config.data_dir:
                 raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
             with without_downloads():
-                found = find_training_images(self._settings or config, run, config.data_dir)
+                found = find_training_images(settings, run, config.data_dir)
                 self.neighbours = Neighbours(model, next(iter(self.class_names)), *found, self.name)
         except UsageError as error:
             self.neighbours_missing = str(error)

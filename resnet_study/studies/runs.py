@@ -182,7 +182,7 @@ def run_folder_of(config) -> RunFolder:
 
 
 def data_key(config):
-    return config.dataset, config.synthetic_images if config.dataset == "synthetic" else None
+    return config.dataset, config.synthetic_images if config.dataset == "synthetic" else config.reading()["jpeg_size"]
 
 
 def _as_stored(config):
@@ -204,7 +204,7 @@ def _as_stored(config):
     operational = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.metadata["operational"]
     }
-    return dataclasses.replace(stored, **operational)
+    return run.as_begun(dataclasses.replace(stored, **operational))
 
 
 def _is_finished(config) -> bool:

@@ -130,7 +130,9 @@ class Classification:
     @property
     def class_names(self) -> ClassNames:
         """{name of the head: names of its classes}; a single head is called ""."""
-        return ClassNames({"": list(self.data.class_names)}, self.config.reading()["resize"], self.data.several)
+        reading = self.config.reading()
+        names = {"": list(self.data.class_names)}
+        return ClassNames(names, reading["resize"], self.data.several, reading["jpeg_size"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
