@@ -50,6 +50,33 @@ def test_images_stand_upright_however_the_camera_was_held(tmp_path, kind):
         assert abs(difference).max() < 30, orientation
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_large_jpeg_is_decoded_smaller_where_that_is_asked_for(tmp_path, mode):
+    """However its camera was held; it differs, and by little. What is small, cut off or no JPEG is treated as ever."""
+    path, exif = tmp_path / "photo.jpg", PIL.Image.Exif()
+    exif[0x0112] = 6
+    colours = cv2.resize(
+        np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8), (300, 200), interpolation=cv2.INTER_CUBIC
+    )
+    photo = PIL.Image.fromarray(colours).convert(mode)
+    photo.save(path, exif=exif, quality=95)
+    for resize in ("crop", "pad", "stretch"):
+        full, reduced = (read_image(path, SHAPE, None, resize, size) for size in ("full", "reduced"))
+        # Of 300 x 200 pixels, 75 x 50 would be too few for 32 x 32: half of each side.
+        assert 0 < np.abs(full.astype(int) - reduced).mean() < 2, resize
+    for shape, resize in (((200, 101, 3), "crop"), (SHAPE, "nearest")):  # turned, it is 300 high and 200 wide
+        same = [read_image(path, shape, None, resize, size) for size in ("full", "reduced")]
+        np.testing.assert_array_equal(*same)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UsageError, match="is cut off"):
+        read_image(cut, SHAPE, jpeg_size="reduced")
+    if mode != "CMYK":
+        photo.save(tmp_path / "photo.png")
+        same = [read_image(tmp_path / "photo.png", SHAPE, jpeg_size=size) for size in ("full", "reduced")]
+        np.testing.assert_array_equal(*same)
+
+
 def test_colours_are_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / "red.png"), np.full((5, 5, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
     assert read_image(tmp_path / "red.png", (32, 32, 3))[0, 0].tolist() == [255, 0, 0]

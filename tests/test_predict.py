@@ -1,5 +1,6 @@
 """What `predict` writes and leaves alone, which program it names, and results of earlier versions."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -17,9 +18,10 @@ import cifar10_test
 import flowers.evaluate
 import flowers.predict
 import flowers.train
+from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
-from hyper_parameters import from_preset
-from resnet_study import prediction
+from hyper_parameters import HyperParameters, from_preset
+from resnet_study import evaluation, prediction
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -99,6 +101,47 @@ def test_a_moved_model_is_tested_on_images_resized_as_in_its_training(tmp_path):
         answers[way] = np.load(cifar10_test.evaluate(config)[1].predictions)
     np.testing.assert_array_equal(answers["auto"], answers["pad"])
     assert not np.allclose(answers["auto"], answers["crop"])
+
+
+def test_new_runs_decode_jpegs_smaller_and_what_was_before_does_not(tmp_path, capsys):
+    """A run with and one without the setting in its config.json, as earlier versions wrote it; each resumed, tested, moved."""
+    rng, images, asked = np.random.default_rng(0), tmp_path / "images", {}
+    for label in "ab":
+        (images / label).mkdir(parents=True)
+        for number in range(10):
+            colours = cv2.resize(rng.integers(0, 256, (9, 9, 3), np.uint8), (96, 96), interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(images / label / f"{number}.jpg"), colours)
+    photo = images / "a" / "0.jpg"
+    expected = {size: read_image(photo, (16, 16, 3), jpeg_size=size) for size in ("full", "reduced")}
+    assert (expected["full"] != expected["reduced"]).any()
+    for size in expected:
+        config = from_preset(
+            "smoke", dataset="folder", data_dir=str(images), image_size=16, train_steps=2, report_freq=1, runs_dir=str(tmp_path),
+            version=size, train_batch_size=4, jpeg_size=size,
+        )  # fmt: skip
+        run = train(config)
+        if size == "full":
+            stored = json.loads(run.config.read_text())
+            write_json(run.config, {name: value for name, value in stored.items() if name != "jpeg_size"})
+        # Python gives the default where the command line takes what is stored.
+        wanted = dataclasses.replace(config, jpeg_size="reduced")
+        trainer = Train(wanted, run)
+        parts = [trainer.task.training.images, trainer.task.validation.images, trainer.data.test.images]
+        assert [(np.concatenate(parts) == image).all(axis=(1, 2, 3)).any() for image in expected.values()] == [
+            size == name for name in expected
+        ]
+        trainer.train(resume=True)
+        assert ("was begun with --jpeg_size=full" in capsys.readouterr().out) == (size == "full")
+        assert run.read_config(HyperParameters).jpeg_size == size
+        moved = tmp_path / f"moved-{size}.keras"
+        shutil.move(run.best, moved)
+        given = {"test_ckpt_path": str(moved), "dataset": "folder", "data_dir": str(images), "image_size": 16}
+        fresh = from_preset("smoke", **given, runs_dir=str(tmp_path / "new"))
+        asked[size] = cifar10_test.predict(fresh, [str(photo)], 1).images[0]
+        np.testing.assert_array_equal(asked[size], expected[size])
+        assert evaluation.read_as_trained(fresh, str(moved), load_model(str(moved))).jpeg_size == size
+        packed = list_label_files(evaluation.find_class_names(str(moved), load_model(str(moved))))
+        assert ("jpeg_size" in packed["class_names.json"]) == (size == "reduced")
 
 
 def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, capsys):

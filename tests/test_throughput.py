@@ -269,6 +269,6 @@ def test_halved_weights_load_as_before_and_are_rounded_once(tmp_path, images):
 def test_reading_is_measured_in_turn(tmp_path):
     assert reading.main(["--images=2", "--rounds=2", f"--results_dir={tmp_path}"]) == 0
     rows = json.loads((tmp_path / "reading.json").read_text())
-    assert [row["metric"] for row in rows] == ["reading_rate"] * 3 + ["reading_ratio"] * 2
+    assert [row["metric"] for row in rows] == ["reading_rate"] * 4 + ["reading_ratio"] * 3
     assert all(0 < row["minimum"] <= row["value"] <= row["maximum"] and row["runs"] == 2 for row in rows)
     assert reading.main(["--images=0"]) == 2

@@ -33,7 +33,9 @@ _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean a
 _EXIF_ORIENTATION = 0x0112
 _LARGEST_FILE = 256 << 20  # bytes
 _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to RGB
-_SPARE = 1.5  # so many times the sides of what is wanted are decoded at least, or the mean would be of too few pixels
+# By what a JPEG is decoded smaller, and how many times the sides of what is wanted it must keep, or the mean would be of too few pixels.
+# Below that, other pixels come out (`benchmarks/README.md`); half is where most time is won, so it may be a little less there.
+_REDUCTIONS = ((8, 2), (4, 2), (2, 1.5))
 _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
@@ -57,8 +59,8 @@ def read_image(
         value_range: what becomes black and white where pixels do not have 8 bits; None = see `pixel_values`.
         resize: crop = the largest centred part with the aspect of `shape`; pad = all of it, in the middle, on black; stretch = all of it, without its
             aspect; nearest = the same by its nearest pixels, as Keras' `flow_from_directory` does.
-        jpeg_size: full = a JPEG is decoded as it is; reduced = at 1/2, 1/4 or 1/8 of its sides where that leaves 1.5 times those of `shape`,
-            which is faster; not with nearest.
+        jpeg_size: full = a JPEG is decoded as it is; reduced = at 1/2, 1/4 or 1/8 of its sides where that leaves 1.5 to 2 times those of
+            `shape`, which is faster; not with nearest.
 
     Returns:
         uint8 of that shape, RGB or grey.
@@ -246,8 +248,8 @@ def _choose_flags(opened, orientation: int, wanted) -> int:
     if wanted is None or opened.format != "JPEG":
         return cv2.IMREAD_UNCHANGED
     sides = opened.size if orientation in (5, 6, 7, 8) else opened.size[::-1]
-    scale = min(have / want for have, want in zip(sides, wanted, strict=False)) / _SPARE
-    factor = next((factor for factor in (8, 4, 2) if factor <= scale), None)
+    scale = min(have / want for have, want in zip(sides, wanted, strict=False))
+    factor = next((factor for factor, kept in _REDUCTIONS if scale >= factor * kept), None)
     if factor is None:
         return cv2.IMREAD_UNCHANGED
     kind = "GRAYSCALE" if opened.mode == "L" else "COLOR"
