@@ -124,7 +124,7 @@ def _trial_table(config, data, result, history) -> str:
             mine[f"{part} mean average precision"] = metrics["mean_average_precision"]
         mine[f"{part} accuracy"] = f"{metrics['accuracy']:.2f} % ({low:.1f} .. {high:.1f} %)"
         for name in ("precision", "recall", "f1"):
-            classes = metrics["per_class"]
+            classes = [row for row in metrics["per_class"] if row.get("images", 1)]
             mine[f"{part} {name}"] = sum(row[name] for row in classes) / len(classes)
     for trial in trials:
         for part, (accuracy, loss) in trial.numbers.items():
@@ -138,7 +138,7 @@ def _trial_table(config, data, result, history) -> str:
         *table_lines(["", *columns], "l" + "r" * len(columns), rows),
         "",
         f"Weights of step {result['best_step']:,}, chosen by validation loss; training numbers are running means under augmentation "
-        "and dropout. In brackets the 95 % interval. Precision, recall and F1 are means over the classes.",
+        "and dropout. In brackets the 95 % interval. Precision, recall and F1 are means over the classes that have images.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -247,7 +247,8 @@ def _describe_training(run, chosen_by, heads):
     last = history.iloc[-1]
     if chosen_by not in history:
         return {"best_step": int(last["step"]), "last_step": int(last["step"])}
-    best = history.loc[history[chosen_by].idxmin()]
+    trained = history[history["step"] > 0] if len(history) > 1 else history  # see `callbacks.KeepBest`
+    best = history.loc[trained[chosen_by].idxmin()]
     for name, facts in heads.items():
         facts["validation_error"] = float(best[f"validation_error_{name}"])
     return {

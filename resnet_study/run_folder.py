@@ -148,13 +148,19 @@ class RunFolder:
             write_atomically(self.config, config.to_json() + "\n")
             return
         stored = self.read_config(type(config))
-        longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in self._grown(stored, config)})
+        # Data that were moved are found there from now on.
+        changed = (*self._grown(stored, config), "data_dir")
+        longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in changed})
         if longer != stored:
             write_atomically(self.config, longer.to_json() + "\n")
 
     def read_config(self, settings: type[Settings]):
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
         if not self.holds_run():
+            if (self.path / "study.json").is_file():
+                raise UsageError(
+                    f"expected a run in {self}, found the summary of several; give the name of one of them as --version=NAME"
+                )
             raise UsageError(
                 f"expected a run in {self}, found no config.json; train it first, or give its name as --version=NAME"
             )
@@ -258,8 +264,9 @@ class RunFolder:
         for field in dataclasses.fields(config):
             given, kept = getattr(config, field.name), getattr(stored, field.name)
             if given != kept and not field.metadata["operational"] and field.name not in grown:
+                only = "a run can be made longer, not shorter; " if field.name == config.LENGTH else ""
                 raise UsageError(
-                    f"--resume goes on with the settings of {self}: expected --{field.name}={kept}, received {given}; leave "
+                    f"--resume goes on with the settings of {self}: expected --{field.name}={kept}, received {given}; {only}leave "
                     "the flag out or start another --version"
                 )
 

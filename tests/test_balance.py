@@ -61,7 +61,7 @@ def test_results_tell_what_accuracy_hides(capsys):
     print_result({"model": "m", "dataset": "d", "test": metrics})
     told = capsys.readouterr().out
     assert "classes of 1 to 9 images: balanced accuracy 50.00 %, macro F1 0.474" in told
-    assert "always saying cat would have an accuracy of 90.00 %, so nothing useful was learnt" in told
+    assert "always saying cat would have an accuracy of 90.00 %; nothing useful was learnt" in told
 
 
 def test_a_run_with_weights(tmp_path, capsys):
@@ -92,3 +92,10 @@ def test_balanced_sampling_draws_every_class_equally_often_and_every_image_in_ti
     np.testing.assert_array_equal(again, drawn[40:48])
     first, _ = balanced_order(0, 0, LABELS.tobytes())
     assert sorted(first[LABELS[first] == 0]) == sorted(set(first[LABELS[first] == 0]))  # none of a large class twice
+
+
+def test_a_lower_accuracy_than_of_one_answer_is_no_sign_of_nothing_learnt(capsys):
+    labels = np.repeat([0, 1, 2], [30, 2, 1])
+    answers = np.array([0] * 27 + [1, 2, 2] + [0, 1] + [2])
+    print_result({"model": "m", "dataset": "d", "test": measure(np.eye(3)[answers] * 0.8 + 0.1, labels, NAMES)})
+    assert "of 90.91 %; look at the balanced accuracy" in capsys.readouterr().out

@@ -172,7 +172,7 @@ def test_patience_ends_at_the_same_epoch_wherever_the_run_was_resumed(patience, 
             (
                 epoch
                 for epoch in range(first_epoch + patience, 12)
-                if min(losses[epoch + 1 - patience : epoch + 1]) >= min(losses[: epoch + 1 - patience])
+                if min(losses[epoch + 1 - patience : epoch + 1]) >= min(losses[1 : epoch + 1 - patience], default=9.0)
             ),
             None,
         )
@@ -193,7 +193,13 @@ def test_the_kept_model_is_that_of_the_lowest_value_also_after_a_kill(tmp_path):
         written.clear()
         keeper = KeepBest(tmp_path / "best.keras", "validation_loss", written.append)
         keeper.go_on(reports_of(losses)[:known], step)
-        assert len(written) == writes and keeper.best == min(losses[:known])
+        assert len(written) == writes and keeper.best == min(losses[1:known], default=None)
+    # What is trained replaces the untrained network, however low the loss of that is.
+    written.clear()
+    keeper = KeepBest(tmp_path / "best.keras", "validation_loss", written.append)
+    for report in reports_of([0.1, 1.0, 2.0]):
+        keeper.on_epoch_end(*report)
+    assert len(written) == 2 and keeper.best == 1.0
     newest = KeepBest(tmp_path / "best.keras", None, written.append)
     written.clear()
     newest.go_on(reports_of(losses), 40)

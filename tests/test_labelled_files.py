@@ -321,3 +321,27 @@ def test_what_is_left_aside_for_one_reason_is_told_once_and_of_many_reasons_the_
     )
     loose = make(tmp_path / "loose", "train/x/1.png", "test/x/2.png", *(f"other{number}/1.png" for number in range(9)))
     assert ", which is no part; 4 file(s) elsewhere" in found(loose)[2]
+
+
+def test_a_table_within_an_archive_or_the_folder_around_everything(tmp_path):
+    make(tmp_path / "kaggle" / "flowers", *(f"images/{number}.png" for number in range(4)))
+    table = "id,label\n0,x\n1,y\n2,x\n3,y\n"
+    (tmp_path / "kaggle" / "flowers" / "train_labels.csv").write_text(table)
+    (tmp_path / "kaggle" / "flowers" / "class_names.json").write_text('{"x": "rose", "y": "tulip"}')
+    shutil.make_archive(str(tmp_path / "whole"), "zip", tmp_path / "kaggle")
+    for place in (tmp_path / "kaggle", tmp_path / "whole.zip"):
+        data = find_labelled(str(place), "train_labels.csv")
+        assert data.classes == ("x", "y") and data.class_names == ("rose", "tulip")
+        with pytest.raises(UsageError, match=r"give the table of labels that lies there, --labels=.*train_labels\.csv"):
+            flowers_data.load_images(FlowerParameters(data_dir=str(place), model="resnet20"))
+    with pytest.raises(UsageError, match="which is neither here nor in"):
+        find_labelled(str(tmp_path / "whole.zip"), "other.csv")
+
+
+def test_folders_without_images_are_named(tmp_path):
+    make(tmp_path, "a/1.png", "b/1.png", "c/notes.txt")
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    assert "3 folder(s) without images: c, d, d/e" in found(tmp_path)[2]
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(UsageError, match=r"file\.txt', which is neither"):
+        found(tmp_path / "file.txt")

@@ -50,8 +50,8 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
         )
     if bare := [name for name in data.classes if name not in trained]:
         raise UsageError(
-            f"every class of {data.place} needs training images, received none for {', '.join(bare[:5])}; add some, or use "
-            "--mode=test or flowers.evaluate to test a model on them"
+            f"every class of {data.place} needs training images, received none for {', '.join(bare[:5])}; add some, "
+            "take out what no model can learn, or use --mode=test or flowers.evaluate to test a model on them"
         )
     return data
 

@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 
 from resnet_study.data.file_sorting import Sorting, part_of
+from resnet_study.data.file_tree import read_member
 from resnet_study.data.image_data import read_file
 from resnet_study.errors import UsageError, shorten
 
@@ -47,10 +48,10 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
     Raises:
         UsageError: there is no such table, columns are missing, a name fits several files, or a file has two rows that differ.
     """
-    place = Path(labels).expanduser()
-    if not place.is_file():
-        place = sorting.place / labels
-    if not place.is_file():
+    depths = range(len(sorting.root) + 1)
+    places = [Path(labels).expanduser(), *(sorting.place.joinpath(*sorting.root[:depth], labels) for depth in depths)]
+    place = next((place for place in places if place.is_file() or read_member(str(place), _LARGEST) is not None), None)
+    if place is None:
         raise UsageError(
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
@@ -125,7 +126,8 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
     is to be said of several labels.
     """
     try:
-        text = read_file(place, _LARGEST).decode("utf-8-sig")
+        content = read_member(str(place), _LARGEST)
+        text = (read_file(place, _LARGEST) if content is None else content).decode("utf-8-sig")
         head = text.partition("\n")[0]
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
     except (UnicodeDecodeError, csv.Error) as error:

@@ -20,7 +20,7 @@ from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.data.label_table import sort_by_table
 from resnet_study.errors import UsageError, as_text
 
-_NAMES_FILE = "cat_to_name.json"
+_NAMES_FILES = ("cat_to_name.json", "class_names.json")
 _REASONS = 5  # for leaving files aside that are told
 _LARGEST_NAMES = 16 << 20  # bytes
 
@@ -118,7 +118,11 @@ def find_labelled(
     if not data_dir or not (place.is_dir() or (place.is_file() and place.suffix.lower() == ".zip")):
         raise UsageError(
             "--data_dir must be a folder with train/<class>/ and valid/<class>/, or with one folder per class, or a .zip of that, received "
-            + (f"'{data_dir}', which does not exist or is neither" if data_dir else "none; give one")
+            + (
+                f"'{data_dir}', which {'is neither' if place.exists() else 'does not exist'}"
+                if data_dir
+                else "none; give one"
+            )
         )
     tree = list_tree(place, IMAGE_SUFFIXES)
     images, others = {}, collections.Counter()
@@ -128,13 +132,17 @@ def find_labelled(
         others.update(
             Path(name).suffix.lower() or "without ending"
             for name in names
-            if not name.lower().endswith(IMAGE_SUFFIXES) and name not in (_NAMES_FILE, Path(labels).name)
+            if not name.lower().endswith(IMAGE_SUFFIXES) and name not in (*_NAMES_FILES, Path(labels).name)
         )
     sorting = Sorting(place, images)
     if labels:
         sort_by_table(sorting, labels, label_separator)
     else:
         sort_by_folders(sorting, label_level)
+        around = {folder[:depth] for folder in images for depth in range(len(folder) + 1)}
+        if bare := ["/".join(folder) for folder in sorted(tree) if folder not in around]:
+            names = ", ".join(bare[:4]) + ", ..." * (len(bare) > 4)
+            sorting.notes.append(f"{len(bare):,} folder(s) without images: {names}")
     if others:
         kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(4))
         sorting.leave(
@@ -179,7 +187,12 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     """What was found in the place of two classes, and what to do."""
     if data.classes:
         reasons = f" ({'; '.join(data.found[1:])})" if data.found[1:] else ""
-        return f"the one class '{data.classes[0]}'{reasons}; add another, or a larger --classes"
+        table = _find_tables(data_dir)
+        return f"the one class '{data.classes[0]}'{reasons}; " + (
+            f"give the table of labels that lies there, --labels={table}"
+            if table
+            else "add another, or a larger --classes"
+        )
     if labels:
         return (
             f"no image that {labels} has a label for ({'; '.join(data.found[1:]) or 'it has no rows'}); mend the table"
@@ -187,10 +200,9 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     tree = list_tree(Path(data_dir).expanduser(), IMAGE_SUFFIXES)
     bare = [folder for folder, names in tree.items() if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)]
     if bare:
-        tables = [name for names in tree.values() for name in names if name.lower().endswith(".csv")]
         return (
-            f"images that lie in {'/'.join([data_dir, *min(bare)])} itself; put those of each class into a folder of their own, or give "
-            f"their table of labels, --labels={tables[0] if tables else 'FILE.csv'}"
+            f"images that lie in {'/'.join([data_dir, *min(bare)])} itself; put those of each class into a folder of their own, give a smaller "
+            f"--label_level if there is one, or their table of labels, --labels={_find_tables(data_dir) or 'FILE.csv'}"
         )
     if folders := sorted(folder[0] for folder in tree if len(folder) == 1):
         return f"folders without images, such as {folders[0]}; give another --data_dir"
@@ -199,10 +211,19 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     return f"nothing, for {data_dir} is empty; give another --data_dir"
 
 
+def _find_tables(data_dir):
+    """A table that lies among the images, by its place; "" = there is none."""
+    tree = list_tree(Path(data_dir).expanduser(), IMAGE_SUFFIXES)
+    tables = [
+        "/".join([*folder, name]) for folder, names in tree.items() for name in names if name.lower().endswith(".csv")
+    ]
+    return min(tables, key=lambda name: ("train" not in name, name), default="")
+
+
 def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) -> tuple[str, ...]:
-    """The names to show for classes: those of `cat_to_name.json`, else their own. Raises UsageError where it is no dictionary of names."""
+    """The names to show for classes: those of `cat_to_name.json` or `class_names.json`, else their own. Raises UsageError where it is no dictionary of names."""
     around = [place.joinpath(*root[:depth]) for depth in range(len(root), -1, -1)]
-    for file in (folder / _NAMES_FILE for folder in (*around, place.parent)):
+    for file in (folder / name for folder in (*around, place.parent) for name in _NAMES_FILES):
         try:
             content = read_member(str(file), _LARGEST_NAMES)
             if content is None and not file.is_file():

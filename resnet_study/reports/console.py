@@ -55,13 +55,23 @@ def _print_balance(metrics) -> None:
     counts = {row["class"]: row["images"] for row in metrics["per_class"] if row.get("images")}
     if "macro_f1" not in metrics or not counts:
         return
+    if bare := [row["class"] for row in metrics["per_class"] if not row.get("images")]:
+        print(
+            f"  note: {len(bare):,} class(es) have no image here: {', '.join(bare[:5])}{', ...' if len(bare) > 5 else ''}"
+        )
     most = max(counts, key=counts.get)
     if counts[most] > 1.5 * min(counts.values()):
         print(f"  classes of {min(counts.values()):,} to {counts[most]:,} images: balanced accuracy {metrics['balanced_accuracy']:.2f} %, "
               f"macro F1 {metrics['macro_f1']:.3f}")  # fmt: skip
     share = 100 * counts[most] / metrics["images"]
     if len(counts) > 1 and metrics["accuracy"] <= share:
-        print(f"  note: always saying {most} would have an accuracy of {share:.2f} %, so nothing useful was learnt")
+        chance = 100 / len(counts)  # the balanced accuracy of always the same answer
+        learnt = (
+            "look at the balanced accuracy"
+            if metrics["balanced_accuracy"] > 1.2 * chance
+            else "nothing useful was learnt"
+        )
+        print(f"  note: always saying {most} would have an accuracy of {share:.2f} %; {learnt}")
 
 
 def add_explain_flags(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +187,9 @@ def _print_counts(table) -> None:
     """Prints how many images each class was the answer for, of every head."""
     for column in (name for name in table if name.endswith("_1") and not name.endswith("probability_1")):
         several = column == "class_1" and "classes" in table
-        counts = (table["classes"].str.split("; ").explode() if several else table[column]).value_counts()
+        counts = (
+            table["classes"].replace("", "none").str.split("; ").explode() if several else table[column]
+        ).value_counts()
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.head(_FIRST_ROWS).items())
         print(
             f"{column.removesuffix('_1')}: {shown}"

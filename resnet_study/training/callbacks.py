@@ -56,7 +56,8 @@ def make_callback_list(callbacks, model, *, epochs: int, steps: int) -> keras.ca
 class KeepBest(keras.callbacks.ModelCheckpoint):
     """Keras' ModelCheckpoint for the weights that a run keeps.
 
-    Its epochs, as those of `Patience`, are all reports of the run; epoch 0 is that of the untrained network.
+    Its epochs, as those of `Patience`, are all reports of the run; epoch 0 is that of the untrained network, which any later one replaces: where
+    classes are weighed, its loss may be the lowest of all.
     """
 
     def __init__(self, path: Path, monitor: str | None, save):
@@ -79,15 +80,21 @@ class KeepBest(keras.callbacks.ModelCheckpoint):
         What the report of this very step keeps is written again: a kill may have come before.
         """
         earlier = [columns for _, columns in reports if columns["step"] < step]
-        self.best = min((columns[self.monitor] for columns in earlier), default=None) if self.save_best_only else None
+        trained = [columns[self.monitor] for columns in earlier if columns["step"]] if self.save_best_only else []
+        self.best = min(trained, default=None)
         if len(earlier) < len(reports):
             self.on_epoch_end(*reports[-1])
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch == 0:
+            self.best = None
 
 
 class Patience(keras.callbacks.EarlyStopping):
     """Keras' EarlyStopping by the lowest value of a column, whose patience counts from an epoch on.
 
-    The lowest value is that of all epochs, also of those before.
+    The lowest value is that of all epochs from the first on, also of those before.
     """
 
     def __init__(self, monitor: str, patience: int, first_epoch: int):
@@ -99,7 +106,8 @@ class Patience(keras.callbacks.EarlyStopping):
     def on_epoch_end(self, epoch, logs=None):
         if epoch <= self._first_epoch:
             self.wait = -1  # to which Keras adds one
-        super().on_epoch_end(epoch, logs)
+        if epoch:  # not of the untrained network, see `KeepBest`
+            super().on_epoch_end(epoch, logs)
 
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
         """Brings it to its state after the reports of a run that goes on; that may be to stop."""
@@ -121,6 +129,8 @@ class Plateau(keras.callbacks.Callback):
         self.go_on([])
 
     def on_epoch_end(self, epoch, logs):
+        if not epoch:
+            return
         value = logs[self._monitor]
         self._wait = 0 if value < self._best else self._wait + 1
         self._best = min(self._best, value)
