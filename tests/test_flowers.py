@@ -585,7 +585,8 @@ def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, 
     before = finished.result.read_bytes()
     results = ["--publish", f"--results_dir={tmp_path}"]
     assert flowers.evaluate.main([*flags, *results]) == 0 and finished.result.read_bytes() == before
-    (row,) = json.loads((tmp_path / "flowers.json").read_text())
+    row, balanced = json.loads((tmp_path / "flowers.json").read_text())
+    assert balanced["metric"] == "validation_balanced_accuracy"
     assert row["metric"] == "validation_accuracy" and row["published"] is None and "95 % interval" in row["note"]
     assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 6)
     page = (tmp_path / "done" / "README.md").read_text()
