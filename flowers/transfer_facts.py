@@ -1,11 +1,21 @@
 """What a transfer run says of itself: the facts of its images in `data.json`, and the lines that it prints at the start."""
 
+import contextlib
+import io
 import json
+import statistics
+from pathlib import Path
 
+import PIL.Image
+
+from flowers.backbones import APPLICATIONS
 from resnet_study.data.balance import describe_balance
+from resnet_study.data.image_files import read_content
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
 from resnet_study.training.run_log import count_parameters, note_large_batch
+
+_SMALL, _ASKED = 64, 9  # pixels; images that are looked at
 
 
 def describe_data(task, resumed: bool) -> dict:
@@ -64,9 +74,26 @@ def describe(task, machine: str) -> str:
         )
     if not config.backbone_trainable and config.weights == "none":
         lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")
+    if (
+        config.model in APPLICATIONS
+        and config.dataset == "folder"
+        and (side := _find_side(task.training.files)) <= _SMALL
+    ):
+        lines.append(
+            f"note: the images have about {side} pixels a side: --model=resnet20 begins with weights for such images, and is far faster"
+        )
     weighted = task.class_weights is not None or config.balanced_sampling
     lines += describe_balance(task.training.labels, data.class_names, weighted)
     return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
+
+
+def _find_side(files) -> int:
+    """The median of the shorter sides of some images, in pixels."""
+    sides = [_SMALL + 1]
+    for file in files[:: max(1, len(files) // _ASKED)][:_ASKED]:
+        with contextlib.suppress(Exception):  # what cannot be read is told when it is read
+            sides.append(min(PIL.Image.open(io.BytesIO(read_content(Path(file)))).size))
+    return int(statistics.median(sides))
 
 
 def _count_images(task):

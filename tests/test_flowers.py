@@ -857,6 +857,15 @@ assert len(outputs) == 2 and not np.allclose(*outputs)
 # Large folders, other data sets, the quirks of the text
 
 
+@pytest.mark.parametrize(("size", "told"), [(40, True), (90, False)])
+def test_small_images_are_told_which_network_is_for_them(tmp_path, size, told, capsys):
+    folder = draw_images(tmp_path / "all", {"a": 5, "b": 5}, size)
+    flags = ["--weights=none", "--head=pool", "--variants=1", "--image_size=32", "--epochs=1"]
+    assert flowers.train.main([f"--data_dir={folder}", f"--runs_dir={tmp_path / 'runs'}", *flags]) == 0
+    note = "note: the images have about 40 pixels a side: --model=resnet20 begins with weights for such images"
+    assert (note in capsys.readouterr().out) == told
+
+
 def test_images_found_broken_while_training_are_named_and_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(image_part, "_MOST_IN_MEMORY", 0)
     folder = draw_images(tmp_path / "all", {"a": 5, "b": 5})
