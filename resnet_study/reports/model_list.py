@@ -1,5 +1,6 @@
 """The table of all networks: `python cifar10_main.py --mode=models`."""
 
+import numpy as np
 import pandas as pd
 
 from resnet_study.networks.registry import MODELS
@@ -19,9 +20,9 @@ def tabulate_models() -> pd.DataFrame:
             "model": spec.name,
             "parameters": spec.trainable / 1e6,
             "multiply-adds": spec.multiply_adds / 1e6,
-            "published": spec.cifar10_error,
-            "cifar10": spec.shipped_errors.get("cifar10"),
-            "cifar100": spec.shipped_errors.get("cifar100"),
+            "published": spec.cifar10_error or np.nan,
+            "cifar10": spec.shipped_errors.get("cifar10", np.nan),
+            "cifar100": spec.shipped_errors.get("cifar100", np.nan),
             " ": spec.summary,
         }
         for spec in MODELS.values()
