@@ -48,6 +48,7 @@ def describe(config: FlowerParameters) -> Path:
     import PIL.Image
 
     found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
+    print("\n".join(found.found))
     members = [
         (file, part, "; ".join(label) if found.several else label)
         for part, pairs in found.parts.items()

@@ -150,6 +150,7 @@ def predict_files(
             return file, error
 
     with (
+        _telling_how_far(part, len(images.files)),
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(
             total=len(images.files), initial=len(part.rows), unit="image", disable=None if len(waiting) > size else True
@@ -179,6 +180,16 @@ def predict_files(
     if len(failures) > _LEFT_OUT_NAMED:
         print(f"left out: {len(failures) - _LEFT_OUT_NAMED:,} more images that cannot be read", file=sys.stderr)
     return _write(part, images, folder, class_names, true_names)
+
+
+@contextlib.contextmanager
+def _telling_how_far(part, count):
+    """Says, where Ctrl-C comes, how many answers are kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        told = f"stopped after {len(part.rows):,} of {count:,} images; the same command again goes on"
+        raise KeyboardInterrupt(told) from stop
 
 
 def _write(part, images, folder, class_names, true_names) -> Answers:

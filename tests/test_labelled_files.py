@@ -345,3 +345,12 @@ def test_folders_without_images_are_named(tmp_path):
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(UsageError, match=r"file\.txt', which is neither"):
         found(tmp_path / "file.txt")
+
+
+def test_a_column_of_parts_is_known_by_what_it_holds_and_tables_may_be_those_of_excel(tmp_path):
+    make(tmp_path, *(f"{number}.png" for number in range(4)))
+    table = "image,fold,label\n0,train,x\n1,train,y\n2,dev,x\n3,test,y\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "t.csv").write_text(table, encoding=encoding)
+        parts, _, said = found(tmp_path, labels="t.csv")
+        assert parts["test"] == {"y": ["3.png"]} and parts["validation"] == {"x": ["2.png"]} and "by its column" in said

@@ -82,7 +82,7 @@ def _find_parts(below, level: int) -> tuple[dict[str, str], bool]:
     return (may_be if len(others) > 1 else {}), False
 
 
-def _refuse_two_ways(whole: str, rests) -> None:
+def _refuse_two_ways(whole: str, rests: list) -> None:
     """Raises UsageError where the first folders all hold the same folders, so that either may name the classes."""
     held = collections.defaultdict(set)
     for rest in rests:
@@ -93,5 +93,5 @@ def _refuse_two_ways(whole: str, rests) -> None:
         first, then = (", ".join(sorted(names)[:3]) for names in (held, second))
         raise UsageError(
             f"{whole} has folders ({first}) that all hold the same folders ({then}), expected one level of classes; give "
-            "--label_level=1 for the first as classes, or --label_level=2 for the second"
+            f"--label_level=1 for the first as classes, --label_level=2 for the second{', or a deeper one' * any(len(rest) > 2 for rest in rests)}"
         )

@@ -30,6 +30,7 @@ _TAGS = "tags"  # which are several, as the name says, also with spaces between 
 _LABELS = ("label", "labels", "class", "class_name", "target", "category", _TAGS)
 _PARTS = ("split", "part", "subset", "set")
 _LARGEST = 1 << 30  # bytes
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how text begins that Excel calls Unicode
 SEPARATORS = {"bar": "|", "semicolon": ";", "comma": ",", "space": " "}
 
 
@@ -127,7 +128,8 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
     """
     try:
         content = read_member(str(place), _LARGEST)
-        text = (read_file(place, _LARGEST) if content is None else content).decode("utf-8-sig")
+        content = read_file(place, _LARGEST) if content is None else content
+        text = content.decode("utf-16" if content[:2] in _UTF_16 else "utf-8-sig")
         head = text.partition("\n")[0]
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -138,6 +140,10 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
     name, label, part = (
         next((columns.index(known) for known in kind if known in columns), None) for kind in (_NAMES, _LABELS, _PARTS)
     )
+    if part is None:
+        part = next(
+            (index for index in range(len(columns)) if index not in (name, label) and _holds_parts(lines, index)), None
+        )
     classes = [] if label is not None or name is None else _find_classes(lines, {name, part})
     if name is None or (label is None and not classes):
         raise UsageError(
@@ -179,6 +185,13 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
     rows = [(file, cell and split_cell(cell, mark), told) for file, cell, told in rows]
     kind = f"several for an image, with a {found} between them (--label_separator=none makes one of each cell)"
     return rows, part is not None, kind
+
+
+def _holds_parts(lines, index) -> bool:
+    """Whether each cell of a column names a part, and they name two at least, whatever the column is called."""
+    cells = [cells[index] for cells in lines[1:] if len(cells) > index and any(cell.strip() for cell in cells)]
+    parts = {part_of(cell) for cell in cells}
+    return len(parts) > 1 and None not in parts
 
 
 def split_cell(cell: str, mark: str) -> tuple[str, ...]:

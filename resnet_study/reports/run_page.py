@@ -138,6 +138,7 @@ def _write(run, tested):
         settings=_list_settings(config),
         counts=_read_counts(run),
         found=as_text(str(read_json(run.data, dict).get("found", ""))),
+        leaks=read_json(run.data, dict).get("leak_count") or 0,
         starts=_read_starts(run),
         layers=render_markdown(read_text(layers)) if layers.is_file() else None,
         sheets=_read_sheets(run),
