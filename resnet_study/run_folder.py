@@ -36,6 +36,7 @@ from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
 from resnet_study.devices import POLICIES
 from resnet_study.errors import UsageError, as_text, say_once, shorten
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
+from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.settings import Settings
 
 
@@ -166,7 +167,7 @@ class RunFolder:
             )
         return settings.from_json(read_text(self.config), str(self.config))
 
-    def as_begun(self, config: Settings):
+    def as_begun(self, config: OwnImageSettings):
         """The settings with JPEG files decoded as the run was begun with, where it has begun."""
         if self._begins_anew or not self.holds_run():
             return config
