@@ -103,6 +103,7 @@ def test_a_moved_model_is_tested_on_images_resized_as_in_its_training(tmp_path):
     assert not np.allclose(answers["auto"], answers["crop"])
 
 
+@pytest.mark.slow
 def test_new_runs_decode_jpegs_smaller_and_what_was_before_does_not(tmp_path, capsys):
     """A run with and one without the setting in its config.json, as earlier versions wrote it; each resumed, tested, moved."""
     rng, images, asked = np.random.default_rng(0), tmp_path / "images", {}
