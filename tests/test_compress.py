@@ -21,6 +21,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(compress, "measure_apart", lambda *_: [0.01, 1.28])
 
 
+@pytest.mark.slow
 def test_forms_of_a_run_are_measured_once_and_published(quick, trained_run, tmp_path, monkeypatch, capsys):
     shutil.copytree(trained_run.path, tmp_path / "done")
     flags = ["--mode=compress", "--versions=done", f"--runs_dir={tmp_path}"]

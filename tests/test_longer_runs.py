@@ -93,7 +93,10 @@ def test_patience_ends_a_run_of_a_small_network(tmp_path):
     "changes",
     [
         pytest.param({"mixup": 0.2, "cutmix": 1.0, "rand_augment": 0.3}, marks=pytest.mark.slow),
-        {"mixup": 0.2, "corrupt": 0.5, "accumulate": 2, "towers": 2, "lr_schedule": "plateau"},
+        pytest.param(
+            {"mixup": 0.2, "corrupt": 0.5, "accumulate": 2, "towers": 2, "lr_schedule": "plateau"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_with_them_goes_on_bit_by_bit(tmp_path, changes):

@@ -47,6 +47,7 @@ def test_every_file_has_a_card_with_its_checksum_and_the_page_shows_it(tmp_path)
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undrawn):
     flags = [f"--data_dir={cifar_folder}", f"--runs_dir={tmp_path}", "--train_steps=2", "--report_freq=2"]
     assert main(["--mode=train", "--model=resnet8", "--train_batch_size=8", "--tensorboard=false", *flags]) == 0
@@ -102,6 +103,7 @@ def test_features_of_the_shipped_models(build):
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), whole(image), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_process_that_has_built_nothing_loads_the_files_of_every_network(tmp_path):
     """`load_model` knows the layers of a file without the module of its network."""
     build_alexnet("original", input_shape=(64, 64, 3), classes=2, dense_units=()).save(tmp_path / "alexmodel.keras")

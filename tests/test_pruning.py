@@ -63,6 +63,7 @@ def test_widths_are_multiples_of_16_within_the_budget():
 TINY_RUN = {"train_steps": 6, "report_freq": 3, "synthetic_images": 200, "tensorboard": False}
 
 
+@pytest.mark.slow
 def test_a_pruned_run_resumes_and_is_opened(tmp_path, capsys):
     whole = from_preset("smoke", runs_dir=str(tmp_path), version="whole", **TINY_RUN)
     train(whole)
