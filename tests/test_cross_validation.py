@@ -80,6 +80,7 @@ def test_what_cannot_be_is_refused(two_classes, changes, message):
         folder_data.find_parts(folder_data.list_classes(config), config)
 
 
+@pytest.mark.slow
 def test_one_command_goes_on_and_sums_up(two_classes, tmp_path, monkeypatch, capsys, undrawn):
     runs = tmp_path / "runs"
     command = ["--mode=train", *SMALL, f"--data_dir={two_classes}", f"--runs_dir={runs}", "--folds=2", "--version=cv"]

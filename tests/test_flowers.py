@@ -857,7 +857,8 @@ assert len(outputs) == 2 and not np.allclose(*outputs)
 # Large folders, other data sets, the quirks of the text
 
 
-@pytest.mark.parametrize(("size", "told"), [(40, True), pytest.param(90, False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "told"), [(40, True), (90, False)])
 def test_small_images_are_told_which_network_is_for_them(tmp_path, size, told, capsys):
     folder = draw_images(tmp_path / "all", {"a": 5, "b": 5}, size)
     flags = ["--weights=none", "--head=pool", "--variants=1", "--image_size=32", "--epochs=1"]
