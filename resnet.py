@@ -79,7 +79,8 @@ def build_resnet(
         num_residual_blocks: n, blocks per stage, int >= 1 (3 -> ResNet-20, 18 -> ResNet-110, or 164 with bottlenecks).
         form: one of `FORMS`, see the table at the head of this file.
         weights: None = random; "cifar10", "cifar10_robust" or "cifar100" = shipped weights, where there are such (`python
-            cifar10_main.py --mode=models`), for 32x32x3, or with `include_top` False any size with three channels; or the path of a `.keras` or `.weights.h5` file of the same network.
+            cifar10_main.py --mode=models`), for 32x32x3, or with `include_top` False any size with three channels; or the path of a
+            `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 8.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
@@ -87,8 +88,8 @@ def build_resnet(
         pooling: what ends the network with `include_top` False: "avg" = global average pooling, output [batch, 64] or, with
             bottlenecks, [batch, 256]; "max" = global maximum pooling; None = the map [batch, height / 4, width / 4, 64 or 256],
             rounded up. With `include_top` it is always "avg".
-        classes: width of the output, int >= 1; None = as many as the shipped weights have, else 10. Where the weights are of another number of classes, the dense layer begins random
-            and a warning says so; all layers before it have the weights.
+        classes: width of the output, int >= 1; None = as many as the shipped weights have, else 10. Where the weights are of another
+            number of classes, the dense layer begins random and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         shortcut: "A" = subsample + zero channels, no weights (the paper's choice on CIFAR); "B" = 1x1 convolution, in v1
             with BN (+2,752 trainable parameters), in v2 without (+2,560). None = "B" with bottlenecks, which have no other,
@@ -143,7 +144,7 @@ def build_resnet(
     _check_form(num_residual_blocks, form, shortcut)
     _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout)
     input_shape = check_shape(input_shape, input_tensor, 8)
-    check_ending(classes, pooling)
+    check_ending(10 if classes is None else classes, pooling)
     if maxout and not include_top and pooling is None:
         raise ValueError(
             "maxout needs pooled features, received pooling None; use pooling 'avg' or 'max', or leave it out"

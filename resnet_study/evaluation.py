@@ -102,7 +102,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
     """Class names of each head of a model: those in its file, else those in the `data.json` of the run that it lies in.
 
     Args:
-        path: what the model was loaded from, see `find_model`;
+        path: what the model was loaded from, see `find_model`.
         model: the model, of `exporting.exported_model.open_model`.
 
     Returns:

@@ -354,3 +354,10 @@ def test_a_column_of_parts_is_known_by_what_it_holds_and_tables_may_be_those_of_
         (tmp_path / "t.csv").write_text(table, encoding=encoding)
         parts, _, said = found(tmp_path, labels="t.csv")
         assert parts["test"] == {"y": ["3.png"]} and parts["validation"] == {"x": ["2.png"]} and "by its column" in said
+
+
+def test_a_list_in_class_names_json_is_told_and_names_nothing(tmp_path, capsys):
+    make(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "class_names.json").write_text('["cat", "dog"]')
+    assert found(tmp_path)[1].class_names == ("a", "b")
+    assert "so it names no classes" in capsys.readouterr().out

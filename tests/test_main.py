@@ -150,6 +150,11 @@ def test_a_batch_that_the_memory_cannot_hold_is_refused_at_once(tmp_path, monkey
     assert not any(tmp_path.iterdir())
     fits = re.search(r"(\d+) fits", told)[1]
     assert 32 < int(fits) < 1024
+    monkeypatch.setattr("resnet_study.training.memory.free_memory", lambda: 0)
+    assert (
+        main([*flags, "32"]) == 2
+        and "0.0 are free; give a smaller --model or smaller images" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from resnet_study.data.file_tree import file_size, list_tree, read_member
 from resnet_study.data.folder_layout import sort_by_folders
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.data.label_table import sort_by_table
-from resnet_study.errors import UsageError, as_text
+from resnet_study.errors import UsageError, as_text, say_once
 
 _NAMES_FILES = ("cat_to_name.json", "class_names.json")
 _REASONS = 5  # for leaving files aside that are told
@@ -187,7 +187,7 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     """What was found in the place of two classes, and what to do."""
     if data.classes:
         reasons = f" ({'; '.join(data.found[1:])})" if data.found[1:] else ""
-        table = _find_tables(data_dir)
+        table = _find_table(data_dir)
         return f"the one class '{data.classes[0]}'{reasons}; " + (
             f"give the table of labels that lies there, --labels={table}"
             if table
@@ -202,7 +202,7 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     if bare:
         return (
             f"images that lie in {'/'.join([data_dir, *min(bare)])} itself; put those of each class into a folder of their own, give a smaller "
-            f"--label_level if there is one, or their table of labels, --labels={_find_tables(data_dir) or 'FILE.csv'}"
+            f"--label_level if there is one, or their table of labels, --labels={_find_table(data_dir) or 'FILE.csv'}"
         )
     if folders := sorted(folder[0] for folder in tree if len(folder) == 1):
         return f"folders without images, such as {folders[0]}; give another --data_dir"
@@ -211,7 +211,7 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     return f"nothing, for {data_dir} is empty; give another --data_dir"
 
 
-def _find_tables(data_dir):
+def _find_table(data_dir):
     """A table that lies among the images, by its place; "" = there is none."""
     tree = list_tree(Path(data_dir).expanduser(), IMAGE_SUFFIXES)
     tables = [
@@ -221,7 +221,9 @@ def _find_tables(data_dir):
 
 
 def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) -> tuple[str, ...]:
-    """The names to show for classes: those of `cat_to_name.json` or `class_names.json`, else their own. Raises UsageError where it is no dictionary of names."""
+    """The names to show for classes: those of `cat_to_name.json` or `class_names.json`, else their own. Raises UsageError where the first of these is no
+    dictionary of names.
+    """
     around = [place.joinpath(*root[:depth]) for depth in range(len(root), -1, -1)]
     for file in (folder / name for folder in (*around, place.parent) for name in _NAMES_FILES):
         try:
@@ -230,6 +232,9 @@ def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) ->
                 continue
             names = json.loads(file.read_bytes() if content is None else content)
             if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+                if file.name != _NAMES_FILES[0]:  # such a file may be anybody's
+                    say_once(f"note: {file} is no {{class folder: name}}, so it names no classes")
+                    continue
                 raise ValueError("it is no dictionary of names")
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(

@@ -39,8 +39,8 @@ def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tup
 
 
 def check_ending(classes, pooling, poolings=("avg", "max")) -> None:
-    """Raises ValueError unless `classes` is an int >= 1 or None, and `pooling` None or one of `poolings`."""
-    if classes is not None and (not isinstance(classes, int) or classes < 1):
+    """Raises ValueError unless `classes` is an int >= 1 and `pooling` None or one of `poolings`."""
+    if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"classes must be an int >= 1, received {classes!r}")
     if pooling is not None and pooling not in poolings:
         raise ValueError(f"pooling must be None, {' or '.join(map(repr, poolings))}, received {pooling!r}")

@@ -263,7 +263,7 @@ MODELS |= {
 @functools.cache
 def read_cards() -> list[dict]:
     """What is known of each file of `resnet_study/pretrained`, see `resnet_study.reports.model_cards`."""
-    return json.loads(Path(PRETRAINED, "cards.json").read_text())
+    return json.loads(Path(PRETRAINED, "cards.json").read_text(encoding="utf-8"))
 
 
 def find(name: str) -> ModelSpec:

@@ -76,7 +76,8 @@ def build_resnet9(
 
     Args:
         weights: None = random; "cifar10", "cifar10_robust" or "cifar100" = shipped weights, where there are such (`python
-            cifar10_main.py --mode=models`), for 32x32x3, or with `include_top` False any size with three channels; or the path of a `.keras` or `.weights.h5` file of the same network.
+            cifar10_main.py --mode=models`), for 32x32x3, or with `include_top` False any size with three channels; or the path of a
+            `.keras` or `.weights.h5` file of the same network.
         include_top: False = end before the dense layer, as `pooling` says.
         input_shape: (height, width, channels), height and width >= 16.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
@@ -84,8 +85,8 @@ def build_resnet9(
         pooling: what ends the network with `include_top` False: "max" = global maximum pooling, divided by 9, output [batch, 256];
             "avg" = global average pooling; None = the map [batch, (height - 1) // 8, (width - 1) // 8, 256]. With `include_top` it
             is always "max".
-        classes: width of the output, int >= 1; None = as many as the shipped weights have, else 10. Where the weights are of another number of classes, the dense layer begins random
-            and a warning says so; all layers before it have the weights.
+        classes: width of the output, int >= 1; None = as many as the shipped weights have, else 10. Where the weights are of another
+            number of classes, the dense layer begins random and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
         widths: channels between the two convolutions of each residual block; 0 = the block is left out. A pruned network has fewer, see
             `resnet_study.networks.pruning`.
@@ -115,7 +116,7 @@ def build_resnet9(
             f"widths must be three whole numbers, one for each block, received {','.join(map(str, widths))}"
         )
     input_shape = check_shape(input_shape, input_tensor, 16)
-    check_ending(classes, pooling)
+    check_ending(10 if classes is None else classes, pooling)
     source, start, x = begin(
         input_shape,
         input_tensor,

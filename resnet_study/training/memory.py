@@ -44,7 +44,7 @@ def check_batch(model: keras.Model, config) -> None:
     free = None if config.strategy == "multi_worker" or used_gpus(config.strategy) else free_memory()
     if free is None:
         return
-    free -= _COMPILING
+    free = max(0, free - _COMPILING)
     kept, largest = _find_maps(model)
     image = 4 * math.prod(model.input_shape[1:])
     needs = {
@@ -57,7 +57,7 @@ def check_batch(model: keras.Model, config) -> None:
             continue
         fits = max(0, int(free / (_SAFE * each)))
         fits -= fits % 8 if fits > 8 else 0
-        advice = _advise(fits, config) if name == "train_batch_size" else f"--{name}={fits} fits"
+        advice = f"--{name}={fits} fits" if fits and name != "train_batch_size" else _advise(fits, config)
         raise UsageError(
             f"--{name}={batch} needs about {each * batch / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; {advice}"
         )
