@@ -17,6 +17,7 @@ from resnet_study.evaluation import find_class_names
 from resnet_study.exporting import export
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.exporting.plain_keras import make_plain
+from resnet_study.networks.first_and_last import find_first_and_last
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import find
@@ -105,6 +106,36 @@ def test_batch_norm_within_a_nested_model_is_folded():
     folded, image = fold_batch_norm(model), np.ones((1, 8, 8, 3), np.float32)
     assert not [one for one in folded.get_layer("backbone").layers if isinstance(one, keras.layers.BatchNormalization)]
     np.testing.assert_allclose(folded(image), model(image), atol=1e-5)
+
+
+def test_first_layers_with_weights_are_those_of_all_branches_and_last_ones_those_of_all_heads():
+    operations = [
+        (False, "pixels", "a"),
+        (True, "a", "b"),  # two branches
+        (True, "a", "c"),
+        (False, "bc", "d"),
+        (True, "d", "e"),
+        (False, "e", "f"),
+        (True, "f", "g"),  # two heads
+        (False, "g", "h"),
+        (True, "f", "i"),
+    ]
+    assert find_first_and_last(operations) == [0, 1, 2, 6, 7, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_preact", "resnet9"])
+def test_int8_files_of_the_shipped_networks_are_small_and_agree_with_them(name, tmp_path):
+    if "CIFAR_DIR" not in os.environ:
+        pytest.skip("CIFAR_DIR must name the folder of cifar-10-batches-py")
+    flags = ["--mode=export", f"--model={name}", "--test_ckpt_path=cifar10", f"--data_dir={os.environ['CIFAR_DIR']}"]
+    flags += ["--format=litert,onnx", "--compare=10000", f"--runs_dir={tmp_path}"]
+    assert main(flags) == 0 and main([*flags, "--quantize=int8"]) == 0
+    files = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/exported/*/model.json")}
+    for kind in ("litert", "onnx"):
+        facts = files[f"{kind}-int8"]
+        assert facts["parity"]["same_class"] >= 0.992 and facts["error"] - facts["source_error"] <= 0.151
+        assert facts["bytes"] <= 0.29 * files[kind]["bytes"]
 
 
 @pytest.mark.parametrize("file", ["onnx/done.onnx", "litert/done.tflite"])

@@ -39,10 +39,14 @@ def test_a_rounded_network_answers_nearly_as_itself_and_trains_all_its_weights(f
 
 def test_kernels_are_rounded_to_8_bits_per_channel_and_maps_to_8_bits():
     image = keras.Input((8, 8, 3))
-    model = keras.Model(image, keras.layers.Conv2D(2, 1, use_bias=False)(image))
+    maps = image
+    for channels in (3, 2, 2):
+        maps = keras.layers.Conv2D(channels, 1, use_bias=False)(maps)
+    model = keras.Model(image, maps)
     # Steps of 1/127 of the largest weight of each channel are kept, whatever the other channel has.
     kernel = np.array([[127, 5, -64], [12700, -300, 100]], np.float32).T.reshape(1, 1, 3, 2)
-    model.layers[-1].set_weights([kernel])
+    # The first and the last convolution pass on what they get, with a factor that 8 bits do not hold.
+    model.set_weights([np.eye(3)[None, None], kernel, np.array([[[[1, 1 / 3], [0, 1]]]])])
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     pixels[0, 0, 0] = [0, 255, 0]
     np.testing.assert_allclose(imitate_int8(model)(pixels), model(pixels), rtol=1e-5)

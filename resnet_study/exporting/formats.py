@@ -7,8 +7,10 @@
     litert        <name>.tflite      none, float16, dynamic, int8
 
 float16: weights of 16 bits, arithmetic as before. dynamic: weights of 8 bits, the activations are rounded as they come. int8: weights
-and activations of 8 bits, their ranges found on calibration images. All files take pixels 0..255, normalise them within, and hold the
-names of the classes.
+and activations of 8 bits, their ranges found on calibration images. There 8 bits spoil most in the first and the last layers with weights,
+in what is before those and behind these, and in the sums of residual blocks: all these stay in float32.
+
+All files take pixels 0..255, normalise them within, and hold the names of the classes.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import numpy as np
 
 from resnet_study.class_names import CLASS_NAMES, list_label_files, pack_class_names
 from resnet_study.errors import UsageError, one_line
+from resnet_study.networks.first_and_last import find_first_and_last
 from resnet_study.saved_models import halve_weights, save_model
 
 QUANTIZATIONS = {
@@ -121,18 +124,31 @@ class Writer:
         with tempfile.TemporaryDirectory() as folder:
             self._write_saved_model(Path(folder) / "saved_model", "none")
             converter = tf.lite.TFLiteConverter.from_saved_model(str(Path(folder) / "saved_model"))
-            if quantize != "none":
+            if quantize in ("dynamic", "float16"):
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if quantize == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            if quantize == "int8":
-                images = self._calibrate().astype(self._pixels)
-                converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="(?s).*tf.lite.Interpreter is deprecated")
-                path.write_bytes(converter.convert())
+                content = converter.convert()
+                if quantize == "int8":
+                    content = self._quantize_litert(converter, content)
+                path.write_bytes(content)
         pack_class_names(path, self._class_names)
+
+    def _quantize_litert(self, converter, content):
+        """The file of 8 bits that the converter makes; `content` is that in float32, which tells the names of what stays so."""
+        import tensorflow as tf
+
+        images = self._calibrate().astype(self._pixels)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=_list_float_tensors(content))
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=converter.representative_dataset, debug_options=options
+        )
+        return _shorten_litert_names(debugger.get_nondebug_quantized_model())
 
     def _write_onnx(self, path, quantize):
         import onnx
@@ -179,8 +195,57 @@ class Writer:
                 "weight_type": quantization.QuantType.QInt8,
                 "quant_format": quantization.QuantFormat.QDQ,
             }
+            nodes = onnx.load(prepared).graph.node
+            kept = find_first_and_last((node.op_type in _ONNX_WEIGHTED, node.input, node.output) for node in nodes)
+            types["nodes_to_exclude"] = [nodes[place].name for place in kept]
             quantization.quantize_static(prepared, made, Batches(), per_channel=True, **types)
-            return onnx.load(made)
+            return _shorten_onnx_names(onnx.load(made))
+
+
+_ONNX_WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+def _list_float_tensors(content) -> list[str]:
+    """The names of what stays in float32, in the LiteRT file that is so as a whole."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph, codes = file.subgraphs[0], file.operatorCodes
+    weighted = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
+    kinds = [codes[one.opcodeIndex].builtinCode for one in graph.operators]
+    operations = [(kind in weighted, one.inputs, one.outputs) for kind, one in zip(kinds, graph.operators, strict=True)]
+    # Sums of blocks, too: rounded, they add up what was rounded in all blocks before. ONNX does not round them anyway.
+    sums = {place for place, kind in enumerate(kinds) if kind == schema.BuiltinOperator.ADD}
+    kept = sums.union(find_first_and_last(operations))
+    return [graph.tensors[tensor].name.decode() for place in kept for tensor in operations[place][2]]
+
+
+def _shorten_litert_names(content):
+    """Numbers in the place of the names within, which are a tenth of a small file in 8 bits."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.ModelT.InitFromPackedBuf(content, 0)
+    for graph in file.subgraphs:
+        for number in set(range(len(graph.tensors))) - {*graph.inputs, *graph.outputs}:
+            graph.tensors[number].name = str(number)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(file.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _shorten_onnx_names(proto):
+    """As `_shorten_litert_names`."""
+    graph = proto.graph
+    short = {item.name: item.name for item in (*graph.input, *graph.output)} | {"": ""}  # "" = an input left out
+    for node in graph.node:
+        node.name, node.doc_string = "", ""
+        for names in (node.input, node.output):
+            names[:] = [short.setdefault(name, str(len(short))) for name in names]
+    for tensor in graph.initializer:
+        tensor.name = short.setdefault(tensor.name, str(len(short)))
+    del graph.value_info[:]
+    return proto
 
 
 @contextlib.contextmanager

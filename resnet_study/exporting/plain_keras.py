@@ -47,23 +47,17 @@ def _copy(model):
 
 
 def _scales_channels(layer) -> bool:
-    """Whether a layer is no more than a factor and an offset for each channel: a convolution of single pixels, which an int8 file rounds
-    once, and channel by channel.
+    """Whether a layer is batch normalisation of maps: written as a convolution of single pixels, which an int8 file rounds once, and
+    channel by channel.
     """
-    if type(layer) is PixelNormalization:
-        return not layer.per_image and max(np.ndim(layer.mean), np.ndim(layer.scale)) < 2
     return isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4 and layer.axis in (-1, 3)
 
 
 def _scale_channels(layer) -> list[np.ndarray]:
     """Kernel and bias of that convolution."""
-    if isinstance(layer, PixelNormalization):
-        mean, factor = np.asarray(layer.mean, np.float64), 1 / np.asarray(layer.scale, np.float64)
-        offset = 0.0
-    else:
-        mean, variance = (np.asarray(weight, np.float64) for weight in (layer.moving_mean, layer.moving_variance))
-        factor = (np.asarray(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
-        offset = np.asarray(layer.beta, np.float64) if layer.center else 0.0
+    mean, variance = (np.asarray(weight, np.float64) for weight in (layer.moving_mean, layer.moving_variance))
+    factor = (np.asarray(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+    offset = np.asarray(layer.beta, np.float64) if layer.center else 0.0
     ones = np.ones(layer.output.shape[-1])
     return [(factor * ones)[None, None, :, None], (offset - mean * factor) * ones]
 

@@ -6,6 +6,7 @@ After Jacob et al. 2018 (arXiv:1712.05877), section 3.
 import keras
 from keras import ops
 
+from resnet_study.networks.first_and_last import find_first_and_last
 from resnet_study.networks.fold_batch_norm import find_pairs
 
 _SMALLEST = 1e-6  # of a range, which must not be empty
@@ -15,14 +16,23 @@ def imitate_int8(model: keras.Model) -> keras.Model:
     """A network on the weights of another one that computes as the int8 file which is exported of that.
 
     Batch normalisation is that of a test, folded into the convolution before it where `fold_batch_norm` folds it. Kernels are rounded
-    channel by channel. Maps are rounded before each layer that reads them but activations, by their range in the batch. Gradients pass
-    as if nothing were rounded.
+    channel by channel. Maps are rounded before each layer that reads them but activations, by their range in the batch. The first and the
+    last layers with weights, what is before those and what is behind these are not rounded. Gradients pass as if nothing were rounded.
 
     Args:
         model: functional network in float32 that uses each layer once; it is not changed.
     """
     convolutions = find_pairs(model)
     norms = {convolution: norm for norm, convolution in convolutions.items()}
+    given, made = keras.Operation.input.fget, keras.Operation.output.fget
+    layers = [
+        (
+            isinstance(layer, keras.layers.Conv2D | keras.layers.Dense),
+            *(map(id, keras.tree.flatten(end(layer))) for end in (given, made)),
+        )
+        for layer in model.operations
+    ]
+    in_float = {model.operations[place] for place in find_first_and_last(layers)}
     rounded = {}
 
     def read(tensor):
@@ -33,21 +43,22 @@ def imitate_int8(model: keras.Model) -> keras.Model:
     def call_layer(layer, inputs, *arguments, **options):
         if layer in convolutions:
             return inputs
-        if not isinstance(layer, keras.layers.ReLU | keras.layers.Activation):
+        rounds = layer not in in_float
+        if rounds and not isinstance(layer, keras.layers.ReLU | keras.layers.Activation):
             inputs = keras.tree.map_structure(read, inputs)
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense | keras.layers.BatchNormalization):
-            return _AsInt8(layer, norms.get(layer))(inputs)
+            return _AsInt8(layer, norms.get(layer), rounds)(inputs)
         return layer(inputs, *arguments, **options)
 
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call_layer)
 
 
 class _AsInt8(keras.layers.Layer):
-    """A layer with its kernel rounded, and the batch normalisation behind it; batch normalisation alone is that of a test."""
+    """A layer with its kernel rounded or not, and the batch normalisation behind it; batch normalisation alone is that of a test."""
 
-    def __init__(self, layer, norm):
+    def __init__(self, layer, norm, rounds):
         super().__init__()
-        self.layer, self.norm = layer, norm
+        self.layer, self.norm, self.rounds = layer, norm, rounds
 
     def call(self, inputs):
         layer, norm = self.layer, self.norm
@@ -59,8 +70,9 @@ class _AsInt8(keras.layers.Layer):
             offset = (norm.beta if norm.center else 0.0) - norm.moving_mean * factor
             offset += (layer.bias if layer.use_bias else 0.0) * (factor - 1)
         kernel = layer.kernel * factor
-        largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
-        kernel = _round(kernel, -largest, largest, narrow_range=True, axis=-1)
+        if self.rounds:
+            largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
+            kernel = _round(kernel, -largest, largest, narrow_range=True, axis=-1)
         with keras.StatelessScope(state_mapping=[(layer.kernel, kernel)]):
             return layer(inputs) + offset
 
