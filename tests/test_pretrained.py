@@ -58,7 +58,7 @@ def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undra
     assert path.stat().st_size < 0.7 * run.best.stat().st_size
     test = load_data(run.read_config(HyperParameters)).test
     card |= model_cards.measure_file(path, test.take(np.arange(20)))
-    assert card["images_seen"] == 16 and card["recipe"] == "fast" and "--model=resnet8" in card["command"]
+    assert card["images_seen"] == 16 and card["recipe"] == "fast, 2 steps" and "--model=resnet8" in card["command"]
     assert 0 <= card["error"] <= 100 and len(card["corrupted"]["jpeg"]) == 5
     write_json(tmp_path / "cards.json", [card])
     registry.read_cards.cache_clear()

@@ -88,6 +88,12 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         numbers["validation_error_of_chosen"] = result["validation_error"]
     else:
         recipe += ", all training images"
+    if config.train_steps != from_preset(config.preset, model=config.model, dataset=config.dataset).train_steps:
+        recipe += f", {config.train_steps:,} steps"
+    if config.is_use_ckpt:
+        recipe += ", from trained weights"
+    if config.teacher:
+        recipe += ", with a teacher"
     metric_published, *published = published_number(config) or (None, None, None)
     return (
         config,
