@@ -16,6 +16,7 @@ from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting import export
 from resnet_study.exporting.exported_model import open_model
+from resnet_study.exporting.formats import Writer
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.networks.first_and_last import find_first_and_last
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
@@ -121,6 +122,24 @@ def test_first_layers_with_weights_are_those_of_all_branches_and_last_ones_those
         (True, "f", "i"),
     ]
     assert find_first_and_last(operations) == [0, 1, 2, 6, 7, 8]
+
+
+def test_int8_needs_layers_between_the_first_and_the_last(tmp_path):
+    pixels = keras.Input((4, 4, 3))
+    maps = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(pixels)))
+    writer = Writer(keras.Model(pixels, maps), "small", None, "uint8", lambda: np.zeros((1, 4, 4, 3)))
+    writer._write_labels = lambda folder: []
+    with pytest.raises(UsageError, match="received a network without; give --quantize=none"):
+        writer.write("onnx", "int8", tmp_path)
+
+
+def test_statistics_of_a_normalization_are_constants_of_the_plain_network():
+    pixels = keras.Input((4, 4, 3))
+    normalization = keras.layers.Normalization(mean=[100.0, 110.0, 120.0], variance=[900.0, 1600.0, 0.0])
+    model = keras.Model(pixels, keras.layers.Conv2D(2, 3)(normalization(pixels)))
+    plain, image = make_plain(model), np.full((1, 4, 4, 3), [130.0, 70.0, 120.0], np.float32)
+    assert not [layer for layer in plain.layers if isinstance(layer, keras.layers.Normalization)]
+    np.testing.assert_allclose(plain(image), model(image), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -196,13 +196,25 @@ class Writer:
                 "quant_format": quantization.QuantFormat.QDQ,
             }
             nodes = onnx.load(prepared).graph.node
-            kept = find_first_and_last((node.op_type in _ONNX_WEIGHTED, node.input, node.output) for node in nodes)
+            kept = _find_float((node.op_type in _ONNX_WEIGHTED, node.input, node.output) for node in nodes)
             types["nodes_to_exclude"] = [nodes[place].name for place in kept]
             quantization.quantize_static(prepared, made, Batches(), per_channel=True, **types)
             return _shorten_onnx_names(onnx.load(made))
 
 
 _ONNX_WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+def _find_float(operations) -> list[int]:
+    """What `find_first_and_last` finds. Raises UsageError where that has all the weights."""
+    operations = list(operations)
+    kept = find_first_and_last(operations)
+    if not any(operation[0] for place, operation in enumerate(operations) if place not in kept):
+        raise UsageError(
+            "--quantize=int8 leaves the first and the last layers with weights in float32 and needs others between them, received a network "
+            "without; give --quantize=none"
+        )
+    return kept
 
 
 def _list_float_tensors(content) -> list[str]:
@@ -216,7 +228,7 @@ def _list_float_tensors(content) -> list[str]:
     operations = [(kind in weighted, one.inputs, one.outputs) for kind, one in zip(kinds, graph.operators, strict=True)]
     # Sums of blocks, too: rounded, they add up what was rounded in all blocks before. ONNX does not round them anyway.
     sums = {place for place, kind in enumerate(kinds) if kind == schema.BuiltinOperator.ADD}
-    kept = sums.union(find_first_and_last(operations))
+    kept = sums.union(_find_float(operations))
     return [graph.tensors[tensor].name.decode() for place in kept for tensor in operations[place][2]]
 
 

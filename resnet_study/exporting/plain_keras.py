@@ -103,6 +103,15 @@ def _normalize_pixels(layer, images):
     return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), float(np.prod(images.shape[1:])) ** -0.5)
 
 
+def _standardize(layer, inputs):
+    """A `keras.layers.Normalization` over the channels, whose mean and variance converters take for further inputs of the file."""
+    if layer.invert or layer.axis not in ((), (-1,), (len(inputs.shape) - 1,)):
+        return layer(inputs)
+    mean = np.ravel(np.asarray(layer.mean, np.float64))
+    scale = np.maximum(np.sqrt(np.ravel(np.asarray(layer.variance, np.float64))), keras.config.epsilon())
+    return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), name=layer.name)(inputs)
+
+
 def _pad_channels(layer, maps):
     missing = layer.filters - maps.shape[-1]
     return keras.ops.pad(maps, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
@@ -119,6 +128,7 @@ def _divide_by_energy(layer, maps):
 
 _COMPUTE = {
     PixelNormalization: _normalize_pixels,
+    keras.layers.Normalization: _standardize,
     CaffePreprocessing: lambda layer, images: keras.ops.flip(_normalize_pixels(layer, images), axis=-1),
     ZeroPadChannels: _pad_channels,
     LocalResponseNormalization: _divide_by_energy,
