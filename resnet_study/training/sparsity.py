@@ -1,4 +1,8 @@
-"""Unstructured pruning: the smallest weights become 0 while the network trains on (Zhu & Gupta 2017, arXiv:1710.01878)."""
+"""Unstructured pruning: the smallest weights become 0 while the network trains on.
+
+How many are 0 rises as in Zhu & Gupta 2017 (arXiv:1710.01878). Until that has ended, what is 0 moves on with all others, and which are the
+smallest is asked anew each time: iterative hard thresholding, Jin et al. 2016 (arXiv:1607.05423). A weight that was set to 0 too early comes back.
+"""
 
 import keras
 import tensorflow as tf
@@ -8,8 +12,8 @@ _ENDS = 0.75  # share of the steps after which as many are 0 as are asked for
 
 
 class MagnitudePruning:
-    """Sets weights of all convolutions but the first to 0, over the whole network the smallest, and keeps them there; parts of the
-    compiled step. What is 0 is the mask: a checkpoint needs no other.
+    """Sets weights of all convolutions but the first to 0, over the whole network the smallest, and in the end keeps them there; parts
+    of the compiled step. What is 0 is the mask: a checkpoint needs no other.
     """
 
     def __init__(self, model, averages, sparsity: float, train_steps: int):
@@ -22,9 +26,8 @@ class MagnitudePruning:
         self._every = max(1, self._end // _TIMES)
 
     def find_kept(self, count) -> list:
-        """Which weights are not 0, before the optimizer moves them; `count`: tensor, the steps so far."""
-        # Some networks begin with kernels that are partly 0.
-        return [tf.logical_or(kernel.value != 0, count < self._every) for kernel in self._kernels]
+        """Which weights the optimizer may move; `count`: tensor, the steps so far."""
+        return [tf.logical_or(kernel.value != 0, count < self._end) for kernel in self._kernels]
 
     def prune(self, kept, count) -> None:
         """Sets what is not `kept` to 0, and in some steps more; the averages, too. `count`: tensor, the steps so far, with this one."""
