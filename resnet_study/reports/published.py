@@ -94,6 +94,8 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         recipe += ", from trained weights"
     if config.teacher:
         recipe += ", with a teacher"
+    if config.sparsity:
+        recipe += f", {config.sparsity:.0%} zeros"
     metric_published, *published = published_number(config) or (None, None, None)
     return (
         config,
