@@ -109,7 +109,7 @@ def test_settings_that_are_no_settings_are_named():
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, resnet9, resnet9_hour, robust, ten_minutes, he2015"):
+    with pytest.raises(UsageError, match="fast, resnet9, resnet9_hour, robust, ten_minutes, night, he2015"):
         from_preset("best")
 
 
@@ -133,6 +133,7 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
         (None, "resnet9", "resnet9"),
         (None, "resnet98", "fast"),
         (None, "airbench", "ten_minutes"),
+        (None, "airbench96", "night"),
         ("mnist", "airbench", "mnist"),
         ("mnist", "resnet9", "mnist_resnet9"),
         ("cifar10", "alexnet", "alexnet"),

@@ -213,6 +213,16 @@ MODELS: dict[str, ModelSpec] = {
             minimum_size=16,
             source="Jordan 2024, arXiv:2404.00498",
         ),
+        ModelSpec(
+            name="airbench96",
+            builder="resnet_study.networks.airbench:build_airbench",
+            options={"widths": (128, 384, 512), "convolutions": 3, "name": "airbench96"},
+            summary="nine wide convolutions behind a whitening stem, with three shortcuts, GELU",
+            trainable=9_915_416,
+            multiply_adds=451_967_264,
+            minimum_size=16,
+            source="Jordan 2024, https://github.com/KellerJordan/cifar10-airbench",
+        ),
     )
 }
 
