@@ -18,7 +18,7 @@ from resnet_study.saved_models import load_model
 
 
 def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> HyperParameters:
-    """The settings of the run, which is named after its source.
+    """The settings of the run, which is named after its source, or by `version` where `test_ckpt_path` names that.
 
     Of the recipe of the source it takes a quarter of the steps, half of the learning rate and a warm-up of a twentieth of its own
     steps, where `given` says nothing else.
@@ -36,7 +36,10 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> Hyp
         raise UsageError(f"--mode=prune needs --macs above 0 and below 1, or --sparsity, received --macs={macs:g}")
     path, source = find_model(config)
     name = source.path.name.removeprefix("test-") + (f"-macs{macs:g}" if macs < 1 else "")
-    run = RunFolder(f"{config.runs_dir}/{name}" + (f"-zeros{config.sparsity:g}" if config.sparsity else ""))
+    name += f"-zeros{config.sparsity:g}" if config.sparsity else ""
+    if config.test_ckpt_path and config.version:
+        name = config.version
+    run = RunFolder(f"{config.runs_dir}/{name}")
     if resume and run.holds_run():
         asked = {name: value for name, value in given.items() if name not in ("version", "test_ckpt_path")}
         place = {"runs_dir": config.runs_dir, "version": run.path.name}
