@@ -298,6 +298,12 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
         and "training_rate" not in index
     )
     assert "| training_rate | 5 x" in (tmp_path / "speeds" / "README.md").read_text()
+    forms = [
+        row | {"preset": f"form {number}", "metric": "size", "value": number, "run": "large"} for number in range(21)
+    ]
+    (tmp_path / "large.json").write_text(json.dumps(forms))
+    assert "21 rows: [large](large/README.md)" in write_table(tmp_path).read_text()
+    assert "| form 20 |" in (tmp_path / "large" / "README.md").read_text()
 
 
 def test_the_index_of_results_is_short_and_its_links_lead_somewhere():

@@ -38,6 +38,7 @@ _ROW = dict.fromkeys(
 }
 
 _LOCK_SECONDS = 60
+_MOST_OF_A_STUDY = 20  # rows in the index
 
 
 def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_cifar_numbers) -> Path:
@@ -231,7 +232,7 @@ def write_table(results: Path) -> Path:
 
     The index has one row for each data set, model and preset: its test metric, or else its first. Rows that come from no run,
     such as speeds, have the page `<results>/<experiment>/README.md`; where some of them are ratios, the index has all of
-    these and nothing else of them.
+    these and nothing else of them. A study of many rows has a link in the place of its rows.
     """
     lines = [
         "# Results",
@@ -254,7 +255,10 @@ def write_table(results: Path) -> Path:
             key = (row["dataset"], _name_row(row), row["preset"], row["metric"] if _is_ratio(row) else None, page)
             if key not in shown or ("test" in row["metric"] and "test" not in shown[key]["metric"]):
                 shown[key] = row
-        cells = []
+        cells, places = [], {page for *_, page in shown}
+        if len(shown) > _MOST_OF_A_STUDY and len(places) == 1:
+            lines += ["", f"## {path.stem}", "", f"{len(shown)} rows: [{page}]({page}/README.md)"]
+            continue
         for (*_, page), row in shown.items():
             published = "" if row["published"] is None else f"{row['published']:.2f} {row['unit']}"
             cells.append([*_cells(row), published, f"[{page}]({page}/README.md)"])
