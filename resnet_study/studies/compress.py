@@ -306,7 +306,7 @@ def draw_choices(table: pd.DataFrame, columns: dict[str, str], dataset: str):
             )
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_major_formatter("{x:,.15g}")
         axes.xaxis.set_minor_formatter("")
     panels[0][0].set_ylabel("test error (%)")
     handles = [Line2D([], [], marker="s", linestyle="", color=colour, label=name) for name, colour in colours.items()]
