@@ -250,8 +250,8 @@ def test_publish_writes_rows_and_a_table(trained_run, tmp_path):
     assert len(rows) == 8
     assert "--squeeze_excitation=4" in rows[4]["command"]
     table = (tmp_path / "results" / "README.md").read_text()
-    assert "| resnet8, squeeze_excitation 4 | smoke | test_error |" in table
-    assert "| resnet8 | smoke | test_error |" in table
+    assert "| resnet8, squeeze_excitation 4 | smoke, 6 steps | test_error |" in table
+    assert "| resnet8 | smoke, 6 steps | test_error |" in table
 
 
 def test_the_table_shows_every_kind_of_row(tmp_path):

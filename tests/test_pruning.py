@@ -85,13 +85,10 @@ def test_a_pruned_run_resumes_and_is_opened(tmp_path, capsys):
     assert main(["--mode=prune", *flags, "--macs=0.01"]) == 2 and "at least" in capsys.readouterr().err
 
 
-def test_a_pruned_run_is_named_after_its_source_or_by_the_flag_that_names_no_source(tmp_path):
-    config = from_preset(
-        "smoke", runs_dir=str(tmp_path), version="mine", test_ckpt_path="cifar10", model="resnet20", sparsity=0.8
-    )
-    assert plan(config, {}, 1, resume=False).run_name == "mine"
-    config = dataclasses.replace(config, version="")
-    assert plan(config, {}, 1, resume=False).run_name == "resnet20-cifar10-synthetic-zeros0.8"
+def test_a_pruned_run_is_named_after_its_source_or_by_the_flag_that_names_no_source(trained_run, tmp_path):
+    source = {"runs_dir": str(tmp_path), "test_ckpt_path": str(trained_run.path), "sparsity": 0.8}
+    for version, name in (("mine", "mine"), ("", f"{trained_run.path.name}-synthetic-zeros0.8")):
+        assert plan(from_preset("smoke", version=version, **source), {}, 1, resume=False).run_name == name
 
 
 def test_zeros_stay_zero_in_weights_and_averages(tmp_path):

@@ -22,7 +22,7 @@ SHALLOW = ("resnet8", "resnet8_preact", "plain8", "resnet8_v2")
 
 def is_quick(name):
     spec = MODELS[name]
-    deep = re.match(r"(resnet|plain)\d\d", name)
+    deep = re.match(r"(resnet|plain)\d\d|inception", name)
     return not deep and spec.minimum_size <= 32 and spec.trainable < 5_000_000
 
 
