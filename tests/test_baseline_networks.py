@@ -243,6 +243,12 @@ def test_published_numbers_and_their_sources(dataset, model, error):
         assert number[:2] == ("test_error", error) and number[2].startswith(source)
 
 
+def test_a_training_that_goes_on_from_another_is_held_against_no_published_number():
+    given = {"validation_fraction": 0.0}
+    assert published_number(from_flags(given))
+    assert published_number(from_flags(given | {"is_use_ckpt": True, "ckpt_path": "cifar10"})) is None
+
+
 @pytest.mark.parametrize("setting", ["--num_residual_blocks=3", "--shortcut=B"])
 @pytest.mark.parametrize("model", NAMES)
 def test_settings_of_residual_networks_are_refused(tmp_path, capsys, model, setting):

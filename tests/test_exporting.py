@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, run_main
 
 from cifar10_main import main
+from resnet_study.class_names import ClassNames
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting import export
@@ -127,8 +128,8 @@ def test_first_layers_with_weights_are_those_of_all_branches_and_last_ones_those
 def test_int8_needs_layers_between_the_first_and_the_last(tmp_path):
     pixels = keras.Input((4, 4, 3))
     maps = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(pixels)))
-    writer = Writer(keras.Model(pixels, maps), "small", None, "uint8", lambda: np.zeros((1, 4, 4, 3)))
-    writer._write_labels = lambda folder: []
+    names = ClassNames({"": ["a", "b", "c"]})
+    writer = Writer(keras.Model(pixels, maps), "small", names, "uint8", lambda: np.zeros((1, 4, 4, 3)))
     with pytest.raises(UsageError, match="received a network without; give --quantize=none"):
         writer.write("onnx", "int8", tmp_path)
 

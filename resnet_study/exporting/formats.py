@@ -197,8 +197,10 @@ class Writer:
             }
             nodes = onnx.load(prepared).graph.node
             kept = _find_float((node.op_type in _ONNX_WEIGHTED, node.input, node.output) for node in nodes)
-            types["nodes_to_exclude"] = [nodes[place].name for place in kept]
-            quantization.quantize_static(prepared, made, Batches(), per_channel=True, **types)
+            in_float = [nodes[place].name for place in kept]
+            quantization.quantize_static(
+                prepared, made, Batches(), per_channel=True, nodes_to_exclude=in_float, **types
+            )
             return _shorten_onnx_names(onnx.load(made))
 
 

@@ -23,6 +23,7 @@ def find_first_and_last(operations: Iterable[tuple[bool, Iterable[Hashable], Ite
     """
     operations = [(weights, set(reads), set(writes)) for weights, reads, writes in operations]
     found = set()
+    # Forwards from the input, what an operation reads and then writes; backwards from the output, the reverse.
     for order, given, made in ((1, 1, 2), (-1, 2, 1)):
         beyond = set()  # what lies on the other side of a layer with weights
         for place in range(len(operations))[::order]:

@@ -37,8 +37,9 @@ _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexn
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
-    if is_another_network(config) or config.train_steps != from_preset(config.preset).train_steps:
-        return None  # a shortened recipe is no repetition of anybody's
+    # A shortened recipe is no repetition of anybody's, nor is a training that goes on from another one.
+    if is_another_network(config) or config.train_steps != from_preset(config.preset).train_steps or config.is_use_ckpt:
+        return None
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
             return preset.published
