@@ -12,15 +12,16 @@ import tensorflow as tf
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
-from cifar10_train import Train
+import cifar10_input
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.reports.canvas import BLUE, STYLE, VERMILION, make_panels, save_figure
 from resnet_study.reports.published import DEPTH_TABLE, published_number
 from resnet_study.reports.tables import table_lines
-from resnet_study.run_folder import RunFolder
+from resnet_study.saved_models import load_model
 from resnet_study.studies.curves import draw_mean, part_shown, styles
 from resnet_study.studies.runs import (
+    FinishedRun,
     finish_runs,
     format_spread,
     group_runs,
@@ -34,59 +35,34 @@ from resnet_study.studies.runs import (
 _NETWORK = re.compile(r"(plain|resnet)(\d+)")
 
 
-class GradientNorms(keras.callbacks.Callback):
-    """Notes the norm of the loss gradient by each kernel, at every report, on one batch that stays the same.
+def measure_gradient_norms(finished: FinishedRun) -> pd.DataFrame:
+    """The norm of the loss gradient by each kernel, before and after the training.
 
-    The batch is the first 128 training images without augmentation, with batch statistics as in training, without weight decay. What
-    the model is and how it trains stays the same to the last bit. `gradient_norms.csv` in the run folder has one row per report: the
-    step, then a column per layer, from input to output. After a kill the rows go on from the checkpoint; none is doubled.
+    Of the first 128 training images without augmentation, with batch statistics as in training, without weight decay. The trained
+    weights are those that were tested. The untrained ones are drawn anew, as the seed of the run says.
+
+    Args:
+        finished: run of a network with one head.
+
+    Returns:
+        Columns: step, then a column per layer, from input to output. Two rows: step 0 and the last one.
     """
-
-    def __init__(self, trainer: Train):
-        super().__init__()
-        self._trainer = trainer
-        self._path = trainer.run.gradient_norms
-        part = trainer.task.training.take(np.arange(min(128, len(trainer.task.training))))
-        self._images, self._labels = trainer.task.normalization(part.images), part.labels
-        self._rows = None
-
-    def on_train_begin(self, logs=None):
-        # A run that went back to an older checkpoint passes its later steps again.
-        self._read()
-        step = self._trainer.step
-        if step % self._trainer.report_freq == 0:  # else Ctrl-C came between two reports
-            self._record()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._record()
-
-    def finish(self):
-        """Adds the row of the last step, if a kill came between the last checkpoint and this callback."""
-        if self._rows is None:
-            self._read()
-        self._record()
-
-    def _read(self):
-        rows = pd.read_csv(self._path).to_dict("records") if self._path.exists() else []
-        self._rows = [row for row in rows if row["step"] <= self._trainer.step]
-
-    def _record(self):
-        if any(row["step"] == self._trainer.step for row in self._rows):
-            return
-        self._rows.append({"step": self._trainer.step, **self._measure()})
-        write_atomically(self._path, pd.DataFrame(self._rows).to_csv(index=False))
-
-    def _measure(self) -> dict[str, float]:
-        model = self._trainer.model
+    config = finished.config
+    trained = load_model(str(finished.run.path))
+    keras.utils.set_random_seed(config.seed)
+    untrained = keras.models.clone_model(trained)
+    training, _ = cifar10_input.split_data(cifar10_input.load_data(config), config)
+    part = training.take(np.arange(min(128, len(training))))
+    rows = []
+    for step, model in ((0, untrained), (config.train_steps, trained)):
         kernels = {layer.name: layer.kernel for layer in model.layers if hasattr(layer, "kernel")}
-        kept = [variable.numpy() for variable in model.non_trainable_variables]
         with tf.GradientTape() as tape:
-            logits = model(self._images, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(self._labels, logits))
+            chosen = tf.gather(model(part.images, training=True), part.labels, batch_dims=1)
+            loss = -tf.reduce_mean(tf.math.log(tf.maximum(chosen, 1e-9)))
         gradients = tape.gradient(loss, [kernel.value for kernel in kernels.values()])
-        for variable, value in zip(model.non_trainable_variables, kept, strict=True):
-            variable.assign(value)
-        return {name: float(tf.norm(gradient)) for name, gradient in zip(kernels, gradients, strict=True)}
+        norms = {name: float(tf.norm(gradient)) for name, gradient in zip(kernels, gradients, strict=True)}
+        rows.append({"step": step, **norms})
+    return pd.DataFrame(rows)
 
 
 def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
@@ -118,21 +94,19 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
         for depth in depths
         for form in ("plain", "resnet")
     ]
-    configs = plan_runs(given | {"preset": recipe}, entries, [dataset], seeds)
-    finished, failures = finish_runs(configs, make_callback=GradientNorms)
+    configs = plan_runs(given | {"preset": recipe}, entries, [dataset], seeds, held_out=False)
+    finished, failures = finish_runs(configs)
     groups = group_runs(finished)
     rows, table = [], []
     for (_, model_name, preset), runs in groups.items():
         form, depth = _NETWORK.fullmatch(model_name).groups()
-        norms = [_read_norms(each.run) for each in runs]
+        norms = [_read_norms(each) for each in runs]
         layers = [name for name in norms[0].columns if "conv" in name]
         # The preset "degradation" is the paper's recipe cut short, so that no published number stands beside its own.
-        is_he = preset.startswith("he2015")
-        known, error, source = (published_number(runs[0].config) if is_he else None) or (None,) * 3
+        known, error, source = (preset != "degradation" and published_number(runs[0].config)) or (None,) * 3
         numbers = {
             "training error, last report": [float(each.history["train_error"].iloc[-1]) for each in runs],
-            "validation error, last report": [float(each.history["validation_error"].iloc[-1]) for each in runs],
-            "test error, chosen on validation": [each.test["error"] for each in runs],
+            "test error": [each.test["error"] for each in runs],
             "gradient norm, first / last convolution, untrained": [
                 float(norm[layers[0]].iloc[0] / norm[layers[-1]].iloc[0]) for norm in norms
             ],
@@ -142,14 +116,14 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
         }
         table.append({"form": form, "depth": int(depth), "preset": preset, "seeds": len(runs), **numbers})
         for metric, values in numbers.items():
-            published = (error, source) if known == "test_error" and metric.startswith("test error") else (None, None)
+            published = (error, source) if known == "test_error" and metric == "test error" else (None, None)
             unit = "x" if metric.startswith("gradient") else "%"
             rows.append(result_row(runs, metric, values, *published, unit=unit))
     table = pd.DataFrame(table)
     means = table.map(lambda value: statistics.mean(value) if isinstance(value, list) else value)
     write_atomically(folder / "degradation.csv", means.to_csv(index=False))
     with matplotlib.rc_context(STYLE):
-        norms = {key[1]: _read_norms(runs[0].run) for key, runs in groups.items()}
+        norms = {key[1]: _read_norms(runs[0]) for key, runs in groups.items()}
         by_network = {key[1]: runs for key, runs in groups.items()}
         figures = {
             "error_against_step": draw_error_against_step(by_network, dataset),
@@ -162,31 +136,32 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
     return write_results(folder, command, rows, _degradation_report(table), drawn, groups, failures)
 
 
-def _read_norms(run: RunFolder) -> pd.DataFrame:
+def _read_norms(finished: FinishedRun) -> pd.DataFrame:
+    run = finished.run
+    if not run.gradient_norms.exists():
+        write_atomically(run.gradient_norms, measure_gradient_norms(finished).to_csv(index=False))
     try:
         norms = pd.read_csv(run.gradient_norms)
         if not len(norms) or "step" not in norms or not np.isfinite(norms.to_numpy(float)).all():
             raise ValueError("it has no finite numbers")
         return norms
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{run.gradient_norms} is damaged ({error}); delete the run folder and train it again"
-        ) from error
+        raise UsageError(f"{run.gradient_norms} is damaged ({error}); delete it, and it is measured again") from error
 
 
 def _degradation_report(table) -> str:
     lines = [
-        "Top-1 errors in %. Training: mean over the augmented batches of the last report interval. Validation: at the last step. Test: once,",
-        "with the weights chosen on validation images. Gradient: norm of the loss gradient by the first convolution over that by the last.",
+        "Top-1 errors in %. Training: mean over the augmented batches of the last report interval. Test: once, with the weights chosen on",
+        "validation images, or the last ones where none are held out. Gradient: norm by the first convolution over that by the last.",
         "",
     ]
     cells = [
         [row["depth"], row["form"], row["preset"], row["seeds"], *(format_spread(values) for values in row.iloc[4:])]
         for _, row in table.sort_values(["depth", "form"], kind="stable").iterrows()
     ]
-    header = ["depth", "model", "preset", "seeds", "training", "validation", "test"]
+    header = ["depth", "model", "preset", "seeds", "training", "test"]
     header += ["gradient, untrained", "gradient, trained"]
-    return "\n".join([*lines, *table_lines(header, "rllrrrrrr", cells)])
+    return "\n".join([*lines, *table_lines(header, "rllrrrrr", cells)])
 
 
 def draw_error_against_step(groups: dict, dataset: str):
@@ -210,7 +185,8 @@ def draw_error_against_step(groups: dict, dataset: str):
             tables = [each.history for each in groups[label]]
             colour = colours[depth]
             draw_mean(axes, tables, "step", "train_error", np.asarray, color=colour, linestyle="--", linewidth=1)
-            draw_mean(axes, tables, "step", f"{shown}_error", np.asarray, color=colour, linewidth=1.7, label=label)
+            if all(f"{shown}_error" in table for table in tables):  # not where no images were held out, nor looked at
+                draw_mean(axes, tables, "step", f"{shown}_error", np.asarray, color=colour, linewidth=1.7, label=label)
         axes.set(title={"plain": "plain", "resnet": "residual"}[form], xlabel="step", xlim=(0, None))
         handles, labels = axes.get_legend_handles_labels()
         handles += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
@@ -229,7 +205,7 @@ def draw_error_against_depth(table, dataset: str):
         dataset: for the title.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 3.8), sharey=True)
-    columns = ("training error, last report", "test error, chosen on validation")
+    columns = ("training error, last report", "test error")
     for axes, column in zip(panels, columns, strict=True):
         for form, label, style in (
             ("plain", "plain", {"color": VERMILION, "linestyle": "--"}),
@@ -250,21 +226,21 @@ def draw_error_against_depth(table, dataset: str):
 
 
 def draw_gradient_norms(norms: dict, dataset: str):
-    """Gradient norm of each convolution, from input to output: plain above, residual below, at three times of the training.
+    """Gradient norm of each convolution, from input to output: plain above, residual below, before and after the training.
 
     Args:
         norms: model -> table of `gradient_norms.csv`.
         dataset: for the title.
     """
     depths = _depths(norms)
-    figure, panels = make_panels(2, 3, figsize=(9.6, 6), sharey=True, sharex=True)
+    figure, panels = make_panels(2, 2, figsize=(9.6, 6), sharey=True, sharex=True)
     for row, (form, word) in zip(panels, (("plain", "plain"), ("resnet", "residual")), strict=True):
         for depth, style in styles(depths).items():
             if f"{form}{depth}" not in norms:  # its runs failed
                 continue
             table = norms[f"{form}{depth}"]
             layers = [name for name in table.columns if "conv" in name]
-            for axes, index in zip(row, (0, (len(table) - 1) // 2, len(table) - 1), strict=True):
+            for axes, index in zip(row, (0, len(table) - 1), strict=True):
                 values = np.maximum(table[layers].iloc[index].to_numpy(float), 1e-12)
                 axes.semilogy(range(1, 1 + len(layers)), values, label=f"{form}{depth}", linewidth=1.3, **style)
                 axes.set_title(f"{word}, step {int(table['step'].iloc[index]):,}")

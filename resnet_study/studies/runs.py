@@ -69,7 +69,7 @@ class FinishedRun:
 # Which runs, and how they get finished
 
 
-def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
+def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> list[HyperParameters]:
     """The settings of every run of a study, data set by data set.
 
     Their reports look at the test images too (`watch_test`), for the curves that the papers show.
@@ -80,6 +80,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
         models: registry names, each perhaps with a preset and seeds of its own: "resnet20_preact:liang", "lenet5@0-2".
         datasets: names of data sets.
         seeds: ints.
+        held_out: whether every run must hold validation images out.
 
     Raises:
         UsageError: an unknown name, a value out of its range, an option that a model does not have, several heads, or an empty
@@ -103,7 +104,7 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
         raise UsageError("a study needs at least one model, one data set and one seed, received none")
     for config in configs:
         registry.find(config.model_name).check_options(config.network_options)
-        if not config.validation_fraction:
+        if held_out and not config.validation_fraction:
             raise UsageError(
                 "a study chooses weights on validation images, received --validation_fraction=0; give such as 0.1"
             )
@@ -114,14 +115,11 @@ def plan_runs(given: dict, models, datasets, seeds) -> list[HyperParameters]:
     return list(dict.fromkeys(configs))
 
 
-def finish_runs(
-    configs: list[HyperParameters], make_callback: Callable | None = None
-) -> tuple[list[FinishedRun], list[str]]:
+def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list[str]]:
     """Trains, tests and draws what is not finished, in order; each run once.
 
     Args:
         configs: see `plan_runs`; several may mean one run.
-        make_callback: makes a Keras callback with a method `finish()` from a `Train`; its file is `gradient_norms.csv`.
 
     Returns:
         (the finished runs, what is to be said of the others).
@@ -133,13 +131,6 @@ def finish_runs(
     """
     # Counted twice, a run would look like two seeds. Names of models may differ: the depth may be told by the number of blocks.
     configs = [_as_stored(config) for config in {config.run_name: config for config in configs}.values()]
-    if make_callback:
-        for config in configs:
-            run = run_folder_of(config)
-            if run.holds_run() and not run.gradient_norms.is_file() and run.error_csv.is_file():
-                raise UsageError(
-                    f"expected {run.gradient_norms}, but the run was trained without; give another --runs_dir"
-                )
     data = {data_key(config): cifar10_input.load_data(config) for config in configs}
     if any(found.several for found in data.values()):
         raise UsageError(
@@ -160,7 +151,7 @@ def finish_runs(
             flush=True,
         )
         try:
-            _finish(config, data[data_key(config)], make_callback)
+            _finish(config, data[data_key(config)])
         except Interrupted as stop:
             reason = str(stop).split(";")[0]
             raise Interrupted(
@@ -215,13 +206,9 @@ def _is_finished(config) -> bool:
     return read_result(run, "test")["last_step"] == config.train_steps
 
 
-def _finish(config, data, make_callback):
+def _finish(config, data):
     run = run_folder_of(config)
-    trainer = Train(config, run, data)
-    callback = make_callback(trainer) if make_callback else None
-    trainer.train(resume=True, callbacks=[callback] if callback else [])
-    if callback:
-        callback.finish()
+    Train(config, run, data).train(resume=True)
     cifar10_test.evaluate(config)
     draw(run, config.data_dir)
 
