@@ -360,7 +360,7 @@ def _train(config, actions):
 def _prune(config, actions):
     from resnet_study.studies.prune import describe_size, plan
 
-    config = plan(config, actions["given"], actions["macs"], actions["resume"])
+    config = plan(config, actions["given"], actions["macs"], actions["resume"], actions["overwrite"])
     _train(config, actions)
     print(describe_size(RunFolder(f"{config.runs_dir}/{config.run_name}"), config.sparsity))
 

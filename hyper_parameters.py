@@ -245,7 +245,8 @@ class HyperParameters(SharedSettings):
     test_ckpt_path: str = setting(
         "",
         LOADING,
-        "what to test or predict with: .keras file, checkpoint, run folder, or 'cifar10' (cifar10_robust, cifar100) = shipped weights of --model; "
+        "what to test or predict with: .keras file, checkpoint, run folder, .onnx, .tflite or SavedModel, or 'cifar10' (cifar10_robust, cifar100) "
+        "= shipped weights of --model; "
         "'' = best.keras of --version",
         operational=True,
     )

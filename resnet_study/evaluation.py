@@ -117,6 +117,8 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
     for head, classes in find_heads(model).items():
         names = run.read_class_names(head) if run else []
         found[head] = names if len(names) == classes else _numbered_names(classes)
+    if isinstance(model, ExportedModel):
+        print(f"note: {path} tells no names of its classes, so they are numbered")
     found.several = bool(run and read_json(run.data, {}).get("several"))
     found.jpeg_size = "" if run else "full"
     return found

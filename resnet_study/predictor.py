@@ -84,7 +84,7 @@ class Predictor:
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"batch_size must be an int >= 1, received {batch_size!r}")
-        images = _check_images(images, self.model.input_shape[1:])
+        images = _check_images(images, self.model)
         answers = {
             name: np.empty((len(images), classes), np.float32) for name, classes in find_heads(self.model).items()
         }
@@ -102,8 +102,8 @@ class Predictor:
         return answers.get("", answers)
 
 
-def _check_images(images, shape) -> np.ndarray:
-    """The images as uint8 or float32 [num_images, *shape]; raises UsageError for anything else."""
+def _check_images(images, model) -> np.ndarray:
+    """The images as uint8 or float32, of the shape that the model takes; raises UsageError for anything else."""
     try:
         images = np.asarray(images)
     except ValueError as error:
@@ -113,9 +113,10 @@ def _check_images(images, shape) -> np.ndarray:
     largest = np.finfo(np.float32).max
     if not (images.min(initial=0) >= -largest and images.max(initial=0) <= largest):  # so for NaN, too
         raise UsageError("images must hold finite float32 numbers, received NaN or infinity; mend or leave them out")
-    if images.shape[1:] != shape:
+    if images.shape[1:] != (shape := tuple(model.input_shape[1:])):
         raise UsageError(
-            f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}"
+            f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}; give such, or a model other "
+            f"than {model.name}"
         )
     if images.dtype.kind == "f" and len(images) and 0 < images.max() <= 1:
         warnings.warn(

@@ -97,7 +97,10 @@ def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
     if place.suffix == ".npz":
         return _load_checkpoint(place)
     if place.suffix != ".keras":
-        raise UsageError(f"expected a .keras file or a checkpoint .npz, received '{place}'; give another file")
+        raise UsageError(
+            f"expected a .keras file or a checkpoint .npz, received '{place}'; give another file, or a run folder (.onnx and .tflite are for "
+            "--mode=test and predict)"
+        )
     try:
         model = read_model(place)
         inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]

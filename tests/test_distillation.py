@@ -69,6 +69,8 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
         train(tiny(tmp_path, dataset="digits", train_batch_size=8, teacher="resnet9"), overwrite=True)
     with pytest.raises(UsageError, match="needs the pixels back"):
         train(tiny(tmp_path, teacher=str(teacher_file), normalization="image_standard"), overwrite=True)
+    with pytest.raises(UsageError, match=r"^--teacher: expected .*nonsense.* or the name of a network"):
+        train(tiny(tmp_path, teacher="nonsense"), overwrite=True)
     with pytest.raises(UsageError, match="networks with one head"):
         from_preset("smoke", dataset="cifar10", heads="class,kind", teacher="resnet9")
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -74,6 +76,22 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, c
     assert "nothing was written" in capsys.readouterr().err
     assert (exported / "onnx" / "done.onnx").read_bytes() == before
     assert sorted(path.name for path in exported.iterdir()) == ["litert", "onnx"]
+
+
+def test_an_interrupt_between_two_renames_keeps_the_older_file(tmp_path, monkeypatch):
+    place, rename = tmp_path / "onnx", Path.rename
+    place.mkdir()
+    (place / "older").touch()
+
+    def interrupt(path, target):
+        if (path / "newer").exists():
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt), export._folder_aside(place) as aside:
+        (aside / "newer").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["onnx", "onnx/older"]
 
 
 @pytest.mark.parametrize(("kind", "quantize"), [("onnx", "dynamic"), ("keras", "int8"), ("tar", "none")])
@@ -165,6 +183,15 @@ def test_damaged_files_give_one_line(exported, tmp_path, file):
         path.write_bytes(content)
         with pytest.raises(UsageError, match="damaged, too large or no classifier"):
             open_model(str(path))
+
+
+def test_a_file_that_lost_its_class_names_says_so(exported, tmp_path, capsys):
+    with zipfile.ZipFile(exported / "litert" / "done.tflite") as packed:
+        network = min(item.header_offset for item in packed.infolist())
+    (tmp_path / "cut.tflite").write_bytes((exported / "litert" / "done.tflite").read_bytes()[:network])
+    model = open_model(str(tmp_path / "cut.tflite"))
+    assert find_class_names(str(tmp_path / "cut.tflite"), model)[""][1] == "class 1"
+    assert "cut.tflite tells no names of its classes, so they are numbered" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -89,6 +89,14 @@ def test_a_pruned_run_is_named_after_its_source_or_by_the_flag_that_names_no_sou
     source = {"runs_dir": str(tmp_path), "test_ckpt_path": str(trained_run.path), "sparsity": 0.8}
     for version, name in (("mine", "mine"), ("", f"{trained_run.path.name}-synthetic-zeros0.8")):
         assert plan(from_preset("smoke", version=version, **source), {}, 1, resume=False).run_name == name
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(from_preset("smoke").to_json())
+    with pytest.raises(UsageError, match="mine already holds a run"):
+        plan(from_preset("smoke", version="mine", **source), {}, 1, resume=False)
+    with pytest.raises(UsageError, match="received neither"):
+        plan(from_preset("smoke"), {}, 1, resume=False)
+    with pytest.raises(UsageError, match="chooses the widths itself"):
+        plan(from_preset("smoke", **source), {"widths": "16,16"}, 0.5, resume=False)
 
 
 def test_zeros_stay_zero_in_weights_and_averages(tmp_path):

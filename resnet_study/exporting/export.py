@@ -2,10 +2,10 @@
 
 The folder of each file holds the file, `labels.txt` and `model.json`:
 
-    source, source_sha256   the file it was made of, or "cifar10" for the shipped weights
+    source, source_sha256   the file it was made of, or "cifar10" for the shipped weights; model: name of the network
     format, quantization    see `formats`
     file, bytes, sha256     the file and its size; of a SavedModel the folder, and the sha256 of each file in it
-    input, outputs          type and shape of the pixels; {name of the output: number of classes}
+    input, outputs          type, shape and channels (RGB or grey) of the pixels 0..255; {name of the output: number of classes}
     class_names             {name of the head: names}; a single head is called ""
     calibration             of int8: the images that the ranges of the activations were found on
     parity                  images: on how many it was compared with its source, and which; same_class: on what share of them both
@@ -110,7 +110,9 @@ def export(
         with _folder_aside(place) as aside:
             file = writer.write(kind, quantize, aside)
             facts = describe_source(path, model) | {"format": kind, "quantization": quantize} | _describe_file(file)
-            facts["input"] = {"pixels": "any" if kind == "keras" else pixels, "shape": list(model.input_shape)}
+            channels = "grey" if model.input_shape[-1] == 1 else "RGB"
+            shape = list(model.input_shape)
+            facts["input"] = {"pixels": "any" if kind == "keras" else pixels, "shape": shape, "channels": channels}
             facts["outputs"] = {head or "probabilities": size for head, size in find_heads(model).items()}
             facts["class_names"] = class_names
             if quantize == "int8":
@@ -142,12 +144,12 @@ def _by_head(answers):
 
 
 def describe_source(path: str, model: keras.Model) -> dict:
-    """What a network was loaded from: source, and source_sha256 of the file, see the head."""
+    """What a network was loaded from: source, source_sha256 of the file and model, see the head."""
     place = Path(path).expanduser()
     place = RunFolder(place).best if place.is_dir() else place
     if path in registry.SHIPPED:
         place = registry.shipped_file(model.name, path)
-    return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None}
+    return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None, "model": model.name}
 
 
 def _describe_file(path):
@@ -193,7 +195,7 @@ def _compare(named, path, quantize, real, expected, received, several):
         head = next(iter(expected))
         for name, answers in (("error", received), ("source_error", expected)):
             truth = real.labels[head].reshape(len(real.images), -1)
-            facts[name] = 100 * float(np.mean((decide(answers[head]) != truth).any(1)))
+            facts[name] = round(100 * float(np.mean((decide(answers[head]) != truth).any(1))), 6)
     return facts
 
 
@@ -208,9 +210,9 @@ def _folder_aside(place: Path):
             place.rename(old)
         aside.rename(place)
     except OSError as error:
-        if old.exists() and not place.exists():
-            old.rename(place)
         raise UsageError(f"could not write {place} ({error.strerror or error}); {advise(error)}") from error
     finally:
+        if old.exists() and not place.exists():  # also where it was interrupted
+            old.rename(place)
         for folder in (aside, old):
             shutil.rmtree(folder, ignore_errors=True)

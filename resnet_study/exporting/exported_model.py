@@ -95,8 +95,8 @@ class ExportedModel:
         height, width, channels = facts["input_shape"].tolist()
         if channels not in (1, 3) or max(height, width) > _LARGEST_SIDE:
             raise UsageError(
-                f"{self._place} must take grey or RGB images of up to {_LARGEST_SIDE} x {_LARGEST_SIDE} pixels, received "
-                f"{(height, width, channels)}; give another file"
+                f"{self._place} must take images of (height, width, channels) with 1 or 3 channels and up to {_LARGEST_SIDE} x {_LARGEST_SIDE} "
+                f"pixels, received {(height, width, channels)}; give a file whose channels come last"
             )
         self.runtime, self.input_shape = str(facts["runtime"]), (None, height, width, channels)
         self.pixels = str(facts["pixels"])

@@ -42,7 +42,7 @@ def check_quantization(kind: str, quantize: str) -> None:
     """Raises UsageError for an unknown format, or a quantization that it does not have."""
     if kind not in QUANTIZATIONS:
         raise UsageError(
-            f"--format must be one or more of {', '.join(QUANTIZATIONS)}, received '{kind}'; give another one"
+            f"--format must be one or more of {', '.join(QUANTIZATIONS)}, received '{kind}'; give another one (litert makes .tflite)"
         )
     if quantize not in QUANTIZATIONS[kind]:
         raise UsageError(

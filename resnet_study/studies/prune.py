@@ -17,7 +17,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 
-def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> HyperParameters:
+def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwrite: bool = False) -> HyperParameters:
     """The settings of the run, which is named after its source, or by `version` where `test_ckpt_path` names that.
 
     Of the recipe of the source it takes a quarter of the steps, half of the learning rate and a warm-up of a twentieth of its own
@@ -28,12 +28,20 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> Hyp
         given: flags that were given.
         macs: share of the multiply-adds that stay; 1 = all.
         resume: whether the run may have begun, and what was chosen then counts.
+        overwrite: whether a run of that name is to begin anew.
 
     Raises:
-        UsageError: nothing is to be pruned, or the network cannot be made so small.
+        UsageError: nothing is to be pruned, the network cannot be made so small, or a run of that name exists.
     """
     if not 0 < macs <= 1 or (macs == 1 and not config.sparsity):
-        raise UsageError(f"--mode=prune needs --macs above 0 and below 1, or --sparsity, received --macs={macs:g}")
+        received = "neither" if macs == 1 else f"--macs={macs:g}"
+        raise UsageError(
+            f"--mode=prune needs --macs above 0 and below 1, or --sparsity, received {received}; give such as --macs=0.6"
+        )
+    if macs < 1 and "widths" in given:
+        raise UsageError(
+            f"--macs chooses the widths itself, received --widths={given['widths']}; leave one of them out"
+        )
     path, source = find_model(config)
     name = source.path.name.removeprefix("test-") + (f"-macs{macs:g}" if macs < 1 else "")
     name += f"-zeros{config.sparsity:g}" if config.sparsity else ""
@@ -43,8 +51,10 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> Hyp
     if resume and run.holds_run():
         asked = {name: value for name, value in given.items() if name not in ("version", "test_ckpt_path")}
         place = {"runs_dir": config.runs_dir, "version": run.path.name}
+        print(f"going on with {run}, what was pruned then stays; --macs is not looked at")
         return dataclasses.replace(run.read_config(HyperParameters), **asked | place)
     # Before anything is computed, as the training would have it.
+    run.check(config, resume=resume, overwrite=overwrite)
     devices.choose_towers(config.towers, devices.choose_strategy(config.strategy), config.train_batch_size)
     model = load_model(path, config.model_name)
     steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
@@ -63,6 +73,10 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool) -> Hyp
         smaller = registry.find(config.model_name).build(input_shape=model.input_shape[1:], widths=widths)
         print(
             f"{multiply_adds(model):,} -> {multiply_adds(smaller):,} multiply-adds, channels within the blocks: {recipe['widths']}"
+        )
+    if path in registry.SHIPPED and config.validation_fraction:
+        print(
+            "note: shipped weights may have been trained on the validation images; then errors on these are too small"
         )
     start = {"is_use_ckpt": True, "ckpt_path": path, "test_ckpt_path": "", "version": run.path.name}
     return dataclasses.replace(config, **recipe | given | start)

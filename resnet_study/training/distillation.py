@@ -38,7 +38,10 @@ class Teacher:
             )
         self._mean, self._scale = normalization.mean, normalization.scale
         weights = "cifar100" if len(class_names) == 100 else "cifar10"  # where the source is a network's name
-        self.model = load_model(weights, source) if source in registry.MODELS else load_model(source)
+        try:
+            self.model = load_model(weights, source) if source in registry.MODELS else load_model(source)
+        except UsageError as error:
+            raise UsageError(f"--teacher: {error}, or the name of a network such as resnet9") from error
         expected = (None, *input_shape), (None, len(class_names))
         if (received := (self.model.input_shape, self.model.output_shape)) != expected:
             raise UsageError(
