@@ -11,7 +11,6 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
@@ -294,10 +293,7 @@ class HyperParameters(SharedSettings):
         own = from_preset(self.preset)
         # What follows from network and data set needs no flag of its own.
         implied = from_preset(self.preset, model=self.model, dataset=self.dataset)
-        teacher = f"runs/{Path(self.teacher).name}" if "/" in self.teacher else self.teacher
-        changes = dataclasses.replace(self, teacher=teacher).flags_beside(
-            dataclasses.replace(implied, model=own.model, dataset=own.dataset)
-        )
+        changes = self.as_published().flags_beside(dataclasses.replace(implied, model=own.model, dataset=own.dataset))
         return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *self.folder_flags, *self.name_flags])
 
 

@@ -4,7 +4,6 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 """
 
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from flowers.backbones import TEXT_HEADS, find
@@ -278,6 +277,5 @@ class FlowerParameters(SharedSettings):
     @property
     def command(self) -> str:
         """The command that repeats the run, with given weights as if in `runs/`."""
-        is_path = self.weights not in ("auto", "imagenet", "cifar10", "none")
-        named = dataclasses.replace(self, weights=f"runs/{Path(self.weights).name}") if is_path else self
-        return " ".join([self.PROGRAM, *self.folder_flags, *named.flags_beside(type(self)()), *self.name_flags])
+        changes = self.as_published().flags_beside(type(self)())
+        return " ".join([self.PROGRAM, *self.folder_flags, *changes, *self.name_flags])

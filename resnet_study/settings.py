@@ -34,6 +34,7 @@ _PATHS = (
     "weights",
     "labels",
 )  # settings that are paths, of all classes of settings
+_SOURCES = ("ckpt_path", "teacher", "weights")  # of these, what a run begins with or learns from
 _BEFORE = {"jpeg_size": "full"}  # what runs of before there was a setting did, where that is not its default
 
 
@@ -108,6 +109,11 @@ class Settings:
             for field in dataclasses.fields(self)
             if not field.metadata["operational"] and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    def as_published(self):
+        """The same settings for others to repeat: runs and files of runs that it begins with as if they were in `runs/`."""
+        names = [name for name in _SOURCES if hasattr(self, name)]
+        return dataclasses.replace(self, **{name: _in_runs(getattr(self, name)) for name in names})
 
     def resume_command(self, folder: Path) -> str:
         """The command that goes on with the run in `folder`."""
@@ -331,3 +337,12 @@ def parse_seeds(text):
 
 
 parse_seeds.__name__ = "comma-separated int"  # how argparse calls it in its messages
+
+
+def _in_runs(path: str) -> str:
+    """ "/some/where/mine/best.keras" -> "runs/mine/best.keras"; relative paths and names such as "cifar10" stay."""
+    parts = Path(path).expanduser().parts
+    if not Path(path).expanduser().is_absolute():
+        return path
+    is_file = path.endswith((".keras", ".npz", ".h5"))
+    return "/".join(["runs", *parts[-1 - is_file - (parts[-2] == "checkpoints") :]])

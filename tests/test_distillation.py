@@ -10,6 +10,7 @@ import tensorflow as tf
 from conftest import assert_resumes_exactly, last_arrays
 
 from cifar10_train import train
+from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
 from resnet_study.networks.layers import PixelNormalization
@@ -75,8 +76,12 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
         from_preset("smoke", dataset="cifar10", heads="class,kind", teacher="resnet9")
 
 
-def test_a_command_names_the_teacher_and_not_its_place():
-    assert "--teacher=runs/best" in from_preset("smoke", teacher="/some/where/best").command
+def test_a_command_names_the_sources_of_a_run_and_not_their_places():
+    assert "--teacher=runs/macs0.5" in from_preset("smoke", teacher="/some/where/macs0.5").command
+    for path in ("best.keras", "checkpoints/step-00000010.npz"):
+        config = from_preset("smoke", is_use_ckpt=True, ckpt_path=f"/some/where/mine/{path}")
+        assert f"--ckpt_path=runs/mine/{path}" in config.command
+    assert "--weights=runs/a/b.h5" in FlowerParameters(weights="/some/a/b.h5").command
     assert "--teacher=resnet9" in from_preset("smoke", teacher="resnet9").command
 
 
