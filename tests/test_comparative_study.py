@@ -337,6 +337,10 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
         degrade(given, [8], [0], short=True, models=["resnet8", "lenet5"])
     degrade(given, [], [0], short=True, models=["plain8", "resnet8@0"])
     assert "--models=plain8,resnet8@0" in json.loads((folder / "study.json").read_text())["command"]
+    # Runs on all training images have no other curve than that of training; the legend names them all the same.
+    alone = [dataclasses.replace(each, history=each.history.drop(columns="validation_error")) for each in found]
+    figure = degradation.draw_error_against_step({"plain8": alone[:1], "resnet8": alone[1:]}, "synthetic")
+    assert [axes.get_legend_handles_labels()[1] for axes in figure.axes] == [["plain8"], ["resnet8"]]
     figure = degradation.draw_error_against_depth(table.reset_index().assign(depth=20), "cifar10")
     assert [line.get_label() for line in figure.axes[1].lines][2:] == list(DEPTH_TABLE)
     assert [line.get_ydata()[0] for line in figure.axes[1].lines][2:] == [8.75, 7.40]

@@ -184,9 +184,13 @@ def draw_error_against_step(groups: dict, dataset: str):
                 continue
             tables = [each.history for each in groups[label]]
             colour = colours[depth]
-            draw_mean(axes, tables, "step", "train_error", np.asarray, color=colour, linestyle="--", linewidth=1)
-            if all(f"{shown}_error" in table for table in tables):  # not where no images were held out, nor looked at
-                draw_mean(axes, tables, "step", f"{shown}_error", np.asarray, color=colour, linewidth=1.7, label=label)
+            # No solid line where images were neither held out nor looked at.
+            lines = [("train_error", {"linestyle": "--", "linewidth": 1})]
+            if all(f"{shown}_error" in table for table in tables):
+                lines.append((f"{shown}_error", {"linewidth": 1.7}))
+            for column, style in lines:
+                named = label if column == lines[-1][0] else None
+                draw_mean(axes, tables, "step", column, np.asarray, color=colour, label=named, **style)
         axes.set(title={"plain": "plain", "resnet": "residual"}[form], xlabel="step", xlim=(0, None))
         handles, labels = axes.get_legend_handles_labels()
         handles += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
