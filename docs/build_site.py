@@ -95,7 +95,11 @@ def write_zoo(pages: Path) -> None:
         "images held out, whose errors differ by some tenths. [Which run each file is from](resnet_study/pretrained/README.md)."
     )
     header = [*list(table)[:-1], "what it is"]
-    lines = [*(f"- {text}" for text in (*NOTES, note)), "", *table_lines(header, "lrrrrl", rows)]
+    lines = [
+        *(f"- {text}" for text in (*NOTES, note)),
+        "",
+        *table_lines(header, "l" + "r" * (len(header) - 2) + "l", rows),
+    ]
     (pages / "model_zoo.md").write_text("\n".join([f"{_WIDE}# Model zoo\n", *lines, ""]), encoding="utf-8")
 
 

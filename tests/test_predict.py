@@ -380,6 +380,14 @@ def test_results_that_cannot_be_are_one_line(tmp_path, damage):
         list_cifar_numbers(run)
 
 
+@pytest.mark.parametrize(("fraction", "recipe"), [(0.1, "fast"), (0.02, "fast, 2% held out")])
+def test_a_recipe_names_the_share_that_it_holds_out_if_it_is_not_the_usual_one(tmp_path, fraction, recipe):
+    run = begin(from_preset("fast", runs_dir=str(tmp_path), version="x", validation_fraction=fraction))
+    for name in ("result.json", "error.csv"):
+        shutil.copy(ROOT / "results" / "resnet20-cifar10-fast-seed0" / name, run.path)
+    assert list_cifar_numbers(run)[1] == recipe
+
+
 def test_runs_of_earlier_versions_are_published(tmp_path):
     cifar = from_preset("fast", runs_dir=str(tmp_path), version="resnet20-cifar10-fast-seed0")
     flower = FlowerParameters(runs_dir=str(tmp_path), version="flowers10-resnet50-pool", head="pool")

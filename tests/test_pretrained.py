@@ -28,19 +28,17 @@ from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing
 from resnet_study.reports import model_cards
-from resnet_study.reports.model_cards import write_cards
+from resnet_study.reports.model_cards import dataset_of, draw_cards, write_cards
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 FOLDER = registry.PRETRAINED
-ROWS = [
-    (registry.shipped_file(card["model"], card["weights"]).name, card["error"], card["sha256"])
-    for card in registry.read_cards()
-]
+CARDS = {registry.shipped_file(card["model"], card["weights"]).name: card for card in registry.read_cards()}
+CLASSES = {"cifar10": (10, "airplane", "truck"), "cifar100": (100, "apple", "worm")}  # how many, the first, the last
 
 
 def test_every_file_has_a_card_with_its_checksum_and_the_page_shows_it(tmp_path):
-    stated = {name: checksum for name, _, checksum in ROWS}
+    stated = {name: card["sha256"] for name, card in CARDS.items()}
     assert stated == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.keras")}
     write_cards(registry.read_cards(), tmp_path)
     for name in ("README.md", "cards.json"):
@@ -59,7 +57,15 @@ def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undra
     test = load_data(run.read_config(HyperParameters)).test
     card |= model_cards.measure_file(path, test.take(np.arange(20)))
     assert card["images_seen"] == 16 and card["recipe"] == "fast, 2 steps" and "--model=resnet8" in card["command"]
-    assert 0 <= card["error"] <= 100 and len(card["corrupted"]["jpeg"]) == 5
+    assert 0 <= card["error"] <= 100 and len(card["corrupted"]["jpeg"]) == 5 and card["uncalibrated"] is None
+    calibrated = model_cards.measure_file(path, test.take(np.arange(20)), temperature=2.0)
+    assert calibrated["uncalibrated"]["loss"] != calibrated["loss"] == card["loss"]
+    draw_cards([card, card | calibrated | {"weights": "cifar100"}], tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "calibration.png",
+        "robustness-cifar10.png",
+        "robustness-cifar100.png",
+    }
     write_json(tmp_path / "cards.json", [card])
     registry.read_cards.cache_clear()
     assert registry.find("resnet8").shipped_errors == {"cifar10": card["error"]}
@@ -78,10 +84,12 @@ def test_networks_without_shipped_weights_say_which_have_some():
         resnet.build_resnet20(weights="cifar10", shortcut="B")
 
 
-@pytest.mark.parametrize("name", [name for name, _, _ in ROWS])
+@pytest.mark.parametrize("name", CARDS)
 def test_a_moved_file_names_its_classes(tmp_path, name):
     shutil.copy(FOLDER / name, tmp_path)
-    assert read_class_names(tmp_path / name, {"": 10}) == {"": list(CIFAR10_CLASSES)}
+    count, first, last = CLASSES[dataset_of(CARDS[name])]
+    names = read_class_names(tmp_path / name, {"": count})[""]
+    assert (len(names), names[0], names[-1]) == (count, first, last)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +131,16 @@ assert not [name for name in sys.modules if name.startswith("flowers") or name.e
     assert done.stdout == "(None, 2)\n" * 2
 
 
-@pytest.fixture(scope="module")
-def cifar10():
+@functools.cache
+def real(dataset):
     if "CIFAR_DIR" not in os.environ:
-        pytest.skip("needs the real CIFAR-10: set CIFAR_DIR to its folder or archive")
-    return load_data(from_preset("fast", data_dir=os.environ["CIFAR_DIR"]))
+        pytest.skip("needs the real CIFAR-10 and CIFAR-100: set CIFAR_DIR to the folder that holds both")
+    return load_data(from_preset("fast", dataset=dataset, data_dir=os.environ["CIFAR_DIR"]))
+
+
+@pytest.fixture
+def cifar10():
+    return real("cifar10")
 
 
 @pytest.mark.slow
@@ -140,17 +153,18 @@ def test_real_cifar10_is_read_right(cifar10):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "error"), [row[:2] for row in ROWS])
-def test_shipped_weights_have_the_error_they_state(cifar10, name, error):
-    probabilities = cifar10_test.test(load_model(str(FOLDER / name)), cifar10.test.images)
-    result = measure(probabilities, cifar10.test.labels, cifar10.class_names)
-    assert result["error"] == pytest.approx(error, abs=0.03)
+@pytest.mark.parametrize("name", CARDS)
+def test_shipped_weights_have_the_error_they_state(name):
+    data = real(dataset_of(CARDS[name]))
+    probabilities = cifar10_test.test(load_model(str(FOLDER / name)), data.test.images)
+    result = measure(probabilities, data.test.labels, data.class_names)
+    assert result["error"] == pytest.approx(CARDS[name]["error"], abs=0.03)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, _, _ in ROWS])
-def test_folded_bfloat16_names_the_same_classes(cifar10, name):
-    model = load_model(str(FOLDER / name))
+@pytest.mark.parametrize("name", CARDS)
+def test_folded_bfloat16_names_the_same_classes(name):
+    images, model = real(dataset_of(CARDS[name])).test.images, load_model(str(FOLDER / name))
     folded = fold_batch_norm(model, "mixed_bfloat16")
-    expected, received = (cifar10_test.test(tested, cifar10.test.images).argmax(axis=1) for tested in (model, folded))
+    expected, received = (cifar10_test.test(tested, images).argmax(axis=1) for tested in (model, folded))
     assert np.mean(received == expected) >= 0.998

@@ -3,17 +3,20 @@
     python -m resnet_study.reports.model_cards --version=NAME --weights=cifar10    # ships a run in the place of what was shipped
     python -m resnet_study.reports.model_cards                                     # measures all files again
 
-`resnet_study/pretrained/cards.json` has a card for each file; README.md beside it is made from the cards.
+`resnet_study/pretrained/cards.json` has a card for each file; README.md and two figures beside it are made from the cards.
 """
 
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+import pandas as pd
 
 import cifar10_input
 from hyper_parameters import from_preset
 from resnet_study import devices
+from resnet_study.calibration import change_temperature
 from resnet_study.data import corruptions
 from resnet_study.errors import UsageError, run_command
 from resnet_study.exporting.export import hash_file
@@ -22,12 +25,18 @@ from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.predictor import Predictor
+from resnet_study.reports.calibration import draw_calibrations
+from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.published import list_cifar_numbers
 from resnet_study.reports.results import describe_origin
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import halve_weights, load_model
 from resnet_study.settings import Parser
+from resnet_study.studies.robustness import draw_robustness
+
+# What a card and its diagram tell of the probabilities of a file.
+_OF_PROBABILITIES = ("calibration_error", "brier_score", "loss", "reliability")
 
 
 def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> dict:
@@ -45,7 +54,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         UsageError: the weights are of another data set.
     """
     config, recipe, _ = list_cifar_numbers(run)
-    if config.dataset_name != weights.split("_")[0]:
+    if config.dataset_name != dataset_of({"weights": weights}):
         raise UsageError(
             f"--weights={weights} must be of that data set, received a run on {config.dataset_name}; give another"
         )
@@ -67,12 +76,13 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
     }
 
 
-def measure_file(path: Path, test) -> dict:
+def measure_file(path: Path, test, temperature: float | None = None) -> dict:
     """What a file answers for all test images: errors and calibration, accuracies on corrupted images, its size and checksum.
 
     Args:
         path: `.keras` file.
         test: `cifar10_input.Split` of the test images.
+        temperature: by which its logits are divided; then `uncalibrated` tells of the probabilities without it.
     """
     model = load_model(str(path))
     predictor = Predictor(model, "float32")
@@ -90,8 +100,10 @@ def measure_file(path: Path, test) -> dict:
         ]
         for corruption in corruptions.CORRUPTIONS
     }
+    before = measure(change_temperature(plain, 1 / temperature), test.labels, names) if temperature else None
     return {
-        **{name: metrics[name] for name in ("error", "calibration_error", "brier_score")},
+        **{name: metrics[name] for name in ("error", *_OF_PROBABILITIES)},
+        "uncalibrated": before and {name: before[name] for name in _OF_PROBABILITIES},
         "error_flip": measure(both, test.labels, names)["error"],
         "corrupted": corrupted,
         "parameters": model.count_params(),
@@ -132,7 +144,9 @@ def write_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> Path:
         "multiply-adds",
         "bytes",
     ]
-    lines += ["", *table_lines(header, "lrrrrrrr", rows)]
+    lines += ["", *table_lines(header, "lrrrrrrr", rows), "", "![calibration](calibration.png)"]
+    datasets = dict.fromkeys(dataset_of(card) for card in cards)
+    lines += [f"![robustness on {dataset}](robustness-{dataset}.png)" for dataset in datasets]
     for card in cards:
         lines += ["", f"## {card['model']}, {card['weights']}", "", *_describe(card)]
     path = folder / "README.md"
@@ -140,9 +154,33 @@ def write_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> Path:
     return path
 
 
+def draw_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> None:
+    """Draws `calibration.png` of all cards, and of each data set `robustness-<data set>.png`."""
+    table = pd.DataFrame(
+        [
+            {"dataset": dataset_of(card), "model": card["model"], "preset": card["weights"], "seed": card["seed"]}
+            | {"corruption": corruption, "severity": severity, "accuracy": accuracy}
+            for card in cards
+            for corruption, accuracies in card["corrupted"].items()
+            for severity, accuracy in enumerate([100 - card["error"], *accuracies])
+        ]
+    )
+    with matplotlib.rc_context(STYLE):
+        named = {f"{card['model']}, {card['weights']}": card for card in cards}
+        save_figure(draw_calibrations(named), folder / "calibration.png")
+        for dataset in dict.fromkeys(dataset_of(card) for card in cards):
+            part = table[table["dataset"] == dataset]
+            save_figure(draw_robustness(part, dataset), folder / f"robustness-{dataset}.png")
+
+
+def dataset_of(card):
+    """What the weights were trained on: "cifar10" of "cifar10_robust"."""
+    return card["weights"].split("_")[0]
+
+
 def _describe(card):
     """The card of one file."""
-    temperature = card["calibrated"]
+    temperature, before = card["calibrated"], card["uncalibrated"]
     spec = registry.find(card["model"])
     steps = ", ".join(f"{name} {values[0]:.1f} .. {values[-1]:.1f} %" for name, values in card["corrupted"].items())
     return [
@@ -151,7 +189,12 @@ def _describe(card):
         f"- command: `{card['command']}`",
         f"- training: {card['images_seen']:,} images, {card['pflop']:.3f} PFLOP, {card['wall_seconds'] / 60:.0f} min on {card['hardware']}",
         f"- probabilities: expected calibration error {card['calibration_error']:.2f} points, Brier score {card['brier_score']:.4f}; "
-        + (f"divided by the temperature {temperature:.3f}" if temperature else "as trained, not calibrated"),
+        + (
+            f"logits divided by the temperature {temperature:.3f}; {before['calibration_error']:.2f} points and "
+            f"{before['brier_score']:.4f} before"
+            if temperature
+            else "as trained, not calibrated"
+        ),
         f"- weakness: accuracy on corrupted test images, from the weakest strength to the strongest: {steps}",
         f"- sha256: `{card['sha256']}`",
     ]
@@ -191,9 +234,11 @@ def main(argv=None) -> int:
             changed = [(card["model"], card["weights"])]
             cards[changed[0]] = card
         for key in changed:
-            config = from_preset("fast", dataset=key[1].split("_")[0], data_dir=flags.data_dir)
-            cards[key] |= measure_file(registry.shipped_file(*key), cifar10_input.load_data(config).test)
+            config = from_preset("fast", dataset=dataset_of(cards[key]), data_dir=flags.data_dir)
+            test = cifar10_input.load_data(config).test
+            cards[key] |= measure_file(registry.shipped_file(*key), test, cards[key]["calibrated"])
         print(f"written: {write_cards(list(cards.values()))}")
+        draw_cards(read_json(registry.PRETRAINED / "cards.json", list))
 
     return run_command(run)
 

@@ -82,14 +82,16 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
     numbers |= {f"test_error_{head}": tested["test"]["error"] for head, tested in result.get("heads", {}).items()}
     last = history.iloc[-1]
     numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
-    recipe = config.preset
+    recipe, usual = config.preset, from_preset(config.preset, model=config.model, dataset=config.dataset)
     if "validation_error" in numbers:
+        if config.validation_fraction != usual.validation_fraction:
+            recipe += f", {config.validation_fraction:.0%} held out"
         if not is_kind(result, {"validation_error": float}):
             raise UsageError(f"{run.result} does not hold the validation_error of the run; test the run again")
         numbers["validation_error_of_chosen"] = result["validation_error"]
     else:
         recipe += ", all training images"
-    if config.train_steps != from_preset(config.preset, model=config.model, dataset=config.dataset).train_steps:
+    if config.train_steps != usual.train_steps:
         recipe += f", {config.train_steps:,} steps"
     if config.is_use_ckpt:
         recipe += ", from trained weights"
