@@ -109,7 +109,7 @@ def test_settings_that_are_no_settings_are_named():
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(UsageError, match="fast, resnet9, resnet9_hour, robust, ten_minutes, night, he2015"):
+    with pytest.raises(UsageError, match="fast, zoo, resnet9, resnet9_hour, robust, ten_minutes, night, he2015"):
         from_preset("best")
 
 
