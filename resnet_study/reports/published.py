@@ -23,10 +23,11 @@ LU_SONG_TABLE = {
     ("lenet", "cifar10"): (80.594, 63.470),
     ("alexnet", "cifar10"): (99.974, 84.140),
 }
+CHENYAOFO = "chenyaofo/pytorch-cifar-models, 200 epochs"
 # Source -> data set -> depth -> test error in %, of the residual networks with 6n+2 layers.
 DEPTH_TABLE = {
     "He et al. 2015": {"cifar10": registry.HE_ERROR},
-    "chenyaofo/pytorch-cifar-models, 200 epochs": {
+    CHENYAOFO: {
         "cifar10": {20: 7.40, 32: 6.47, 44: 5.99, 56: 5.63},
         "cifar100": {20: 31.17, 32: 29.84, 44: 28.37, 56: 27.37},
     },
@@ -46,6 +47,9 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
         spec = registry.find(config.model_name)
         if spec.cifar10_error:
             return "test_error", spec.cifar10_error, spec.source
+    depth = re.fullmatch(r"resnet(\d+)", config.model_name)
+    if config.dataset == "cifar100" and depth and (error := DEPTH_TABLE[CHENYAOFO]["cifar100"].get(int(depth[1]))):
+        return "test_error", error, CHENYAOFO
     accuracies = LU_SONG_TABLE.get((find_family(config.model_name), config.dataset))
     if accuracies:
         return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
