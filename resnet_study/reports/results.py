@@ -253,7 +253,7 @@ def write_table(results: Path) -> Path:
             if has_ratios and row["run"] is None and not _is_ratio(row):
                 continue
             key = (row["dataset"], _name_row(row), row["preset"], row["metric"] if _is_ratio(row) else None, page)
-            if key not in shown or ("test" in row["metric"] and "test" not in shown[key]["metric"]):
+            if key not in shown or (row["metric"].startswith("test") and not shown[key]["metric"].startswith("test")):
                 shown[key] = row
         cells, places = [], {page for *_, page in shown}
         if len(shown) > _MOST_OF_A_STUDY and len(places) == 1:
