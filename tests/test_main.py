@@ -303,6 +303,12 @@ def test_the_table_shows_every_kind_of_row(tmp_path):
     ]
     (tmp_path / "large.json").write_text(json.dumps(forms))
     assert "21 rows: [large](large/README.md)" in write_table(tmp_path).read_text()
+    # The row of the index is that of the test, which "while testing" is not.
+    kinds = ("survived", "while testing", "test accuracy")
+    for shown in (2, 3):
+        counts = [row | {"preset": "x", "metric": kind, "value": 5, "run": "kills"} for kind in kinds[:shown]]
+        (tmp_path / "kills.json").write_text(json.dumps(counts))
+        assert f"| {kinds[2 * (shown - 2)]} | 5 x" in write_table(tmp_path).read_text()
     assert "| form 20 |" in (tmp_path / "large" / "README.md").read_text()
 
 

@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 
 from cifar10_main import main
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
+from resnet_study.files import read_json
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.networks.registry import MODELS
@@ -44,6 +46,13 @@ def test_every_network_is_listed(capsys):
     listed = capsys.readouterr().out
     assert re.search(r"resnet20 +0\.27 +40\.55 +8\.75 +8\.38 +conv-BN-ReLU residual network, 3 blocks a stage", listed)
     assert all(re.search(rf"^ *{name} ", listed, re.MULTILINE) for name in MODELS)
+
+
+def test_the_published_diagrams_are_of_the_networks_as_they_are():
+    rows = read_json(ROOT / "results" / "diagrams.json", list)
+    assert {row["model"]: row["value"] for row in rows} == {
+        row["model"]: MODELS[row["model"]].trainable for row in rows
+    }
 
 
 @pytest.mark.parametrize("name", EVERY_NETWORK)
