@@ -402,12 +402,16 @@ def test_runs_of_earlier_versions_are_published(tmp_path):
         start = {"command": "", "commit": "c", "processor": "p", "cores": 2, "dtype_policy": "float32"}
         write_json(run.environment, [start])
         run.figures.mkdir()
-        publish(run, "kept", tmp_path / "results", list_numbers)
-        rows = json.loads((tmp_path / "results" / "kept.json").read_text())
+        publish(run, metric, tmp_path / "results", list_numbers)
+        rows = json.loads((tmp_path / "results" / f"{metric}.json").read_text())
         result = json.loads(run.result.read_text())
         expected = result["test_error"] if metric == "test_error" else result["validation"]["accuracy"]
         (value,) = [row["value"] for row in rows if row["metric"] == metric]
         assert value == pytest.approx(expected, abs=1e-6)
+        # What an earlier version called otherwise is replaced.
+        write_json(tmp_path / "results" / f"{metric}.json", [row | {"preset": "by another name"} for row in rows])
+        publish(run, metric, tmp_path / "results", list_numbers)
+        assert json.loads((tmp_path / "results" / f"{metric}.json").read_text()) == rows
 
 
 def test_images_of_no_likely_class_are_told(tmp_path, capsys):

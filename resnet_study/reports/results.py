@@ -90,6 +90,8 @@ def _publish(run, experiment, results, config, recipe, numbers):
         raise UsageError(f"expected the figures of a tested run in {run.figures}, found none; test the run again")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
+    # Published again, a run replaces the rows in which an earlier version named its recipe otherwise.
+    rows = [row for row in rows if row["run"] != run.path.name or row["preset"] == recipe or len(row["values"]) > 1]
     config = config.without_places()
     command = dataclasses.replace(config, seed=0, version="").command
     pflop = read_result(run).get("pflop")
