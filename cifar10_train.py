@@ -338,5 +338,7 @@ def train(
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
     if devices.is_chief(config.strategy):
         run.check(config, resume=resume, overwrite=overwrite)
+    elif overwrite:
+        run.forget()
     Train(config, run).train(resume=resume, overwrite=overwrite, callbacks=callbacks)
     return run

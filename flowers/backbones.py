@@ -8,6 +8,7 @@ import dataclasses
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 
+KNOWN_WEIGHTS = ("imagenet", *registry.SHIPPED)  # what `weights` can name without a file
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red, green, blue, 0..1
 
 
@@ -32,11 +33,14 @@ class Backbone:
     head: str = "pool"
 
     @property
+    def known_weights(self) -> tuple[str, ...]:
+        """The names of the weights to be had without a file, the usual ones first."""
+        return ("imagenet",) if self.application else tuple(registry.find(self.name).shipped_errors)
+
+    @property
     def own_weights(self) -> str:
-        """The weights to be had without a file: "imagenet", "cifar10", or "none"."""
-        if self.application:
-            return "imagenet"
-        return "cifar10" if "cifar10" in registry.find(self.name).shipped_errors else "none"
+        """The usual weights, "imagenet" or shipped ones; "none" where there are none."""
+        return next(iter(self.known_weights), "none")
 
     def build(self, input_shape, weights: str | None, pooled: bool):
         """The network from preprocessed pixels to maps; a network of this library, if `pooled`, to features, as its own head takes them.
@@ -68,13 +72,14 @@ class Backbone:
         """The first layer of a model with this backbone: what its weights expect, from raw pixels 0..255.
 
         Args:
-            source: `.keras` file that the weights of a network of this library are from; "" = the shipped ones, if there are any.
+            source: `.keras` file that the weights of a network of this library are from, or what shipped ones are called; "" = `own_weights`.
         """
         from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization
         from resnet_study.saved_models import open_weights
 
-        if self.pixels == "own" and (source or self.own_weights == "cifar10"):
-            _, found = open_weights(source or "cifar10", shipped=self.name)
+        source = source or self.own_weights
+        if self.pixels == "own" and source != "none":
+            _, found = open_weights(source, shipped=self.name)
             if found is not None:
                 return type(found).from_config(found.get_config() | {"name": "preprocessing"})
         if self.pixels == "caffe":

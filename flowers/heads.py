@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from flowers.backbones import find
+from flowers.backbones import KNOWN_WEIGHTS, find
 from resnet_study.data.download import is_reachable, keras_cache
 from resnet_study.errors import UsageError, shorten
 from resnet_study.run_folder import RunFolder
@@ -167,7 +167,7 @@ def build_transfer(
     """Builds a backbone of `flowers.backbones` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
 
     Args:
-        backbone_name: see `backbones.find`; a network of this library takes weights "cifar10" where it has shipped ones.
+        backbone_name: see `backbones.find`; a network of this library takes the names of its shipped weights too.
         preprocessing: first layer; None = what the weights of the backbone need, see `Backbone.make_preprocessing`.
 
     Returns:
@@ -180,12 +180,12 @@ def build_transfer(
     _check_arguments(spec, classes, input_shape, head)
     if weights == "imagenet":
         _check_imagenet(spec)
-    known = weights if weights in ("imagenet", "cifar10") else None
+    known = weights if weights in KNOWN_WEIGHTS else None
     with _policy(dtype):
         backbone = spec.build(input_shape, known, pooled=head in ("pool", "linear"))
         backbone.trainable = backbone_trainable
         inputs = keras.Input(input_shape, name="pixels")
-        pixels = (preprocessing or spec.make_preprocessing())(inputs)
+        pixels = (preprocessing or spec.make_preprocessing(known or ""))(inputs)
         features = backbone(pixels) if backbone_trainable else backbone(pixels, training=False)
         outputs = _attach_head(features, head, classes, dropout, classifier_activation)
     if weights not in (None, known):
@@ -321,7 +321,7 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
         except Exception as error:
             raise UsageError(f"--weights={path} could not be read: {shorten(str(error))}; give another file") from error
     # What is still not a number afterwards was not in the file.
-    for variable in backbone.variables:
+    for variable in backbone.weights:
         variable.assign(np.full(variable.shape, np.nan))
     try:
         if source:
@@ -336,7 +336,7 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
     except Exception as error:
         fault = "could not be read" if isinstance(error, OSError) else f"does not fit {backbone.name}"
         raise UsageError(f"--weights={path} {fault}: {shorten(str(error))}; give another file") from error
-    missing = sorted({v.path.split("/")[0] for v in backbone.variables if not np.isfinite(v.numpy()).all()})
+    missing = sorted({v.path.split("/")[0] for v in backbone.weights if not np.isfinite(v.numpy()).all()})
     if missing:
         raise UsageError(
             f"--weights={path} must hold finite weights for every layer of {backbone.name}, received none for {len(missing)} of them "
@@ -361,7 +361,7 @@ def _load_own_or_nested(backbone, place):
 
 def _fill_from_nested(backbone, place):
     """Fills what `by_name` has not found in a `.h5` file from the group of a nested model, as a stock Keras script saves it."""
-    if all(np.isfinite(variable.numpy()).all() for variable in backbone.variables):
+    if all(np.isfinite(variable.numpy()).all() for variable in backbone.weights):
         return
     with h5py.File(place) as file:
         found = {}

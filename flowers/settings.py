@@ -6,7 +6,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 import dataclasses
 from typing import ClassVar
 
-from flowers.backbones import TEXT_HEADS, find
+from flowers.backbones import KNOWN_WEIGHTS, TEXT_HEADS, find
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
@@ -115,8 +115,8 @@ class FlowerParameters(SharedSettings):
         alias="backbone",
     )
     weights: str = setting(
-        "auto", NETWORK, "weights of the backbone: imagenet (downloaded by Keras), cifar10 (shipped: resnet20, resnet20_preact, resnet9), "
-        "none, a .h5, .weights.h5 or .keras file, or the folder of an earlier run; auto = imagenet or cifar10, where there are such"
+        "auto", NETWORK, "weights of the backbone: imagenet (downloaded by Keras), cifar10 and others that are shipped (see cifar10_main.py --mode=models), "
+        "none, a .h5, .weights.h5 or .keras file, or the folder of an earlier run; auto = imagenet, or the first that is shipped, else none"
     )  # fmt: skip
     cache_features: str = setting(
         "auto",
@@ -204,9 +204,10 @@ class FlowerParameters(SharedSettings):
                 f"--image_size must be at least {backbone.smallest} for --model={self.model}, received {self.image_size}; give more, or "
                 "another --model"
             )
-        if self.weights in ("imagenet", "cifar10") and self.weights != backbone.own_weights:
+        if self.weights in KNOWN_WEIGHTS and self.weights not in backbone.known_weights:
             raise UsageError(
-                f"--weights={self.weights} are not there for --model={self.model}, expected {backbone.own_weights}, a file or a run; give one"
+                f"--weights={self.weights} are not there for --model={self.model}, expected {', '.join(backbone.known_weights) or 'none'}, a "
+                "file or a run; give one"
             )
         if self.cache_features == "on" and self.backbone_trainable:
             raise UsageError(
@@ -251,6 +252,11 @@ class FlowerParameters(SharedSettings):
     @property
     def model_name(self) -> str:
         return self.model
+
+    @property
+    def shipped_name(self) -> str:
+        """See `SharedSettings.shipped_name`; the ResNet50 of Keras is none of this library."""
+        return "" if find(self.model).application else self.model
 
     @property
     def model_choices(self) -> dict:

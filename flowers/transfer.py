@@ -15,7 +15,7 @@ import tensorflow as tf
 from cifar10_train import Train
 from flowers import transfer_facts
 from flowers.augmentation import make_variant
-from flowers.backbones import find
+from flowers.backbones import KNOWN_WEIGHTS, find
 from flowers.batches import training_batches
 from flowers.data import FlowerData, load_images
 from flowers.features import can_cache_features, compute_features, in_batches
@@ -32,8 +32,10 @@ from flowers.settings import FlowerParameters
 from resnet_study import devices
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights
+from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
+from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
@@ -85,8 +87,13 @@ class Transfer:
         self.data = data or load_images(config, None if load_weights else run)
         self.training, self.validation = self.data.training, self.data.validation
         self.class_weights = class_weights(
-            config.class_weight, self.training.labels, self.data.class_names, self.data.class_folders
+            config.class_weight,
+            self.training.labels,
+            self.data.class_names,
+            self.data.class_folders,
+            run.told("class_weights"),
         )
+        check_mixing(config, self.training.shape)
         self.report_freq = math.ceil(len(self.training) / config.train_batch_size)
         ends = [config.unfreeze_at_epoch] * (config.unfreeze_at_epoch > 0) + [config.epochs]
         self.stage_ends = tuple(epochs * self.report_freq for epochs in ends)
@@ -97,7 +104,8 @@ class Transfer:
             parts=config.accumulate,
         )
         self.teach = None
-        self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch)
+        begins = (config.unfreeze_at_epoch, config.extend)
+        self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch, begins=begins)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"
 
@@ -162,7 +170,7 @@ class Transfer:
         return self._unfreeze() if stage else self._build_first(policy, strategy)
 
     def _build_first(self, policy, strategy):
-        config, known = self.config, self.config.weights in ("imagenet", "cifar10")
+        config, known = self.config, self.config.weights in KNOWN_WEIGHTS
         with strategy.scope():
             weights = config.weights if known and self._load_weights else None
             self.transfer = self._build(dtype=policy, classifier_activation=None, weights=weights)
@@ -174,6 +182,12 @@ class Transfer:
                 # Moving variances begin at 1. With the .99 or .999 of Keras they keep a share of that through some hundred steps, which is
                 # too much where maps are small, as those of depthwise convolutions: tests then give chance.
                 layer.momentum = min(layer.momentum, 0.9) if config.weights == "none" else layer.momentum
+        # Keras hands on that the whole network trains, and a frozen backbone would drop features that it keeps where they are cached.
+        self._dropout_rates = {
+            layer: layer.rate for layer in self.backbone.layers if isinstance(layer, keras.layers.Dropout)
+        }
+        for layer in () if config.backbone_trainable else self._dropout_rates:
+            layer.rate = 0.0
         with strategy.scope():
             self._to_features, head = split_model(self.transfer)
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.
@@ -185,6 +199,8 @@ class Transfer:
     def _unfreeze(self):
         """Begins the second stage."""
         unfreeze_stages(self.backbone, self.config.fine_tune_stages)
+        for layer, rate in self._dropout_rates.items():
+            layer.rate = rate
         self.unfrozen, self.caches_features, self._features = True, False, None
         if devices.is_chief(self.config.strategy):
             print(
@@ -227,10 +243,10 @@ class Transfer:
         """What the backbone was trained with; of a network of this library, the normalisation of the run that its weights are from."""
         if self.config.faithful:
             return PixelNormalization(0.0, 1.0, name="preprocessing")
-        given = find_weights(self.config.weights) if self._load_weights else self.run.best
-        return find(self.config.model).make_preprocessing(
-            str(given) if given.suffix == ".keras" and given.is_file() else ""
-        )
+        weights = self.config.weights
+        given, shipped = find_weights(weights) if self._load_weights else self.run.best, weights in registry.SHIPPED
+        is_file = given.suffix == ".keras" and given.is_file()
+        return find(self.config.model).make_preprocessing(str(given) if is_file else weights if shipped else "")
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
         """Takes the frozen backbone of a resumed run from its folder."""

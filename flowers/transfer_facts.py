@@ -32,9 +32,16 @@ def describe_data(task, resumed: bool) -> dict:
         "leak_count": data.leak_count,
         "fingerprint": data.fingerprint,
     } | ({"several": True} if data.several else {})
+    if task.config.class_weight not in ("", "balanced"):
+        facts["class_weights"] = task.class_weights.tolist()
     if resumed:
         same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}
         kept = read_json(task.run.data, same)
+        if kept.get("fingerprint", facts["fingerprint"]) != facts["fingerprint"]:
+            raise UsageError(
+                f"--resume goes on with the images of {task.run}, those of {data.found} are others; give the same --data_dir or start another "
+                "--version"
+            )
         for name in same:
             if json.loads(json.dumps(facts[name])) != kept[name]:
                 raise UsageError(

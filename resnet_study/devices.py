@@ -154,6 +154,10 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
         raise UsageError(f"--train_batch_size must be a multiple of the {replicas} devices, received {batch_size}")
     if towers > 1 and replicas > 1:
         raise UsageError(f"--towers={towers} is for one device, received {replicas} of them; use --towers=1")
+    if replicas > 1 and not towers and (stored or 1) > 1:
+        raise UsageError(
+            f"expected one device for a run that was begun with {stored} towers, received {replicas}; give --strategy=one_gpu or cpu"
+        )
     if towers > batch_size:
         raise UsageError(f"--towers must be at most the {batch_size} images of a batch, received {towers}")
     cores = count_cores()

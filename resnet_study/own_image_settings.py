@@ -136,6 +136,11 @@ class OwnImageSettings(Settings):
         places |= {"jpeg_size": "full"} if self.dataset in _OF_FILES and self.jpeg_size == "full" else {}
         return [f"--{name}={shlex.quote(place)}" for name, place in places.items() if place]
 
+    @property
+    def shipped_name(self) -> str:
+        """The network of this library whose shipped weights are meant by their name; "" = see `registry.default_network`."""
+        return self.model_name
+
     def reading(self, told=None) -> dict:
         """How `read_image` is to read image files; `told` is what the file of a model says of it, `class_names.ClassNames`."""
         chosen = next((way for way in (self.resize, getattr(told, "resize", "auto")) if way != "auto"), "crop")

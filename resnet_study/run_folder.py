@@ -39,6 +39,9 @@ from resnet_study.files import ASIDE, read_json, read_text, write_atomically, wr
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.settings import Settings
 
+# Data that were moved are found there from the next start on.
+_PLACES = ("data_dir", "labels", "label_separator")
+
 
 class RunFolder:
     """Paths and files of one run. Making the object touches nothing."""
@@ -114,6 +117,10 @@ class RunFolder:
         """What the folder holds, but for the lock and what was being written when a process was killed."""
         return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", ASIDE))]
 
+    def forget(self) -> None:
+        """Lets a machine that writes nothing take what the folder holds as gone, since another one will overwrite it."""
+        self._begins_anew = True
+
     def check(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
         self._begins_anew = overwrite
@@ -149,8 +156,7 @@ class RunFolder:
             write_atomically(self.config, config.to_json() + "\n")
             return
         stored = self.read_config(type(config))
-        # Data that were moved are found there from now on.
-        changed = (*self._grown(stored, config), "data_dir")
+        changed = (*self._grown(stored, config), *(name for name in _PLACES if hasattr(config, name)))
         longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in changed})
         if longer != stored:
             write_atomically(self.config, longer.to_json() + "\n")
@@ -175,6 +181,10 @@ class RunFolder:
         if begun.reading() != config.reading():
             say_once(f"{self} was begun with --jpeg_size={begun.jpeg_size}, so it goes on with that")
         return begun
+
+    def told(self, name: str):
+        """What `data.json` of a run that goes on says of `name`; None where it says nothing, or the run begins."""
+        return None if self._begins_anew or not self.data.is_file() else read_json(self.data, {}).get(name)
 
     def note_start(self, environment: dict) -> None:
         """Adds a start of the run to `environment.json`."""
@@ -277,7 +287,18 @@ class RunFolder:
         kept, given = getattr(stored, length), getattr(config, length)
         if given <= kept:
             return ()
+        if getattr(stored, "sparsity", 0):
+            raise UsageError(
+                f"--{length}={given} would have given {self} its zeros later, so a run with --sparsity cannot be made longer; start another "
+                "--version"
+            )
         if config.extend == kept:
+            history = self.read_history()
+            done = int(history["step"].iloc[-1]) if length == "train_steps" else len(history) - 1
+            if stored.extend and done < kept and not stored.patience:
+                raise UsageError(
+                    f"--extend={kept} begins anew where {self} has ended, received a run that stands at {done}; go on with it first"
+                )
             return (length, "extend")
         if config.lr_schedule in ("linear", "cosine") or getattr(config, "lookahead_steps", False):
             raise UsageError(

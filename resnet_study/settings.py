@@ -117,7 +117,7 @@ class Settings:
 
     def resume_command(self, folder: Path) -> str:
         """The command that goes on with the run in `folder`."""
-        flags = [f"--version={folder.name}", "--resume"]
+        flags = [f"--version={shlex.quote(folder.name)}", "--resume"]
         # Which may have been asked for by a later start than the first.
         for name, value in (("watch_test", True), ("strategy", "multi_worker")):
             if getattr(self, name, None) == value:

@@ -4,6 +4,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 """
 
 import dataclasses
+import shlex
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
@@ -78,7 +79,7 @@ class SharedSettings(OwnImageSettings):
         "CutMix (Yun et al. 2019, arXiv:1905.04899): alpha of the shares by which rectangles are exchanged, such as 1; with --mixup one of "
         "both for each batch; 0 = off",
         minimum=0.0,
-        maximum=100.0,
+        maximum=1.0,
     )
     rand_augment: float = setting(
         0.0,
@@ -197,7 +198,7 @@ class SharedSettings(OwnImageSettings):
     def name_flags(self) -> list[str]:
         """The flag of a command that repeats a run under the name it was given, if it was given one."""
         own_name = dataclasses.replace(self, version="").run_name
-        return [f"--version={self.version}"] * (self.version not in ("", own_name))
+        return [f"--version={shlex.quote(self.version)}"] * (self.version not in ("", own_name))
 
     def extended_at(self, history) -> int:
         """The step at which --extend began the schedule anew, of the table of `error.csv`; 0 = it did not."""

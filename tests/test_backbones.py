@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flowers import backbones, heads
+from flowers import backbones, heads, transfer_facts
 from flowers.settings import FlowerParameters
 from flowers.transfer import Transfer
 from resnet_study.errors import UsageError
+from resnet_study.files import write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports import grad_cam
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
+from resnet_study.training.step import is_seed
 
 OWN = [name for name, spec in registry.MODELS.items() if spec.options.get("input_shape") is None]
 IN_DEFAULT_SUITE = ("mobilenetv3small", "resnet9")
@@ -98,6 +100,8 @@ def test_size_and_weights_follow_from_the_network():
     given = FlowerParameters(data_dir="x", model="resnet20")
     assert (given.image_size, given.weights, given.head_name) == (32, "cifar10", "linear")
     assert FlowerParameters(data_dir="x", model="plain20").weights == "none"
+    # Keras' ResNet50 is no network of this library, whose shipped weights could be meant.
+    assert [FlowerParameters(model=name).shipped_name for name in ("resnet50", "resnet20")] == ["", "resnet20"]
     assert (FlowerParameters().image_size, FlowerParameters().weights) == (224, "imagenet")
 
 
@@ -108,6 +112,7 @@ def test_size_and_weights_follow_from_the_network():
         ({"model": "xception", "image_size": 70}, "--image_size must be at least 71 for --model=xception, received 70"),
         ({"model": "resnet20", "weights": "imagenet"}, "--weights=imagenet are not there for --model=resnet20"),
         ({"model": "resnet50", "weights": "cifar10"}, "--weights=cifar10 are not there for --model=resnet50"),
+        ({"model": "plain20", "weights": "cifar100"}, "not there for --model=plain20, expected none, a file or a run"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(settings, message):
@@ -131,3 +136,44 @@ def test_moving_statistics_of_random_weights_follow_within_some_hundred_steps(tm
     task.build(0, "float32", tf.distribute.get_strategy())
     layers = [layer for layer in task.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.momentum for layer in layers} == {0.9}
+
+
+def test_a_frozen_backbone_drops_nothing_until_it_trains(tmp_path, monkeypatch):
+    """Its features are the same whether they are cached or not, see `flowers.features`."""
+    monkeypatch.setattr(
+        backbones.Backbone,
+        "build",
+        lambda *_, **__: registry.find("resnet8").build(include_top=False, block_dropout=0.5, name="resnet8"),
+    )
+
+    def rates(stages, **changes):
+        config = FlowerParameters(dataset="digits", model="resnet8", weights="none", **changes)
+        task = Transfer(config, RunFolder(tmp_path))
+        for stage in stages:
+            task.build(stage, "float32", tf.distribute.get_strategy())
+        return {layer.rate for layer in task.backbone.layers if isinstance(layer, keras.layers.Dropout)}
+
+    assert rates([0], unfreeze_at_epoch=1) == {0.0}
+    assert rates([0, 1], unfreeze_at_epoch=1) == rates([0], base="trained") == {0.5}
+
+
+def test_loading_weights_leaves_the_seeds_of_dropout(tmp_path):
+    def build():
+        return registry.find("resnet8").build(include_top=False, block_dropout=0.1, name="resnet8")
+
+    build().save(tmp_path / "best.keras")
+    backbone = build()
+    seeds = [variable.numpy() for variable in backbone.variables if is_seed(variable)]
+    heads.load_backbone_weights(backbone, str(tmp_path / "best.keras"))
+    received = [variable.numpy() for variable in backbone.variables if is_seed(variable)]
+    assert seeds and all(map(np.array_equal, seeds, received))
+
+
+def test_images_that_have_changed_are_not_gone_on_with(tmp_path):
+    task = Transfer(FlowerParameters(dataset="digits", model="resnet20"), RunFolder(tmp_path))
+    facts = transfer_facts.describe_data(task, resumed=False)
+    write_json(task.run.data, facts)
+    assert transfer_facts.describe_data(task, resumed=True) == facts
+    write_json(task.run.data, facts | {"fingerprint": "of others"})
+    with pytest.raises(UsageError, match="are others; give the same --data_dir"):
+        transfer_facts.describe_data(task, resumed=True)

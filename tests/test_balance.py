@@ -1,14 +1,20 @@
 """Classes of unequal size: weights of the loss, metrics that do not hide it, and warnings."""
 
+import dataclasses
+import json
+import math
+
 import numpy as np
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+from conftest import tiny
 
 import cifar10_train
 from cifar10_input import plan_indices
 from hyper_parameters import from_preset
 from resnet_study.data.balance import balanced_order, class_weights, describe_balance
+from resnet_study.data.toy_data import SYNTHETIC_CLASSES
 from resnet_study.errors import UsageError
 from resnet_study.metrics import measure
 from resnet_study.reports.console import print_result
@@ -99,3 +105,25 @@ def test_a_lower_accuracy_than_of_one_answer_is_no_sign_of_nothing_learnt(capsys
     answers = np.array([0] * 27 + [1, 2, 2] + [0, 1] + [2])
     print_result({"model": "m", "dataset": "d", "test": measure(np.eye(3)[answers] * 0.8 + 0.1, labels, NAMES)})
     assert "of 90.91 %; look at the balanced accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sizes", [(75, 25), (100, 100, 100, 20)])
+def test_a_large_class_sees_all_variants_too(sizes):
+    """Each image counts its own draws, so that no variant of a large class is left out because a small one has more of them."""
+    labels = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    seen = [[] for _ in labels]
+    for epoch in range(6):
+        for image, number in zip(*balanced_order(0, epoch, labels.tobytes()), strict=True):
+            seen[image].append(int(number))
+    share = math.ceil(len(labels) / len(sizes))
+    for label, numbers in zip(labels, seen, strict=True):
+        assert len(set(numbers)) == len(numbers) and max(numbers) < 6 * math.ceil(share / sizes[label])
+
+
+def test_weights_of_a_file_stay_with_the_run(tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps({name: 1 + number for number, name in enumerate(SYNTHETIC_CLASSES)}))
+    config = tiny(tmp_path, class_weight=str(tmp_path / "w.json"), lr_schedule="constant", warmup_steps=0)
+    run = cifar10_train.train(dataclasses.replace(config, train_steps=3))
+    (tmp_path / "w.json").unlink()
+    cifar10_train.train(config, resume=True)
+    assert json.loads(run.data.read_text())["class_weights"] == list(range(1, 11))

@@ -1,5 +1,6 @@
 """More steps for a run that ended, plateaus, patience, parts of batches, float16, mixed images: each resumes bit by bit."""
 
+import dataclasses
 import json
 
 import keras
@@ -7,17 +8,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cifar10_input import Split, load_data
 from cifar10_train import train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.data.mixing import Mixer
 from resnet_study.errors import UsageError
+from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import forecast
 from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
+from resnet_study.training.tasks import Classification
 
 SETTINGS = {"train_steps": 4, "report_freq": 2, "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False}
 
@@ -185,3 +189,44 @@ def test_variables_learn_at_rates_of_their_own(optimizer):
     first, second = (1 - variable.numpy() for variable in variables)
     np.testing.assert_allclose(second, 0.25 * first, rtol=1e-5)
     assert (first > 0).all()
+
+
+def test_a_plateau_begins_anew_with_a_stage():
+    plateau, counts = Plateau("e", 1, (2,)), []
+    for report in enumerate([5.0, 4.0, 4.0, 6.0, 6.0]):
+        plateau.on_epoch_end(report[0], {"e": report[1]})
+        counts.append(plateau.lowered)
+    assert counts == [0, 0, 0, 0, 1]
+
+
+def test_what_would_change_the_course_of_a_longer_run_is_refused(tmp_path):
+    constant = {"lr_schedule": "constant", "init_lr": 0.01, "warmup_steps": 0, "sparsity": 0.5}
+    train(tiny(tmp_path / "zeros", **constant, train_steps=2))
+    with pytest.raises(UsageError, match="a run with --sparsity cannot be made longer"):
+        train(tiny(tmp_path / "zeros", **constant), resume=True)
+    linear = {"init_lr": 0.01, "warmup_steps": 0, "report_freq": 1}
+    train(tiny(tmp_path, **linear, train_steps=1))
+    train(tiny(tmp_path, **linear, train_steps=3, extend=1), resume=True, callbacks=[Stop()])
+    with pytest.raises(UsageError, match=r"--extend=3 begins anew where .* has ended, received a run that stands at 2"):
+        train(tiny(tmp_path, **linear, train_steps=5, extend=3), resume=True)
+
+
+def test_what_cutmix_and_padding_cannot_do_is_refused_before_a_run_begins(tmp_path):
+    with pytest.raises(UsageError, match="--cutmix must be at most 1"):
+        tiny(tmp_path, cutmix=2.0)
+    mixer = Mixer(tiny(tmp_path, cutmix=0.5, mixup=0.2), (8, 8, 3), 10)
+    assert mixer._mixers[1].get_config()["factor"] == (0.5, 0.5)  # alpha itself, not the upper end of its range
+    config = tiny(tmp_path, padding_size=8)
+    data = load_data(config)
+
+    def begin(config, *place):
+        parts = {}
+        for name in ("train", "test"):
+            split = getattr(data, name)
+            parts[name] = Split(split.images[place], split.labels)
+        Classification(config, RunFolder(tmp_path / "x"), dataclasses.replace(data, **parts))
+
+    with pytest.raises(UsageError, match="--padding_size must be below the 8 pixels"):
+        begin(config, slice(None), slice(8), slice(8))
+    with pytest.raises(UsageError, match="--rand_augment is for colour images, received grey ones"):
+        begin(tiny(tmp_path, rand_augment=0.3), slice(None), slice(None), slice(None), slice(1))

@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+import types
 
 import conftest
 import keras
@@ -224,3 +225,6 @@ def test_one_tower_for_each_core_where_shards_are_large_enough(monkeypatch, core
 def test_too_many_towers_are_refused():
     with pytest.raises(UsageError, match="--towers must be at most the 4 images"):
         devices.choose_towers(5, tf.distribute.get_strategy(), 4)
+    several = types.SimpleNamespace(num_replicas_in_sync=2)
+    with pytest.raises(UsageError, match="expected one device for a run that was begun with 2 towers, received 2"):
+        devices.choose_towers(0, several, 64, stored=2)

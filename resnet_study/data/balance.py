@@ -46,7 +46,7 @@ def describe_balance(labels: np.ndarray, names, weighted: bool) -> list[str]:
     return lines
 
 
-def class_weights(setting: str, labels: np.ndarray, names, folders) -> np.ndarray | None:
+def class_weights(setting: str, labels: np.ndarray, names, folders, kept=None) -> np.ndarray | None:
     """The factor of the loss of each class.
 
     Args:
@@ -54,6 +54,7 @@ def class_weights(setting: str, labels: np.ndarray, names, folders) -> np.ndarra
             {class: factor} with every class by its name or its folder's.
         labels: int [n], of the training images.
         names, folders: of all classes; the latter may be empty.
+        kept: the factors that a run that goes on read from its file when it began.
 
     Returns:
         float32 [classes], or None.
@@ -66,6 +67,8 @@ def class_weights(setting: str, labels: np.ndarray, names, folders) -> np.ndarra
     if setting == "balanced":
         counts = np.maximum(1, np.bincount(labels, minlength=len(names)))
         return np.float32(len(labels) / (len(names) * counts))
+    if kept:
+        return np.float32(kept)
     place = Path(setting).expanduser()
     if not place.is_file():
         raise UsageError(
@@ -117,7 +120,7 @@ def balanced_order(seed: int, epoch: int, labels: bytes) -> tuple[np.ndarray, np
         np.concatenate([rng.permutation(images) for _ in range(math.ceil(share / len(images)))])[:share]
         for images in members
     ]
-    repeats = [np.arange(share) // len(images) for images in members]
-    most = math.ceil(share / min(map(len, members)))  # draws of an image in an epoch
+    # Each image counts its own draws, of which an epoch has at most so many; a number that most classes never have would leave them some variants only.
+    rounds = [epoch * math.ceil(share / len(images)) + np.arange(share) // len(images) for images in members]
     order = rng.permutation(share * len(members))[: len(numbers)]
-    return np.concatenate(draws)[order], epoch * most + np.concatenate(repeats)[order]
+    return np.concatenate(draws)[order], np.concatenate(rounds)[order]

@@ -19,6 +19,12 @@ class _Draws(keras.random.SeedGenerator):
         return tf.random.fold_in(self._base, self._count)
 
 
+def check_mixing(config, shape) -> None:
+    """Raises UsageError where RandAugment is asked for of grey images; `shape`: (height, width, channels)."""
+    if config.rand_augment and shape[2] != 3:
+        raise UsageError("--rand_augment is for colour images, received grey ones; leave it out, or give --channels=3")
+
+
 class Mixer:
     """What the settings ask for beyond the augmentation of single images; nothing where they ask for nothing."""
 
@@ -27,21 +33,15 @@ class Mixer:
         config: uses rand_augment, mixup, cutmix, seed.
         shape: of an image, (height, width, channels).
         classes: number of classes.
-
-        Raises:
-            UsageError: RandAugment of grey images.
         """
         self._seed, self._classes = config.seed, classes
         self._augment = None
         if config.rand_augment:
-            if shape[2] != 3:
-                raise UsageError(
-                    "--rand_augment is for colour images, received grey ones; leave it out, or give --channels=3"
-                )
             self._augment = keras.layers.RandAugment((0, 255), factor=config.rand_augment, dtype="float32")
             self._augment.build((None, *shape))
-        kinds = ((keras.layers.MixUp, config.mixup), (keras.layers.CutMix, config.cutmix))
-        self._mixers = [kind(alpha, dtype="float32") for kind, alpha in kinds if alpha]
+        # A single number would be the upper end of what Keras draws CutMix's alpha from.
+        kinds = ((keras.layers.MixUp, config.mixup), (keras.layers.CutMix, (config.cutmix, config.cutmix)))
+        self._mixers = [kind(alpha, dtype="float32") for kind, alpha in kinds if alpha and alpha != (0, 0)]
 
     def augment(self, images, shard):
         """RandAugment of raw pixels.

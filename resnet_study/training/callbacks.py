@@ -123,9 +123,10 @@ class Plateau(keras.callbacks.Callback):
         lowered: how often it was lowered so far.
     """
 
-    def __init__(self, monitor: str, patience: int):
+    def __init__(self, monitor: str, patience: int, begins=()):
+        """After each of the reports `begins` the schedule begins anew."""
         super().__init__()
-        self._monitor, self._patience = monitor, patience
+        self._monitor, self._patience, self._begins = monitor, patience, begins
         self.go_on([])
 
     def on_epoch_end(self, epoch, logs):
@@ -136,6 +137,8 @@ class Plateau(keras.callbacks.Callback):
         self._best = min(self._best, value)
         if self._wait >= self._patience:
             self.lowered, self._wait = self.lowered + 1, 0
+        if epoch in self._begins:
+            self.lowered, self._wait, self._best = 0, 0, math.inf
 
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
         """Brings it to its state after the reports of a run that goes on."""
@@ -144,19 +147,20 @@ class Plateau(keras.callbacks.Callback):
             self.on_epoch_end(*report)
 
 
-def make_watchers(config, monitor: str | None, first_epoch: int = 0) -> tuple:
+def make_watchers(config, monitor: str | None, first_epoch: int = 0, begins=()) -> tuple:
     """What looks at the reports of a training as the settings say: `Patience` and `Plateau`.
 
     Args:
         config: uses patience, lr_schedule, plateau_patience.
         monitor: column of `error.csv`; None = there are no validation images.
         first_epoch: see `Patience`.
+        begins: see `Plateau`.
 
     Raises:
         UsageError: something is asked for, and there is nothing to look at.
     """
     watchers = [Patience(monitor, config.patience, first_epoch)] if config.patience else []
-    watchers += [Plateau(monitor, config.plateau_patience)] if config.lr_schedule == "plateau" else []
+    watchers += [Plateau(monitor, config.plateau_patience, begins)] if config.lr_schedule == "plateau" else []
     if watchers and not monitor:
         raise UsageError("--patience and --lr_schedule=plateau need validation images, received none; hold some out")
     return tuple(watchers)

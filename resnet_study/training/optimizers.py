@@ -19,10 +19,10 @@ def make_optimizer(config, variables, replicas: int, policy: str, rates=None) ->
     """
     if config.optimizer == "adam":
         kind = FusedAdam if replicas == 1 else keras.optimizers.Adam
-        options = {"beta_1": config.momentum}
+        options = {"beta_1": float(config.momentum)}
     else:
         kind = FusedSGD if replicas == 1 and config.momentum else keras.optimizers.SGD
-        options = {"momentum": config.momentum, "nesterov": config.optimizer == "nesterov"}
+        options = {"momentum": float(config.momentum), "nesterov": config.optimizer == "nesterov"}
     if rates:
         kind = _with_rates(kind, rates)
     optimizer = kind(config.init_lr, **options)

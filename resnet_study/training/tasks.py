@@ -10,6 +10,7 @@ what is said `describe_data`, `describe`
 """
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
+from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
 from resnet_study.networks import registry
@@ -60,9 +62,17 @@ class Classification:
         self.training, self.validation = cifar10_input.split_data(data, config)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
+        check_mixing(config, self.training.images.shape[1:])
+        smallest = min(self.training.images.shape[1:3])
+        if config.augment and config.padding_mode == "reflect" and config.padding_size >= smallest:
+            raise UsageError(
+                f"--padding_size must be below the {smallest} pixels of the images to reflect them, received {config.padding_size}; give less, "
+                "or --padding_mode=zero"
+            )
         self.classes = len(data.class_names)
+        kept = run.told("class_weights")
         self._class_weights = class_weights(
-            config.class_weight, self.training.labels, data.class_names, data.class_folders
+            config.class_weight, self.training.labels, data.class_names, data.class_folders, kept
         )
         self.stage_ends, self.report_freq = (config.train_steps,), config.report_freq
         self.update = UpdateRule(
@@ -80,7 +90,8 @@ class Classification:
         # The weights of a report before the last zeros came would not be sparse.
         kept = "validation_loss" if data.several else "validation_error"
         self.chosen_by = kept if len(self.validation) and not config.sparsity else None
-        self.watchers = make_watchers(config, self.chosen_by)
+        begins = (math.ceil(config.extend / config.report_freq),)
+        self.watchers = make_watchers(config, self.chosen_by, begins=begins)
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
     # Data
@@ -165,9 +176,16 @@ class Classification:
             return
         for layer in model.layers:
             if isinstance(layer, PatchWhitening):
-                layer.adapt(self.normalization(self.training.images[:5000]))
+                layer.adapt(self.normalization(self._choose_images(5000)))
         if self.config.is_use_ckpt:
             self._start_from(model, self.config.ckpt_path)
+
+    def _choose_images(self, most: int):
+        """Some training images: the first ones, but of images of one's own, which lie class by class, some of all classes."""
+        images = self.training.images
+        if self.config.dataset != "folder" or len(images) <= most:
+            return images[:most]
+        return images[np.random.default_rng((self.config.seed, 10)).choice(len(images), most, replace=False)]
 
     def keep_files(self) -> None:
         """Copies into the folder of a run that begins what it needs of other files, so that they may change before it is resumed."""
@@ -185,7 +203,7 @@ class Classification:
         """Takes the weights of a trained model, but for a head of other classes; step and optimizer stay at their start. Of a network with
         other `widths` it takes the channels that are worth most.
         """
-        source = load_model(path, self.config.model_name)
+        source = load_model(path, self.config.shipped_name)
         new_heads = find_new_heads(source, model)
         if self.config.widths and not new_heads and source.count_params() > model.count_params():
             scores = score_channels(source, self.config.prune_by, self.training, self.config.seed)
@@ -247,6 +265,8 @@ class Classification:
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
         facts |= {"several": True} if self.data.several else {}
+        if self.config.class_weight not in ("", "balanced"):
+            facts["class_weights"] = self._class_weights.tolist()
         if not self.data.fingerprint:
             return facts
         return facts | {"class_folders": self.data.class_folders, "fingerprint": self.data.fingerprint}
