@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from resnet_study.networks.baselines import build_alexnet
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import CaffePreprocessing
 from resnet_study.reports import model_cards
-from resnet_study.reports.model_cards import dataset_of, draw_cards, write_cards
+from resnet_study.reports.model_cards import draw_cards, write_cards
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
@@ -80,14 +81,14 @@ def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undra
 def test_networks_without_shipped_weights_say_which_have_some():
     with pytest.raises(ValueError, match="are shipped for resnet20, resnet20_preact, resnet9, received plain20"):
         resnet.build_resnet(3, "plain", weights="cifar10")
-    with pytest.raises(ValueError, match="received resnet20 with shortcut 'B'; train your own"):
+    with pytest.raises(ValueError, match="received resnet20 with shortcut 'B'; take one of these, or train your own"):
         resnet.build_resnet20(weights="cifar10", shortcut="B")
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_moved_file_names_its_classes(tmp_path, name):
     shutil.copy(FOLDER / name, tmp_path)
-    count, first, last = CLASSES[dataset_of(CARDS[name])]
+    count, first, last = CLASSES[registry.dataset_of(CARDS[name]["weights"])]
     names = read_class_names(tmp_path / name, {"": count})[""]
     assert (len(names), names[0], names[-1]) == (count, first, last)
 
@@ -155,7 +156,7 @@ def test_real_cifar10_is_read_right(cifar10):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CARDS)
 def test_shipped_weights_have_the_error_they_state(name):
-    data = real(dataset_of(CARDS[name]))
+    data = real(registry.dataset_of(CARDS[name]["weights"]))
     probabilities = cifar10_test.test(load_model(str(FOLDER / name)), data.test.images)
     result = measure(probabilities, data.test.labels, data.class_names)
     assert result["error"] == pytest.approx(CARDS[name]["error"], abs=0.03)
@@ -164,7 +165,43 @@ def test_shipped_weights_have_the_error_they_state(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CARDS)
 def test_folded_bfloat16_names_the_same_classes(name):
-    images, model = real(dataset_of(CARDS[name])).test.images, load_model(str(FOLDER / name))
+    images, model = real(registry.dataset_of(CARDS[name]["weights"])).test.images, load_model(str(FOLDER / name))
     folded = fold_batch_norm(model, "mixed_bfloat16")
     expected, received = (cifar10_test.test(tested, images).argmax(axis=1) for tested in (model, folded))
     assert np.mean(received == expected) >= 0.998
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    """Their layers have the same names and shapes as far as the smaller network goes."""
+    deep, named = resnet.build_resnet(2), resnet.build_resnet(2, name="mine")
+    for source, message in (
+        (deep, "a layer stage1_block2"),
+        (named, "a layer stage1_block2"),
+        (resnet.build_resnet(1, "plain"), "another"),
+    ):
+        source.save(tmp_path / "source.keras")
+        with pytest.raises(ValueError, match=message):
+            resnet.build_resnet(1, weights=tmp_path / "source.keras")
+
+
+def test_what_would_be_shipped_under_a_wrong_name_is_refused(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "SHIPPED", ("synthetic", "synthetic_robust"))
+    run = RunFolder(shutil.copytree(trained_run.path, tmp_path / "run"))
+
+    def refused(message, weights="synthetic"):
+        with pytest.raises(UsageError, match=message):
+            model_cards.ship(run, weights, tmp_path)
+
+    refused("synthetic_robust are not for a run without --corrupt", "synthetic_robust")
+    shutil.copy(run.best, run.path / "calibrated.keras")
+    write_json(run.path / "calibration.json", {"temperature": 2.0, "of": "others"})
+    refused("is of other weights")
+    history = run.error_csv.read_text().splitlines()
+    run.error_csv.write_text(
+        "\n".join([*history[:-1], history[-1].replace(history[-1].split(",")[0], "999", 1)]) + "\n"
+    )
+    refused("was tested after .* and trained on to 999")
+    config = json.loads(run.config.read_text())
+    run.config.write_text(json.dumps(config | {"block_dropout": 0.1}))
+    refused("expected a network as its name says")
+    assert not list(tmp_path.glob("*.keras"))

@@ -51,25 +51,39 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         What is known of the training; `measure_file` adds the rest.
 
     Raises:
-        UsageError: the weights are of another data set.
+        UsageError: the weights are of another data set, of a changed network, made robust or not as the name says, or calibrated before they
+            were trained on.
     """
     config, recipe, _ = list_cifar_numbers(run)
-    if config.dataset_name != dataset_of({"weights": weights}):
+    if config.model_choices:
+        raise UsageError(
+            f"expected a network as its name says, received one with {config.model_choices}; ship another run"
+        )
+    if bool(config.corrupt) != weights.endswith("_robust"):
+        raise UsageError(
+            f"--weights={weights} are not for a run with{'' if config.corrupt else 'out'} --corrupt, received {run}; give another name"
+        )
+    if config.dataset_name != registry.dataset_of(weights):
         raise UsageError(
             f"--weights={weights} must be of that data set, received a run on {config.dataset_name}; give another"
         )
-    calibrated = run.path / "calibrated.keras"
-    source = calibrated if calibrated.is_file() else run.best
-    halve_weights(source, folder / registry.shipped_file(config.model_name, weights).name)
     origin = describe_origin(run, config)
+    calibrated = run.path / "calibrated.keras"
+    facts = read_json(run.path / "calibration.json", dict) if calibrated.is_file() else {}
+    if facts.get("of") not in (None, hash_file(run.best)):
+        raise UsageError(f"{calibrated} is of other weights than {run.best}; calibrate the run again")
+    source = calibrated if facts else run.best
+    halve_weights(source, folder / registry.shipped_file(config.model_name, weights).name)
     pflop = training_pflop(multiply_adds(load_model(str(run.best))), origin["images_seen"])
     return {
         "model": config.model_name,
         "weights": weights,
         "recipe": recipe,
         "seed": config.seed,
-        "chosen": "chosen on validation images" if config.validation_fraction else "the last of the training",
-        "calibrated": read_json(run.path / "calibration.json", {}).get("temperature") if source == calibrated else None,
+        "chosen": "chosen on validation images"
+        if config.validation_fraction and not config.sparsity
+        else "the last of the training",
+        "calibrated": facts.get("temperature"),
         "command": config.command,
         "pflop": pflop,
         **origin,
@@ -113,6 +127,11 @@ def measure_file(path: Path, test, temperature: float | None = None) -> dict:
     }
 
 
+def read_test_images(weights: str, data_dir: str):
+    """The test images of what weights were trained on, a `cifar10_input.Split`."""
+    return cifar10_input.load_data(from_preset("fast", dataset=registry.dataset_of(weights), data_dir=data_dir)).test
+
+
 def write_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> Path:
     """Writes `cards.json` and the README.md that shows them; returns the latter."""
     cards = sorted(
@@ -145,7 +164,7 @@ def write_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> Path:
         "bytes",
     ]
     lines += ["", *table_lines(header, "lrrrrrrr", rows), "", "![calibration](calibration.png)"]
-    datasets = dict.fromkeys(dataset_of(card) for card in cards)
+    datasets = dict.fromkeys(registry.dataset_of(card["weights"]) for card in cards)
     lines += [f"![robustness on {dataset}](robustness-{dataset}.png)" for dataset in datasets]
     for card in cards:
         lines += ["", f"## {card['model']}, {card['weights']}", "", *_describe(card)]
@@ -158,7 +177,12 @@ def draw_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> None:
     """Draws `calibration.png` of all cards, and of each data set `robustness-<data set>.png`."""
     table = pd.DataFrame(
         [
-            {"dataset": dataset_of(card), "model": card["model"], "preset": card["weights"], "seed": card["seed"]}
+            {
+                "dataset": registry.dataset_of(card["weights"]),
+                "model": card["model"],
+                "preset": card["weights"],
+                "seed": card["seed"],
+            }
             | {"corruption": corruption, "severity": severity, "accuracy": accuracy}
             for card in cards
             for corruption, accuracies in card["corrupted"].items()
@@ -168,14 +192,9 @@ def draw_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> None:
     with matplotlib.rc_context(STYLE):
         named = {f"{card['model']}, {card['weights']}": card for card in cards}
         save_figure(draw_calibrations(named), folder / "calibration.png")
-        for dataset in dict.fromkeys(dataset_of(card) for card in cards):
+        for dataset in dict.fromkeys(registry.dataset_of(card["weights"]) for card in cards):
             part = table[table["dataset"] == dataset]
             save_figure(draw_robustness(part, dataset), folder / f"robustness-{dataset}.png")
-
-
-def dataset_of(card):
-    """What the weights were trained on: "cifar10" of "cifar10_robust"."""
-    return card["weights"].split("_")[0]
 
 
 def _describe(card):
@@ -230,12 +249,13 @@ def main(argv=None) -> int:
         cards = {(card["model"], card["weights"]): card for card in registry.read_cards()}
         changed = list(cards)
         if flags.version:
+            # Before a file is replaced: data that are missing leave it as it was.
+            read_test_images(flags.weights, flags.data_dir)
             card = ship(RunFolder(Path(flags.runs_dir) / flags.version), flags.weights)
             changed = [(card["model"], card["weights"])]
             cards[changed[0]] = card
         for key in changed:
-            config = from_preset("fast", dataset=dataset_of(cards[key]), data_dir=flags.data_dir)
-            test = cifar10_input.load_data(config).test
+            test = read_test_images(key[1], flags.data_dir)
             cards[key] |= measure_file(registry.shipped_file(*key), test, cards[key]["calibrated"])
         print(f"written: {write_cards(list(cards.values()))}")
         draw_cards(read_json(registry.PRETRAINED / "cards.json", list))

@@ -97,13 +97,16 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         recipe += ", all training images"
     if config.train_steps != usual.train_steps:
         recipe += f", {config.train_steps:,} steps"
+    finished = result["last_step"] == config.train_steps
+    if not finished:
+        recipe += f", ended at step {result['last_step']:,}"
     if config.is_use_ckpt:
         recipe += ", from trained weights"
     if config.teacher:
         recipe += ", with a teacher"
     if config.sparsity:
         recipe += f", {config.sparsity:.0%} zeros"
-    metric_published, *published = published_number(config) or (None, None, None)
+    metric_published, *published = (finished and published_number(config)) or (None, None, None)
     return (
         config,
         recipe,

@@ -138,13 +138,17 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     """Where the numbers of a run come from: images_seen, wall_seconds, hardware and commit, as in a row of results.
 
     Raises:
-        UsageError: the run has not been trained.
+        UsageError: the run has not been trained, or was trained on since it was tested.
     """
     kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
     starts = read_json(run.environment, [kind])
     if not starts:
         raise UsageError(f"{run.environment} must tell of a start of the training, received none; go on with --resume")
-    last = run.read_history().iloc[-1]
+    last, tested = run.read_history().iloc[-1], read_result(run)["last_step"]
+    if tested != int(last["step"]):
+        raise UsageError(
+            f"{run} was tested after {tested:,} steps and trained on to {int(last['step']):,}; go on with --resume, or test it again"
+        )
     return {
         "images_seen": int(last["step"]) * config.train_batch_size,
         "wall_seconds": round(float(last["seconds"])),

@@ -95,6 +95,11 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
         for form in ("plain", "resnet")
     ]
     configs = plan_runs(given | {"preset": recipe}, entries, [dataset], seeds, held_out=False)
+    recipes = {(config.model_name, config.preset) for config in configs}
+    if len(recipes) > len({name for name, _ in recipes}):
+        raise UsageError(
+            "--mode=degradation draws each network by one recipe, received one with two; give another --version"
+        )
     finished, failures = finish_runs(configs)
     groups = group_runs(finished)
     rows, table = [], []
