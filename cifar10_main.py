@@ -8,6 +8,8 @@ python cifar10_main.py --mode=export --version=NAME --format=litert,onnx --quant
 python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digits --seeds=0,1,2
 """
 
+import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -170,7 +172,7 @@ def _run(argv):
     if actions["mode"] == "report":
         return _report(hyper_parameters.from_flags(flags), actions["versions"])
     if actions["mode"] == "serve":
-        return _serve(hyper_parameters.from_flags(flags), actions["versions"], actions["port"])
+        return _serve(flags, actions["versions"], actions["port"])
     if actions["mode"] in STUDIES:
         try:
             return _study(flags, actions)
@@ -228,6 +230,8 @@ def _study(flags, actions):
     elif actions["mode"] == "compress":
         from resnet_study.studies.compress import compress
 
+        # Here --model names no run, but the network of shipped weights.
+        given = {name: value for name, value in flags.items() if name != "seed"}
         folder = compress(given, _find_sources(flags, actions["versions"] or [defaults.model]))
     else:
         from resnet_study.studies.compare import compare
@@ -253,8 +257,9 @@ def _find_sources(flags, versions):
         place = Path(hyper_parameters.from_flags(flags).runs_dir) / name
         source = {"test_ckpt_path": str(place) if place.is_dir() else name}
         if name in registry.MODELS and not place.is_dir():
-            source = {"test_ckpt_path": "cifar10", "model": name}
-        found[name] = hyper_parameters.from_flags(_read_data_flags(flags | source) | flags | source)
+            weights = flags.get("dataset", "cifar10")
+            source = {"test_ckpt_path": weights if weights in registry.SHIPPED else "cifar10", "model": name}
+        found[name] = _with_data(flags | source)
     return found
 
 
@@ -275,7 +280,7 @@ def _report(config, versions):
     print(f"written: {page}")
 
 
-def _serve(config, versions, port):
+def _serve(flags, versions, port):
     """Answers for runs of either program in `runs_dir`, model files and "cifar10", beside each other."""
     devices.import_tensorflow()
     try:
@@ -286,10 +291,16 @@ def _serve(config, versions, port):
         ) from error
     from resnet_study.serving.served_model import ServedModel
 
+    config = hyper_parameters.from_flags(flags)
     runs = Path(config.runs_dir)
     named = versions or [config.test_ckpt_path or config.run_name]
     paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
-    serve([ServedModel(name, path, config) for name, path in paths.items()], port)
+    # Shipped weights tell what they were trained on; other models have a run that does, or are told by flags.
+    settings = {
+        name: _with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config
+        for name, path in paths.items()
+    }
+    serve([ServedModel(name, path, settings[name]) for name, path in paths.items()], port)
 
 
 def _settings(flags, actions):
@@ -298,7 +309,7 @@ def _settings(flags, actions):
     if flags.get("test_ckpt_path"):
         if mode == "calibrate":
             raise UsageError("--test_ckpt_path is for --mode=test and predict; calibrate a run, by its --version")
-        return make(_read_data_flags(flags) | flags)
+        return _with_recipe(flags) if mode == "prune" else _with_data(flags)
     run = find_run(make, flags, _NAMING)
     if mode == "publish" and (run.path / "study.json").is_file():
         return make(flags)
@@ -326,16 +337,44 @@ def _find_others(flags):
     return find_new(flags, stored, run, settings.__dataclass_fields__["dataset"].default)
 
 
+def _with_data(flags):
+    """The settings of flags with `test_ckpt_path`; what they leave open of the data is as the model was trained on, where that is known."""
+    return hyper_parameters.from_flags(_read_data_flags(flags) | flags)
+
+
+def _with_recipe(flags):
+    """The settings of flags with `test_ckpt_path`; what they leave open is as in the training of the model, where that is known."""
+    path, config = flags["test_ckpt_path"], _with_data(flags)
+    if path not in registry.SHIPPED:
+        run = run_around(path)
+        if run is None or not run.holds_run():
+            return config
+        stored = run.read_config(hyper_parameters.HyperParameters)
+        return dataclasses.replace(stored, **{"runs_dir": config.runs_dir, "version": ""} | flags)
+    commands = [
+        card["command"]
+        for card in registry.read_cards()
+        if (card["model"], card["weights"]) == (config.model_name, path)
+    ]
+    if "preset" in flags or not commands:
+        return config
+    told = vars(make_parser().parse_args(shlex.split(commands[0])[2:]))
+    recipe = {name: value for name, value in told.items() if name in config.__dataclass_fields__}
+    return hyper_parameters.from_flags(_read_data_flags(flags) | recipe | {"seed": config.seed, "version": ""} | flags)
+
+
 def _read_data_flags(flags):
-    """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
     path = flags["test_ckpt_path"]
     if path in registry.SHIPPED:
-        return {} if "dataset" in flags else {"dataset": path.split("_")[0]}
+        named = {"model", "num_residual_blocks"} & flags.keys()
+        network = {} if named else {"model": registry.default_network(path)}
+        return network | ({} if "dataset" in flags else {"dataset": registry.dataset_of(path)})
     run = run_around(path)
     if run is None or not run.holds_run():
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)
-    if "dataset" in flags or ("data_dir" in flags and stored.dataset != "folder"):
+    # What tells the parts of the data holds wherever these lie now: with others, it would be tested on what it was trained on.
+    if flags.get("dataset", stored.dataset) != stored.dataset:
         names = ("value_range", "resize", "jpeg_size")
     else:
         names = ("dataset", "synthetic_images", "heads", "value_range", "resize", "jpeg_size")

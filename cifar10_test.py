@@ -27,6 +27,7 @@ from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import (
     LabelledParts,
+    check_classes,
     evaluate_parts,
     find_class_folders,
     find_class_names,
@@ -34,7 +35,7 @@ from resnet_study.evaluation import (
     measure,
     read_as_trained,
 )
-from resnet_study.exporting.export import RealImages, choose_calibration
+from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, hash_file
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
@@ -88,28 +89,22 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         UsageError: no such run or file, or the model does not fit the data set.
     """
     path, run = find_model(config)
-    model = open_model(path, config.model_name)
+    model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     data = _load_heads(config, path, model)
-    names = list(data)
+    first = next(iter(data.values()))
     if not config.test_ckpt_path:
-        check_own(run, data[names[0]].fingerprint, data[names[0]].found)
-    labels = {name: labelled.test.labels for name, labelled in data.items()}
-    parts = LabelledParts(
-        {"test": [(data[names[0]].test.images, labels)]},
-        {name: labelled.class_names for name, labelled in data.items()},
-        f"--dataset={config.dataset}",
-        "the data set it was trained on",
-        data[names[0]].several,
-    )
+        check_own(run, first.fingerprint, first.found)
+    parts = _label_parts(config, data)
     pflop = None
     if not config.test_ckpt_path:
         images_seen = int(run.read_history().iloc[-1]["step"]) * config.train_batch_size
         pflop = training_pflop(multiply_adds(model), images_seen)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
-    chosen_by = "validation_loss" if parts.several else "validation_error"
+    # The weights of a network with zeros are the last ones, see `training.tasks`.
+    chosen_by = None if config.sparsity else "validation_loss" if parts.several else "validation_error"
     result = evaluate_parts(config, path, run, model, parts, **views, chosen_by=chosen_by, pflop=pflop)
-    if unlabelled := data[names[0]].unlabelled:
+    if unlabelled := first.unlabelled:
         predict_unlabelled(
             config, run, model, unlabelled, find_class_names(path, model), make_reader(config, path, model)
         )
@@ -124,7 +119,7 @@ def evaluate_others(config: HyperParameters, found: LabelledFiles) -> tuple[dict
         found: of `resnet_study.new_data.find_new`.
     """
     path = find_model(config)[0]
-    model = open_model(path, config.model_name)
+    model = open_model(path, config.shipped_name)
     return evaluate_new(config, found, model, make_reader(config, path, model))
 
 
@@ -146,7 +141,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             trained on all images needs one, since it held none out. "" = the run itself.
 
     Returns:
-        (content of `calibration.json`: temperature, fitted_on, images, and validation_before, validation_after, test_before, test_after,
+        (content of `calibration.json`: of (the sha256 of `best.keras`), temperature, fitted_on, images, and validation_before, validation_after, test_before, test_after,
         each with calibration_error (points), brier_score and loss; path of the copy).
 
     Raises:
@@ -168,6 +163,8 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     data = cifar10_input.load_data(recipe)
     if data.several:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
+    for one in dict.fromkeys((fitted.path, run.path)):
+        check_own(RunFolder(one), data.fingerprint, data.found)
     _, validation = cifar10_input.split_data(data, recipe)
     if not len(validation):
         raise UsageError(
@@ -191,6 +188,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     except ValueError as error:
         raise UsageError(f"{run.best} cannot be calibrated: {error}") from error
     facts = {
+        "of": hash_file(run.best),
         "temperature": temperature,
         "fitted_on": str(held_out or "its own validation images"),
         "images": len(validation),
@@ -209,6 +207,29 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
 def _measure_calibration(probabilities, labels):
     metrics = measure(probabilities, labels, range(probabilities.shape[1]))
     return {name: metrics[name] for name in ("calibration_error", "brier_score", "loss")}
+
+
+def load_as_trained(config: HyperParameters, path: str, model) -> dict:
+    """{name of the head: the data set with its labels}, of the heads and the classes of a model.
+
+    Raises:
+        UsageError: the data set has other heads or classes than the model was trained on.
+    """
+    data = _load_heads(config, path, model)
+    check_classes(path, model, _label_parts(config, data))
+    return data
+
+
+def _label_parts(config, data):
+    first = next(iter(data.values()))
+    labels = {name: labelled.test.labels for name, labelled in data.items()}
+    return LabelledParts(
+        {"test": [(first.test.images, labels)]},
+        {name: labelled.class_names for name, labelled in data.items()},
+        f"--dataset={config.dataset}",
+        "the data set it was trained on",
+        first.several,
+    )
 
 
 def _load_heads(config, path, model):
@@ -272,7 +293,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
         print(predictions.table["class_1"][0])  # cat
     """
     path, run = find_model(config)
-    model = open_model(path, config.model_name)
+    model = open_model(path, config.shipped_name)
     images = list_images(paths)
     class_names = find_class_names(path, model)
     read = make_reader(config, path, model)
@@ -301,7 +322,7 @@ def export(
 ) -> list[dict]:
     """Writes a model as files that compute without this library, into `exported/` of the folder of `find_model`.
 
-    Each is checked on test images of the data set, or on `paths`; int8 is calibrated with training images.
+    Each is checked on test images of the data set, drawn by the seed, or on `paths`; int8 is calibrated with training images.
 
     Args:
         config: settings; `test_ckpt_path` or `version` names the model.
@@ -316,13 +337,13 @@ def export(
         UsageError: no such run or file; a format has no such quantization; or a file does not answer as the model.
     """
     path, run = find_model(config)
-    model = load_model(path, config.model_name)
+    model = load_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
-    cached = functools.cache(lambda: _load_heads(config, path, model))
+    cached = functools.cache(lambda: load_as_trained(config, path, model))
 
     def choose_training():
         images = next(iter(cached().values())).train.images
-        chosen = choose_calibration(len(images), config.seed)
+        chosen = choose_images(len(images), CALIBRATION_IMAGES, config.seed)
         return images[chosen], f"{len(chosen):,} training images of {config.dataset}"
 
     if paths:
@@ -330,7 +351,9 @@ def export(
         images = np.array([read(file, shape) for file in list_images(paths).files], np.uint8)
         real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
     else:
-        images = next(iter(cached().values())).test.images[:compared]
-        labels = {head: data.test.labels[:compared] for head, data in cached().items()}
+        tested = {head: data.test for head, data in cached().items()}
+        first = next(iter(tested.values()))
+        chosen = choose_images(len(first), compared, config.seed)
+        images, labels = first.images[chosen], {head: part.labels[chosen] for head, part in tested.items()}
         real = RealImages(images, labels, f"{len(images):,} test images of {config.dataset}", choose_training)
     return export_model(path, run, model, real, formats, quantize, pixels)

@@ -58,7 +58,7 @@ def evaluate(config: FlowerParameters):
     from resnet_study.exporting.exported_model import open_model
 
     path, run = find_model(config)
-    model = open_model(path)
+    model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
@@ -207,7 +207,7 @@ def report_others(config: FlowerParameters, found) -> None:
     from resnet_study.reports.figures import draw_evaluation
 
     path = find_model(config)[0]
-    model = open_model(path)
+    model = open_model(path, config.shipped_name)
     result, folder = evaluate_new(config, found, model, make_reader(config, path, model))
     print_result(result)
     draw_evaluation(folder, result)
@@ -258,8 +258,9 @@ def _read_data_flags(flags):
     if run is None or not run.holds_run() or "preset" in read_json(run.config, dict):
         return {}
     stored = run.read_config(FlowerParameters)
-    names = () if {"dataset", "data_dir"} & flags.keys() else _DATA
-    return {name: getattr(stored, name) for name in (*names, "faithful", "value_range", "resize", "jpeg_size")}
+    # Those of its parts hold wherever its images lie now: with others, it would be tested on what it was trained on.
+    names = _DATA if flags.get("dataset", stored.dataset) == stored.dataset else ()
+    return {name: getattr(stored, name) for name in (*names, "model", "faithful", "value_range", "resize", "jpeg_size")}
 
 
 def main(argv=None) -> int:

@@ -19,14 +19,14 @@ def export(
     from cifar10_test import make_reader
     from flowers.data import load_images
     from resnet_study.evaluation import find_model, read_as_trained
-    from resnet_study.exporting.export import RealImages, choose_calibration
+    from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images
     from resnet_study.exporting.export import export as export_model
     from resnet_study.prediction import list_images
     from resnet_study.run_folder import run_around
     from resnet_study.saved_models import load_model
 
     path, run = find_model(config)
-    model = load_model(path)
+    model = load_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
 
     @functools.cache
@@ -35,7 +35,7 @@ def export(
 
     def choose_training():
         part = load_data().training
-        images, _ = part.load(choose_calibration(len(part), config.seed))
+        images, _ = part.load(choose_images(len(part), CALIBRATION_IMAGES, config.seed))
         return images, f"{len(images):,} training images of {config.dataset_name}"
 
     if paths:
@@ -45,7 +45,7 @@ def export(
     else:
         name = "validation" if load_data().test is None else "test"
         part = getattr(load_data(), name)
-        images, labels = part.load(range(min(len(part), compared)))
+        images, labels = part.load(choose_images(len(part), compared, config.seed))
         if not len(images):
             raise UsageError(f"no {name} image of {load_data().found} can be read; mend some, or give --images=PATH")
         found = f"{len(images):,} {name} images of {config.dataset_name}"

@@ -153,7 +153,7 @@ def evaluate_parts(
     model: keras.Model,
     data: LabelledParts,
     *,
-    chosen_by: str = "validation_error",
+    chosen_by: str | None = "validation_error",
     mirrored: bool = False,
     shifted: bool = False,
     pflop: float | None = None,
@@ -167,7 +167,7 @@ def evaluate_parts(
         path, run: see `find_model`.
         model: what `saved_models.load_model` made of `path`.
         data: what to test it on.
-        chosen_by: the column of `error.csv` whose lowest value chose the weights of a run; without it the last weights are meant.
+        chosen_by: the column of `error.csv` whose lowest value chose the weights of a run; without it, or None, the last weights are meant.
         mirrored: also measure error_flip (%), that of the mean answers for an image and its mirror image.
         shifted: also measure error_shifts (%), that of the weighted mean of six answers: half of it is that of `mirrored`, half the
             same for the image one pixel further up and left, and one pixel further down and right (Jordan 2024, arXiv:2404.00498).
@@ -179,7 +179,7 @@ def evaluate_parts(
     Raises:
         UsageError: the model knows other classes than the data have, or no image of a part can be read.
     """
-    _check_classes(path, model, data)
+    check_classes(path, model, data)
     first, *others = data.class_names
     result = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     heads = {name: {} for name in others}
@@ -218,7 +218,8 @@ def read_as_trained(config, path: str, model):
     return dataclasses.replace(config, resize=resize, jpeg_size=told.jpeg_size or config.jpeg_size)
 
 
-def _check_classes(path, model, data):
+def check_classes(path: str, model, data: LabelledParts) -> None:
+    """Raises UsageError unless the data have the heads and the classes that a model was trained on; see `find_class_names`."""
     told = find_class_names(path, model)
     if told.several != data.several:
         one, many = "one label for each image", "several labels for an image"
@@ -247,10 +248,10 @@ def _describe_training(run, chosen_by, heads):
     """What `error.csv` says of the weights of a run; what it says of further heads goes into `heads`."""
     history = run.read_history()
     last = history.iloc[-1]
-    if chosen_by not in history:
+    if "validation_error" not in history:
         return {"best_step": int(last["step"]), "last_step": int(last["step"])}
     trained = history[history["step"] > 0] if len(history) > 1 else history  # see `callbacks.KeepBest`
-    best = history.loc[trained[chosen_by].idxmin()]
+    best = history.loc[trained[chosen_by].idxmin()] if chosen_by in history else last
     for name, facts in heads.items():
         facts["validation_error"] = float(best[f"validation_error_{name}"])
     return {

@@ -58,13 +58,13 @@ def read_model(path: Path):
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
-def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
+def load_model(path: str, shipped_name: str = "") -> keras.Model:
     """Loads a trained network that takes raw pixels 0..255 and returns probabilities.
 
     Args:
         path: "cifar10" or another of `registry.SHIPPED` = the shipped weights of `shipped_name`; a run folder (its `best.keras`); a `.keras` file; or a checkpoint
             `step-*.npz` in the folder of its run.
-        shipped_name: registry name, used with shipped weights alone.
+        shipped_name: registry name, used with shipped weights alone; "" = see `registry.default_network`.
 
     Returns:
         keras.Model, not compiled. Input [batch, height, width, channels], channels 1 or 3. Output float32 [batch, classes], or with
@@ -80,6 +80,7 @@ def load_model(path: str, shipped_name: str = "resnet20") -> keras.Model:
         print(model.input_shape, model.output_shape)  # (None, 32, 32, 3) (None, 10)
     """
     if path in registry.SHIPPED:
+        shipped_name = shipped_name or registry.default_network(path)
         try:
             return registry.find(shipped_name).build(weights=path)
         except Exception as error:  # none of this network, missing or damaged
@@ -182,7 +183,7 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
         if not path.is_file():
             known = [card["model"] for card in registry.read_cards() if card["weights"] == weights]
             raise ValueError(
-                f"weights={weights!r} are shipped for {', '.join(known) or 'no network yet'}, received {shipped}; train your own"
+                f"weights={weights!r} are shipped for {', '.join(known) or 'no network yet'}, received {shipped}; take one of these, or train your own"
             )
         source = keras.saving.load_model(path, compile=False)
         return source, _copy_normalization(source)
@@ -314,7 +315,8 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
         without: names of layers of `target` that keep the weights they have.
 
     Raises:
-        ValueError: a layer is missing in `source`, or its weights have other shapes; `target` is then unchanged.
+        ValueError: a layer is missing in `source`, or its weights have other shapes; or `source` has blocks that `target` lacks, or is
+            another network of the registry. `target` is then unchanged.
     """
     given = {layer.name: layer.get_weights() for layer in source.layers}
     wanted = {
@@ -328,6 +330,15 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
             raise ValueError(
                 f"weights of '{source.name}' do not fit '{target.name}': layer {name} expects {shapes}, received {received}"
             )
+    there = {layer.name for layer in target.layers}
+    for layer in source.layers:
+        if layer.weights and re.match(r"stage\d+_block\d+", layer.name) and layer.name not in there:
+            raise ValueError(
+                f"weights of '{source.name}' do not fit '{target.name}': they have a layer {layer.name}, which it lacks"
+            )
+    names = source.name, target.name
+    if names[0] != names[1] and all(re.fullmatch(r"(resnet|plain)\d+(_preact|_v2)?", name) for name in names):
+        raise ValueError(f"weights of '{source.name}' do not fit '{target.name}': they are another network's")
     for name in wanted:
         target.get_layer(name).set_weights(given[name])
 

@@ -17,7 +17,8 @@ from resnet_study.calibration import (
     reliability_table,
     set_temperature,
 )
-from resnet_study.files import read_json
+from resnet_study.exporting.export import hash_file
+from resnet_study.files import read_json, write_json
 from resnet_study.saved_models import load_model
 
 
@@ -87,3 +88,10 @@ def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsy
     assert "was trained on all; give --held_out=RUN" in capsys.readouterr().err
     assert main(["--mode=calibrate", *flags, "--version=all", f"--held_out={tmp_path / 'parts'}"]) == 0
     assert read_json(tmp_path / "all" / "calibration.json", {})["temperature"] == facts["temperature"]
+    assert facts["of"] == hash_file(tmp_path / "parts" / "best.keras")
+    # Other images would be split otherwise, and the temperature fitted on what the run was trained on.
+    data = tmp_path / "parts" / "data.json"
+    write_json(data, read_json(data, dict) | {"fingerprint": "of others"})
+    capsys.readouterr()
+    assert main(["--mode=calibrate", *flags, "--version=parts"]) == 2
+    assert "have changed since" in capsys.readouterr().err

@@ -125,6 +125,9 @@ def test_one_command_goes_on_and_sums_up(two_classes, tmp_path, monkeypatch, cap
     ):
         assert cifar10_main.main([*command, *flags]) == 2
         assert message in capsys.readouterr().err
+    data = runs / "cv-fold1of2" / "data.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | {"fingerprint": "of others"}))
+    assert cifar10_main.main(command) == 2 and "have changed since" in capsys.readouterr().err
 
 
 @pytest.mark.slow

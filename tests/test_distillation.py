@@ -1,6 +1,7 @@
 """A trained network teaches another: the loss by hand, a run that goes on, and teachers that do not fit."""
 
 import functools
+import shutil
 
 import conftest
 import keras
@@ -13,6 +14,7 @@ from cifar10_train import train
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
+from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.training.distillation import Teacher
 
@@ -97,3 +99,10 @@ def test_a_start_file_that_cannot_be_read_costs_no_run(tmp_path, changes):
     with pytest.raises(UsageError, match="damaged"):
         train(tiny(tmp_path, version="new", **changes))
     assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_teacher_of_other_classes_is_known_by_its_file(tmp_path):
+    shutil.copy(registry.shipped_file("resnet20", "cifar10"), tmp_path / "moved.keras")
+    for source in ("cifar10", str(tmp_path / "moved.keras")):
+        with pytest.raises(UsageError, match=r"must know the classes.*airplane"):
+            train(tiny(tmp_path, dataset="digits", train_batch_size=8, teacher=source), overwrite=True)

@@ -286,8 +286,9 @@ def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
     assert cifar10_main.main(["--mode=predict", *place, "--images", str(photos / "dark")]) == 0
     assert "of the 20 images that lie in folders named like classes" in capsys.readouterr().out
     shutil.copy(photos / "dark" / "00.png", photos / "light")
-    assert cifar10_main.main(["--mode=test", *place]) == 2
-    assert "have changed since" in capsys.readouterr().err
+    for named in ([], ["--dataset=folder", f"--data_dir={photos}"]):  # which would test it on its training images
+        assert cifar10_main.main(["--mode=test", *place, *named]) == 2
+        assert "have changed since" in capsys.readouterr().err
     assert cifar10_main.main(["--mode=train", *place, "--resume"]) == 2
     assert "are others; give the same --data_dir" in capsys.readouterr().err and run.result.read_bytes() == before
 

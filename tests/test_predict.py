@@ -26,7 +26,7 @@ from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, read_result
-from resnet_study.files import write_json
+from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
@@ -35,6 +35,7 @@ from resnet_study.reports.published import list_cifar_numbers, list_flower_numbe
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model, save_model
+from resnet_study.studies import compress, prune
 
 
 @pytest.fixture
@@ -309,13 +310,55 @@ def test_predictions_of_a_run_are_named_after_its_data(images, tmp_path):
     assert (tmp_path / "test-demo-best-mnist" / "predictions.csv").is_file()
 
 
+def test_flags_with_a_model_leave_the_data_and_the_recipe_of_its_training(tmp_path):
+    run = begin(from_preset("demo", runs_dir=str(tmp_path), version="x", split_seed=3, model="resnet14"))
+    flags = {"test_ckpt_path": str(run.path), "data_dir": "elsewhere"}
+    config = cifar10_main._with_data(flags)
+    assert (config.dataset, config.data_dir, config.model) == ("digits", "elsewhere", "resnet20")
+    pruned = cifar10_main._with_recipe(flags)
+    assert (pruned.preset, pruned.model, pruned.split_seed, pruned.version) == ("demo", "resnet14", 3, "")
+    shipped = cifar10_main._with_recipe({"test_ckpt_path": "cifar10", "model": "resnet20_preact"})
+    assert (shipped.normalization, shipped.weight_decay, shipped.model_name) == (
+        "image_standard",
+        2e-4,
+        "resnet20_preact",
+    )
+    assert cifar10_main._with_recipe({"test_ckpt_path": "cifar10", "preset": "he2015"}).init_lr == 0.1
+
+
+def test_weights_are_meant_of_the_data_set_that_is_named(monkeypatch):
+    cards = [{"model": "resnet9", "weights": "cifar100"}, {"model": "resnet20", "weights": "cifar10"}]
+    monkeypatch.setattr(registry, "read_cards", lambda: cards)
+    found = cifar10_main._find_sources({"dataset": "cifar100"}, ["resnet9"])["resnet9"]
+    assert (found.test_ckpt_path, found.dataset) == ("cifar100", "cifar100")
+    config = cifar10_main._with_data({"test_ckpt_path": "cifar100"})
+    assert (config.model, config.dataset) == ("resnet9", "cifar100")
+    assert [registry.default_network(weights) for weights in registry.SHIPPED] == ["resnet20", "resnet20", "resnet9"]
+
+
+def test_labels_of_other_classes_are_refused_wherever_they_are_used():
+    config = from_preset("demo", test_ckpt_path="cifar10")
+    for use in (
+        lambda: cifar10_test.load_as_trained(config, "cifar10", load_model("cifar10")),
+        lambda: cifar10_test.export(config, ["keras"]),
+        lambda: prune.plan(config, {}, 0.5, resume=False),
+        lambda: compress._make_forms("resnet20", config, None, []),
+    ):
+        with pytest.raises(
+            UsageError, match=r"cifar10 tells airplane, automobile, bird, \.\.\. apart, but --dataset=digits has"
+        ):
+            use()
+
+
 def test_a_transfer_model_is_tested_on_the_data_of_its_run(images, tmp_path, capsys):
     given = {"data_dir": str(tmp_path / "tulips"), "classes": 10, "split_seed": 3, "faithful": True}
     run = begin(FlowerParameters(runs_dir=str(tmp_path / "elsewhere"), version="flower", **given))
     flags = {"runs_dir": str(tmp_path), "test_ckpt_path": str(run.best)}
     assert flowers.evaluate.stored_settings(flags) == FlowerParameters(**flags, **given)
     other = flags | {"data_dir": str(tmp_path / "roses")}
-    assert flowers.evaluate.stored_settings(other) == FlowerParameters(**other, faithful=True)
+    # The parts of its images are its own wherever these lie.
+    assert flowers.evaluate.stored_settings(other) == FlowerParameters(**given | other)
+    assert flowers.evaluate.stored_settings(other | {"dataset": "digits"}).split_seed == 0
     place = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={run.path}"]
     assert flowers.predict.main([str(images), *place]) == 0
     assert (tmp_path / "test-flower-tulips" / "predictions.csv").is_file()
@@ -386,6 +429,12 @@ def test_a_recipe_names_the_share_that_it_holds_out_if_it_is_not_the_usual_one(t
     for name in ("result.json", "error.csv"):
         shutil.copy(ROOT / "results" / "resnet20-cifar10-fast-seed0" / name, run.path)
     assert list_cifar_numbers(run)[1] == recipe
+    assert list_cifar_numbers(run)[2]["test_error"][1] == 8.75
+    # Of a run that did not come to its end, the paper's number is no measure.
+    result = read_json(run.result, dict)
+    write_json(run.result, result | {"last_step": 9})
+    _, told, numbers = list_cifar_numbers(run)
+    assert told == f"{recipe}, ended at step 9" and numbers["test_error"][1] is None
 
 
 def test_runs_of_earlier_versions_are_published(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from cifar10_input import Split
 from cifar10_main import main
+from cifar10_test import evaluate
 from cifar10_train import train
 from hyper_parameters import from_preset
 from resnet import build_resnet, build_resnet9
@@ -99,6 +100,26 @@ def test_a_pruned_run_is_named_after_its_source_or_by_the_flag_that_names_no_sou
         plan(from_preset("smoke", **source), {"widths": "16,16"}, 0.5, resume=False)
 
 
+@pytest.mark.slow
+def test_a_network_that_has_lost_a_block_is_pruned_again(tmp_path):
+    whole = from_preset("smoke", runs_dir=str(tmp_path), version="whole", model="resnet14", **TINY_RUN)
+    train(dataclasses.replace(whole, widths="16,0,32,32,64,64"))
+    source = RunFolder(tmp_path / "whole").read_config(type(whole))
+    config = plan(dataclasses.replace(source, train_steps=4), {"train_steps": 4}, 0.7, resume=False)
+    widths = [int(width) for width in config.widths.split(",")]
+    assert len(widths) == 6 and widths[1] == 0 and sum(widths) < 208
+    train(config)
+
+
+def test_labels_of_several_classes_are_scored_as_such():
+    model = find("resnet8").build(classes=3, classifier_activation="sigmoid", input_shape=(8, 8, 3))
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    one, other = np.tile([1, 0, 0], (20, 1)), np.tile([1, 0, 1], (20, 1))
+    scores = [pruning.score_channels(model, "taylor", Split(images, np.int32(labels)), 0) for labels in (one, other)]
+    assert all(np.isfinite(score).all() for score in scores[0])
+    assert any(not np.allclose(*pair) for pair in zip(*scores, strict=True))  # the third label counts
+
+
 def test_zeros_stay_zero_in_weights_and_averages(tmp_path):
     train(
         from_preset("smoke", runs_dir=str(tmp_path), version="sparse", sparsity=0.8, weight_averaging=0.9, **TINY_RUN)
@@ -112,6 +133,12 @@ def test_zeros_stay_zero_in_weights_and_averages(tmp_path):
         kernels = [kernel for kernel in kernels if kernel.ndim == 4][1:]
         zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(kernel.size for kernel in kernels)
         assert zeros == pytest.approx(0.8, abs=0.001)
+    # Tested are the last weights, whichever report had the lowest error before the zeros came.
+    history = run.read_history()
+    history.loc[0, "validation_error"] = history.loc[1, "validation_error"] = 0.0
+    run.error_csv.write_text(history.to_csv(index=False))
+    result, _ = evaluate(from_preset("smoke", runs_dir=str(tmp_path), version="sparse", sparsity=0.8, **TINY_RUN))
+    assert result["best_step"] == 6 and result["validation_error"] == history["validation_error"].iloc[-1] > 0
 
 
 def test_widths_that_fit_no_network_are_refused(tmp_path, capsys):

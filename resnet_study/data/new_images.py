@@ -3,6 +3,8 @@
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+from pathlib import Path
+
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
@@ -38,10 +40,20 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
     )
     if run is not None and _is_own(found, run):
         return None
+    if run is not None and stored and _is_same_place(given, stored):
+        check_own(run, found.fingerprint(), str(found.place))
     if not flags.get("test_ckpt_path"):  # the settings are those of the run then
+        if run is not None and run.holds_run():
+            flags["version"] = run.path.name  # which follows from the data set, where none was given
         for name in _DATA_FLAGS:
             flags.pop(name, None)
     return found
+
+
+def _is_same_place(given, stored) -> bool:
+    """Whether images lie where those of a run lay: changed since, they are neither others nor its own."""
+    places = (given["data_dir"] or given["labels"], stored.data_dir or stored.labels)
+    return all(places) and len({Path(place).expanduser().resolve() for place in places}) == 1
 
 
 def _is_own(found, run) -> bool:

@@ -60,9 +60,9 @@ class RealImages:
     training: Callable[[], tuple[np.ndarray, str]]
 
 
-def choose_calibration(count: int, seed: int) -> np.ndarray:
-    """Sorted numbers of the training images that int8 is calibrated with: the same for the same seed."""
-    return np.sort(np.random.default_rng((seed, 5)).choice(count, min(count, CALIBRATION_IMAGES), replace=False))
+def choose_images(count: int, most: int, seed: int) -> np.ndarray:
+    """Sorted numbers of at most `most` of `count` images, the same for the same seed: files often lie class by class."""
+    return np.sort(np.random.default_rng((seed, 5)).choice(count, min(count, most), replace=False))
 
 
 def export(

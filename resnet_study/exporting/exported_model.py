@@ -32,7 +32,7 @@ def find_format(path: str) -> str | None:
     return _ENDINGS.get(place.suffix)
 
 
-def open_model(path: str, shipped_name: str = "resnet20"):
+def open_model(path: str, shipped_name: str = ""):
     """A trained network that takes raw pixels 0..255 and returns probabilities, of any format.
 
     Args:

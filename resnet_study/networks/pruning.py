@@ -104,13 +104,17 @@ def score_channels(model: keras.Model, criterion: str, training, seed: int) -> l
         if not all(place.norm.scale for place in inner):
             raise UsageError(f"--prune_by=norm needs batch norm with a scale, which {model.name} has not; give taylor")
         return [np.abs(place.norm.gamma.numpy()) for place in inner]
+    several = np.ndim(training.labels) == 2
     watched = keras.Model(model.inputs, [model.output, *(place.after.input for place in inner)])
 
     @tf.function(reduce_retracing=True)
     def measure(images, labels):
         with tf.GradientTape() as tape:
             probabilities, *maps = watched(images, training=False)
-            chosen = tf.gather(probabilities, labels, batch_dims=1)
+            if several:
+                chosen = tf.where(labels == 1, probabilities, 1 - probabilities)
+            else:
+                chosen = tf.gather(probabilities, labels, batch_dims=1)
             loss = -tf.reduce_sum(tf.math.log(tf.maximum(chosen, 1e-9)))
         gradients = tape.gradient(loss, maps)
         changes = [tf.reduce_sum(a * b, (1, 2)) for a, b in zip(gradients, maps, strict=True)]
@@ -131,7 +135,7 @@ def choose_widths(model: keras.Model, scores: list[np.ndarray], share: float) ->
         share: of the multiply-adds that stay, above 0 and below 1.
 
     Returns:
-        Widths, for the argument `widths` of the builders; of blocks that the model has lost before, too.
+        Widths, for the argument `widths` of the builders; blocks that the model has lost before have none.
 
     Raises:
         UsageError: the network cannot be made so small.

@@ -100,6 +100,17 @@ SHIPPED = ("cifar10", "cifar10_robust", "cifar100")
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
+def dataset_of(weights: str) -> str:
+    """What shipped weights were trained on: "cifar10" of "cifar10_robust"."""
+    return weights.split("_")[0]
+
+
+def default_network(weights: str) -> str:
+    """Whose shipped weights are meant where no network is named: those of ResNet-20, or of the smallest network that has such."""
+    names = [card["model"] for card in read_cards() if card["weights"] == weights]
+    return next((name for name in ("resnet20", *names) if name in names), "resnet20")
+
+
 def shipped_file(name: str, weights: str) -> Path:
     """Where the shipped weights of a network lie; there need not be such."""
     return PRETRAINED / f"{name}_{weights}.keras"

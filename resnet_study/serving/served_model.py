@@ -54,7 +54,7 @@ class ServedModel:
         Raises:
             UsageError: see `open_model`.
         """
-        model = open_model(source, config.model_name)
+        model = open_model(source, config.shipped_name)
         self.name = Path(name).name
         self.class_names, self.input_shape = find_class_names(source, model), model.input_shape[1:]
         exported = isinstance(model, ExportedModel)

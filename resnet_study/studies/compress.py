@@ -15,7 +15,6 @@ import tensorflow as tf
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-import cifar10_input
 import cifar10_test
 from hyper_parameters import HyperParameters
 from resnet_study import devices
@@ -108,11 +107,14 @@ def compress(given: dict, sources: dict[str, HyperParameters]) -> Path:
 def _make_forms(name, config, known, missing) -> list[dict]:
     """What is told of each form of a network, with the job of its timing; a form that cannot be made is told in `missing`."""
     path, _ = find_model(config)
-    model = load_model(path, config.model_name)
+    model = load_model(path, config.shipped_name)
     if "" not in find_heads(model):
         raise UsageError(f"--mode=compress is for networks with one head, received {name} with several; leave it out")
     config = read_as_trained(config, path, model)
-    test = cifar10_input.load_data(config).test
+    (data,) = cifar10_test.load_as_trained(config, path, model).values()
+    if data.several:
+        raise UsageError(f"--mode=compress is for one label of each image, received {name}; leave it out")
+    test = data.test
     begins = f"{name} on {config.dataset_name}, sha256 {describe_source(path, model)['source_sha256']}"
     keras_forms = remembered(known, begins, lambda: _test_keras(model, test))
     common = {"model": name, "multiply_adds": multiply_adds(model), "shape": model.input_shape[1:]}

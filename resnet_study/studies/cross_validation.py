@@ -22,6 +22,7 @@ from cifar10_train import Interrupted
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.folder_data import find_parts, list_classes
 from resnet_study.data.image_files import read_image
+from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError, as_text
 from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
@@ -74,7 +75,10 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
         if config.version:
             folds[-1] = dataclasses.replace(folds[-1], version=config.version + folds[-1].fold_name)
         run_folder_of(folds[-1]).check(folds[-1], resume=True, overwrite=False)
-        find_parts(list_classes(folds[-1]), folds[-1])
+        found = list_classes(folds[-1])
+        if run_folder_of(folds[-1]).data.is_file():
+            check_own(run_folder_of(folds[-1]), found.fingerprint(), str(found.place))
+        find_parts(found, folds[-1])
     tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each model
     for number, fold in enumerate(folds, start=1):
         run = run_folder_of(fold)

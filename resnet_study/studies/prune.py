@@ -6,6 +6,7 @@ import gzip
 import numpy as np
 
 import cifar10_input
+from cifar10_test import load_as_trained
 from hyper_parameters import HyperParameters
 from resnet_study import devices
 from resnet_study.errors import UsageError
@@ -56,7 +57,8 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     # Before anything is computed, as the training would have it.
     run.check(config, resume=resume, overwrite=overwrite)
     devices.choose_towers(config.towers, devices.choose_strategy(config.strategy), config.train_batch_size)
-    model = load_model(path, config.model_name)
+    model = load_model(path, config.shipped_name)
+    data = next(iter(load_as_trained(config, path, model).values()))
     steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
     recipe = {
         "train_steps": steps,
@@ -65,12 +67,19 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         "warmup_steps": steps // 20,
         "decay_step0": config.decay_step0 // 4,
         "decay_step1": config.decay_step1 // 4,
+        "extend": 0,
     }
     if macs < 1:
-        training, _ = cifar10_input.split_data(cifar10_input.load_data(config), config)
-        widths = choose_widths(model, score_channels(model, config.prune_by, training, config.seed), macs)
-        recipe["widths"] = ",".join(map(str, widths))
-        smaller = registry.find(config.model_name).build(input_shape=model.input_shape[1:], widths=widths)
+        training, _ = cifar10_input.split_data(data, config)
+        left = choose_widths(model, score_channels(model, config.prune_by, training, config.seed), macs)
+        if before := [int(width) for width in config.widths.split(",") if width]:
+            # Blocks that the source has lost before have no places any more.
+            places = iter(left)
+            left = [next(places) if width else 0 for width in before]
+        recipe["widths"] = ",".join(map(str, left))
+        options = config.network_options | {"widths": left}
+        classes, shape = model.output_shape[-1], model.input_shape[1:]
+        smaller = registry.find(config.model_name).build(input_shape=shape, classes=classes, **options)
         print(
             f"{multiply_adds(model):,} -> {multiply_adds(smaller):,} multiply-adds, channels within the blocks: {recipe['widths']}"
         )

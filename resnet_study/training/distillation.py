@@ -1,5 +1,7 @@
 """Distillation: a trained network teaches another one (Hinton et al. 2015, arXiv:1503.02531)."""
 
+from pathlib import Path
+
 import tensorflow as tf
 
 from resnet_study.class_names import read_class_names
@@ -52,7 +54,8 @@ class Teacher:
                 f"--teacher={source} must know the classes {shorten(', '.join(class_names), 60)}, received one of "
                 f"{shorten(', '.join(known), 60)}; give one that was trained on the same data set"
             )
-        self._folded = fold_batch_norm(self.model, policy)
+        # Folding knows no float16.
+        self._folded = fold_batch_norm(self.model, policy if policy == "mixed_bfloat16" else "float32")
 
     def teach(self, images, logits, losses, temperature: float, share: float):
         """Mixes what the teacher says into the losses of a batch; a part of the compiled step.
@@ -76,8 +79,13 @@ class Teacher:
 
 
 def _class_names(source: str, weights: str, classes: int) -> list[str]:
-    """The classes that a teacher was trained to tell apart; [] where nothing says so, as of a file that was moved."""
+    """The classes that a teacher was trained to tell apart; [] where nothing says so."""
     if source in registry.MODELS:
-        return read_class_names(registry.shipped_file(source, weights), {"": classes}).get("", [])
-    run = run_around(source)
-    return run.read_class_names() if run else []
+        place = registry.shipped_file(source, weights)
+    elif source in registry.SHIPPED:
+        place = registry.shipped_file(registry.default_network(source), source)
+    elif run := run_around(source):
+        return run.read_class_names()
+    else:
+        place = Path(source).expanduser()
+    return read_class_names(place, {"": classes}).get("", []) if place.suffix == ".keras" else []
