@@ -183,7 +183,7 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
         if not path.is_file():
             known = [card["model"] for card in registry.read_cards() if card["weights"] == weights]
             raise ValueError(
-                f"weights={weights!r} are shipped for {', '.join(known) or 'no network yet'}, received {shipped}; take one of these, or train your own"
+                f"weights={weights!r} are shipped for {', '.join(known) or 'no network yet'}, received {shipped}; {'take one of these, or ' if known else ''}train your own"
             )
         source = keras.saving.load_model(path, compile=False)
         return source, _copy_normalization(source)
