@@ -51,9 +51,9 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
 
 
 def _is_same_place(given, stored) -> bool:
-    """Whether images lie where those of a run lay: changed since, they are neither others nor its own."""
-    places = (given["data_dir"] or given["labels"], stored.data_dir or stored.labels)
-    return all(places) and len({Path(place).expanduser().resolve() for place in places}) == 1
+    """Whether images lie, by the same table, where those of a run lay: changed since, they are neither others nor its own."""
+    places = [(given[name] or "", getattr(stored, name)) for name in ("data_dir", "labels")]
+    return all(Path(one).expanduser().resolve() == Path(other).expanduser().resolve() for one, other in places)
 
 
 def _is_own(found, run) -> bool:
