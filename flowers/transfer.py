@@ -244,7 +244,9 @@ class Transfer:
         if self.config.faithful:
             return PixelNormalization(0.0, 1.0, name="preprocessing")
         weights = self.config.weights
-        given, shipped = find_weights(weights) if self._load_weights else self.run.best, weights in registry.SHIPPED
+        # A run that was killed before its first report was done has no best.keras yet.
+        kept = not self._load_weights and self.run.best.is_file()
+        given, shipped = self.run.best if kept else find_weights(weights), weights in registry.SHIPPED
         is_file = given.suffix == ".keras" and given.is_file()
         return find(self.config.model).make_preprocessing(str(given) if is_file else weights if shipped else "")
 
