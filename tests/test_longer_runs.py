@@ -13,7 +13,7 @@ from cifar10_train import train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.data.mixing import Mixer
+from resnet_study.data.mixing import Mixer, check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import Plateau
@@ -158,7 +158,7 @@ def test_mixed_batches_are_a_function_of_seed_and_shard(tmp_path):
         shares = np.asarray(mixers[0].mix(images, labels, tf.constant(0, tf.int64))[1])
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(UsageError, match="colour images"):
-        Mixer(tiny(tmp_path, rand_augment=0.3), (8, 8, 1), 3)
+        check_mixing(tiny(tmp_path, rand_augment=0.3), (8, 8, 1))
 
 
 def test_shares_of_classes_are_measured_as_labels_are():

@@ -16,7 +16,7 @@ def installed(tmp_path_factory):
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for name in names:
         wanted = name.endswith(
-            (".py", ".cfg", ".toml", ".keras", ".html", ".css", ".js", ".typed", "README.md")
+            (".py", ".cfg", ".toml", ".keras", ".html", ".css", ".js", ".json", ".typed", "README.md")
         ) and not name.startswith(("tests/", "results/"))
         if wanted and (ROOT / name).is_file():
             place = folder / "source" / name
