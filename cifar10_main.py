@@ -364,6 +364,7 @@ def _with_recipe(flags):
 
 
 def _read_data_flags(flags):
+    """Flags of the data, and of shipped weights the network, that a model of `test_ckpt_path` was trained with, where they are known."""
     path = flags["test_ckpt_path"]
     if path in registry.SHIPPED:
         named = {"model", "num_residual_blocks"} & flags.keys()
