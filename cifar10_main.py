@@ -8,13 +8,12 @@ python cifar10_main.py --mode=export --version=NAME --format=litert,onnx --quant
 python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digits --seeds=0,1,2
 """
 
-import dataclasses
-import shlex
 import sys
 from pathlib import Path
 
 import hyper_parameters
 from resnet_study import devices
+from resnet_study.command_settings import find_command_settings, find_others, find_sources, with_data
 from resnet_study.errors import UsageError, run_command
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
@@ -26,19 +25,9 @@ from resnet_study.reports.console import (
     print_result,
 )
 from resnet_study.reports.run_list import print_runs
-from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
+from resnet_study.run_folder import RunFolder
 from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
-# The settings that the name of a run folder follows from.
-_NAMING = (
-    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "data_dir", "seed", "validation_fraction",
-    "folds", "fold",
-)  # fmt: skip
-# The settings that the test part of a folder of images follows from.
-_OF_FOLDER = (
-    "data_dir", "labels", "label_level", "label_separator", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
-    "folds", "fold",
-)  # fmt: skip
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
 # What each mode does, and which of the flags that are no settings it takes. A study goes on by itself, with --resume and without.
 _MODES = {
@@ -184,8 +173,9 @@ def _run(argv):
         raise UsageError(
             "--test_ckpt_path is for --mode=test, predict, export and prune; give --ckpt_path to start from weights"
         )
-    actions["others"] = _find_others(flags) if actions["mode"] == "test" else None
-    config, actions["given"] = _settings(flags, actions), flags
+    actions["others"] = find_others(flags) if actions["mode"] == "test" else None
+    config = find_command_settings(flags, actions["mode"], actions["resume"])
+    actions["given"] = flags
     devices.import_tensorflow()
     if actions["mode"] not in ("train", "prune"):
         devices.share_batches()
@@ -232,7 +222,7 @@ def _study(flags, actions):
 
         # Here --model names no run, but the network of shipped weights.
         given = {name: value for name, value in flags.items() if name != "seed"}
-        folder = compress(given, _find_sources(flags, actions["versions"] or [defaults.model]))
+        folder = compress(given, find_sources(flags, actions["versions"] or [defaults.model]))
     else:
         from resnet_study.studies.compare import compare
         from resnet_study.studies.degradation import degrade
@@ -248,19 +238,6 @@ def _study(flags, actions):
 
     page = write_study_page(folder)
     print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
-
-
-def _find_sources(flags, versions):
-    """Name -> settings to test with, of each run, model file or network with shipped weights."""
-    found = {}
-    for name in versions:
-        place = Path(hyper_parameters.from_flags(flags).runs_dir) / name
-        source = {"test_ckpt_path": str(place) if place.is_dir() else name}
-        if name in registry.MODELS and not place.is_dir():
-            weights = flags.get("dataset", "cifar10")
-            source = {"test_ckpt_path": weights if weights in registry.SHIPPED else "cifar10", "model": name}
-        found[name] = _with_data(flags | source)
-    return found
 
 
 def _report(config, versions):
@@ -297,90 +274,10 @@ def _serve(flags, versions, port):
     paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
     # Shipped weights tell what they were trained on; other models have a run that does, or are told by flags.
     settings = {
-        name: _with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config
+        name: with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config
         for name, path in paths.items()
     }
     serve([ServedModel(name, path, settings[name]) for name, path in paths.items()], port)
-
-
-def _settings(flags, actions):
-    """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given."""
-    mode, make = actions["mode"], hyper_parameters.from_flags
-    if flags.get("test_ckpt_path"):
-        if mode == "calibrate":
-            raise UsageError("--test_ckpt_path is for --mode=test and predict; calibrate a run, by its --version")
-        return _with_recipe(flags) if mode == "prune" else _with_data(flags)
-    run = find_run(make, flags, _NAMING)
-    if mode == "publish" and (run.path / "study.json").is_file():
-        return make(flags)
-    if mode in ("test", "predict", "calibrate", "export", "prune") and not run.holds_run():
-        raise UsageError(
-            f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
-            "shipped weights"
-        )
-    crosses = flags.get("folds", 0) and not flags.get("fold")
-    goes_on, begins = (actions["resume"] and not crosses) or mode != "train", mode in ("train", "prune")
-    return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
-
-
-def _find_others(flags):
-    """The labelled images to test on, where they are others than those of the run, see `find_new`."""
-    from resnet_study.data.new_images import find_new
-
-    path = flags.get("test_ckpt_path")
-    run = find_run(hyper_parameters.from_flags, flags, _NAMING) if not path else None
-    if path and path not in registry.SHIPPED:
-        run = run_around(path)
-    holds = run is not None and run.holds_run()
-    settings = hyper_parameters.HyperParameters
-    stored = run.read_config(settings) if holds else None
-    return find_new(flags, stored, run, settings.__dataclass_fields__["dataset"].default)
-
-
-def _with_data(flags):
-    """The settings of flags with `test_ckpt_path`; what they leave open of the data is as the model was trained on, where that is known."""
-    return hyper_parameters.from_flags(_read_data_flags(flags) | flags)
-
-
-def _with_recipe(flags):
-    """The settings of flags with `test_ckpt_path`; what they leave open is as in the training of the model, where that is known."""
-    path, config = flags["test_ckpt_path"], _with_data(flags)
-    if path not in registry.SHIPPED:
-        run = run_around(path)
-        if run is None or not run.holds_run():
-            return config
-        stored = run.read_config(hyper_parameters.HyperParameters)
-        return dataclasses.replace(stored, **{"runs_dir": config.runs_dir, "version": ""} | flags)
-    commands = [
-        card["command"]
-        for card in registry.read_cards()
-        if (card["model"], card["weights"]) == (config.model_name, path)
-    ]
-    if "preset" in flags or not commands:
-        return config
-    told = vars(make_parser().parse_args(shlex.split(commands[0])[2:]))
-    recipe = {name: value for name, value in told.items() if name in config.__dataclass_fields__}
-    return hyper_parameters.from_flags(_read_data_flags(flags) | recipe | {"seed": config.seed, "version": ""} | flags)
-
-
-def _read_data_flags(flags):
-    """Flags of the data, and of shipped weights the network, that a model of `test_ckpt_path` was trained with, where they are known."""
-    path = flags["test_ckpt_path"]
-    if path in registry.SHIPPED:
-        named = {"model", "num_residual_blocks"} & flags.keys()
-        network = {} if named else {"model": registry.default_network(path)}
-        return network | ({} if "dataset" in flags else {"dataset": registry.dataset_of(path)})
-    run = run_around(path)
-    if run is None or not run.holds_run():
-        return {}
-    stored = run.read_config(hyper_parameters.HyperParameters)
-    # What tells the parts of the data holds wherever these lie now: with others, it would be tested on what it was trained on.
-    if flags.get("dataset", stored.dataset) != stored.dataset:
-        names = ("value_range", "resize", "jpeg_size")
-    else:
-        names = ("dataset", "synthetic_images", "heads", "value_range", "resize", "jpeg_size")
-        names += _OF_FOLDER if stored.dataset == "folder" else ()
-    return {name: getattr(stored, name) for name in names}
 
 
 def _train(config, actions):

@@ -21,7 +21,7 @@ import flowers.train
 from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study import evaluation, prediction
+from resnet_study import command_settings, evaluation, prediction
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -313,25 +313,25 @@ def test_predictions_of_a_run_are_named_after_its_data(images, tmp_path):
 def test_flags_with_a_model_leave_the_data_and_the_recipe_of_its_training(tmp_path):
     run = begin(from_preset("demo", runs_dir=str(tmp_path), version="x", split_seed=3, model="resnet14"))
     flags = {"test_ckpt_path": str(run.path), "data_dir": "elsewhere"}
-    config = cifar10_main._with_data(flags)
+    config = command_settings.with_data(flags)
     assert (config.dataset, config.data_dir, config.model) == ("digits", "elsewhere", "resnet20")
-    pruned = cifar10_main._with_recipe(flags)
+    pruned = command_settings.with_recipe(flags)
     assert (pruned.preset, pruned.model, pruned.split_seed, pruned.version) == ("demo", "resnet14", 3, "")
-    shipped = cifar10_main._with_recipe({"test_ckpt_path": "cifar10", "model": "resnet20_preact"})
+    shipped = command_settings.with_recipe({"test_ckpt_path": "cifar10", "model": "resnet20_preact"})
     assert (shipped.normalization, shipped.weight_decay, shipped.model_name) == (
         "image_standard",
         2e-4,
         "resnet20_preact",
     )
-    assert cifar10_main._with_recipe({"test_ckpt_path": "cifar10", "preset": "he2015"}).init_lr == 0.1
+    assert command_settings.with_recipe({"test_ckpt_path": "cifar10", "preset": "he2015"}).init_lr == 0.1
 
 
 def test_weights_are_meant_of_the_data_set_that_is_named(monkeypatch):
     cards = [{"model": "resnet9", "weights": "cifar100"}, {"model": "resnet20", "weights": "cifar10"}]
     monkeypatch.setattr(registry, "read_cards", lambda: cards)
-    found = cifar10_main._find_sources({"dataset": "cifar100"}, ["resnet9"])["resnet9"]
+    found = command_settings.find_sources({"dataset": "cifar100"}, ["resnet9"])["resnet9"]
     assert (found.test_ckpt_path, found.dataset) == ("cifar100", "cifar100")
-    config = cifar10_main._with_data({"test_ckpt_path": "cifar100"})
+    config = command_settings.with_data({"test_ckpt_path": "cifar100"})
     assert (config.model, config.dataset) == ("resnet9", "cifar100")
     assert [registry.default_network(weights) for weights in registry.SHIPPED] == ["resnet20", "resnet20", "resnet9"]
 

@@ -22,6 +22,7 @@ GROUPS = (
     (
         "hyper_parameters", "resnet", "cifar10_input", "cifar10_train", "cifar10_test", "flowers",
         "resnet_study.training.tasks",  # what is trained on what: the part of cifar10_train that knows data sets
+        "resnet_study.command_settings",  # the part of cifar10_main that knows runs and models
     ),
     ("resnet_study.reports", "resnet_study.studies", "resnet_study.serving"),
     ("cifar10_main", "flowers.train", "flowers.describe", "flowers.evaluate", "flowers.predict", "flowers.export"),
@@ -34,6 +35,7 @@ LIGHT = (
     "resnet_study.presets",
     "resnet_study.networks.registry",
     "resnet_study.reports.console",
+    "resnet_study.command_settings",
     "cifar10_main",
     "flowers.predict",
     "flowers.evaluate",

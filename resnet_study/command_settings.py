@@ -1,0 +1,129 @@
+"""The settings that a command of `cifar10_main` works with: from its flags, from a run that exists, or as a model was trained.
+
+Importing this module imports neither TensorFlow nor Keras.
+"""
+
+import argparse
+import dataclasses
+import shlex
+from pathlib import Path
+
+import hyper_parameters
+from resnet_study.errors import UsageError
+from resnet_study.networks import registry
+from resnet_study.run_folder import find_run, find_settings, run_around
+from resnet_study.settings import add_flags
+
+# The settings that the name of a run folder follows from.
+_NAMING = (
+    "version", "runs_dir", "preset", "model", "num_residual_blocks", "dataset", "data_dir", "seed", "validation_fraction",
+    "folds", "fold",
+)  # fmt: skip
+# The settings that the test part of a folder of images follows from.
+_OF_FOLDER = (
+    "data_dir", "labels", "label_level", "label_separator", "image_size", "channels", "test_fraction", "split_seed", "on_bad_image",
+    "folds", "fold",
+)  # fmt: skip
+
+
+def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_parameters.HyperParameters:
+    """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given.
+
+    Args:
+        flags: those of the settings that were given.
+        mode: what is done.
+        resume: whether a run that exists goes on.
+
+    Raises:
+        UsageError: the mode needs a run and there is none, or the flags contradict it.
+    """
+    make = hyper_parameters.from_flags
+    if flags.get("test_ckpt_path"):
+        if mode == "calibrate":
+            raise UsageError("--test_ckpt_path is for --mode=test and predict; calibrate a run, by its --version")
+        return with_recipe(flags) if mode == "prune" else with_data(flags)
+    run = find_run(make, flags, _NAMING)
+    if mode == "publish" and (run.path / "study.json").is_file():
+        return make(flags)
+    if mode in ("test", "predict", "calibrate", "export", "prune") and not run.holds_run():
+        raise UsageError(
+            f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
+            "shipped weights"
+        )
+    crosses = flags.get("folds", 0) and not flags.get("fold")
+    goes_on, begins = (resume and not crosses) or mode != "train", mode in ("train", "prune")
+    return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
+
+
+def find_others(flags: dict):
+    """The labelled images to test on, where they are others than those of the run, see `find_new`."""
+    from resnet_study.data.new_images import find_new
+
+    path = flags.get("test_ckpt_path")
+    run = find_run(hyper_parameters.from_flags, flags, _NAMING) if not path else None
+    if path and path not in registry.SHIPPED:
+        run = run_around(path)
+    holds = run is not None and run.holds_run()
+    settings = hyper_parameters.HyperParameters
+    stored = run.read_config(settings) if holds else None
+    return find_new(flags, stored, run, settings.__dataclass_fields__["dataset"].default)
+
+
+def with_data(flags: dict) -> hyper_parameters.HyperParameters:
+    """The settings of flags with `test_ckpt_path`; what they leave open of the data is as the model was trained on, where that is known."""
+    return hyper_parameters.from_flags(_read_data_flags(flags) | flags)
+
+
+def with_recipe(flags: dict) -> hyper_parameters.HyperParameters:
+    """The settings of flags with `test_ckpt_path`; what they leave open is as in the training of the model, where that is known."""
+    path, config = flags["test_ckpt_path"], with_data(flags)
+    if path not in registry.SHIPPED:
+        run = run_around(path)
+        if run is None or not run.holds_run():
+            return config
+        stored = run.read_config(hyper_parameters.HyperParameters)
+        return dataclasses.replace(stored, **{"runs_dir": config.runs_dir, "version": ""} | flags)
+    commands = [
+        card["command"]
+        for card in registry.read_cards()
+        if (card["model"], card["weights"]) == (config.model_name, path)
+    ]
+    if "preset" in flags or not commands:
+        return config
+    parser = argparse.ArgumentParser()
+    add_flags(parser, hyper_parameters.HyperParameters)
+    recipe = vars(parser.parse_known_args(shlex.split(commands[0]))[0])
+    return hyper_parameters.from_flags(_read_data_flags(flags) | recipe | {"seed": config.seed, "version": ""} | flags)
+
+
+def _read_data_flags(flags):
+    """Flags of the data, and of shipped weights the network, that a model of `test_ckpt_path` was trained with, where they are known."""
+    path = flags["test_ckpt_path"]
+    if path in registry.SHIPPED:
+        named = {"model", "num_residual_blocks"} & flags.keys()
+        network = {} if named else {"model": registry.default_network(path)}
+        return network | ({} if "dataset" in flags else {"dataset": registry.dataset_of(path)})
+    run = run_around(path)
+    if run is None or not run.holds_run():
+        return {}
+    stored = run.read_config(hyper_parameters.HyperParameters)
+    # What tells the parts of the data holds wherever these lie now: with others, it would be tested on what it was trained on.
+    if flags.get("dataset", stored.dataset) != stored.dataset:
+        names = ("value_range", "resize", "jpeg_size")
+    else:
+        names = ("dataset", "synthetic_images", "heads", "value_range", "resize", "jpeg_size")
+        names += _OF_FOLDER if stored.dataset == "folder" else ()
+    return {name: getattr(stored, name) for name in names}
+
+
+def find_sources(flags: dict, versions: list[str]) -> dict[str, hyper_parameters.HyperParameters]:
+    """Name -> settings to test with, of each run, model file or network with shipped weights."""
+    found = {}
+    for name in versions:
+        place = Path(hyper_parameters.from_flags(flags).runs_dir) / name
+        source = {"test_ckpt_path": str(place) if place.is_dir() else name}
+        if name in registry.MODELS and not place.is_dir():
+            weights = flags.get("dataset", "cifar10")
+            source = {"test_ckpt_path": weights if weights in registry.SHIPPED else "cifar10", "model": name}
+        found[name] = with_data(flags | source)
+    return found
