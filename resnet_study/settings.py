@@ -291,6 +291,21 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
+def _number(kind, minimum, maximum):
+    """A parser of numbers, for argparse, that says what it expects."""
+    expected = "a whole number" if kind is int else "a number"
+    if minimum is not None:
+        expected += f" of at least {minimum:g}" if maximum is None else f" from {minimum:g} to {maximum:g}"
+
+    def parse(text):
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"expected {expected}, received '{text}'") from error
+
+    return parse
+
+
 def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], read=None) -> None:
     """Adds one flag per field, in the five groups; a flag that is not given stays out of the parsed namespace.
 
@@ -310,7 +325,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], read=No
         elif facts["choices"]:
             options |= {"choices": [*facts["choices"], *facts["old_values"]], "metavar": "NAME"}
         else:
-            options |= {"type": kind, "metavar": kind.__name__.upper()}
+            read_text = kind if kind is str else _number(kind, facts["minimum"], facts["maximum"])
+            options |= {"type": read_text, "metavar": kind.__name__.upper()}
         flags = [f"--{name}" for name in (field.name, facts["alias"]) if name]
         groups[facts["group"]].add_argument(*flags, dest=field.name, **options)
 
