@@ -353,3 +353,27 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
     assert "a batch of 100 images is more than the" in capsys.readouterr().out
     assert main(["--mode=test", f"--runs_dir={tmp_path}", "--version=x"]) == 0
     assert "came after 1 of 2 steps" in capsys.readouterr().out
+
+
+def test_the_index_draws_the_errors_of_each_depth(tmp_path):
+    import json
+
+    from resnet_study.reports.depth import draw_depths
+    from resnet_study.reports.results import write_table
+
+    row = dict.fromkeys(("published", "published_source", "std")) | {"dataset": "cifar10", "metric": "test_error"}
+    row |= {"preset": "zoo", "unit": "%", "runs": 1, "command": "c", "images_seen": 0, "wall_seconds": 60}
+    row |= {"hardware": "h", "commit": "f", "run": "x"}
+    rows = [
+        row | {"model": model, "value": value}
+        for model, value in {"resnet20": 8.4, "resnet56": 6.8, "plain20": 9.0, "resnet9": 5.0}.items()
+    ]
+    rows.append(row | {"model": "resnet44", "value": 1.0, "options": {"maxout": 2}})
+    figure = draw_depths(rows, "cifar10")
+    lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in figure.axes[0].containers}
+    assert lines == {"zoo": [[20, 8.4], [56, 6.8]], "plain networks, zoo": [[20, 9.0]]}
+    assert "He et al. 2015" in figure.axes[0].get_legend_handles_labels()[1]
+    assert draw_depths(rows[:1], "cifar10") is None
+    (tmp_path / "cifar10.json").write_text(json.dumps(rows))
+    assert "](depth-cifar10.png)" in write_table(tmp_path).read_text()
+    assert (tmp_path / "depth-cifar10.png").is_file()

@@ -19,6 +19,8 @@ import filelock
 from resnet_study.errors import UsageError, advise
 from resnet_study.evaluation import read_result
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
+from resnet_study.reports.canvas import save_figure
+from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import list_cifar_numbers
 from resnet_study.reports.tables import table_lines
@@ -38,7 +40,7 @@ _ROW = dict.fromkeys(
 }
 
 _LOCK_SECONDS = 60
-_MOST_OF_A_STUDY = 20  # rows in the index
+_MOST_OF_A_STUDY = 15  # rows in the index
 
 
 def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_cifar_numbers) -> Path:
@@ -238,7 +240,8 @@ def write_table(results: Path) -> Path:
 
     The index has one row for each data set, model and preset: its test metric, or else its first. Rows that come from no run,
     such as speeds, have the page `<results>/<experiment>/README.md`; where some of them are ratios, the index has all of
-    these and nothing else of them. A study of many rows has a link in the place of its rows.
+    these and nothing else of them. A study of many rows has a link in the place of its rows. Where networks of several depths are
+    published, `depth-<data set>.png` shows their errors.
     """
     lines = [
         "# Results",
@@ -270,6 +273,9 @@ def write_table(results: Path) -> Path:
             cells.append([*_cells(row), published, f"[{page}]({page}/README.md)"])
         header = ["data set", "model", "preset", "metric", "value", "published", "page"]
         lines += ["", f"## {path.stem}", "", *table_lines(header, "llllrrl", cells)]
+        if figure := draw_depths(rows, path.stem):
+            save_figure(figure, results / f"depth-{path.stem}.png")
+            lines += ["", f"![error against depth](depth-{path.stem}.png)"]
     for page, experiments in pages.items():
         write_atomically(results / page / "README.md", _format_page(results, page, experiments))
     path = results / "README.md"

@@ -1,0 +1,56 @@
+"""Error against depth, of all published runs of one recipe each, beside what others have published."""
+
+import math
+import re
+
+import matplotlib
+
+from resnet_study.reports.canvas import BLUE, GREEN, ORANGE, STYLE, VERMILION, make_panels
+from resnet_study.reports.published import DEPTH_TABLE
+
+_LOOKS = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "v"), (ORANGE, "P"))
+
+
+def draw_depths(rows: list[dict], dataset: str):
+    """Test error of plain and residual networks against their number of layers: a line for each recipe, error bars of a standard deviation.
+
+    Args:
+        rows: of `results/<experiment>.json`; those of other networks, data sets and metrics are left out.
+        dataset: which.
+
+    Returns:
+        The figure; None where fewer than two depths are published.
+    """
+    lines: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        network = re.fullmatch(r"(plain|resnet)(\d*[02468])", row["model"] or "")
+        if network and not row.get("options") and (row["dataset"], row["metric"]) == (dataset, "test_error"):
+            form = "" if network[1] == "resnet" else "plain networks, "
+            lines.setdefault(f"{form}{row['preset']}", {})[int(network[2])] = row
+    depths = sorted({depth for line in lines.values() for depth in line})
+    if len(depths) < 2:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = make_panels(figsize=(7, 4.2))
+        # More recipes than looks begin anew: nobody would tell so many lines apart.
+        for number, (label, line) in enumerate(sorted(lines.items())):
+            colour, marker = _LOOKS[number % len(_LOOKS)]
+            points = sorted(line.items())
+            axes.errorbar(
+                [depth for depth, _ in points],
+                [row["value"] for _, row in points],
+                [row["std"] or math.nan for _, row in points],
+                color=colour,
+                marker=marker,
+                linestyle="--" if label.startswith("plain") else "-",
+                capsize=3,
+                label=label,
+            )
+        for marker, (source, of_data) in zip("s^", DEPTH_TABLE.items(), strict=True):
+            if dataset in of_data:
+                axes.plot(*zip(*sorted(of_data[dataset].items()), strict=True), marker, color="grey", label=source)
+        axes.set(title=f"networks of each depth on {dataset}", xlabel="layers", ylabel="test error (%)")
+        published = [depth for of_data in DEPTH_TABLE.values() for depth in of_data.get(dataset, ())]
+        axes.set_xticks(sorted({*depths, *published}))
+        axes.legend()
+    return figure
