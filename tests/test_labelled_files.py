@@ -169,6 +169,30 @@ def test_a_table_may_name_the_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("files", "rows", "expected"),
+    [
+        # Rows of images that are gone do not name those of the same number in another part or class.
+        (["train/1.png", "train/2.png", "test/1.png", "test/3.png"], "1,a\n2,b\n3,b", {"a": ["train/1.png"], "b": ["train/2.png"]}),
+        (["train/1.png", "test/1.png", "test/3.png"], "train/1.png,a\ntrain/3.png,b", {"a": ["train/1.png"]}),
+        (["cats/1.png", "dogs/1.png", "dogs/3.png"], "cats/1.png,a\ncats/3.png,a\ndogs/1.png,b", {"a": ["cats/1.png"], "b": ["dogs/1.png"]}),
+        (["cats/1.png", "dogs/3.png", "birds/3.png"], "cats/1.png,a\ncats/3.png,b", {"a": ["cats/1.png"]}),
+        # Folders of another machine, more of them than are here or others.
+        (["cats/1.png", "dogs/1.png"], "/home/me/b/cats/1.png,a\n/home/me/b/dogs/1.png,b", {"a": ["cats/1.png"], "b": ["dogs/1.png"]}),
+        (["1.png", "2.png"], "C:\\photos\\1.png,a\nC:\\photos\\2.png,b", {"a": ["1.png"], "b": ["2.png"]}),
+        (["train/x/1.png", "train/y/2.png"], "train/1.png,a\ntrain/2.png,b", {"a": ["train/x/1.png"], "b": ["train/y/2.png"]}),
+        # Names that no two parts share.
+        (["train/1.png", "test/2.png"], "1,a\n2,b", {"a": ["train/1.png"]}),
+    ],
+)  # fmt: skip
+def test_a_row_names_no_other_image_of_the_same_name(tmp_path, files, rows, expected):
+    table = tmp_path / "table.csv"
+    table.write_text(f"id,label\n{rows}\n")
+    parts, data, _ = found(make(tmp_path / "x", *files), labels=str(table))
+    assert parts["training"] == expected
+    assert parts.get("test", {}) == ({"b": ["test/2.png"]} if files[-1] == "test/2.png" else {})
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "received nothing; name the columns so"),
@@ -176,6 +200,7 @@ def test_a_table_may_name_the_parts(tmp_path):
         ("id,label,split\n1,a,some\n", "has 'some' in row 2 of its column of parts"),
         ("id,label\n1\n", "has 1 cells in row 2, expected 2"),
         ("id,label\n1,a\n1,b\n", "gives 1 the labels a and b"),
+        ("id,label,split\n1,a,train\n1,a,val\n2,b,train\n", "gives 1 the parts training and validation, expected one row"),
         ("id,label\n7,a\n8,b\n", r"received no image that .* has a label for"),
         ("id,label\nsame,a\n", r"names same, which may be train/same\.jpg or train/same\.png; give paths"),
         (b"id,label\n\xff\xfe,a\n", "must be a CSV file in UTF-8"),

@@ -6,6 +6,7 @@ An image has several labels where the cells of labels hold several, or where the
 import collections
 import csv
 import io
+import os
 from pathlib import Path
 
 from resnet_study.data.file_sorting import Sorting, part_of
@@ -37,9 +38,9 @@ SEPARATORS = {"bar": "|", "semicolon": ";", "comma": ",", "space": " "}
 def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> None:
     """Fills a sorting by a table of labels.
 
-    A file is named by its path, by its name alone, or by that without its ending. Where several files are
-    called so, the one in the part of the row is meant, which is training where there is no column of parts. Images that no row names
-    are left aside; those in a test folder have no labels.
+    A file is named by its path, by its name alone, or by that without its ending. Where several files are called so, the one in the folders
+    of the row is meant, or the one in the part of the row, which is training where there is no column of parts. Images that no row
+    names are left aside; those in a test folder have no labels.
 
     Args:
         sorting: of the images.
@@ -58,24 +59,32 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         )
     rows, has_parts, kind = _read_table(place, separator)
     sorting.several = kind.startswith("several")
-    called = collections.defaultdict(list)
+    called, known = collections.defaultdict(set), {name for folder in sorting.images for name in folder}
     for folder, names in sorting.images.items():
         for name in names:
-            called[name.rpartition(".")[0]].append((folder, name))
+            called[name].add((folder, name))
+            called[name.rpartition(".")[0]].add((folder, name))
+    meant = [_find_all(called, known, name) for name, _, _ in rows]
+    # Where train/1.png and test/1.png are two images, a row says nothing of the files of another part than its own.
+    alike = any(len({_part_of_folder(sorting, folder) for folder, _ in places}) > 1 for places, _ in meant)
     taken, added, missing, bare = {}, set(), [], 0
-    for name, label, part in rows:
-        found = _find(called, name, part or "training", place)
+    for (name, label, told), (places, folders) in zip(rows, meant, strict=True):
+        part = told or "training"
+        if alike and not folders:
+            places = [place for place in places if (_part_of_folder(sorting, place[0]) or part) == part]
+        found = _choose(places, folders, name, part, place)
         if found is None:
             missing.append(name)
         elif label is None:
             bare += 1
             if part == "test":
-                taken[found] = None
+                taken[found] = (None, part)
                 sorting.unlabelled.append(sorting.path(*found))
-        elif taken.setdefault(found, label) != label:
-            raise UsageError(
-                f"{place} gives {name} the labels {taken[found]} and {label}, expected one row for each image; put several labels into one cell"
-            )
+        elif taken.setdefault(found, (label, part)) != (label, part):
+            (one, its), (other, of_other) = taken[found], (label, part)
+            differ = f"the labels {one} and {other}" if one != other else f"the parts {its} and {of_other}"
+            advice = "; put several labels into one cell" if one != other else "; leave one out"
+            raise UsageError(f"{place} gives {name} {differ}, expected one row for each image{advice}")
         elif found not in added:
             added.add(found)
             sorting.add(
@@ -105,15 +114,27 @@ def _part_of_folder(sorting, folder):
     return next((part for part in map(part_of, folder[len(sorting.root) :][:1]) if part), None)
 
 
-def _find(called, name: str, part: str, table: Path):
-    """The folder and file that a row means; None if there is none."""
+def _find_all(called, known, name: str) -> tuple[list, list[str]]:
+    """The files, pairs of folder and name, that a row may mean; and the folders it names, if the last of them is among those of the images."""
     *folders, last = [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".", "..")] or [""]
-    near = {place for key in (last, last.rpartition(".")[0]) for place in called.get(key, ())}
-    found = [(folder, file) for folder, file in near if last in (file, file.rpartition(".")[0])]
-    # Paths may be those of another machine, so the folders of a row only choose among several files.
-    for fits in (lambda folder: list(folder[-len(folders) :]) == folders, lambda folder: part in map(part_of, folder)):
+    found = called.get(last, set()) | called.get(last.rpartition(".")[0], set())
+    found = {(folder, file) for folder, file in found if last in (file, file.rpartition(".")[0])}
+    # Paths may be those of another machine, with folders that are not here.
+    if not folders or folders[-1] not in known:
+        return sorted(found), []
+    return sorted(place for place in found if folders[-1] in place[0]), folders
+
+
+def _choose(found, folders, name: str, part: str, table: Path):
+    """The folder and file that a row means, of those that it may mean; None if there is none."""
+
+    def count_common(place):
+        return len(os.path.commonprefix([folders[::-1], list(place[0])[::-1]]))
+
+    most = max(map(count_common, found), default=0)
+    for fits in (lambda place: count_common(place) == most, lambda place: part in map(part_of, place[0])):
         if len(found) > 1:
-            found = sorted(place for place in found if fits(place[0])) or sorted(found)
+            found = [place for place in found if fits(place)] or found
     if len(found) > 1:
         raise UsageError(
             f"{table} names {name}, which may be {' or '.join('/'.join([*folder, file]) for folder, file in found[:2])}; give paths below "
