@@ -23,7 +23,7 @@ from resnet_study.calibration import change_temperature, fit_temperature, set_te
 from resnet_study.class_names import ClassNames
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles
-from resnet_study.data.new_images import check_own
+from resnet_study.data.new_images import check_own, check_own_of
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import (
     LabelledParts,
@@ -93,8 +93,6 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     config = read_as_trained(config, path, model)
     data = _load_heads(config, path, model)
     first = next(iter(data.values()))
-    if not config.test_ckpt_path:
-        check_own(run, first.fingerprint, first.found)
     parts = _label_parts(config, data)
     pflop = None
     if not config.test_ckpt_path:
@@ -240,7 +238,10 @@ def _load_heads(config, path, model):
         raise UsageError(
             f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"
         )
-    return cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+    data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
+    first = next(iter(data.values()))
+    check_own_of(path, config.dataset, first.fingerprint, first.found)
+    return data
 
 
 @dataclasses.dataclass(frozen=True)

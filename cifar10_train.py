@@ -144,6 +144,7 @@ class Train:
                     self.task.keep_files()
                     trim_events(self.run.tensorboard, {})
                 self._describe()
+                self.run.keep_changes(self.config)  # only now: images may have been refused
             if not self._has_ended():
                 self._loop(callbacks)
             if self.is_chief:

@@ -53,7 +53,7 @@ def evaluate(config: FlowerParameters):
     """
     from cifar10_test import make_reader
     from flowers.data import load_images
-    from resnet_study.data.new_images import check_own
+    from resnet_study.data.new_images import check_own_of
     from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model, read_as_trained
     from resnet_study.exporting.exported_model import open_model
 
@@ -62,8 +62,8 @@ def evaluate(config: FlowerParameters):
     config = read_as_trained(config, path, model)
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
+    check_own_of(path, config.dataset, data.fingerprint, data.found)
     if not config.test_ckpt_path:
-        check_own(run, data.fingerprint, data.found)
         _check_data(run, data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
 

@@ -18,6 +18,7 @@ def export(
     """As `cifar10_test.export`, of a transfer model; without test images it is checked on validation images."""
     from cifar10_test import make_reader
     from flowers.data import load_images
+    from resnet_study.data.new_images import check_own_of
     from resnet_study.evaluation import find_model, read_as_trained
     from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images
     from resnet_study.exporting.export import export as export_model
@@ -31,7 +32,9 @@ def export(
 
     @functools.cache
     def load_data():
-        return load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
+        data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
+        check_own_of(path, config.dataset, data.fingerprint, data.found)
+        return data
 
     def choose_training():
         part = load_data().training

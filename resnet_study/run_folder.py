@@ -138,7 +138,7 @@ class RunFolder:
             )
 
     def begin(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
-        """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json`."""
+        """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json` where there is none."""
         self.check(config, resume=resume, overwrite=overwrite)
         if overwrite:
             # The table goes first, see `latest_checkpoint`, then the checkpoints, and the settings last: what a kill leaves is a run that
@@ -154,7 +154,9 @@ class RunFolder:
         self._begins_anew = False
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
-            return
+
+    def keep_changes(self, config: Settings) -> None:
+        """Writes into `config.json` what a resumed run may change: a longer training, the place of its images."""
         stored = self.read_config(type(config))
         changed = (*self._grown(stored, config), *(name for name in _PLACES if hasattr(config, name)))
         longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in changed})

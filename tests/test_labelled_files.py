@@ -1,5 +1,6 @@
 """Images of one's own: which layouts of folders, archives and tables are understood, and what is said of them."""
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -16,7 +17,9 @@ from hyper_parameters import from_preset
 from resnet_study import errors
 from resnet_study.data import folder_data
 from resnet_study.data.labelled_files import find_labelled
+from resnet_study.data.new_images import find_new
 from resnet_study.errors import UsageError
+from resnet_study.files import write_json
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.run_log import note_many_epochs
 
@@ -310,10 +313,19 @@ def test_a_folder_is_trained_tested_and_asked(shapes, tmp_path, capsys):
     capsys.readouterr()
     assert cifar10_main.main(["--mode=predict", *place, "--images", str(photos / "dark")]) == 0
     assert "of the 20 images that lie in folders named like classes" in capsys.readouterr().out
+    stored, others = run.config.read_bytes(), shutil.copytree(photos, tmp_path / "others")
+    shutil.copy(photos / "dark" / "00.png", others / "light")
+    assert cifar10_main.main(["--mode=train", *place, "--resume", f"--data_dir={others}", "--train_steps=12"]) == 2
+    assert run.config.read_bytes() == stored
+    capsys.readouterr()
     shutil.copy(photos / "dark" / "00.png", photos / "light")
     for named in ([], ["--dataset=folder", f"--data_dir={photos}"]):  # which would test it on its training images
         assert cifar10_main.main(["--mode=test", *place, *named]) == 2
         assert "have changed since" in capsys.readouterr().err
+    assert cifar10_main.main(["--mode=test", place[0], f"--test_ckpt_path={run.path}"]) == 2
+    assert "have changed since" in capsys.readouterr().err
+    assert cifar10_main.main(["--mode=export", *place, "--format=keras"]) == 2
+    assert "have changed since" in capsys.readouterr().err
     assert cifar10_main.main(["--mode=train", *place, "--resume"]) == 2
     assert "are others; give the same --data_dir" in capsys.readouterr().err and run.result.read_bytes() == before
 
@@ -387,3 +399,32 @@ def test_a_list_in_class_names_json_is_told_and_names_nothing(tmp_path, capsys):
     (tmp_path / "class_names.json").write_text('["cat", "dog"]')
     assert found(tmp_path)[1].class_names == ("a", "b")
     assert "so it names no classes" in capsys.readouterr().out
+
+
+def test_other_images_have_labels_of_their_own(tmp_path):
+    old = make(tmp_path / "old", "0.png", "1.png", "2.png", "3.png")
+    table = tmp_path / "old.csv"
+    table.write_text("id,label\n0,dog\n1,dog\n2,cat\n3,cat\n")
+    stored = FlowerParameters(data_dir=str(old), labels=str(table))
+    run = RunFolder(tmp_path / "run")
+    write_json(run.data, {"fingerprint": find_labelled(str(old), str(table)).fingerprint()})
+    new = make(tmp_path / "new", "cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png")
+    found = find_new({"data_dir": str(new)}, stored, run, "folder")
+    assert [label for _, label in found.parts["training"]] == ["cat", "cat", "dog", "dog"]
+    assert find_new({"data_dir": str(shutil.move(old, tmp_path / "moved"))}, stored, run, "folder") is None
+    inner = dataclasses.replace(stored, labels="inner.csv")
+    assert len(find_new({"data_dir": str(new)}, inner, run, "folder").classes) == 2
+    (new / "inner.csv").write_text("id,label\n0,dog\n2,cat\n")
+    assert len(find_new({"data_dir": str(new)}, inner, run, "folder").parts["training"]) == 2
+    with pytest.raises(UsageError, match="neither here nor in"):
+        find_new({"data_dir": str(new), "labels": "gone.csv"}, stored, run, "folder")
+
+
+def test_runs_that_lie_among_the_images_are_passed_over(tmp_path):
+    folder = make(tmp_path, "a/1.png", "b/1.png", "runs/x/figures/1.png", "runs/x/2.png", "runs/test-x/1.png")
+    expected = found(make(tmp_path / "without", "a/1.png", "b/1.png"))[0]
+    shutil.rmtree(tmp_path / "without")
+    for name in ("x/config.json", "x/environment.json", "test-x/predictions.csv", "test-x/probabilities.npy"):
+        (folder / "runs" / name).write_text("")
+    parts, _, said = found(folder)
+    assert parts == expected and "passed over 2 folder(s) of runs, such as runs/" in said

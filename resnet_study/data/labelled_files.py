@@ -21,6 +21,13 @@ from resnet_study.data.label_table import sort_by_table
 from resnet_study.errors import UsageError, as_text, say_once
 
 _NAMES_FILES = ("cat_to_name.json", "class_names.json")
+# What a folder of a run, of a test or of a study holds: its figures are no images of the data set.
+_OF_RUNS = (
+    {"config.json", "environment.json"},
+    {"result.json", "predictions.npy"},
+    {"predictions.csv", "probabilities.npy"},
+    {"study.json", "report.md"},
+)
 _REASONS = 5  # for leaving files aside that are told
 _LARGEST_NAMES = 16 << 20  # bytes
 
@@ -125,6 +132,8 @@ def find_labelled(
             )
         )
     tree = list_tree(place, IMAGE_SUFFIXES)
+    runs = [folder for folder, names in tree.items() if folder and any(marks <= set(names) for marks in _OF_RUNS)]
+    tree = {folder: names for folder, names in tree.items() if not any(folder[: len(run)] == run for run in runs)}
     images, others = {}, collections.Counter()
     for folder, names in tree.items():
         if found := [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]:
@@ -143,6 +152,8 @@ def find_labelled(
         if bare := ["/".join(folder) for folder in sorted(tree) if folder not in around]:
             names = ", ".join(bare[:4]) + ", ..." * (len(bare) > 4)
             sorting.notes.append(f"{len(bare):,} folder(s) without images: {names}")
+    if runs:
+        sorting.notes.append(f"passed over {len(runs):,} folder(s) of runs, such as {'/'.join(runs[0])}")
     if others:
         kinds = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(4))
         sorting.leave(

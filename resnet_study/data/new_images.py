@@ -8,7 +8,7 @@ from pathlib import Path
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_around
 
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
 
@@ -35,12 +35,20 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
     ):
         return None
     given = {name: flags.get(name, getattr(stored, name, None)) for name in _DATA_FLAGS[1:]}
-    found = find_labelled(
-        given["data_dir"] or "", given["labels"] or "", given["label_level"] or 0, given["label_separator"] or "auto"
-    )
+    moved = run is not None and stored and not _is_same_place(given, stored)
+    # A table that lies elsewhere is that of the run's images, perhaps in another place; others have their own.
+    is_foreign = moved and "labels" not in flags and Path(given["labels"]).expanduser().is_file()
+    try:
+        found = _find(given)
+    except UsageError:
+        if not moved or "labels" in flags or not given["labels"]:
+            raise
+        found = _find(given | {"labels": ""})
     if run is not None and _is_own(found, run):
         return None
-    if run is not None and stored and _is_same_place(given, stored):
+    if is_foreign:
+        found = _find(given | {"labels": ""})
+    if run is not None and stored and not moved:
         check_own(run, found.fingerprint(), str(found.place))
     if not flags.get("test_ckpt_path"):  # the settings are those of the run then
         if run is not None and run.holds_run():
@@ -48,6 +56,12 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         for name in _DATA_FLAGS:
             flags.pop(name, None)
     return found
+
+
+def _find(given) -> LabelledFiles:
+    return find_labelled(
+        given["data_dir"] or "", given["labels"] or "", given["label_level"] or 0, given["label_separator"] or "auto"
+    )
 
 
 def _is_same_place(given, stored) -> bool:
@@ -75,3 +89,16 @@ def check_own(run: RunFolder, fingerprint: str, place: str) -> None:
             f"the images of {place} have changed since {run} was trained; bring back what was there, or test on other images: "
             "--dataset=folder --data_dir=NEW"
         )
+
+
+def check_own_of(path: str, dataset: str, fingerprint: str, place: str) -> None:
+    """As `check_own`, of the run that a model lies in, where that is of the same data set.
+
+    Args:
+        path: of the model.
+        dataset: setting `dataset` of the images.
+        fingerprint, place: of the images.
+    """
+    run = run_around(path)
+    if run is not None and run.holds_run() and read_json(run.config, dict).get("dataset") == dataset:
+        check_own(run, fingerprint, place)
