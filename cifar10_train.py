@@ -27,6 +27,7 @@ from resnet_study.checkpoints import check_checkpoint, delete_checkpoints_beside
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
+from resnet_study.networks.layers import finalize_layers
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
@@ -172,6 +173,7 @@ class Train:
             self._enter_stage(stage)
         self.task.begin(self.model, resumed=True)
         facts = self._state.read(path, self.stage, self.config.model_name)
+        finalize_layers(self.model)
         reports = self._state.reports()
         for watcher in self.task.watchers:
             watcher.go_on(reports)

@@ -63,9 +63,12 @@ class Backbone:
         build = getattr(keras.applications, self.application)
         if not weights or self.pixels != "efficientnet":
             return build(include_top=False, weights=weights, input_shape=input_shape)
+        from resnet_study.networks.layers import finalize_layers
+
         # With them Keras inserts a layer that a network from a checkpoint would lack; `make_preprocessing` has it instead.
         backbone = build(include_top=False, weights=None, input_shape=input_shape)
         backbone.set_weights(build(include_top=False, weights=weights, input_shape=input_shape).get_weights())
+        finalize_layers(backbone)
         return backbone
 
     def make_preprocessing(self, source: str = ""):

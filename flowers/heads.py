@@ -27,6 +27,7 @@ from keras import layers
 from flowers.backbones import KNOWN_WEIGHTS, find
 from resnet_study.data.download import is_reachable, keras_cache
 from resnet_study.errors import UsageError, shorten
+from resnet_study.networks.layers import finalize_layers
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import copy_weights, read_model
 
@@ -336,6 +337,7 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
     except Exception as error:
         fault = "could not be read" if isinstance(error, OSError) else f"does not fit {backbone.name}"
         raise UsageError(f"--weights={path} {fault}: {shorten(str(error))}; give another file") from error
+    finalize_layers(backbone)
     missing = sorted({v.path.split("/")[0] for v in backbone.weights if not np.isfinite(v.numpy()).all()})
     if missing:
         raise UsageError(

@@ -36,7 +36,7 @@ from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
-from resnet_study.networks.layers import PixelNormalization
+from resnet_study.networks.layers import PixelNormalization, finalize_layers
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
@@ -224,6 +224,7 @@ class Transfer:
         """Gives it the variables of the whole network."""
         for variable, value in zip(exported.variables, self.transfer.variables, strict=True):
             variable.assign(value)
+        finalize_layers(exported)
 
     def _build(self, **options):
         config = self.config

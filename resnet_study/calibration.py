@@ -18,6 +18,16 @@ _BINS = 15  # of equal width, as Guo et al. 2017 have them
 _SMALLEST = 1e-12  # instead of a probability of 0, whose logarithm is no number
 
 
+def check_labels(labels) -> np.ndarray:
+    """Labels as int [num_images]; also those of shape [num_images, 1], as `keras.datasets` has them. Raises ValueError for others."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be whole numbers [num_images], received {labels.dtype} of shape {labels.shape}")
+    return labels
+
+
 def reliability_table(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Confidence and accuracy of the answers, in bins by their confidence (Guo et al. 2017, arXiv:1706.04599, section 2).
 
@@ -29,7 +39,7 @@ def reliability_table(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
         Table with a row for each of the 15 bins of equal width, the first from 0: columns images (their number), confidence and
         accuracy (means over these images, 0..1; NaN where a bin is empty).
     """
-    confidence = probabilities.max(axis=1)
+    labels, confidence = check_labels(labels), probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     # A bin holds its upper bound, as in the paper.
     bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
@@ -78,7 +88,7 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Returns:
         A number from 0, which is best, to 2.
     """
-    targets = np.eye(probabilities.shape[1])[labels]
+    targets = np.eye(probabilities.shape[1])[check_labels(labels)]
     return float(np.mean(np.sum((probabilities - targets) ** 2, axis=1)))
 
 
@@ -115,6 +125,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         probabilities = np.array([[0.9, 0.1]] * 4)  # surer than it should be: one answer of four is wrong
         print(round(fit_temperature(probabilities, np.array([0, 0, 0, 1])), 2))  # 2.0
     """
+    labels = check_labels(labels)
     logits, rows = np.log(np.maximum(probabilities, _SMALLEST)), np.arange(len(labels))
 
     def loss(log_temperature):
@@ -131,7 +142,7 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
         temperature: > 0.
 
     Raises:
-        ValueError: the model does not end in one dense layer with softmax.
+        ValueError: the model does not end in one dense layer with softmax, or the temperature is not above 0.
 
     Example:
         from resnet_study.calibration import set_temperature
@@ -140,7 +151,11 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
         model = load_model("cifar10")
         set_temperature(model, 1.5)
     """
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature must be a number above 0, received {temperature}")
     last = model.layers[-1]
+    if len(model.outputs) != 1:
+        raise ValueError(f"expected a model with one head, received one with {len(model.outputs)}")
     if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:
         raise ValueError(
             f"expected a model that ends in a dense layer with softmax, received one that ends in {last.name}"

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
-from resnet_study.calibration import brier_score, expected_calibration_error, reliability_table
+from resnet_study.calibration import brier_score, check_labels, expected_calibration_error, reliability_table
 from resnet_study.class_names import THRESHOLD
 
 
@@ -58,8 +58,10 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         metrics = measure(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]), ["cat", "dog"])
         print(metrics["accuracy"], metrics["confusion_matrix"])  # 50.0 [[1, 0], [1, 0]]
     """
-    if np.ndim(labels) == 2:
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1:
         return _measure_several(probabilities, labels, class_names)
+    labels = check_labels(labels)
     classes = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]

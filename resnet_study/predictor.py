@@ -12,7 +12,7 @@ from resnet_study import devices
 from resnet_study.errors import UsageError, naming_memory
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
-from resnet_study.saved_models import find_heads
+from resnet_study.saved_models import as_functional, find_heads
 
 
 class Predictor:
@@ -29,7 +29,7 @@ class Predictor:
 
     Raises:
         UsageError: the path names no model of this library, or an argument is of another kind.
-        ValueError: bfloat16 for a model that cannot be folded, such as one with a backbone of stock Keras.
+        ValueError: bfloat16 for a model that cannot be folded, such as one that uses a layer twice; a model whose outputs are no classes.
 
     Example:
         import numpy as np
@@ -43,7 +43,7 @@ class Predictor:
     def __init__(self, model: keras.Model | str | os.PathLike, precision: str = "float32"):
         if precision not in ("auto", "float32", "bfloat16"):
             raise UsageError(f"precision must be auto, float32 or bfloat16, received {precision!r}")
-        self.model = open_model(str(model)) if isinstance(model, str | os.PathLike) else model
+        self.model = open_model(str(model)) if isinstance(model, str | os.PathLike) else as_functional(model)
         if isinstance(self.model, ExportedModel):
             if precision == "bfloat16":
                 raise UsageError(f"precision of {self.model.name} is that of its file, received bfloat16; leave it out")
@@ -51,11 +51,12 @@ class Predictor:
             return
         if not isinstance(self.model, keras.Model):
             raise UsageError(f"model must be a keras.Model or the path of one, received {type(model).__name__}")
+        find_heads(self.model)
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)
         except ValueError:
-            if policy != "float32":
+            if precision == "bfloat16":
                 raise
             folded = self.model  # the same answers, more slowly
         self._towers = devices.count_inference_towers()
@@ -80,7 +81,7 @@ class Predictor:
 
         Raises:
             UsageError: the images have another shape than the model was built for, or hold pixels that are no finite numbers; or
-                `batch_size` is no int >= 1, or the model answers with NaN.
+                `batch_size` is no int >= 1, or the model answers with NaN or with other numbers than probabilities.
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"batch_size must be an int >= 1, received {batch_size!r}")
@@ -98,6 +99,13 @@ class Predictor:
         if not all(np.isfinite(array).all() for array in answers.values()):
             raise UsageError(
                 f"the model {self.model.name} must answer with finite numbers, received NaN; give other weights"
+            )
+        low = min((array.min(initial=0) for array in answers.values()), default=0)
+        high = max((array.max(initial=0) for array in answers.values()), default=0)
+        if low < -0.01 or high > 1.01:  # rounding aside
+            raise UsageError(
+                f"the model {self.model.name} must answer with probabilities 0..1, received {low:.3g} .. {high:.3g}; give one that ends in a "
+                "softmax"
             )
         return answers.get("", answers)
 

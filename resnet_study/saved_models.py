@@ -4,6 +4,7 @@ load_model(path)              a trained model: raw pixels -> probabilities
 open_weights(weights)         what a builder's `weights` names, with its normalisation of the pixels
 load_weights(model, source)   these weights for a model of the same network
 copy_weights(source, target)  layer by layer, by name
+as_functional(model)          a `keras.Sequential` as the functional model that it stands for
 find_heads(model)             the heads of a trained model
 find_new_heads(source, target)  the dense layers for another number of classes, which can take no weights
 halve_weights(source, target) a `.keras` file in half precision
@@ -25,7 +26,7 @@ from resnet_study.class_names import pack_class_names
 from resnet_study.errors import UsageError, one_line, shorten
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
-from resnet_study.networks.layers import PixelNormalization
+from resnet_study.networks.layers import PixelNormalization, finalize_layers
 
 _LARGEST_MODEL = 2 << 30  # bytes unpacked
 
@@ -100,10 +101,10 @@ def load_model(path: str, shipped_name: str = "") -> keras.Model:
     if place.suffix != ".keras":
         raise UsageError(
             f"expected a .keras file or a checkpoint .npz, received '{place}'; give another file, or a run folder (.onnx and .tflite are for "
-            "--mode=test and predict)"
+            "--mode=test and predict, and for Predictor)"
         )
     try:
-        model = read_model(place)
+        model = as_functional(read_model(place))
         inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
         named = model.output.values() if isinstance(model.output, dict) else [model.output]
         flat = all(isinstance(output, keras.KerasTensor) for output in named)
@@ -114,17 +115,28 @@ def load_model(path: str, shipped_name: str = "") -> keras.Model:
             f"{place} is damaged or no Keras model of this library ({reason}); give another file"
         ) from error
     sizes = [*inputs[1:], *(size for output in outputs for size in output[1:])]
-    shaped = len(inputs) == 4 and all(len(output) == 2 for output in outputs)
+    shaped = len(inputs) == 4 and all(len(output) == 2 and output[1] != 1 for output in outputs)
     if not (flat and shaped and all(isinstance(size, int) for size in sizes)):
         raise UsageError(
-            f"{place} must map [batch, height, width, channels] to [batch, classes], received {inputs} to {outputs}; give "
-            "another file"
+            f"{place} must map [batch, height, width, channels] to [batch, classes], two classes or more, received {inputs} to {outputs}; "
+            "give another file"
         )
+    if isinstance(model.output, dict):
+        check_head_names(model.output, place)
     if inputs[3] not in (1, 3) or max(inputs[1:]) > 4096:
         raise UsageError(
             f"{place} must take grey or RGB images of up to 4096 x 4096 pixels, received {inputs}; give another file"
         )
     return model
+
+
+def check_head_names(names, place: Path) -> None:
+    """Raises UsageError where a head, after which files are named, is called like a path."""
+    for name in names:
+        if not isinstance(name, str) or re.search(r"[/\\\0]|^\.|^$", name):
+            raise UsageError(
+                f"{place} must have heads with plain names, received {name!r}; rename the outputs of the model"
+            )
 
 
 def _load_checkpoint(path: Path) -> keras.Model:
@@ -145,12 +157,27 @@ def _load_checkpoint(path: Path) -> keras.Model:
     return model
 
 
+def as_functional(model):
+    """A `keras.Sequential` whose input is known as a functional model of the same layers; anything else as it is."""
+    if isinstance(model, keras.Sequential) and model.built:
+        return keras.Model(model.inputs, model.outputs[0], name=model.name)
+    return model
+
+
 def find_heads(model: keras.Model) -> dict[str, int]:
-    """Name -> number of classes of each head of a network of `load_model`; a network with one head has it under the name ""."""
+    """Name -> number of classes of each head of a network of `load_model`; a network with one head has it under the name "".
+
+    Raises:
+        ValueError: the outputs are no [batch, classes].
+    """
     output = model.output
-    if isinstance(output, dict):
-        return {name: tensor.shape[-1] for name, tensor in output.items()}
-    return {"": output.shape[-1]}
+    heads = output if isinstance(output, dict) else {"": output}
+    if not all(len(getattr(tensor, "shape", ())) == 2 for tensor in heads.values()):
+        received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), output)
+        raise ValueError(
+            f"expected a model whose output is [batch, classes], or a dict of such, received {received} of '{model.name}'"
+        )
+    return {name: tensor.shape[-1] for name, tensor in heads.items()}
 
 
 def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tuple:
@@ -224,6 +251,9 @@ def load_weights(network: keras.Model, source) -> None:
         copy_weights(source, network, new_heads)
     else:
         new_heads = _find_new_head(source, network)
+        with h5py.File(source) as file:
+            there = [str(group["vars"].attrs.get("name")) for group in _layer_groups(file).values() if "vars" in group]
+        _check_form(source, there, network)
         filled = network
         if new_heads:
             filled = keras.Model(network.inputs, network.get_layer("predictions").input, name=network.name)
@@ -291,7 +321,12 @@ def _stored_normalization(path: Path):
         if {"mean", "scale", "per_image"} <= set(stored):
             mean, scale = (stored[name][()].tolist() for name in ("mean", "scale"))
             return PixelNormalization(mean, scale, bool(stored["per_image"][()]), name="normalization")
-        if group is not None or "normalization" in groups:
+        # ResNet-9 and airbench have a rescaling of their own.
+        scaled = any(
+            name.startswith("rescaling") and "vars" in part and part["vars"].attrs.get("name") not in (None, "scale")
+            for name, part in groups.items()
+        )
+        if group is not None or "normalization" in groups or scaled:
             raise UsageError(
                 f"expected weights whose pixel normalisation is known, received {path}, which was saved from a network "
                 "with such a layer but without its constants; give that layer as preprocessing, such as "
@@ -330,6 +365,7 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
             raise ValueError(
                 f"weights of '{source.name}' do not fit '{target.name}': layer {name} expects {shapes}, received {received}"
             )
+    _check_form(f"'{source.name}'", [layer.name for layer in source.layers], target)
     there = {layer.name for layer in target.layers}
     for layer in source.layers:
         if layer.weights and re.match(r"stage\d+_block\d+", layer.name) and layer.name not in there:
@@ -341,6 +377,20 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
         raise ValueError(f"weights of '{source.name}' do not fit '{target.name}': they are another network's")
     for name in wanted:
         target.get_layer(name).set_weights(given[name])
+    finalize_layers(target)
+
+
+def _check_form(source, names: list[str], target: keras.Model) -> None:
+    """Raises ValueError where the names of the layers tell of another network than `target`, although all weights would fit."""
+    here = {layer.name for layer in target.layers}
+    has_blocks, has_top = any("_block" in name for name in names), any(name.startswith("predictions") for name in here)
+    for name in sorted(here ^ set(names)):
+        makes_residual = has_blocks and re.fullmatch(r"stage\d+_block\d+_add", name)
+        if makes_residual or (has_top and name == "maxout_pieces"):
+            raise ValueError(
+                f"weights of {source} do not fit '{target.name}': one has a layer {name}, which the other lacks; give a file of the same "
+                "network"
+            )
 
 
 def halve_weights(source: Path, target: Path) -> None:

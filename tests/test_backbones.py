@@ -177,3 +177,17 @@ def test_images_that_have_changed_are_not_gone_on_with(tmp_path):
     write_json(task.run.data, facts | {"fingerprint": "of others"})
     with pytest.raises(UsageError, match="are others; give the same --data_dir"):
         transfer_facts.describe_data(task, resumed=True)
+
+
+def test_constants_of_a_backbone_come_with_its_weights(monkeypatch):
+    def build(include_top, weights, input_shape):
+        images = keras.Input(input_shape)
+        norm = keras.layers.Normalization(name="normalization")
+        model = keras.Model(images, norm(images), name="efficientnetb0")
+        if weights:
+            model.set_weights([np.full(weight.shape, 4.0) for weight in model.weights])
+        return model
+
+    monkeypatch.setattr(keras.applications, "EfficientNetB0", build)
+    backbone = backbones.find("efficientnetb0").build((8, 8, 3), "imagenet", True)
+    np.testing.assert_allclose(backbone(np.full((1, 8, 8, 3), 8.0)), 2.0)

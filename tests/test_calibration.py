@@ -19,6 +19,7 @@ from resnet_study.calibration import (
 )
 from resnet_study.exporting.export import hash_file
 from resnet_study.files import read_json, write_json
+from resnet_study.metrics import measure
 from resnet_study.saved_models import load_model
 
 
@@ -31,6 +32,15 @@ def test_measures_of_a_case_by_hand():
     table = reliability_table(probabilities, labels)
     assert len(table) == 15 and table["images"].sum() == 4
     assert table.dropna()["accuracy"].tolist() == [1.0, 0.5]
+
+
+def test_labels_of_keras_datasets_are_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50)
+    for measure_some in (fit_temperature, brier_score, expected_calibration_error, lambda *pair: measure(*pair, "abc")):
+        assert measure_some(probabilities, labels[:, None].tolist()) == measure_some(probabilities, labels)
+        with pytest.raises(ValueError, match="labels must be whole numbers"):
+            measure_some(probabilities, labels / 2)
 
 
 def test_a_sure_and_right_network_is_calibrated_and_a_bound_belongs_to_the_bin_below():
@@ -65,6 +75,13 @@ def test_a_model_keeps_its_temperature():
 def test_a_model_without_softmax_is_refused():
     with pytest.raises(ValueError, match="dense layer with softmax"):
         set_temperature(keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]), 2.0)
+    inputs = keras.Input((6,))
+    heads = keras.Model(inputs, {name: keras.layers.Dense(2, "softmax", name=name)(inputs) for name in "ab"})
+    with pytest.raises(ValueError, match="one head, received one with 2"):
+        set_temperature(heads, 2.0)
+    for temperature in (0, -1, np.nan):
+        with pytest.raises(ValueError, match="a number above 0"):
+            set_temperature(heads, temperature)
 
 
 def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A trained network as files for other programs: each is checked by its own runtime; damaged ones give one line."""
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -52,6 +53,28 @@ def test_files_answer_as_their_source_and_name_their_classes(exported, run, tmp_
     for batch in (images, images[:1]):
         np.testing.assert_allclose(model.answer(batch), source(batch), atol=1e-4)
     assert find_class_names(str(moved), model) == find_class_names(str(run), source)
+
+
+def test_files_answer_several_threads_each_and_say_again_why_they_ended(exported):
+    model = open_model(str(exported / "onnx" / "done.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (40, *model.input_shape[1:]), np.uint8)
+    expected = model.answer(images)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda image: model.answer(image[None])[0], images))
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    model._process.kill()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="its runtime ended with signal 9"):
+            model.answer(images)
+
+
+def test_heads_are_no_paths(tmp_path):
+    images = keras.Input((8, 8, 3))
+    flat = keras.layers.Flatten()(images)
+    heads = {name: keras.layers.Dense(2, "softmax")(flat) for name in ("a", "x/../../../escaped")}
+    keras.Model(images, heads).save(tmp_path / "evil.keras")
+    with pytest.raises(UsageError, match=r"heads with plain names, received 'x/"):
+        open_model(str(tmp_path / "evil.keras"))
 
 
 def test_a_moved_keras_file_names_its_classes(run, tmp_path):

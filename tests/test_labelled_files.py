@@ -190,7 +190,7 @@ def test_a_table_may_name_the_parts(tmp_path):
 def test_a_row_names_no_other_image_of_the_same_name(tmp_path, files, rows, expected):
     table = tmp_path / "table.csv"
     table.write_text(f"id,label\n{rows}\n")
-    parts, data, _ = found(make(tmp_path / "x", *files), labels=str(table))
+    parts = found(make(tmp_path / "x", *files), labels=str(table))[0]
     assert parts["training"] == expected
     assert parts.get("test", {}) == ({"b": ["test/2.png"]} if files[-1] == "test/2.png" else {})
 

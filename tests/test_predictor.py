@@ -9,9 +9,12 @@ import resnet
 from hyper_parameters import from_preset
 from resnet_study import devices
 from resnet_study.errors import UsageError
+from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.networks import registry
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.predictor import Predictor
+from resnet_study.saved_models import load_model
 
 
 def small_model(**options):
@@ -57,7 +60,8 @@ def test_no_images_have_no_answers():
 def test_a_model_that_cannot_be_folded_answers_in_float32_alone():
     twice = keras.layers.Conv2D(3, 3, padding="same")
     inputs = keras.Input((16, 16, 3))
-    model = keras.Model(inputs, keras.layers.GlobalMaxPooling2D()(twice(twice(inputs))))
+    pooled = keras.layers.GlobalMaxPooling2D()(twice(twice(inputs)))
+    model = keras.Model(inputs, keras.layers.Softmax()(pooled))
     images = some_images(4)
     np.testing.assert_allclose(Predictor(model).predict(images), model.predict(images, verbose=0), atol=1e-6)
     with pytest.raises(ValueError, match="uses each layer once"):
@@ -130,3 +134,46 @@ def test_a_model_is_a_model_or_a_path(tmp_path):
 def test_an_empty_runs_dir_is_not_the_root():
     with pytest.raises(UsageError, match="--runs_dir must be a folder, received ''"):
         from_preset("smoke", runs_dir="")
+
+
+def test_adapted_normalisation_of_stock_keras_is_in_every_copy(tmp_path):
+    norm = keras.layers.Normalization()
+    norm.adapt(some_images(20).astype(np.float32))
+    model = resnet.build_resnet(1, input_shape=(16, 16, 3), preprocessing=norm)
+    expected = model.predict(some_images(4).astype(np.float32), verbose=0)
+    np.testing.assert_allclose(Predictor(model).predict(some_images(4)), expected, atol=1e-5)
+    np.testing.assert_allclose(make_plain(model)(some_images(4).astype(np.float32)), expected, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = resnet.build_resnet(1, input_shape=(16, 16, 3), weights=tmp_path / "model.keras")
+    np.testing.assert_allclose(Predictor(again).predict(some_images(4)), expected, atol=1e-5)
+
+
+def test_float32_is_float32_whatever_the_model_computes_in():
+    model = resnet.build_resnet(1, dtype="mixed_bfloat16")
+    copies = [fold_batch_norm(model), make_plain(model)]
+    assert {layer.compute_dtype for copy in copies for layer in copy.layers} == {"float32"}
+
+
+def test_a_sequence_of_layers_is_a_model(tmp_path):
+    body = resnet.build_resnet(1, input_shape=(16, 16, 3), include_top=False, pooling="avg")
+    model = keras.Sequential([body, keras.layers.Dense(4, "softmax")])
+    expected = model(some_images(3).astype(np.float32))
+    np.testing.assert_allclose(Predictor(model).predict(some_images(3)), expected, atol=1e-5)
+    flat = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")])
+    for sequence in (model, flat):
+        sequence.save(tmp_path / "model.keras")
+        assert load_model(str(tmp_path / "model.keras")).output_shape == (None, 4)
+
+
+def test_what_is_no_classifier_is_refused(tmp_path):
+    images = keras.Input((16, 16, 3))
+    features = keras.layers.Flatten()(images)
+    logits = keras.Model(images, keras.layers.Dense(3)(features))
+    with pytest.raises(UsageError, match=r"must answer with probabilities 0\.\.1, received -?\d"):
+        Predictor(logits).predict(some_images(3))
+    for outputs in ([logits.output, logits.output], images):
+        with pytest.raises(ValueError, match=r"expected a model whose output is \[batch, classes\]"):
+            Predictor(keras.Model(images, outputs))
+    keras.Model(images, keras.layers.Dense(1, "sigmoid")(features)).save(tmp_path / "one.keras")
+    with pytest.raises(UsageError, match="two classes or more"):
+        load_model(str(tmp_path / "one.keras"))

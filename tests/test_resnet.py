@@ -135,6 +135,45 @@ def test_weights_from_files_and_their_refusal(tmp_path):
         build_resnet(1, weights="imagenet")
 
 
+@pytest.mark.parametrize("kind", [".keras", ".weights.h5"])
+def test_weights_that_fit_another_network_are_refused(kind, tmp_path):
+    path = tmp_path / f"model{kind}"
+    for other, layer in (({"form": "plain", "name": "mine"}, "stage1_block1_add"), ({"maxout": 2}, "maxout_pieces")):
+        model = build_resnet(1, **other)
+        (model.save if kind == ".keras" else model.save_weights)(path)
+        with pytest.raises(ValueError, match=f"do not fit 'resnet8': one has a layer {layer}"):
+            build_resnet(1, weights=path)
+    assert build_resnet(1, weights=path, include_top=False).output_shape[-1] == 64
+
+
+def test_rescaling_that_is_not_in_a_weights_file_is_missed(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    scaling = keras.layers.Rescaling(1 / 255)
+    build_resnet(1, preprocessing=scaling).save_weights(path)
+    with pytest.raises(UsageError, match="without its constants; give that layer as preprocessing"):
+        build_resnet(1, weights=path)
+    build_resnet(1, weights=path, preprocessing=keras.layers.Rescaling(1 / 255))
+    resnet.build_resnet9().save_weights(path)
+    resnet.build_resnet9(weights=path)
+
+
+def test_fixed_filters_stay_fixed():
+    model = resnet.build_resnet9()
+    trained = count(model.trainable_variables)
+    model.trainable = False
+    assert not model.trainable_variables
+    model.trainable = True
+    assert count(model.trainable_variables) == trained
+
+
+def test_constants_may_be_arrays(tmp_path):
+    pixels = PixelNormalization(np.float32([1, 2, 3]), np.ones(3))
+    again = PixelNormalization.from_config(pixels.get_config())
+    np.testing.assert_array_equal(again(np.ones((1, 2, 2, 3))), pixels(np.ones((1, 2, 2, 3))))
+    keras.Sequential([keras.Input((2, 2, 3)), pixels]).save(tmp_path / "x.keras")
+    assert keras.models.load_model(tmp_path / "x.keras")(np.ones((1, 2, 2, 3))).shape == (1, 2, 2, 3)
+
+
 WITH_FILES = {
     "resnet8": lambda **options: build_resnet(1, **options),
     "resnet9": resnet.build_resnet9,

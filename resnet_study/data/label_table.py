@@ -6,7 +6,7 @@ An image has several labels where the cells of labels hold several, or where the
 import collections
 import csv
 import io
-import os
+import itertools
 from pathlib import Path
 
 from resnet_study.data.file_sorting import Sorting, part_of
@@ -129,7 +129,8 @@ def _choose(found, folders, name: str, part: str, table: Path):
     """The folder and file that a row means, of those that it may mean; None if there is none."""
 
     def count_common(place):
-        return len(os.path.commonprefix([folders[::-1], list(place[0])[::-1]]))
+        pairs = zip(reversed(folders), reversed(place[0]), strict=False)
+        return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
     most = max(map(count_common, found), default=0)
     for fits in (lambda place: count_common(place) == most, lambda place: part in map(part_of, place[0])):

@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from resnet_study.class_names import parse_class_names
 from resnet_study.errors import UsageError, as_text, shorten
 from resnet_study.exporting import runtimes
-from resnet_study.saved_models import load_model
+from resnet_study.saved_models import check_head_names, load_model
 
 # The format of a file by the end of its name; a folder may be a SavedModel.
 _ENDINGS = {".onnx": "onnx", ".tflite": "litert"}
@@ -80,6 +81,7 @@ class ExportedModel:
         self.name = self._place.stem
         _check_place(self._place, kind)
         check_installed(kind)
+        self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory()  # where it may drop what it likes
         self._errors = (Path(self._folder.name) / "errors").open("w+b")
         command = [sys.executable, "-I", runtimes.__file__, kind, str(self._place.resolve()), str(threads)]
@@ -101,6 +103,8 @@ class ExportedModel:
         self.runtime, self.input_shape = str(facts["runtime"]), (None, height, width, channels)
         self.pixels = str(facts["pixels"])
         heads = [as_text(name) for name in facts["heads"].tolist()]
+        if len(heads) > 1:
+            check_head_names(heads, self._place)
         tensors = [keras.KerasTensor((None, size)) for size in facts["classes"].tolist()]
         self._heads = heads if len(heads) > 1 else [""]
         self.output = dict(zip(heads, tensors, strict=True)) if len(heads) > 1 else tensors[0]
@@ -130,11 +134,11 @@ class ExportedModel:
                 yield path.read_bytes()
 
     def _ask(self, **arrays):
-        try:
-            runtimes.write_message(self._process.stdin, **arrays)
-        except OSError:
-            return self._receive()  # it has ended, and may have said why
-        return self._receive()
+        with self._lock:  # the process takes one question at a time
+            # Where it has ended, it may have said why.
+            with contextlib.suppress(OSError, ValueError):
+                runtimes.write_message(self._process.stdin, **arrays)
+            return self._receive()
 
     def _receive(self):
         try:

@@ -10,6 +10,7 @@ from resnet_study.networks.layers import (
     PatchWhitening,
     PixelNormalization,
     ZeroPadChannels,
+    finalize_layers,
     sigmoid_gelu,
 )
 
@@ -42,6 +43,7 @@ def _copy(model):
         if layer.weights and not isinstance(layer, keras.Model):  # a model within has been copied with its weights
             source = model.get_layer(layer.name)
             layer.set_weights(_scale_channels(source) if _scales_channels(source) else source.get_weights())
+    finalize_layers(copy)
     copy.trainable = False
     return copy
 

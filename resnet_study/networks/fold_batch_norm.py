@@ -5,7 +5,7 @@ import collections
 import keras
 import numpy as np
 
-from resnet_study.networks.layers import PixelNormalization
+from resnet_study.networks.layers import PixelNormalization, finalize_layers
 
 
 def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
@@ -19,9 +19,9 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         model: functional network of this library, or one of stock Keras layers; it is not changed. A model within it, such as a
             backbone of `keras.applications`, is folded in the same way.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
-            for processors that are faster in it (`devices.choose_policy("auto", "auto")` knows). Pixel
+            for processors that are faster in it (`devices.choose_policy("auto", "auto")` knows). Then pixel
             normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the networks
-            of this library.
+            of this library. With "float32" all layers are, whatever the model computes in.
 
     Returns:
         keras.Model with the inputs and outputs of `model`, not trainable. In float32 the probabilities are equal within
@@ -51,7 +51,8 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         if isinstance(layer, keras.Model):
             return fold_batch_norm(layer, dtype)
         config = layer.get_config()
-        if len(layer.output.shape) == 4 and layer is not first and not isinstance(layer, PixelNormalization):
+        on_maps = len(layer.output.shape) == 4 and layer is not first
+        if (on_maps or dtype == "float32") and not isinstance(layer, PixelNormalization):
             config["dtype"] = dtype
         if layer.name in folded:
             config["use_bias"] = True
@@ -66,6 +67,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
             continue
         source = model.get_layer(layer.name)
         layer.set_weights(_fold(source, folded[layer.name]) if layer.name in folded else source.get_weights())
+    finalize_layers(copy)
     copy.trainable = False
     return copy
 

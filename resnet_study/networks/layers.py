@@ -16,6 +16,13 @@ except UsageError as error:  # in a notebook: the command lines have checked bef
     raise ImportError(str(error)) from None
 
 
+def finalize_layers(model: keras.Model) -> None:
+    """Lets layers compute with weights that were assigned: `keras.layers.Normalization` does so with constants, made when Keras loads a file."""
+    for layer in model._flatten_layers(include_self=False):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
 @keras.saving.register_keras_serializable("resnet")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over the channels, computed by one fused operation.
@@ -105,7 +112,9 @@ class PixelNormalization(keras.layers.Layer):
     def __init__(self, mean=0.0, scale=255.0, per_image=False, **kwargs):
         # Always float32: 256 grey values do not fit the 8 significant bits of bfloat16.
         super().__init__(**{"trainable": False, **kwargs, "dtype": "float32"})
-        self.mean, self.scale, self.per_image = mean, scale, per_image
+        # NumPy's arrays would be saved in a form that cannot be computed with afterwards.
+        self.mean, self.scale = (np.asarray(value, float).tolist() for value in (mean, scale))
+        self.per_image = per_image
 
     def call(self, images):
         images = keras.ops.cast(images, "float32")
@@ -242,9 +251,23 @@ class PatchWhitening(keras.layers.Conv2D):
 
     def build(self, input_shape):
         super().build(input_shape)
+        self._fix_filters()
+
+    def _fix_filters(self):
         self.kernel.trainable = False
         # The margins of digits are all alike: there the bias grew past 1,000, and the statistics of batch norm no longer fitted.
-        self.bias.trainable = self.channels > 1
+        self.bias.trainable = self.bias.trainable and self.channels > 1
+
+    @property
+    def trainable(self):
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        """As of Keras, which lets all variables train again; the filters stay as they are."""
+        keras.layers.Layer.trainable.fset(self, value)
+        if self.built:
+            self._fix_filters()
 
     def adapt(self, images):
         """Sets the filters by the patches of some training images; until then they are random.

@@ -50,7 +50,7 @@ class Neighbour(BaseModel):
 
 class Answer(BaseModel):
     model: str
-    milliseconds: float = Field(description="time of the forward pass")
+    milliseconds: float = Field(description="time of the forward pass, with that of waiting for other requests")
     heads: list[Head]
     seen: str | None = Field(None, description="the image as the network gets it, a data URI; with details")
     neighbours: list[Neighbour] | None = Field(None, description="the nearest training images; with details")

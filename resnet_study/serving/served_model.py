@@ -1,6 +1,5 @@
 """A trained model as the page shows it: its answers, what it looked at, and the training images that look alike to it."""
 
-import contextlib
 import threading
 import time
 from pathlib import Path
@@ -60,8 +59,6 @@ class ServedModel:
         exported = isinstance(model, ExportedModel)
         self.runtime = model.runtime if exported else f"Keras {keras.__version__}"
         self._predictor = Predictor(model)
-        # The runtime of an exported file takes one question at a time.
-        self._one_by_one = threading.Lock() if exported else contextlib.nullcontext()
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
         run = run_around(source) if source not in registry.SHIPPED else None
         self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
@@ -97,8 +94,7 @@ class ServedModel:
         """
         image = decode_image(content, "this file", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
         start = time.perf_counter()
-        with self._one_by_one:
-            found = self._predictor.predict(image[None])
+        found = self._predictor.predict(image[None])
         answer = {"model": self.name, "milliseconds": round(1000 * (time.perf_counter() - start), 3), "heads": []}
         for head, names in self.class_names.items():
             probabilities = (found[head] if head else found)[0]
