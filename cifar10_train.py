@@ -75,6 +75,8 @@ class Train:
         self.is_chief = devices.is_chief(config.strategy)
         self.strategy = devices.choose_strategy(config.strategy)
         self.policy = devices.choose_policy(config.precision, config.strategy, self.run.stored_policy())
+        if config.strategy == "multi_worker":  # machines of different kinds would choose differently
+            self.policy = devices.policy_of_chief(self.strategy, self.policy)
         self.towers = devices.choose_towers(
             config.towers, self.strategy, config.train_batch_size // config.accumulate, self.run.stored_towers()
         )
@@ -261,6 +263,7 @@ class Train:
                 continue
             if stage > self.stage.number:
                 self._enter_stage(stage)
+                spread_dropout(self.model, self.strategy)
                 if self.is_chief:
                     self._export.update(self.stage)  # with the new optimizer, where callbacks look for it
             yield from self.stage.batches(self.step)

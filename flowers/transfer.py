@@ -329,6 +329,8 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
     run = RunFolder(f"{config.runs_dir}/{config.run_name}")
     if devices.is_chief(config.strategy):
         run.check(config, resume=resume, overwrite=overwrite)
+    elif overwrite:
+        run.forget()
     goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
     trainer = Train(config, run, task=functools.partial(Transfer, load_weights=not goes_on))
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)

@@ -135,6 +135,12 @@ def choose_policy(precision: str, strategy: str, stored: str | None = None) -> s
     return stored or POLICIES["bfloat16" if is_faster else "float32"]
 
 
+def policy_of_chief(strategy, policy: str) -> str:
+    """The policy that the chief has chosen, on every machine; all of them must call this at the same time."""
+    known = sorted(POLICIES.values())
+    return known[int(from_chief(strategy, [known.index(policy)])[0])]
+
+
 def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = None) -> int:
     """How many shards of a batch the cores of a processor share, see `resnet_study.training.step`; sets the threads of TensorFlow.
 
@@ -241,7 +247,7 @@ def choose_strategy(name: str):
             raise UsageError(
                 f"--strategy=mirrored needs two devices or more, TensorFlow found {len(devices)}; use --strategy=auto"
             )
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirror(tuple(device.name for device in devices))
     if name in ("cpu", "one_gpu"):
         try:
             tf.config.set_visible_devices(gpus[:1] if name == "one_gpu" else [], "GPU")
@@ -251,6 +257,14 @@ def choose_strategy(name: str):
                 "others by CUDA_VISIBLE_DEVICES"
             ) from error
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirror(devices: tuple[str, ...]):
+    """One strategy for each set of devices: a second one would take up the first one's exchanges, which have the shapes of its network."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -294,9 +294,16 @@ class RunFolder:
                 f"--{length}={given} would have given {self} its zeros later, so a run with --sparsity cannot be made longer; start another "
                 "--version"
             )
-        if config.extend == kept:
-            history = self.read_history()
+        history = self.read_history() if self.error_csv.is_file() else []
+        done = 0
+        if len(history):
             done = int(history["step"].iloc[-1]) if length == "train_steps" else len(history) - 1
+        if stored.patience and 0 < done < kept and self.final.is_file():
+            raise UsageError(
+                f"--patience has ended {self} after {done} of {kept}, and would again, received --{length}={given}; go on from its weights in "
+                "another run, with --is_use_ckpt and --ckpt_path, or --weights"
+            )
+        if config.extend == kept:
             if stored.extend and done < kept and not stored.patience:
                 raise UsageError(
                     f"--extend={kept} begins anew where {self} has ended, received a run that stands at {done}; go on with it first"

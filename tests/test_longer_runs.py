@@ -19,7 +19,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.optimizers import make_optimizer
-from resnet_study.training.run_log import forecast
+from resnet_study.training.run_log import forecast, note_long_warmup
 from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
 from resnet_study.training.tasks import Classification
 
@@ -230,3 +230,32 @@ def test_what_cutmix_and_padding_cannot_do_is_refused_before_a_run_begins(tmp_pa
         begin(config, slice(None), slice(8), slice(8))
     with pytest.raises(UsageError, match="--rand_augment is for colour images, received grey ones"):
         begin(tiny(tmp_path, rand_augment=0.3), slice(None), slice(None), slice(None), slice(1))
+
+
+def test_a_run_that_patience_ended_is_not_made_longer(tmp_path):
+    ended = {"patience": 1, "init_lr": 0.0, "warmup_lr": 0.0, "report_freq": 1}
+    run = train(tiny(tmp_path, **ended))
+    assert run.read_history()["step"].iloc[-1] < 4
+    before = run.config.read_bytes()
+    for extend in (0, 4):
+        with pytest.raises(UsageError, match=r"--patience has ended .* after \d of 4, and would again"):
+            train(tiny(tmp_path, **ended | {"train_steps": 6, "extend": extend}), resume=True)
+    assert run.config.read_bytes() == before
+
+
+def test_each_class_of_a_mixture_has_its_own_weight():
+    logits, shares = tf.constant([[1.0, 0.0, -1.0]]), np.float32([[0.1, 0.9, 0.0]])
+    weights = np.float32([10, 0.5, 1])
+    mixed = measure_classes(logits, shares, 0.2, weights)[0]
+    alone = [measure_classes(logits, np.int32([label]), 0.2, weights)[0] for label in (0, 1)]
+    np.testing.assert_allclose(mixed, 0.1 * alone[0] + 0.9 * alone[1], rtol=1e-6)
+
+
+def test_float16_is_for_one_device():
+    with pytest.raises(UsageError, match="float16 is for one device, received 2"):
+        make_optimizer(from_preset("smoke"), [], 2, "mixed_float16")
+
+
+def test_a_short_training_of_a_long_warm_up_is_told():
+    assert "rises through 200 of the 78 steps; give a smaller --warmup_steps, such as 7" in note_long_warmup(200, 78)
+    assert note_long_warmup(400, 64_000) == ""

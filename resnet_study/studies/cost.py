@@ -54,6 +54,10 @@ def measure_cost(config: HyperParameters) -> dict:
             tensorboard=False,
             watch_test=False,
             runs_dir=folder,
+            # What is for whole trainings.
+            patience=0,
+            extend=0,
+            lookahead_steps=min(config.lookahead_steps, COST_STEPS),
         )
         trainer = Train(short, data=data)
         trainer.train()
@@ -106,7 +110,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
         )
         model = load_model(str(first.run.best))
         macs = multiply_adds(model)
-        images = first.config.train_steps * first.config.train_batch_size
+        images = int(first.history["step"].iloc[-1]) * first.config.train_batch_size
         rows.append(
             {
                 "dataset": dataset,

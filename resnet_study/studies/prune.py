@@ -65,8 +65,8 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         "report_freq": min(config.report_freq, steps),
         "init_lr": config.init_lr / 2,
         "warmup_steps": steps // 20,
-        "decay_step0": config.decay_step0 // 4,
-        "decay_step1": config.decay_step1 // 4,
+        "decay_step0": config.decay_step0 * steps // config.train_steps,
+        "decay_step1": config.decay_step1 * steps // config.train_steps,
         "extend": 0,
     }
     if macs < 1:

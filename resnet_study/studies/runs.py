@@ -203,7 +203,11 @@ def _is_finished(config) -> bool:
     # The table of layers is drawn last: a kill may have come after the first figure.
     if not (run.result.is_file() and run.best.is_file() and (run.figures / "layers.md").is_file()):
         return False
-    return read_result(run, "test")["last_step"] == config.train_steps
+    last = read_result(run, "test")["last_step"]
+    # A run that patience has ended is at its end, wherever that is; it has its last weights then.
+    return last == config.train_steps or (
+        config.patience > 0 and run.final.is_file() and last == int(run.read_history()["step"].iloc[-1])
+    )
 
 
 def _finish(config, data):

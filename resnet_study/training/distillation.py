@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from resnet_study.class_names import read_class_names
@@ -34,9 +35,10 @@ class Teacher:
         Raises:
             UsageError: it cannot be loaded, tells other classes apart or takes other images, or the normalisation cannot be undone.
         """
-        if normalization.per_image:
+        if normalization.per_image or np.ndim(normalization.mean) > 1:
             raise UsageError(
-                "--teacher needs the pixels back, which --normalization=image_standard gives up; use channel_standard"
+                "--teacher needs the pixels back, which --normalization=image_standard gives up, and pixel_mean for images that were shifted; "
+                "use channel_standard"
             )
         self._mean, self._scale = normalization.mean, normalization.scale
         weights = "cifar100" if len(class_names) == 100 else "cifar10"  # where the source is a network's name

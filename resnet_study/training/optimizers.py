@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from resnet_study.errors import UsageError
+
 # `weight_decay_on` -> the names of the variables that decay: kernels, biases too (Liang), gamma and beta too (He 2015).
 _DECAYED = {"kernels": ("kernel",), "weights": ("kernel", "bias"), "all": ("kernel", "bias", "gamma", "beta")}
 
@@ -27,6 +29,12 @@ def make_optimizer(config, variables, replicas: int, policy: str, rates=None) ->
         kind = _with_rates(kind, rates)
     optimizer = kind(config.init_lr, **options)
     if policy == "mixed_float16":
+        if (
+            replicas > 1
+        ):  # whether a step overflows is decided by each device for itself, and they would go on with other weights
+            raise UsageError(
+                f"--precision=float16 is for one device, received {replicas} of them; give --precision=bfloat16 or float32"
+            )
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)
     return optimizer

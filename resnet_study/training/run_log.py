@@ -42,14 +42,21 @@ def note_large_batch(batch_size: int, images: int) -> str:
     )
 
 
+def note_long_warmup(warmup_steps: int, steps: int) -> str:
+    """A line that is due where the learning rate rises for half of the training or more; "" elsewhere."""
+    if 2 * warmup_steps < steps:
+        return ""
+    return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {steps // 10}"
+
+
 def note_many_epochs(steps: int, batch_size: int, images: int) -> str:
     """A line that is due where each training image is seen very often; "" elsewhere."""
     if steps * batch_size <= 2 * _MANY_EPOCHS * images:
         return ""
     fewer = max(1, _MANY_EPOCHS * images // batch_size)
     return (
-        f"\nnote: each image is seen {steps * batch_size / images:,.0f} times; --train_steps={fewer} ({_MANY_EPOCHS} times) is shorter, and "
-        "--patience=5 stops where the validation error falls no more"
+        f"\nnote: each image is seen {steps * batch_size / images:,.0f} times; --train_steps={fewer} --warmup_steps={fewer // 10} ({_MANY_EPOCHS} times) is "
+        "shorter, and --patience=5 stops where the validation error falls no more"
     )
 
 

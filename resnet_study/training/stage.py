@@ -93,9 +93,10 @@ class Stage:
     def find_fitting(self, size: int) -> int:
         """How many images of a batch a device has the memory to train at once: half of `size`, a quarter, ...; 0 = none was found."""
         images, labels = next(self.batches(0))
+        parts = self._task.update.parts
         while self._strategy.num_replicas_in_sync == 1 and (size := size // 2):
             with contextlib.suppress(tf.errors.ResourceExhaustedError), undone(self.variables.values()):
-                self.train(images[:size], labels[:size], 0)
+                self.train(images[: size * parts], labels[: size * parts], 0)
                 return size
         return 0
 

@@ -92,7 +92,7 @@ class CompiledSteps:
             return _share(find_gradients, model.non_trainable_variables, towers, images, labels)
 
         def replica_step(images, labels):
-            gradients, sums = _accumulate(share_part, update.parts, images, labels)
+            gradients, sums = _accumulate(share_part, update.parts, images, labels, unrolled=replicas > 1)
             if update.beta_lr_factor != 1:
                 gradients = [
                     update.beta_lr_factor * gradient if variable.name == "beta" else gradient
@@ -144,8 +144,11 @@ def _decay(gradient, factor, variable):
         return gradient + factor * variable
 
 
-def _accumulate(find_gradients, count, images, labels):
-    """`find_gradients` on each of `count` parts of a batch, one after the other: the sums of what it returns."""
+def _accumulate(find_gradients, count, images, labels, unrolled):
+    """`find_gradients` on each of `count` parts of a batch, one after the other: the sums of what it returns.
+
+    Several devices share the statistics of batch norm, which they cannot do within a loop of TensorFlow: there the parts are `unrolled`.
+    """
     if count == 1:
         return find_gradients(images, labels)
     parts = [tf.reshape(values, [count, values.shape[0] // count, *values.shape[1:]]) for values in (images, labels)]
@@ -159,6 +162,12 @@ def _accumulate(find_gradients, count, images, labels):
             return number + 1, [before + value for before, value in zip(total, flat, strict=True)]
 
     first = part(0)
+    if unrolled:
+        total = tf.nest.flatten(first)
+        for number in range(1, count):
+            with tf.control_dependencies(total):
+                _, total = add(number, total)
+        return tf.nest.pack_sequence_as(first, total)
     _, total = tf.while_loop(
         lambda number, total: number < count, add, (1, tf.nest.flatten(first)), parallel_iterations=1
     )
@@ -254,9 +263,12 @@ def measure_classes(logits, labels, label_smoothing: float, class_weights=None) 
     objective = losses
     if label_smoothing:
         objective = (1 - label_smoothing) * losses - label_smoothing * tf.reduce_mean(log_probabilities, axis=-1)
-    if class_weights is not None:
-        factors = tf.constant(class_weights)
-        objective *= tf.linalg.matvec(labels, factors) if shared else tf.gather(factors, labels)
+    if class_weights is not None and shared:  # each class has its factor, also where an image is a mixture of two
+        smoothed = label_smoothing * tf.reduce_mean(log_probabilities, axis=-1, keepdims=True)
+        terms = (1 - label_smoothing) * log_probabilities + smoothed
+        objective = -tf.linalg.matvec(labels * terms, tf.constant(class_weights))
+    elif class_weights is not None:
+        objective *= tf.gather(tf.constant(class_weights), labels)
     return objective, {"loss": tf.reduce_sum(losses), "wrong": tf.reduce_sum(wrong)}
 
 

@@ -32,7 +32,7 @@ from resnet_study.saved_models import copy_weights, find_new_heads, load_model, 
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
-from resnet_study.training.run_log import count_parameters, note_large_batch, note_many_epochs
+from resnet_study.training.run_log import count_parameters, note_large_batch, note_long_warmup, note_many_epochs
 from resnet_study.training.step import UpdateRule, measure_classes, measure_labels
 
 
@@ -287,6 +287,7 @@ class Classification:
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
+            + note_long_warmup(config.warmup_steps, config.train_steps)
             + note_many_epochs(config.train_steps, config.train_batch_size, counts["training"])
             + self._describe_balance()
         )
