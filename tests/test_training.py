@@ -553,12 +553,15 @@ for strategy in ("cpu", "mirrored"):
 assert len(losses[0]) == len(losses[1]) == 20
 for one, two in zip(*losses):
     assert abs(one - two) <= 1e-4 * one, losses
+# Batches in parts, and another network in the same process.
+for version, changes in (("parts", {"accumulate": 2}), ("other", {"model": "resnet14"})):
+    train(from_preset("smoke", train_steps=10, strategy="mirrored", version=version, **settings, **changes))
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env=user_environment()
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "mirrored" / "best.keras").exists()
+    assert all((tmp_path / version / "best.keras").exists() for version in ("mirrored", "parts", "other"))
 
 
 def test_a_batch_must_fit_its_devices(tmp_path):
