@@ -253,7 +253,9 @@ def _report(config, versions):
         page = comparison_page.write_study_page(folder / config.run_name)
     else:
         run = RunFolder(folder / config.run_name)
-        page = run_page.write_run_page(run, run_page.find_tested_images(run, config.data_dir or None))
+        page = run_page.write_run_page(
+            run, run_page.find_tested_images(run, config.data_dir or None, config.labels or None)
+        )
     print(f"written: {page}")
 
 
@@ -324,7 +326,7 @@ def _test(config, actions):
     if run.holds_run():
         from resnet_study.reports.figures import draw
 
-        draw(run, config.data_dir)
+        draw(run, config.data_dir, config.labels)
     print(f"written: {run.result}" + (f", figures in {run.figures}, all in {run.page}" if run.holds_run() else ""))
 
 

@@ -85,7 +85,7 @@ def describe(config: FlowerParameters) -> Path:
     near = {good[here]: rows[good[there]]["image"] for here, there in find_near(hashes[good]).items()}
     table["resembles"] = pd.Series(near, dtype=object)
     table.loc[table["equals"].notna(), "resembles"] = None
-    folder = Path(config.runs_dir) / f"describe-{config.folder_name}"
+    folder = Path(config.runs_dir).expanduser() / f"describe-{config.folder_name}"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "images.csv", table.drop(columns=["sha256"], errors="ignore").to_csv(index=False))
     _write_page(folder / "report.html", config, found, table)

@@ -33,7 +33,7 @@ from resnet_study import devices
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights
 from resnet_study.data.mixing import check_mixing
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, shorten
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
@@ -249,7 +249,10 @@ class Transfer:
         kept = not self._load_weights and self.run.best.is_file()
         given, shipped = self.run.best if kept else find_weights(weights), weights in registry.SHIPPED
         is_file = given.suffix == ".keras" and given.is_file()
-        return find(self.config.model).make_preprocessing(str(given) if is_file else weights if shipped else "")
+        try:
+            return find(self.config.model).make_preprocessing(str(given) if is_file else weights if shipped else "")
+        except ValueError as error:
+            raise UsageError(f"--weights={weights} could not be read: {shorten(str(error))}") from error
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
         """Takes the frozen backbone of a resumed run from its folder."""

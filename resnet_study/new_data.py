@@ -82,6 +82,7 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         "test": measure(answers.probabilities[""], labels[answers.indices], names),
     }
     write_json(folder.result, result)
+    predict_unlabelled(config, folder, model, found.unlabelled, told, read)
     return result, folder
 
 
@@ -132,13 +133,17 @@ def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], cl
     if not files:
         return
     predictor = Predictor(model)
-    answers = predict_files(
-        model,
-        lambda pixels: predictor.predict(pixels, config.test_batch_size),
-        ImageList(list(files), frozenset(), [()] * len(files)),
-        read,
-        run.path / "unlabelled",
-        class_names,
-        settings=str(read.keywords),
-    )
+    try:
+        answers = predict_files(
+            model,
+            lambda pixels: predictor.predict(pixels, config.test_batch_size),
+            ImageList(list(files), frozenset(), [()] * len(files)),
+            read,
+            run.path / "unlabelled",
+            class_names,
+            settings=str(read.keywords),
+        )
+    except UsageError as error:  # none of them can be read: the result is about others
+        print(f"test images without labels, not predicted: {error}")
+        return
     print(f"{len(answers.files):,} test images without labels: predicted, not scored, in {answers.csv_path}")

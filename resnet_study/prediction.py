@@ -300,11 +300,16 @@ def find_true_names(images: ImageList, names, shown) -> list[str | None]:
         names: what the folders of the classes are called.
         shown: names of the classes to give instead, in the same order.
     """
-    known = {name.lower(): label for name, label in (*zip(shown, shown, strict=True), *zip(names, shown, strict=True))}
-    return [
-        next((known[name.lower()] for name in reversed(inner) if name.lower() in known), None)
-        for inner in images.folders
-    ]
+    known: dict[str, str] = {}
+    for called in (shown, names):  # a and A may be two classes
+        known |= {name.lower(): label for name, label in zip(called, shown, strict=True)}
+    for called in (shown, names):
+        known |= dict(zip(called, shown, strict=True))
+
+    def find(folder):
+        return known.get(folder, known.get(folder.lower()))
+
+    return [next(filter(None, map(find, reversed(inner))), None) for inner in images.folders]
 
 
 def _write_beside(folder: Path, text: str) -> Path:

@@ -1,8 +1,10 @@
 """Image files of strangers: every kind is read upright and in its colours; what cannot be used is refused with one cause."""
 
+import concurrent.futures
 import io
 import struct
 import sys
+import warnings
 
 import cv2
 import numpy as np
@@ -274,3 +276,34 @@ def test_a_long_text_is_no_reason_to_refuse_an_image(tmp_path):
     notes.add_text("notes", "x" * (2 << 20), zip=True)
     PIL.Image.fromarray(draw()).save(tmp_path / "a.png", pnginfo=notes)
     np.testing.assert_array_equal(read(tmp_path / "a.png"), draw())
+
+
+def test_a_transparent_grey_value_is_white(tmp_path):
+    image = PIL.Image.fromarray(np.repeat(np.uint8([[0, 100]]), 8, axis=0).repeat(4, axis=1))
+    image.save(tmp_path / "x.png", transparency=0)
+    assert read_image(tmp_path / "x.png", (8, 8, 1))[0, ::7, 0].tolist() == [255, 100]
+
+
+def test_a_tiff_of_16_bits_may_begin_with_white(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    PIL.Image.fromarray(65535 - ramp).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    PIL.Image.fromarray(ramp).save(tmp_path / "y.tif")
+    received, expected = (read_image(tmp_path / name, (8, 8, 1)) for name in ("x.tif", "y.tif"))
+    np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.parametrize(("white", "kind"), [(15, np.uint8), (255, np.uint8), (1023, ">u2"), (65535, ">u2")])
+def test_white_of_a_pgm_or_ppm_is_white(tmp_path, white, kind):
+    ramp = np.linspace(0, white, 64).round().astype(kind)
+    for letter, values in (("P5", ramp), ("P6", ramp.repeat(3))):
+        (tmp_path / "x.ppm").write_bytes(f"{letter} 8 8 {white}\n".encode() + values.tobytes())
+        received = read_image(tmp_path / "x.ppm", (8, 8, 1)).ravel().astype(int)
+        np.testing.assert_allclose(received, 255 * ramp.astype(float) / white, atol=1)
+
+
+def test_threads_that_read_images_leave_warnings_as_they_were(tmp_path):
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    before = list(warnings.filters)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: read_image(tmp_path / "x.png", (8, 8, 3)), range(400)))
+    assert warnings.filters == before

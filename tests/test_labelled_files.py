@@ -1,6 +1,7 @@
 """Images of one's own: which layouts of folders, archives and tables are understood, and what is said of them."""
 
 import dataclasses
+import io
 import json
 import shutil
 import zipfile
@@ -16,6 +17,7 @@ from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study import errors
 from resnet_study.data import folder_data
+from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.data.new_images import find_new
 from resnet_study.errors import UsageError
@@ -56,7 +58,13 @@ def found(folder, **options):
         (["photos/TRAIN/a/1.png", "photos/val/a/2.png", "photos/readme.txt"], {"training": "1", "validation": "2"}),
         (["training_set/training_set/a/1.png", "test_set/test_set/a/3.png"], {"training": "1", "test": "3"}),
         (["a/train/1.png", "b/train/2.png", "a/test/3.png"], {"training": "12", "test": "3"}),
+        # What lies beside the parts of a class is left aside.
+        (
+            ["a/train/1.png", "b/train/2.png", "b/test/3.png", "b/cover.png", "a/old/9.png"],
+            {"training": "12", "test": "3"},
+        ),
         (["a/1.png", "b/2.png"], {"training": "12"}),
+        (["a/1.png", "b/2.png", "__MACOSX/a/1.png"], {"training": "12"}),
         (["inner/a/1.png", "inner/b/2.png"], {"training": "12"}),
         (["test/a/1.png", "test/b/2.png"], {"test": "12"}),
     ],
@@ -347,7 +355,7 @@ def test_settings_that_do_not_fit(tmp_path, capsys, flags, message):
 
 
 def test_a_folder_of_few_images_is_told_how_to_train_it_sooner():
-    assert "seen 1,053 times; --train_steps=189 (100 times)" in note_many_epochs(2000, 128, 243)
+    assert "seen 1,053 times; --train_steps=189 --warmup_steps=18 (100 times)" in note_many_epochs(2000, 128, 243)
     assert note_many_epochs(2000, 128, 5000) == ""
 
 
@@ -428,3 +436,19 @@ def test_runs_that_lie_among_the_images_are_passed_over(tmp_path):
         (folder / "runs" / name).write_text("")
     parts, _, said = found(folder)
     assert parts == expected and "passed over 2 folder(s) of runs, such as runs/" in said
+
+
+def test_names_within_an_archive_are_written_in_any_way(tmp_path):
+    image = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8), "red").save(image, "png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("./a/1.png", "/a/2.png", "b//1.png", "b/./2.png"):
+            archive.writestr(name, image.getvalue())
+    parts, data, _ = found(tmp_path / "x.zip")
+    assert parts == {"training": {"a": ["a/1.png", "a/2.png"], "b": ["b/1.png", "b/2.png"]}}
+    assert all(read_image(file, (8, 8, 3))[0, 0].tolist() == [255, 0, 0] for file, _ in data.parts["training"])
+
+
+def test_a_level_beside_a_table_is_told_to_change_nothing(tmp_path):
+    (make(tmp_path, "1.png", "2.png") / "t.csv").write_text("id,label\n1,a\n2,b\n")
+    assert "so --label_level=2 changes nothing" in found(tmp_path, labels="t.csv", label_level=2)[2]

@@ -301,6 +301,11 @@ def test_images_alone_are_told_the_shipped_weights(images, tmp_path, monkeypatch
     assert "--test_ckpt_path=cifar10 for the shipped weights" in capsys.readouterr().err
 
 
+def test_classes_that_differ_in_case_are_two():
+    images = prediction.ImageList([], frozenset(), [("letters", "A"), ("letters", "a"), ("B",), ("none",)])
+    assert prediction.find_true_names(images, ["A", "a", "b"], ["A", "a", "b"]) == ["A", "a", "b", None]
+
+
 def test_predictions_of_a_run_are_named_after_its_data(images, tmp_path):
     run = begin(from_preset("demo", dataset="digits", runs_dir=str(tmp_path / "elsewhere"), version="demo"))
     flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--images", str(images)]

@@ -5,10 +5,13 @@ A file within an archive has the path `<archive>.zip/<name within>`.
 
 import functools
 import os
+import posixpath
 import zipfile
 from pathlib import Path
 
 from resnet_study.errors import UsageError, one_line
+
+_OF_MACOS = "__MACOSX"  # a folder that its archives have beside the files
 
 
 def list_tree(place: Path, endings: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[str]]:
@@ -37,7 +40,7 @@ def list_tree(place: Path, endings: tuple[str, ...] = ()) -> dict[tuple[str, ...
             files = found[names] = []
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name == _OF_MACOS:
                         continue
                     if not entry.name.lower().endswith(endings) and entry.is_dir():
                         waiting.append(((*names, entry.name), entry.path, around))
@@ -55,7 +58,7 @@ def _list_archive(place: Path) -> dict[tuple[str, ...], list[str]]:
     found: dict[tuple[str, ...], list[str]] = {(): []}
     for name in _open_archive(str(place), place.stat().st_mtime_ns)[1]:
         *folders, file = name.split("/")
-        if not any(part.startswith(".") or part == "__MACOSX" for part in (*folders, file)):
+        if not any(part.startswith(".") or part == _OF_MACOS for part in (*folders, file)):
             found.setdefault(tuple(folders), []).append(file)
     for files in found.values():
         files.sort()
@@ -67,7 +70,12 @@ def _open_archive(path: str, _changed: int):
     """The opened archive, and its files by name; raises UsageError where it is none."""
     try:
         archive = zipfile.ZipFile(path)
-        files = {info.filename.replace("\\", "/"): info for info in archive.infolist() if not info.is_dir()}
+        # As in "./a/1.png", "/a/1.png" or "a//1.png".
+        files = {
+            posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/"): info
+            for info in archive.infolist()
+            if not info.is_dir()
+        }
     # A damaged archive can raise nearly anything.
     except Exception as error:
         raise UsageError(f"{path} must be a folder or a .zip, received {one_line(error)}; give another") from error

@@ -24,15 +24,15 @@ def sort_by_folders(sorting: Sorting, level: int) -> None:
         UsageError: either of two levels may name the classes.
     """
     below = {folder: folder[len(sorting.root) :] for folder in sorting.images}
-    within = any(below.values()) and all(
-        len(inner) > 1 and part_of(inner[1]) and not part_of(inner[0]) for inner in below.values() if inner
-    )
+    tops = {inner[0] for inner in below.values() if inner}
+    with_parts = {inner[0] for inner in below.values() if len(inner) > 1 and part_of(inner[1])}
+    within = bool(tops) and with_parts == tops and not any(map(part_of, tops))
     parts, sorting.has_parts = ({}, True) if within else _find_parts(below.values(), level)
 
     def split(inner):
         """The part of a folder, None if it has none, and the folders below that, the first of which name the class."""
         if within and inner:
-            return part_of(inner[1]), (inner[0], *inner[2:])
+            return part_of(inner[1]) if len(inner) > 1 else None, (inner[0], *inner[2:])
         if inner and inner[0] in parts:
             part = parts[inner[0]]
             doubled = len(inner) > 2 and part_of(inner[1]) == part  # train/train/<class>/, as some archives have it
@@ -46,7 +46,8 @@ def sort_by_folders(sorting: Sorting, level: int) -> None:
     for folder, (part, rest) in rests.items():
         names = sorting.images[folder]
         if part is None:
-            sorting.leave(f"in {'/'.join(below[folder][:1]) or 'no folder'}, which is no part", len(names))
+            beside = "/".join(below[folder][: 2 if within else 1])
+            sorting.leave(f"in {beside or 'no folder'}, which is no part", len(names))
         elif part == "test" and not rest:
             sorting.unlabelled += [sorting.path(folder, name) for name in names]
         elif len(rest) < place:

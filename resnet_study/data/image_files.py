@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _HEIC = (
     b"msf1",
 )  # the kind that a file of this family states
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
+_PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white
 _EXIF_ORIENTATION = 0x0112
 _LARGEST_FILE = 256 << 20  # bytes
 _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to RGB
@@ -38,6 +40,30 @@ _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to R
 _REDUCTIONS = ((8, 2), (4, 2), (2, 1.5))
 _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class _Quiet:
+    """Silences the warnings of Pillow in any number of threads at once; `warnings.catch_warnings` is for one, and would leave them off."""
+
+    def __init__(self):
+        self._lock, self._inside, self._caught = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+
+    def __exit__(self, *_):
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
@@ -170,25 +196,27 @@ def decode_pixels(
     if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
         formats = _register_heic(file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
-            # OpenCV would show that in grey. A JPEG that has its end is decoded once, by OpenCV: that is half of the time.
-            with _open(content, formats) as opened:
-                if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
-                    raise PIL.Image.DecompressionBombError
-                if opened.format != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
-                    opened.load()
-                has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
-                # How the camera was held. Of TIFF, OpenCV heeds it itself.
-                orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
-                image = _as_array(opened) if opened.format not in _BY_OPENCV else None
-                flags = _choose_flags(opened, orientation, wanted)
+        # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
+        # OpenCV would show that in grey. A JPEG that has its end is decoded once, by OpenCV: that is half of the time.
+        with _QUIET, _open(content, formats) as opened:
+            if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
+                raise PIL.Image.DecompressionBombError
+            tile = opened.tile  # which is gone after loading
+            if opened.format != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
+                opened.load()
+            has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
+            # How the camera was held. Of TIFF, OpenCV heeds it itself.
+            orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
+            is_inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0
+            by_pillow = opened.format not in _BY_OPENCV or _is_beyond_opencv(opened, tile)
+            image = _as_array(opened) if by_pillow else None
+            flags = _choose_flags(opened, orientation, wanted)
         if image is None:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if image is None:
                 raise ValueError("OpenCV cannot decode it")
+            if is_inverted and image.dtype == np.uint16:  # those of 1 and 8 bits it turns round itself
+                image = 65535 - image
             if image.ndim == 3 and image.shape[-1] > 2:
                 swap = cv2.COLOR_BGR2RGB if image.shape[-1] == 3 else cv2.COLOR_BGRA2RGBA
                 image = (
@@ -256,8 +284,17 @@ def _choose_flags(opened, orientation: int, wanted) -> int:
     return getattr(cv2, f"IMREAD_REDUCED_{kind}_{factor}") | cv2.IMREAD_IGNORE_ORIENTATION
 
 
+def _is_beyond_opencv(opened, tile) -> bool:
+    """Whether OpenCV would give other pixels: it knows no transparent grey value of a PNG, and no PPM whose white is neither 255 nor 65535."""
+    if opened.format == "PPM":
+        return tile[0][0] == "ppm" and tile[0][3][-1] != 65535
+    return opened.format == "PNG" and opened.mode in ("1", "L") and "transparency" in opened.info
+
+
 def _as_array(opened) -> np.ndarray:
-    """The first image as Pillow decodes it: grey, RGB, or RGBA."""
+    """The first image as Pillow decodes it: grey of 8 or 16 bits, RGB, or RGBA."""
+    if opened.mode == "I":  # a PGM, brought to 16 bits
+        return np.asarray(opened).astype(np.uint16)
     if opened.has_transparency_data:
         opened = opened.convert("RGBA")
     elif opened.mode not in ("L", "I;16", "RGB"):

@@ -146,6 +146,8 @@ def find_labelled(
     sorting = Sorting(place, images)
     if labels:
         sort_by_table(sorting, labels, label_separator)
+        if label_level:
+            sorting.notes.append(f"the table tells the classes, so --label_level={label_level} changes nothing")
     else:
         sort_by_folders(sorting, label_level)
         around = {folder[:depth] for folder in images for depth in range(len(folder) + 1)}

@@ -11,7 +11,8 @@ import PIL.Image
 import cifar10_input
 from flowers.data import load_images
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study.errors import UsageError, as_text, one_line
+from resnet_study.data.new_images import check_own
+from resnet_study.errors import UsageError, as_text, one_line, say_once
 from resnet_study.evaluation import PARTS, read_result
 from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
@@ -39,22 +40,31 @@ _FILES = {
 }
 
 
-def find_tested_images(run: RunFolder, data_dir: str | None = None) -> LabelledImages:
+def find_tested_images(run: RunFolder, data_dir: str | None = None, labels: str | None = None) -> LabelledImages:
     """The images that `predictions.npy` of a run is about, read from its data set.
 
     Args:
         run: a run of either program.
-        data_dir: where the data set lies; None = where it lay when the run began.
+        data_dir, labels: where the data set lies; None = where it lay when the run began.
+
+    Returns:
+        The images; none where they have changed since the run was trained.
 
     Raises:
         UsageError: there is no such data set.
     """
     config = run.read_config(settings_class(run))
-    config = dataclasses.replace(config, data_dir=config.data_dir if data_dir is None else data_dir)
+    places = {name: value for name, value in (("data_dir", data_dir), ("labels", labels)) if value is not None}
+    config = dataclasses.replace(config, **places)
+    data = cifar10_input.load_data(config) if isinstance(config, HyperParameters) else load_images(config, run)
+    try:
+        check_own(run, data.fingerprint, data.found)
+    except UsageError as error:
+        say_once(f"note: the page shows no images: {error}")
+        return LabelledImages(np.zeros(0, int), lambda places: np.zeros((0, 1, 1, 3), np.uint8))
     if isinstance(config, HyperParameters):
-        test = cifar10_input.load_data(config).test
-        return LabelledImages(test.labels, lambda places: test.images[places])
-    part = getattr(load_images(config, run), read_result(run)["predictions"])
+        return LabelledImages(data.test.labels, lambda places: data.test.images[places])
+    part = getattr(data, read_result(run)["predictions"])
     return LabelledImages(part.labels, lambda places: part.load(places)[0])
 
 
