@@ -247,7 +247,7 @@ def _report(config, versions):
 
     folder = Path(config.runs_dir)
     if versions:
-        runs = [RunFolder(folder / name) for name in versions]
+        runs = [RunFolder(folder / name) for name in dict.fromkeys(versions)]
         page = comparison_page.write_comparison(folder / (config.version or "comparison"), runs)
     elif (folder / config.run_name / "study.json").is_file():
         page = comparison_page.write_study_page(folder / config.run_name)
@@ -279,7 +279,12 @@ def _serve(flags, versions, port):
         name: with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config
         for name, path in paths.items()
     }
-    serve([ServedModel(name, path, settings[name]) for name, path in paths.items()], port)
+    shown = {name: Path(name).name for name in paths}
+    # Of runs/a/best.keras and runs/b/best.keras the folders tell more.
+    shown |= {
+        name: "-".join(Path(name).parts[-2:]) for name in paths if list(shown.values()).count(Path(name).name) > 1
+    }
+    serve([ServedModel(shown[name], path, settings[name]) for name, path in paths.items()], port)
 
 
 def _train(config, actions):

@@ -18,8 +18,10 @@ from resnet_study.files import write_json
 from resnet_study.reports import plots
 from resnet_study.reports.comparison_page import write_comparison, write_study_page
 from resnet_study.reports.gallery import LabelledImages, choose_images
+from resnet_study.reports.page import render_markdown
 from resnet_study.reports.published import published_error
 from resnet_study.reports.run_page import find_tested_images, write_run_page
+from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder
 
 
@@ -236,3 +238,19 @@ def test_a_study_has_a_page(runs_dir):
     text, page = read(write_study_page(folder))
     check_page(text, page)
     assert "of &lt;all&gt;:" in text and "plain8" in text and 'alt="figure curve"' in text and 'id="run-table"' in text
+
+
+def test_names_of_strangers_are_no_links_and_no_columns():
+    cells = [[escape("[a](javascript:alert(1))"), "1"], [escape("b | c_d_ *e* `f`"), "2"]]
+    page = str(render_markdown("\n".join(table_lines(["class", "images"], "lr", cells))))
+    assert "javascript:alert(1)" in page and "<a" not in page and "b | c_d_ *e* `f`</td>" in page
+    page = str(render_markdown("[x](javascript:alert(1)) [y](https://a.b/c) ![z](figure.png)"))
+    assert 'href="#"' in page and 'href="https://a.b/c"' in page and 'src="figure.png"' in page
+
+
+def test_a_page_of_runs_without_reports_between_start_and_end(runs_dir, tmp_path):
+    for name in "ab":
+        shutil.copytree(runs_dir / name, tmp_path / name)
+        table = pd.read_csv(tmp_path / name / "error.csv")
+        table.iloc[-1:].to_csv(tmp_path / name / "error.csv", index=False)
+    assert write_comparison(tmp_path / "c", [RunFolder(tmp_path / name) for name in "ab"]).is_file()

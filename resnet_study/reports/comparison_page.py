@@ -73,7 +73,7 @@ def _write(folder, title, runs, command="", report="", figures=()):
         for column, name in (("validation_error", "validation"), ("train_error", "training")):
             lines = {row["name"]: (row["history"]["epoch"], row["history"][column]) for row in rows if column in row["history"]}  # fmt: skip
             if lines:
-                highest = max(float(y.iloc[1:].max()) for _, y in lines.values() if len(y) > 1) * 1.05
+                highest = 1.05 * max((float(y.iloc[1:].max()) for _, y in lines.values() if len(y) > 1), default=100.0)
                 curves[name] = plots.draw_lines("epoch", f"{name} error (%)", lines, highest=min(100.0, highest))
     return write_page(
         folder / "report.html",

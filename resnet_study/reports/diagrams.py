@@ -138,12 +138,14 @@ def _graph(model):
     """Layers in the order in which they are computed, and the edges between them, by name."""
     if not hasattr(model, "operations"):
         raise UsageError(f"expected a functional model, received {type(model).__name__} '{model.name}'")
-    producers = {id(tensor): each.name for each in model.operations for tensor in keras.tree.flatten(each.output)}
+    # A model within the model has attributes of the same names, which are tensors within it.
+    given, made = keras.Operation.input.fget, keras.Operation.output.fget
+    producers = {id(tensor): each.name for each in model.operations for tensor in keras.tree.flatten(made(each))}
     edges = [
         (producers[id(tensor)], each.name)
         for each in model.operations
         if not isinstance(each, keras.layers.InputLayer)
-        for tensor in keras.tree.flatten(each.input)
+        for tensor in keras.tree.flatten(given(each))
     ]
     return {each.name: each for each in model.operations}, edges
 

@@ -63,6 +63,8 @@ def make_explainer(model: keras.Model, head: str = "") -> Callable:
     compute = _find_maps(model, last)
 
     def heat_map(image, label):
+        if not 0 <= label < last.units:
+            raise UsageError(f"label must be a class, 0 to {last.units - 1}, received {label}")
         pixels = tf.constant(image[None], tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(pixels)

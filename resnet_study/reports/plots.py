@@ -77,7 +77,7 @@ def _place_legend(plot):
     legend.stylesheets = [InlineStyleSheet(css=".bk-label { color: var(--text) !important; }")]
 
 
-def draw_errors(history, result: dict, part: str, published, extended_at: int = 0):
+def draw_errors(history, result: dict, part: str, published, extended_at: int = 0, counted: str = "top-1"):
     """The error curves of a run, its one test and the published number; see `figures.draw` for the same on paper.
 
     Args:
@@ -86,6 +86,7 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
         part: the part of `result` that is shown.
         published: (part, error in %), or None; see `published.published_error`.
         extended_at: step at which the schedule began anew, which a line marks; 0 = it did not.
+        counted: what is counted as an error.
     """
     names = {
         "train_error": "training (augmented)",
@@ -99,7 +100,7 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
     # Beside the error of the untrained network, those of MNIST would lie on the axis.
     trained = [1.1 * values[1:].max() for _, values in lines.values() if len(values) > 1]
     highest = max(1.0, 5 * lowest) if lowest < 2 else min(100.0, max(trained, default=100.0))
-    plot = draw_lines("step", "top-1 error (%)", lines, highest=highest)
+    plot = draw_lines("step", f"{counted} error (%)", lines, highest=highest)
     source = ColumnDataSource({"x": [result["best_step"]], "y": [tested]})
     mark = plot.scatter(
         "x", "y", source=source, marker="diamond", size=14, color=VERMILION, legend_label=f"{part}: {tested:.2f} %"

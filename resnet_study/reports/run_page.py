@@ -112,7 +112,8 @@ def _write(run, tested):
     known = len(tested.labels) == len(probabilities) and not several
     gallery = make_gallery(tested, probabilities) if known else []
     published = published_error(numbers, part)
-    curves = {"error": plots.draw_errors(history, result, part, published, config.extended_at(history))}
+    counted = "any class wrong:" if several else "top-1"
+    curves = {"error": plots.draw_errors(history, result, part, published, config.extended_at(history), counted)}
     x_range = curves["error"].x_range
     curves["loss"] = plots.draw_losses(history, 2 if several else len(names), x_range)
     curves["rate"], curves["pace"] = plots.draw_pace(history, x_range)

@@ -1,5 +1,7 @@
 """Markdown tables."""
 
+import re
+
 import numpy as np
 
 
@@ -18,6 +20,11 @@ def table_lines(header, align: str, rows) -> list[str]:
     """
     rule = "".join({"l": "---|", "r": "---:|"}[letter] for letter in align)
     return [_line(header), f"|{rule}", *map(_line, rows)]
+
+
+def escape(text: str) -> str:
+    """A name of strangers, such as that of a class, as a cell of a table: without what Markdown reads as a table, a link or an emphasis."""
+    return re.sub(r"([\\|\[\]*_`])", r"\\\1", text)
 
 
 def _line(cells):

@@ -32,7 +32,7 @@ from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import write_study
-from resnet_study.reports.tables import table_lines
+from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.studies.runs import FinishedRun, describe, format_spread, result_row, run_folder_of
 
@@ -232,7 +232,10 @@ def _report(finished, metrics, values, pooled) -> str:
     if len(pooled["per_class"]) <= _MOST_CLASSES:
         titles = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "average precision"}
         shown = [name for name in titles if name in pooled["per_class"][0]]
-        cells = [[row["class"], row["images"], *(f"{row[name]:.3f}" for name in shown)] for row in pooled["per_class"]]
+        cells = [
+            [escape(row["class"]), row["images"], *(f"{row[name]:.3f}" for name in shown)]
+            for row in pooled["per_class"]
+        ]
         header = ["class", "images", *(titles[name] for name in shown)]
         lines += ["", *table_lines(header, "lr" + "r" * len(shown), cells)]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 // Tables that sort and filter. They are whole and can be read without this script.
 
 function sortKey(cell) {
-  const text = cell.textContent.trim();
+  const text = cell.dataset.sort ?? cell.textContent.trim();
   const number = parseFloat(text.replaceAll(",", "").replace("−", "-").replace(/^\+/, ""));
   return Number.isNaN(number) ? text.toLowerCase() : number;
 }
