@@ -35,7 +35,7 @@ from resnet_study.evaluation import (
     measure,
     read_as_trained,
 )
-from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, hash_file
+from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, hash_file, read_given
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
@@ -329,7 +329,7 @@ def export(
         config: settings; `test_ckpt_path` or `version` names the model.
         formats, quantize, pixels: see `resnet_study.exporting.export.export`.
         compared: test images, at most.
-        paths: image files or folders to check with in their place.
+        paths: image files or folders to check with in their place, as many of them.
 
     Returns:
         See `resnet_study.exporting.export.export`.
@@ -349,7 +349,7 @@ def export(
 
     if paths:
         shape, read = model.input_shape[1:], make_reader(config, path, model)
-        images = np.array([read(file, shape) for file in list_images(paths).files], np.uint8)
+        images = read_given(paths, read, shape, compared, config.seed)
         real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
     else:
         tested = {head: data.test for head, data in cached().items()}

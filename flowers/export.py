@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import sys
 
-import numpy as np
-
 from flowers.settings import FlowerParameters
 from resnet_study.errors import UsageError, run_command
 from resnet_study.reports.console import add_export_flags, print_exports
@@ -20,9 +18,8 @@ def export(
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own_of
     from resnet_study.evaluation import find_model, read_as_trained
-    from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images
+    from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, read_given
     from resnet_study.exporting.export import export as export_model
-    from resnet_study.prediction import list_images
     from resnet_study.run_folder import run_around
     from resnet_study.saved_models import load_model
 
@@ -43,7 +40,7 @@ def export(
 
     if paths:
         shape, read = model.input_shape[1:], make_reader(config, path, model)
-        images = np.array([read(file, shape) for file in list_images(paths).files], np.uint8)
+        images = read_given(paths, read, shape, compared, config.seed)
         real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
     else:
         name = "validation" if load_data().test is None else "test"

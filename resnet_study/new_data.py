@@ -52,7 +52,9 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     members = sorted(pair for part in found.parts.values() for pair in part)
     images = ImageList(
         [file for file, _ in members],
-        frozenset(file for file, _ in members) if config.on_bad_image == "refuse" else frozenset(),
+        frozenset(file for file, _ in members)
+        if (found.on_bad_image or config.on_bad_image) == "refuse"
+        else frozenset(),
         [()] * len(members),
     )
     labels = found.number_labels(members, rank, len(names))

@@ -24,7 +24,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_json
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
-from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks
+from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks, draw_network
 from resnet_study.reports.published import DEPTH_TABLE, find_family
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
@@ -576,3 +576,9 @@ def test_a_killed_study_goes_on(tmp_path):
     assert costs["training_memory"].between(100, 10000).all() and (
         costs[["training_seconds", "inference_seconds"]] > 0
     ).all(axis=None)
+
+
+def test_a_network_with_a_network_in_it_is_drawn():
+    inner = registry.find("resnet8").build(include_top=False)
+    images = keras.Input((32, 32, 3))
+    draw_network(keras.Model(images, keras.layers.Dense(3, "softmax")(inner(images)), name="outer"))

@@ -254,3 +254,18 @@ def test_a_plain_keras_file_opens_under_other_backends(backend, name, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == backend
     np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), model(images, training=False), atol=1e-4)
+
+
+def test_images_to_check_with_are_few_and_can_be_read(tmp_path, capsys):
+    def read(file, shape):
+        if "bad" in file:
+            raise UsageError(f"{file} is damaged")
+        return np.full(shape, int(Path(file).stem))
+
+    for name in ("1", "2", "3", "bad"):
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    assert len(export.read_given([str(tmp_path)], read, (2, 2, 3), 2, 0)) <= 2
+    assert sorted(export.read_given([str(tmp_path)], read, (2, 2, 3), 9, 0)[:, 0, 0, 0]) == [1, 2, 3]
+    assert "left out: " in capsys.readouterr().out
+    with pytest.raises(UsageError, match="is damaged"):
+        export.read_given([str(tmp_path / "bad.png")], read, (2, 2, 3), 9, 0)

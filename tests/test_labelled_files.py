@@ -426,6 +426,8 @@ def test_other_images_have_labels_of_their_own(tmp_path):
     assert len(find_new({"data_dir": str(new)}, inner, run, "folder").parts["training"]) == 2
     with pytest.raises(UsageError, match="neither here nor in"):
         find_new({"data_dir": str(new), "labels": "gone.csv"}, stored, run, "folder")
+    flags = {"data_dir": str(new), "on_bad_image": "skip"}  # which is about these images, not those of the run
+    assert find_new(flags, stored, run, "folder").on_bad_image == "skip" and not flags
 
 
 def test_runs_that_lie_among_the_images_are_passed_over(tmp_path):

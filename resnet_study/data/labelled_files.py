@@ -46,6 +46,7 @@ class LabelledFiles:
         unlabelled: files of a test part without labels.
         found: lines that say what was taken for what, and what was left aside.
         several: whether an image can have several labels, or none.
+        on_bad_image: setting of that name that goes with these images; "" = that of the run.
     """
 
     place: str
@@ -56,6 +57,7 @@ class LabelledFiles:
     unlabelled: tuple[str, ...]
     found: tuple[str, ...]
     several: bool = False
+    on_bad_image: str = ""
 
     def number_labels(self, members, rank: dict[str, int], classes: int = 0) -> np.ndarray:
         """Labels as numbers.

@@ -3,6 +3,7 @@
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+import dataclasses
 from pathlib import Path
 
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
@@ -55,6 +56,7 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
             flags["version"] = run.path.name  # which follows from the data set, where none was given
         for name in _DATA_FLAGS:
             flags.pop(name, None)
+        found = dataclasses.replace(found, on_bad_image=flags.pop("on_bad_image", ""))
     return found
 
 

@@ -33,6 +33,7 @@ from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.files import ASIDE, write_json
 from resnet_study.networks import registry
+from resnet_study.prediction import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import find_heads
@@ -63,6 +64,33 @@ class RealImages:
 def choose_images(count: int, most: int, seed: int) -> np.ndarray:
     """Sorted numbers of at most `most` of `count` images, the same for the same seed: files often lie class by class."""
     return np.sort(np.random.default_rng((seed, 5)).choice(count, min(count, most), replace=False))
+
+
+def read_given(paths, read, shape, most: int, seed: int) -> np.ndarray:
+    """Image files to check with, at most `most`, drawn by the seed; those that cannot be read are named and left out.
+
+    Args:
+        paths: image files or folders.
+        read: function of (file, shape).
+        shape: (height, width, channels).
+
+    Returns:
+        uint8 [n, height, width, channels].
+
+    Raises:
+        UsageError: none of them can be read.
+    """
+    files, images = list_images(paths).files, []
+    for index in choose_images(len(files), most, seed):
+        try:
+            images.append(read(files[index], shape))
+        except UsageError as error:
+            if len(files) == 1:
+                raise
+            print(f"left out: {error}")
+    if not images:
+        raise UsageError(f"none of the {len(files):,} files of --images can be read; give others")
+    return np.array(images, np.uint8)
 
 
 def export(
