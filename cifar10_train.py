@@ -40,6 +40,8 @@ from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
 from resnet_study.training.tasks import Classification, SeveralHeads
 
+_AHEAD = 24  # steps that are under way before their losses are looked at
+
 
 class Interrupted(KeyboardInterrupt):
     """Training was stopped by a signal after its checkpoint was written. The message says how to go on."""
@@ -85,6 +87,7 @@ class Train:
         self.task = task(config, self.run, data)
         self.data, self.report_freq, self.train_steps = self.task.data, self.task.report_freq, self.task.stage_ends[-1]
         self._state, self._export = TrainingState(), Export(self.task)
+        self._under_way = []  # pairs of step and what it gave, on the device
         self._keeper = KeepBest(self.run.best, self.task.chosen_by, lambda path: self._export.save(self.stage, path))
         self._enter_stage(0)
 
@@ -227,7 +230,7 @@ class Train:
             clock = time.perf_counter()
             for images, labels in self._batches():
                 callback_list.on_train_batch_begin(self.step)
-                loss = self._take_step(images, labels)
+                loss = self._take_step(images, labels, ahead=0 if callbacks else _AHEAD)
                 self._state.interval["seconds"] += time.perf_counter() - clock
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()
@@ -243,6 +246,7 @@ class Train:
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
                 if devices.is_any(self.strategy, bool(caught)):
+                    self._wait()
                     if self.is_chief:
                         self._state.write(self.run, self.stage)
                     raise self._interrupted(caught)
@@ -268,13 +272,25 @@ class Train:
                     self._export.update(self.stage)  # with the new optimizer, where callbacks look for it
             yield from self.stage.batches(self.step)
 
-    def _take_step(self, images, labels) -> float:
-        """Trains one batch and adds it to the interval; returns its mean loss."""
+    def _take_step(self, images, labels, ahead: int = 0) -> float | None:
+        """Trains one batch; returns its mean loss, or None where up to `ahead` batches may be under way, so that a GPU need not wait for Python."""
         with naming_batch(self.stage, self.config):
-            sums = self.stage.train(images, labels, self.step)
-        check_loss(sum(sums.values()), self.step, self.task, self.run)
-        self._state.add_batch(self.config.train_batch_size, sums)
-        return sums["loss"] / self.config.train_batch_size
+            self._under_way.append((self.step, self.stage.train(images, labels, self.step)))
+        self._state.step += 1
+        reports = self.step % self.report_freq == 0 or self.step == self.train_steps
+        return self._wait() if reports or len(self._under_way) > ahead else None
+
+    def _wait(self) -> float | None:
+        """Waits for the batches that are under way and adds them to the interval; returns the mean loss of the last one."""
+        loss = None
+        while self._under_way:
+            step, sums = self._under_way.pop(0)
+            with naming_batch(self.stage, self.config):
+                sums = {name: float(value) for name, value in sums.items()}
+            check_loss(sum(sums.values()), step, self.task, self.run)
+            self._state.add_batch(self.config.train_batch_size, sums)
+            loss = sums["loss"] / self.config.train_batch_size
+        return loss
 
     # Report and checkpoint
 

@@ -85,10 +85,10 @@ class Stage:
             )
         )
 
-    def train(self, images, labels, step: int) -> dict[str, float]:
-        """Trains one batch, the `step`-th; returns its sums over the images."""
+    def train(self, images, labels, step: int) -> dict[str, tf.Tensor]:
+        """Trains one batch, the `step`-th; returns its sums over the images, which a device may not have computed yet."""
         self.optimizer.learning_rate.assign(self._task.learning_rate(step))
-        return {name: float(value) for name, value in self.steps.train(images, labels).items()}
+        return self.steps.train(images, labels)
 
     def find_fitting(self, size: int) -> int:
         """How many images of a batch a device has the memory to train at once: half of `size`, a quarter, ...; 0 = none was found."""
@@ -96,7 +96,7 @@ class Stage:
         parts = self._task.update.parts
         while self._strategy.num_replicas_in_sync == 1 and (size := size // 2):
             with contextlib.suppress(tf.errors.ResourceExhaustedError), undone(self.variables.values()):
-                self.train(images[: size * parts], labels[: size * parts], 0)
+                float(self.train(images[: size * parts], labels[: size * parts], 0)["loss"])
                 return size
         return 0
 

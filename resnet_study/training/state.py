@@ -38,8 +38,7 @@ class TrainingState:
         return self._seconds_before + time.monotonic() - self._started
 
     def add_batch(self, images: int, sums: dict[str, float]) -> None:
-        """Counts a batch that was trained: its images, and the sums over them by name."""
-        self.step += 1
+        """Adds a batch that was trained to the interval: its images, and the sums over them by name."""
         for name, value in {"images": images, **sums}.items():
             self.interval[name] = self.interval.get(name, 0.0) + value
 
