@@ -132,8 +132,9 @@ def build_resnet(
     Where the papers leave something open, or we do not follow them:
         v1: He 2015 writes that weights are drawn by He's normal rule over the fan-in; his program used the fan-out. We use the
             fan-in.
-        preact: Liang's program never averages batch statistics, and so tests with those of the test batch. We keep moving
-            averages (momentum 0.9).
+        preact: Liang 2020 writes of a stride of 2 that the input "will do the same operation again, and then average pooling"; his program
+            pools the input itself and adds zero channels. So do we. It never averages batch statistics, and so tests with those of the
+            test batch. We keep moving averages (momentum 0.9).
         v2: He 2016 does not say which shortcut its networks of depth 6n+2 have. Ours is "A", that of He 2015.
         stochastic_depth: Huang et al. leave a branch out for a whole batch, and shrink it in testing. We leave it out for each
             image alone, and enlarge what stays by 1 / (1 - probability), so that testing needs nothing.

@@ -1,4 +1,4 @@
-"""Every table and figure on CIFAR-10 and MNIST that this library makes, one command after the other: `make reproduce`.
+"""The tables and figures of He, Liang and Lu & Song on CIFAR-10 and MNIST, one command after the other: `make reproduce`.
 
 python benchmarks/reproduce.py --list                # what there is, and how long each took the last time
 python benchmarks/reproduce.py                       # all that is not finished; Ctrl-C and kills cost the steps since the last report
@@ -63,7 +63,7 @@ EXPERIMENTS = (
     _run(
         "liang",
         "Liang figures 5, 6, 7 and the numbers of section 6",
-        "--preset=liang --num_residual_blocks=3",
+        "--preset=liang --num_residual_blocks=3 --watch_test",
         "resnet20_preact-cifar10-liang-seed0",
         27,
     ),

@@ -1,7 +1,7 @@
-"""Oxford 102 Flowers (Nilsback and Zisserman 2008) in the parts of the flower text: fetched once, then folders like any other.
+"""Oxford 102 Flowers (Nilsback and Zisserman 2008) in parts that fit the flower text: fetched once, then folders like any other.
 
-The Visual Geometry Group publishes the images as one archive, with the label of each. The parts are not those it publishes: the text
-has 6,552 training, 818 validation and 819 test images. Their numbers stand in `oxford102.json`; what is in neither list is training.
+The Visual Geometry Group publishes the images as one archive, with the label of each. The parts are not those it publishes but those of a widely used copy,
+whose folders the text names: 6,552 training, 818 validation and 819 test images. The text prints no counts. Their numbers stand in `oxford102.json`; what is in neither list is training.
 """
 
 import io

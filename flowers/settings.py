@@ -158,7 +158,7 @@ class FlowerParameters(SharedSettings):
     init_lr: float = _changed(
         "init_lr",
         0.0,
-        help="highest learning rate; 0 = 1e-5 as the text, for its networks resnet50 and resnet152v2; for other backbones 0.001, 0.01 "
+        help="highest learning rate; 0 = 1e-5, which the flower text has, for resnet50 and for resnet152v2, whose text prints none; for other backbones 0.001, 0.01 "
         "with the linear head, 0.0001 where they train",
     )
     fine_tune_lr: float = setting(

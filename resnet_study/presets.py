@@ -136,7 +136,7 @@ PRESETS = {
         _HE2015 | {"lr_schedule": "linear", "train_steps": 1408, "report_freq": 88},
     ),
     "liang": Preset(
-        "Liang 2020: pre-activation ResNet-20, per-image standardisation, 9,775 steps at rate .1, weight decay 2e-4",
+        "Liang 2020 and the program it uses: pre-activation ResNet-20, per-image standardisation, 9,775 steps at rate .1, weight decay 2e-4",
         {
             "model": "resnet20_preact",
             "normalization": "image_standard",
@@ -154,7 +154,11 @@ PRESETS = {
             # Liang has no averaging. It only watches: the network trains exactly as without it, and error.csv has both errors.
             "weight_averaging": 0.999,
         },
-        ("validation_error", 12.8, "Liang 2020, section 6, step 9775, one batch of 250 images"),
+        (
+            "validation_error",
+            12.8,
+            "Liang 2020, section 6, step 9775; its program validates on one batch of 250 images",
+        ),
     ),
     "mnist": Preset(
         "residual networks on MNIST: 14 epochs, linear schedule, shifts and rotations, no flips, label smoothing",

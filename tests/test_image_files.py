@@ -5,6 +5,7 @@ import io
 import struct
 import sys
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -271,9 +272,10 @@ def test_transparency_and_bands(tmp_path, capsys):
     assert "is transparent everywhere" in told and "read as white" in told and "the first 3 are read" in told
 
 
-def test_a_long_text_is_no_reason_to_refuse_an_image(tmp_path):
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_long_text_is_no_reason_to_refuse_an_image(tmp_path, behind):
     notes = PIL.PngImagePlugin.PngInfo()
-    notes.add_text("notes", "x" * (2 << 20), zip=True)
+    notes.add(b"zTXt", b"notes\0\0" + zlib.compress(b"x" * (2 << 20)), after_idat=behind)
     PIL.Image.fromarray(draw()).save(tmp_path / "a.png", pnginfo=notes)
     np.testing.assert_array_equal(read(tmp_path / "a.png"), draw())
 

@@ -198,7 +198,7 @@ def decode_pixels(
     try:
         # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
         # OpenCV would show that in grey. A JPEG that has its end is decoded once, by OpenCV: that is half of the time.
-        with _QUIET, _open(content, formats) as opened:
+        with _QUIET, PIL.Image.open(io.BytesIO(content), formats=formats) as opened:
             if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
                 raise PIL.Image.DecompressionBombError
             tile = opened.tile  # which is gone after loading
@@ -226,6 +226,10 @@ def decode_pixels(
                 )
     # A damaged image can raise nearly anything.
     except Exception as error:
+        # Texts that are too long for Pillow, before the pixels or behind them, are no part of the image.
+        too_long = str(error).startswith(("Decompressed data too large", "Too much memory"))
+        if too_long and (without := _drop_texts(content)) != content:
+            return decode_pixels(file, without, most_pixels, wanted)
         is_cut = (
             "truncated" in str(error).lower()
             or (content.startswith(b"RIFF") and len(content) < 8 + int.from_bytes(content[4:8], "little"))  # WebP
@@ -251,22 +255,17 @@ def decode_pixels(
     return np.ascontiguousarray(image), has_alpha
 
 
-def _open(content: bytes, formats: tuple[str, ...]):
-    """Opens an image with Pillow. Texts within a PNG, which may be too long for it, are left out."""
-    try:
-        return PIL.Image.open(io.BytesIO(content), formats=formats)
-    except ValueError as error:
-        if not content.startswith(_PNG) or not str(error).startswith(
-            ("Decompressed data too large", "Too much memory")
-        ):
-            raise
+def _drop_texts(content: bytes) -> bytes:
+    """A PNG without the texts within it; anything else as it is."""
+    if not content.startswith(_PNG):
+        return content
     kept, place = [_PNG], len(_PNG)
     while place + 8 <= len(content):
         end = place + 12 + int.from_bytes(content[place : place + 4], "big")
         if content[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
             kept.append(content[place:end])
         place = end
-    return PIL.Image.open(io.BytesIO(b"".join(kept)), formats=("PNG",))
+    return b"".join(kept)
 
 
 def _choose_flags(opened, orientation: int, wanted) -> int:

@@ -4,7 +4,7 @@
     draw_blocks(models, block)     one block of each network side by side, layer by layer
 
 `keras.utils.plot_model` needs the program `dot` of Graphviz, which pip does not install, and draws every layer of a network of 56 layers
-below the other. So this is drawn with matplotlib. Figures 1 and 2 of Liang 2020, 1 and 2 of Lu & Song.
+below the other. So this is drawn with matplotlib. Figures 1 to 4 of Liang 2020, 1 and 2 of Lu & Song.
 """
 
 import collections

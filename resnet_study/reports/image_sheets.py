@@ -76,7 +76,7 @@ def draw_augmentation(training, config):
 
 
 def draw_samples(training, names, dataset):
-    """Draws the first ten training images of each class, at most 20 classes: figure 5 of Lu & Song."""
+    """Draws the first ten training images of each class, at most 20 classes: figures 3 and 5 of Lu & Song."""
     classes = range(min(20, len(names)))
     labels = training.labels
     rows = [training.images[(labels[:, k] == 1) if labels.ndim == 2 else labels == k][:10] for k in classes]
