@@ -67,14 +67,14 @@ EXPERIMENTS = (
         "resnet20_preact-cifar10-liang-seed0",
         27,
     ),
-    _run("fast", "ResNet-20 of He et al. 2015, table 6, in less time", "", "resnet20-cifar10-fast-seed0", 40),
+    _run("fast", "ResNet-20 of He et al. 2015, table 6, in less time", "", "resnet20-cifar10-fast-seed0", 54),
     *(
         _run(
             f"fast-all-{seed}",
             "the same on all training images, three seeds",
             f"--preset=fast --validation_fraction=0 --test_flip --seed={seed}",
             f"resnet20-cifar10-fast-all-seed{seed}",
-            30,
+            58,
         )
         for seed in range(3)
     ),
@@ -84,7 +84,7 @@ EXPERIMENTS = (
             "the number of ResNet-110, He et al. 2015, table 6, in an hour, three seeds",
             f"--preset=resnet9_hour --test_flip --seed={seed}",
             f"resnet9-cifar10-resnet9_hour-all-seed{seed}",
-            59,
+            31,
         )
         for seed in range(3)
     ),
@@ -94,7 +94,7 @@ EXPERIMENTS = (
             "the 94 % of Jordan 2024, airbench94, for 0.40 PFLOP, five seeds",
             f"--preset=ten_minutes --seed={seed}",
             f"airbench-cifar10-ten_minutes-all-seed{seed}",
-            15,
+            20,
         )
         for seed in range(5)
     ),
@@ -133,7 +133,7 @@ EXPERIMENTS = (
         "Liang sections 3 and 4: Inception-ResNet v1, reduced for 32 x 32",
         f"--model=inception_resnet_v1_small {_SHORT} --train_steps=1408",
         "inception_small",
-        6,
+        9,
     ),
     _run(
         "options-none",

@@ -185,7 +185,8 @@ class FlowerParameters(SharedSettings):
     test_ckpt_path: str = setting(
         "",
         LOADING,
-        "what to evaluate or predict with: .keras file or run folder; '' = best.keras of --version",
+        "what to evaluate or predict with: .keras file, run folder, .onnx, .tflite or SavedModel, or 'cifar10' = shipped weights of --model (flowers.export: "
+        "none of the exported formats); '' = best.keras of --version",
         operational=True,
     )
 

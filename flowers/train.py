@@ -17,7 +17,7 @@ from resnet_study.settings import Parser, add_flags
 def make_parser() -> Parser:
     parser = Parser(
         prog="python -m flowers.train",
-        description="Trains a ResNet with a new head on a folder of images, one folder per class, then tests it and draws figures.",
+        description="Trains a network of keras.applications or of this library with a new head on images of your own, tests it and draws figures.",
         shown=(
             "data_dir",
             "model",

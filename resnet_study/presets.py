@@ -75,7 +75,9 @@ _AIRBENCH = {
 _RESNET110 = ("test_error", 6.43, "He et al. 2015, table 6, ResNet-110, best of five runs")
 
 PRESETS = {
-    "fast": Preset("best accuracy for the time: 40 epochs, linear schedule, reflect padding, alternating flips", {}),
+    "fast": Preset(
+        "the default of ResNet-20 and its kin: 40 epochs, linear schedule, reflect padding, alternating flips", {}
+    ),
     "zoo": Preset(
         "fast with 1,000 images held out instead of 5,000: for weights that ship, with a temperature of their own",
         {"validation_fraction": 0.02, "test_flip": True},
@@ -103,7 +105,7 @@ PRESETS = {
         _RESNET9 | {"train_steps": 2640, "report_freq": 264, "warmup_steps": 396, "corrupt": 0.5},
     ),
     "ten_minutes": Preset(
-        "94 % on CIFAR-10 for 0.40 PFLOP, ten minutes on two cores: 11 epochs of all training images, Lookahead, none held out",
+        "93.4 % on CIFAR-10, 94.1 % with mirror images and shifts, for 0.40 PFLOP, 20 minutes on two cores: 11 epochs of all training images, Lookahead, none held out",
         _AIRBENCH,
         ("test_error_shifts", 5.99, "Jordan 2024, airbench94, mean of 1,000 runs with test-time augmentation"),
     ),

@@ -7,8 +7,8 @@ from resnet_study.networks.registry import MODELS, SHIPPED
 
 NOTES = (
     "parameters: trainable, in millions; multiply-adds: of one image, in millions, at 32x32 pixels or at the size of the paper",
-    "published: top-1 test error on CIFAR-10 in %, by the authors; cifar10, cifar10_robust, cifar100: that of the weights of this name, which",
-    "come with the library, on the data set that they were trained on",
+    "published: top-1 test error on CIFAR-10 in %, by the authors; cifar10, cifar10_robust, cifar100: that of the weights of this name, "
+    "which come with the library, on the data set that they were trained on",
     "Other depths 6n+2, such as resnet26, plain38 or resnet62_v2, are networks too.",
 )
 

@@ -39,7 +39,12 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
     preset = PRESETS[config.preset]
     # A shortened recipe is no repetition of anybody's, nor is a training that goes on from another one.
-    if is_another_network(config) or config.train_steps != from_preset(config.preset).train_steps or config.is_use_ckpt:
+    if (
+        is_another_network(config)
+        or config.corrupt
+        or config.train_steps != from_preset(config.preset).train_steps
+        or config.is_use_ckpt
+    ):
         return None
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
