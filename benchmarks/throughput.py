@@ -39,6 +39,7 @@ RATIOS = (
     ("ours", "torch-compile-bfloat16", "torch-ddp-bfloat16"),
     ("ours", "ours-one-core"),
     ("ours-float32", "stock"),
+    ("ours-float32", "torch-float32"),
     ("ours-float32", "torch-compile-float32"),
     ("ours-float32", "torch-compile-float32", "torch-ddp-float32"),
 )

@@ -1,6 +1,7 @@
 """A trained model made ready to answer with the probabilities of raw images: for tests of this library and for programs of others."""
 
 import functools
+import itertools
 import os
 import warnings
 
@@ -63,7 +64,8 @@ class Predictor:
 
         @functools.partial(tf.function, reduce_retracing=True)
         def answer(images, towers):
-            parts = [folded(some, training=False) for some in tf.split(images, towers)]
+            bounds = [number * tf.shape(images)[0] // towers for number in range(towers + 1)]
+            parts = [folded(images[start:end], training=False) for start, end in itertools.pairwise(bounds)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
         self._answer = answer
@@ -91,7 +93,7 @@ class Predictor:
         }
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            towers = self._towers if len(batch) % self._towers == 0 else 1
+            towers = min(self._towers, len(batch))
             with naming_memory(f"give fewer images at a time than batch_size (--test_batch_size) {batch_size}"):
                 found = self._answer(batch, towers)
             for name, values in (found if isinstance(found, dict) else {"": found}).items():

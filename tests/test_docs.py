@@ -21,7 +21,7 @@ import cifar10_main
 import flowers.export
 import flowers.train
 from flowers.settings import FlowerParameters
-from hyper_parameters import HyperParameters, from_flags
+from hyper_parameters import HyperParameters, from_flags, from_preset
 from resnet_study.settings import Parser, add_flags
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -136,12 +136,17 @@ def test_published_recipes_are_those_that_their_settings_give(settings):
     parser, rows = Parser(description=""), 0
     add_flags(parser, settings)
     for path in (ROOT / "results").glob("*.json"):
-        for recipe in {row["recipe"] for row in json.loads(path.read_text()) if "recipe" in row}:
+        for recipe, preset in {
+            (row["recipe"], row["preset"]) for row in json.loads(path.read_text()) if "recipe" in row
+        }:
             if recipe.startswith(settings.PROGRAM):
                 words = shlex.split(recipe)
                 given = vars(parser.parse_args(shlex.split(recipe.removeprefix(settings.PROGRAM))))
                 config = from_flags(given) if settings is HyperParameters else settings(**given)
                 assert sorted(shlex.split(config.command)) == sorted(words)
+                if settings is HyperParameters:
+                    usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
+                    assert ("steps" in preset) == (config.train_steps != usual.train_steps), (preset, recipe)
                 rows += 1
     assert rows
 

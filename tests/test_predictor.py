@@ -84,6 +84,16 @@ def test_cores_share_a_batch_where_an_operation_has_one_thread(monkeypatch):
     assert devices.count_inference_towers() == 1
 
 
+def test_cores_share_a_batch_of_any_size(monkeypatch):
+    monkeypatch.setattr(devices, "count_inference_towers", lambda: 2)
+    predictor, shared = Predictor(small_model()), []
+    answer = predictor._answer
+    predictor._answer = lambda images, towers: shared.append(towers) or answer(images, towers)
+    expected = Predictor(small_model()).predict(some_images(11))
+    np.testing.assert_allclose(predictor.predict(some_images(11), 5), expected, atol=1e-6)
+    assert shared == [2, 2, 1]
+
+
 def test_a_process_that_only_answers_gives_each_operation_one_thread(monkeypatch, capsys):
     chosen = []
     monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda count: chosen.append(count))

@@ -98,6 +98,13 @@ def test_a_pruned_run_is_named_after_its_source_or_by_the_flag_that_names_no_sou
         plan(from_preset("smoke", version="mine", **source), {}, 1, resume=False)
     with pytest.raises(UsageError, match="received neither"):
         plan(from_preset("smoke"), {}, 1, resume=False)
+    # The decays of a step schedule come when the same share of the steps is done.
+    whole = RunFolder(trained_run.path).read_config(type(from_preset("smoke"))).train_steps
+    for given, steps in (({}, 15), ({"train_steps": 10}, 10)):
+        recipe = from_preset(
+            "smoke", **source, **{"train_steps": 60} | given, decay_step0=4 * whole, decay_step1=6 * whole
+        )
+        assert plan(recipe, given, 1, resume=False).decay_step0 == 4 * steps
     with pytest.raises(UsageError, match="chooses the widths itself"):
         plan(from_preset("smoke", **source), {"widths": "16,16"}, 0.5, resume=False)
 

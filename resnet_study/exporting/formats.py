@@ -228,7 +228,7 @@ def _list_float_tensors(content) -> list[str]:
     weighted = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
     kinds = [codes[one.opcodeIndex].builtinCode for one in graph.operators]
     operations = [(kind in weighted, one.inputs, one.outputs) for kind, one in zip(kinds, graph.operators, strict=True)]
-    # Sums of blocks, too: rounded, they add up what was rounded in all blocks before. ONNX does not round them anyway.
+    # Sums of blocks, too: rounded, they add up what was rounded in all blocks before. In ONNX they are rounded, which costs no more there.
     sums = {place for place, kind in enumerate(kinds) if kind == schema.BuiltinOperator.ADD}
     kept = sums.union(_find_float(operations))
     return [graph.tensors[tensor].name.decode() for place in kept for tensor in operations[place][2]]

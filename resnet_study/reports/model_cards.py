@@ -206,7 +206,9 @@ def _describe(card):
         f"- network: {spec.summary} ({spec.source}), {card['parameters']:,} parameters",
         f"- recipe: {card['recipe']}, seed {card['seed']}; weights: {card['chosen']}",
         f"- command: `{card['command']}`",
-        f"- training: {card['images_seen']:,} images, {card['pflop']:.3f} PFLOP, {card['wall_seconds'] / 60:.0f} min on {card['hardware']}",
+        f"- training: {card['images_seen']:,} images, {card['pflop']:.3f} PFLOP, "
+        + (f"{card['wall_seconds'] / 60:.0f} min " if card["wall_seconds"] else "")
+        + f"on {card['hardware']}",
         f"- probabilities: expected calibration error {card['calibration_error']:.2f} points, Brier score {card['brier_score']:.4f}; "
         + (
             f"logits divided by the temperature {temperature:.3f}; {before['calibration_error']:.2f} points and "

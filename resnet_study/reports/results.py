@@ -95,6 +95,8 @@ def _publish(run, experiment, results, config, recipe, numbers):
     # Published again, a run replaces the rows in which an earlier version named its recipe otherwise.
     rows = [row for row in rows if row["run"] != run.path.name or row["preset"] == recipe or len(row["values"]) > 1]
     config = config.without_places()
+    if config.version:  # the folder may have been renamed
+        config = dataclasses.replace(config, version=run.path.name)
     command = dataclasses.replace(config, seed=0, version="").command
     pflop = read_result(run).get("pflop")
     for metric, (value, published, published_source, note) in numbers.items():

@@ -77,12 +77,13 @@ def compress(given: dict, sources: dict[str, HyperParameters]) -> Path:
         # The files go where they replace no other export.
         forms += _make_forms(name, dataclasses.replace(config, runs_dir=str(folder)), known, missing)
     threads = [count for count in _THREADS if count <= count_cores()]
+    machine = name_hardware(describe_environment(devices.choose_policy("auto", "auto")))
     for number, count in itertools.product(range(1, _ROUNDS + 1), threads):
         print(f"speed, round {number} of {_ROUNDS}, {count} thread{'s' * (count > 1)}", flush=True)
         for form in forms:
             seconds = remembered(
                 known,
-                f"{form['key']}, {count} threads, round {number}",
+                f"{form['key']}, {count} threads, round {number}, {machine}",
                 lambda job=form["job"], count=count: _time(job, count),
             )
             form.setdefault("seconds", {}).setdefault(count, []).append(seconds)

@@ -143,7 +143,8 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
 
 def _read_norms(finished: FinishedRun) -> pd.DataFrame:
     run = finished.run
-    if not run.gradient_norms.exists():
+    # A run that was made longer since has other weights.
+    if not run.gradient_norms.exists() or run.gradient_norms.stat().st_mtime < run.best.stat().st_mtime:
         write_atomically(run.gradient_norms, measure_gradient_norms(finished).to_csv(index=False))
     try:
         norms = pd.read_csv(run.gradient_norms)

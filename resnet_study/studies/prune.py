@@ -7,14 +7,14 @@ import numpy as np
 
 import cifar10_input
 from cifar10_test import load_as_trained
-from hyper_parameters import HyperParameters
+from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_model
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.networks.pruning import choose_widths, score_channels
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_around
 from resnet_study.saved_models import load_model
 
 
@@ -60,13 +60,14 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     model = load_model(path, config.shipped_name)
     data = next(iter(load_as_trained(config, path, model).values()))
     steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
+    whole = _source_steps(path, config)
     recipe = {
         "train_steps": steps,
         "report_freq": min(config.report_freq, steps),
         "init_lr": config.init_lr / 2,
         "warmup_steps": steps // 20,
-        "decay_step0": config.decay_step0 * steps // config.train_steps,
-        "decay_step1": config.decay_step1 * steps // config.train_steps,
+        "decay_step0": config.decay_step0 * steps // whole,
+        "decay_step1": config.decay_step1 * steps // whole,
         "extend": 0,
     }
     if macs < 1:
@@ -89,6 +90,14 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         )
     start = {"is_use_ckpt": True, "ckpt_path": path, "test_ckpt_path": "", "version": run.path.name}
     return dataclasses.replace(config, **recipe | given | start)
+
+
+def _source_steps(path, config) -> int:
+    """The steps of the training of a source, whose decays were made for it; where no run tells, those of the preset."""
+    run = run_around(path)
+    if run is not None and run.holds_run():
+        return run.read_config(HyperParameters).train_steps
+    return from_preset(config.preset).train_steps
 
 
 def describe_size(run: RunFolder, sparsity: float) -> str:

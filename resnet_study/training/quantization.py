@@ -13,7 +13,7 @@ _SMALLEST = 1e-6  # of a range, which must not be empty
 
 
 def imitate_int8(model: keras.Model) -> keras.Model:
-    """A network on the weights of another one that computes as the int8 file which is exported of that.
+    """A network on the weights of another one that computes as the int8 file which is exported of that, as ONNX: LiteRT's has sums of blocks in float32.
 
     Batch normalisation is that of a test, folded into the convolution before it where `fold_batch_norm` folds it. Kernels are rounded
     channel by channel. Maps are rounded before each layer that reads them but activations, by their range in the batch. The first and the
