@@ -181,7 +181,7 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
             drawn = [save_figure(figure, folder / "confusion.png")]
     recipe = {"preset": list_numbers(finished[0].run)[1], "over": "folds"}
     rows = [
-        result_row(finished, f"out-of-fold {name}", values[name], unit="%" if "%" in title else "") | recipe
+        result_row(finished, f"{name}, mean over folds", values[name], unit="%" if "%" in title else "") | recipe
         for name, (title, _) in metrics.items()
     ]
     write_study(
