@@ -85,6 +85,19 @@ class Predictor:
             UsageError: the images have another shape than the model was built for, or hold pixels that are no finite numbers; or
                 `batch_size` is no int >= 1, or the model answers with NaN or with other numbers than probabilities.
         """
+        found = self.compute(images, batch_size)
+        answers = found.values() if isinstance(found, dict) else [found]
+        low = min(array.min(initial=0) for array in answers)
+        high = max(array.max(initial=0) for array in answers)
+        if low < -0.01 or high > 1.01:  # rounding aside
+            raise UsageError(
+                f"the model {self.model.name} must answer with probabilities 0..1, received {low:.3g} .. {high:.3g}; give one that ends in a "
+                "softmax"
+            )
+        return found
+
+    def compute(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray | dict[str, np.ndarray]:
+        """As `predict`, of a model whose outputs [batch, n] may be any numbers, such as features."""
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"batch_size must be an int >= 1, received {batch_size!r}")
         images = _check_images(images, self.model)
@@ -101,13 +114,6 @@ class Predictor:
         if not all(np.isfinite(array).all() for array in answers.values()):
             raise UsageError(
                 f"the model {self.model.name} must answer with finite numbers, received NaN; give other weights"
-            )
-        low = min((array.min(initial=0) for array in answers.values()), default=0)
-        high = max((array.max(initial=0) for array in answers.values()), default=0)
-        if low < -0.01 or high > 1.01:  # rounding aside
-            raise UsageError(
-                f"the model {self.model.name} must answer with probabilities 0..1, received {low:.3g} .. {high:.3g}; give one that ends in a "
-                "softmax"
             )
         return answers.get("", answers)
 
@@ -130,11 +136,11 @@ def _check_images(images, model) -> np.ndarray:
         )
     if images.dtype.kind == "f" and len(images) and 0 < images.max() <= 1:
         warnings.warn(
-            "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out", stacklevel=3
+            "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out", stacklevel=4
         )
     elif images.dtype != np.uint8 and len(images) and (images.min() < 0 or images.max() > 255):
         warnings.warn(
             f"expected raw pixels 0..255, received {images.min():g} .. {images.max():g}; bring them to this range",
-            stacklevel=3,
+            stacklevel=4,
         )
     return images if images.dtype == np.uint8 else images.astype(np.float32)

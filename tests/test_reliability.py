@@ -265,7 +265,7 @@ def undisturbed(tmp_path_factory):
         pytest.param("4k", marks=pytest.mark.slow),
         pytest.param("100k", marks=pytest.mark.slow),
         pytest.param("1m", marks=pytest.mark.slow),
-        "2m",
+        pytest.param("2m", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(disk, undisturbed, capsys, size):

@@ -52,7 +52,7 @@ class Neighbours:
 
     def _describe(self, images):
         """Features of length 1, float32 [n, features]: their products are cosines."""
-        features = self._predictor.predict(images)
+        features = self._predictor.compute(images)
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
     def find(self, image: np.ndarray) -> list[dict]:
