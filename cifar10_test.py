@@ -207,13 +207,19 @@ def _measure_calibration(probabilities, labels):
     return {name: metrics[name] for name in ("calibration_error", "brier_score", "loss")}
 
 
-def load_as_trained(config: HyperParameters, path: str, model) -> dict:
+def load_as_trained(config: HyperParameters, path: str, model, own: bool = True) -> dict:
     """{name of the head: the data set with its labels}, of the heads and the classes of a model.
 
+    Args:
+        config: settings of the data set.
+        path: of the model.
+        model: the model.
+        own: whether images of the run that the model lies in must be those it was trained with, since its parts are meant.
+
     Raises:
-        UsageError: the data set has other heads or classes than the model was trained on.
+        UsageError: the data set has other heads or classes than the model was trained on, or other images.
     """
-    data = _load_heads(config, path, model)
+    data = _load_heads(config, path, model, own)
     check_classes(path, model, _label_parts(config, data))
     return data
 
@@ -230,7 +236,7 @@ def _label_parts(config, data):
     )
 
 
-def _load_heads(config, path, model):
+def _load_heads(config, path, model, own=True):
     """{name of the head: the data set with its labels}, of the heads that a model has."""
     found = find_heads(model)
     names = list(config.tasks) if len(config.tasks) > 1 else [""]
@@ -240,7 +246,8 @@ def _load_heads(config, path, model):
         )
     data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
     first = next(iter(data.values()))
-    check_own_of(path, config.dataset, first.fingerprint, first.found)
+    if own:
+        check_own_of(path, config.dataset, first.fingerprint, first.found)
     return data
 
 

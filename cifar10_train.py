@@ -131,6 +131,7 @@ class Train:
             )
         check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
+        self._under_way.clear()
         with self.run.locked() if self.is_chief else contextlib.nullcontext(), naming_errors(self.config, self.run):
             if not resume:  # before the folder is emptied, so that a file that cannot be read costs no run
                 self.task.begin(self.model, resumed=False)
@@ -230,7 +231,7 @@ class Train:
             clock = time.perf_counter()
             for images, labels in self._batches():
                 callback_list.on_train_batch_begin(self.step)
-                loss = self._take_step(images, labels, ahead=0 if callbacks else _AHEAD)
+                loss = self._take_step(images, labels, ahead=0 if callbacks or forecast.measures else _AHEAD)
                 self._state.interval["seconds"] += time.perf_counter() - clock
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()

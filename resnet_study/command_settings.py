@@ -90,7 +90,7 @@ def with_recipe(flags: dict) -> hyper_parameters.HyperParameters:
     ]
     if "preset" in flags or not commands:
         return config
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)  # or --mode would be --model
     add_flags(parser, hyper_parameters.HyperParameters)
     recipe = vars(parser.parse_known_args(shlex.split(commands[0]))[0])
     return hyper_parameters.from_flags(_read_data_flags(flags) | recipe | {"seed": config.seed, "version": ""} | flags)

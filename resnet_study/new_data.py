@@ -17,7 +17,7 @@ from resnet_study.errors import UsageError, as_text, say_once
 from resnet_study.evaluation import find_class_folders, find_class_names, find_model
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
-from resnet_study.prediction import ImageList, predict_files
+from resnet_study.prediction import ImageList, NoImageError, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 
@@ -145,7 +145,7 @@ def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], cl
             class_names,
             settings=str(read.keywords),
         )
-    except UsageError as error:  # none of them can be read: the result is about others
+    except NoImageError as error:  # the result is about others
         print(f"test images without labels, not predicted: {error}")
         return
     print(f"{len(answers.files):,} test images without labels: predicted, not scored, in {answers.csv_path}")

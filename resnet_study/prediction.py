@@ -39,6 +39,10 @@ _AT_A_TIME = 64 << 20  # bytes of images in memory
 _LEFT_OUT_NAMED = 20
 
 
+class NoImageError(UsageError):
+    """None of the files can be read as an image."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageList:
     """Image files to be asked about.
@@ -174,7 +178,7 @@ def predict_files(
                 part.add(files, values)
             bar.update(min(size, len(waiting) - start))
     if not part.rows:
-        raise failures[0]
+        raise NoImageError(str(failures[0])) from failures[0]
     for error in failures[:_LEFT_OUT_NAMED]:
         print(f"left out: {error}", file=sys.stderr)
     if len(failures) > _LEFT_OUT_NAMED:

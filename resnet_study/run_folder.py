@@ -298,7 +298,11 @@ class RunFolder:
         done = 0
         if len(history):
             done = int(history["step"].iloc[-1]) if length == "train_steps" else len(history) - 1
-        if stored.patience and 0 < done < kept and self.final.is_file():
+        checkpoint = latest_checkpoint_in(self.checkpoints)
+        has_ended = self.final.is_file() and (
+            checkpoint is None or self.final.stat().st_mtime >= checkpoint.stat().st_mtime
+        )
+        if stored.patience and 0 < done < kept and has_ended:
             raise UsageError(
                 f"--patience has ended {self} after {done} of {kept}, and would again, received --{length}={given}; go on from its weights in "
                 "another run, with --is_use_ckpt and --ckpt_path, or --weights"

@@ -63,6 +63,7 @@ def found(folder, **options):
             ["a/train/1.png", "b/train/2.png", "b/test/3.png", "b/cover.png", "a/old/9.png"],
             {"training": "12", "test": "3"},
         ),
+        (["a/1.png", "a/test/3.png", "b/2.png", "b/test/4.png"], {"training": "1324"}),  # no part to train on
         (["a/1.png", "b/2.png"], {"training": "12"}),
         (["a/1.png", "b/2.png", "__MACOSX/a/1.png"], {"training": "12"}),
         (["inner/a/1.png", "inner/b/2.png"], {"training": "12"}),
@@ -191,6 +192,8 @@ def test_a_table_may_name_the_parts(tmp_path):
         (["cats/1.png", "dogs/1.png"], "/home/me/b/cats/1.png,a\n/home/me/b/dogs/1.png,b", {"a": ["cats/1.png"], "b": ["dogs/1.png"]}),
         (["1.png", "2.png"], "C:\\photos\\1.png,a\nC:\\photos\\2.png,b", {"a": ["1.png"], "b": ["2.png"]}),
         (["train/x/1.png", "train/y/2.png"], "train/1.png,a\ntrain/2.png,b", {"a": ["train/x/1.png"], "b": ["train/y/2.png"]}),
+        # Parts that are not numbered alike.
+        (["train/1.png", "test/1.png", "valid/7.png"], "1,a\n7,b", {"a": ["train/1.png"]}),
         # Names that no two parts share.
         (["train/1.png", "test/2.png"], "1,a\n2,b", {"a": ["train/1.png"]}),
     ],
@@ -201,6 +204,16 @@ def test_a_row_names_no_other_image_of_the_same_name(tmp_path, files, rows, expe
     parts = found(make(tmp_path / "x", *files), labels=str(table))[0]
     assert parts["training"] == expected
     assert parts.get("test", {}) == ({"b": ["test/2.png"]} if files[-1] == "test/2.png" else {})
+    assert parts.get("validation", {}) == ({"b": ["valid/7.png"]} if "valid/7.png" in files else {})
+
+
+def test_parts_of_a_table_go_before_those_of_folders(tmp_path):
+    folder = make(tmp_path, "train/1.png", "train/2.png", "test/1.png", "test/2.png")
+    (folder / "t.csv").write_text("id,label,split\n1,a,train\n2,b,val\n")
+    assert found(folder, labels="t.csv")[0] == {
+        "training": {"a": ["train/1.png"]},
+        "validation": {"b": ["train/2.png"]},
+    }
 
 
 @pytest.mark.parametrize(

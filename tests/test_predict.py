@@ -322,6 +322,7 @@ def test_flags_with_a_model_leave_the_data_and_the_recipe_of_its_training(tmp_pa
     assert (config.dataset, config.data_dir, config.model) == ("digits", "elsewhere", "resnet20")
     pruned = command_settings.with_recipe(flags)
     assert (pruned.preset, pruned.model, pruned.split_seed, pruned.version) == ("demo", "resnet14", 3, "")
+    assert command_settings.with_recipe({"test_ckpt_path": "cifar10"}).model == "resnet20"
     shipped = command_settings.with_recipe({"test_ckpt_path": "cifar10", "model": "resnet20_preact"})
     assert (shipped.normalization, shipped.weight_decay, shipped.model_name) == (
         "image_standard",

@@ -26,7 +26,9 @@ def sort_by_folders(sorting: Sorting, level: int) -> None:
     below = {folder: folder[len(sorting.root) :] for folder in sorting.images}
     tops = {inner[0] for inner in below.values() if inner}
     with_parts = {inner[0] for inner in below.values() if len(inner) > 1 and part_of(inner[1])}
-    within = bool(tops) and with_parts == tops and not any(map(part_of, tops))
+    trains = any(len(inner) > 1 and part_of(inner[1]) == "training" for inner in below.values())
+    beside = any(inner and not (len(inner) > 1 and part_of(inner[1])) for inner in below.values())
+    within = bool(tops) and with_parts == tops and not any(map(part_of, tops)) and (trains or not beside)
     parts, sorting.has_parts = ({}, True) if within else _find_parts(below.values(), level)
 
     def split(inner):

@@ -65,13 +65,15 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
             called[name].add((folder, name))
             called[name.rpartition(".")[0]].add((folder, name))
     meant = [_find_all(called, known, name) for name, _, _ in rows]
-    # Where train/1.png and test/1.png are two images, a row says nothing of the files of another part than its own.
-    alike = any(len({_part_of_folder(sorting, folder) for folder, _ in places}) > 1 for places, _ in meant)
+    # Where train/1.png and test/1.png are two images, a row of the one part says nothing of the files of the other.
+    alike = set()
+    for places, _ in meant:
+        alike |= set(itertools.permutations({_part_of_folder(sorting, folder) for folder, _ in places}, 2))
     taken, added, missing, bare = {}, set(), [], 0
     for (name, label, told), (places, folders) in zip(rows, meant, strict=True):
         part = told or "training"
-        if alike and not folders:
-            places = [place for place in places if (_part_of_folder(sorting, place[0]) or part) == part]
+        if not folders:
+            places = [each for each in places if (part, _part_of_folder(sorting, each[0])) not in alike]
         found = _choose(places, folders, name, part, place)
         if found is None:
             missing.append(name)
@@ -133,7 +135,11 @@ def _choose(found, folders, name: str, part: str, table: Path):
         return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
     most = max(map(count_common, found), default=0)
-    for fits in (lambda place: count_common(place) == most, lambda place: part in map(part_of, place[0])):
+    for fits in (
+        lambda place: count_common(place) == most,
+        lambda place: part in map(part_of, place[0]),
+        lambda place: ("test" in map(part_of, place[0])) == (part == "test"),  # a table may split train/ itself
+    ):
         if len(found) > 1:
             found = [place for place in found if fits(place)] or found
     if len(found) > 1:

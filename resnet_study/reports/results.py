@@ -241,8 +241,8 @@ def write_table(results: Path) -> Path:
     """Writes the index `<results>/README.md` and the page `<results>/<run>/README.md` of each run, from all `<results>/*.json`.
 
     The index has one row for each data set, model and preset: its test metric, or else its first. Rows that come from no run,
-    such as speeds, have the page `<results>/<experiment>/README.md`; where some of them are ratios, the index has all of
-    these and nothing else of them. A study of many rows has a link in the place of its rows. Where networks of several depths are
+    such as speeds, have the page `<results>/<experiment>/README.md`; where some of them are ratios, the index has
+    these and nothing else of them. More than 15 rows of one page have a link in their place. Where networks of several depths are
     published, `depth-<data set>.png` shows their errors.
     """
     lines = [

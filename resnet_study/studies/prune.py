@@ -58,7 +58,7 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     run.check(config, resume=resume, overwrite=overwrite)
     devices.choose_towers(config.towers, devices.choose_strategy(config.strategy), config.train_batch_size)
     model = load_model(path, config.shipped_name)
-    data = next(iter(load_as_trained(config, path, model).values()))
+    data = next(iter(load_as_trained(config, path, model, own=False).values()))
     steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
     whole = _source_steps(path, config)
     recipe = {
@@ -94,7 +94,7 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
 
 def _source_steps(path, config) -> int:
     """The steps of the training of a source, whose decays were made for it; where no run tells, those of the preset."""
-    run = run_around(path)
+    run = None if path in registry.SHIPPED else run_around(path)
     if run is not None and run.holds_run():
         return run.read_config(HyperParameters).train_steps
     return from_preset(config.preset).train_steps

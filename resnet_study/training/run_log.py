@@ -46,7 +46,7 @@ def note_long_warmup(warmup_steps: int, steps: int) -> str:
     """A line that is due where the learning rate rises for half of the training or more; "" elsewhere."""
     if 2 * warmup_steps < steps:
         return ""
-    return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {steps // 10}"
+    return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {max(1, steps // 10)}"
 
 
 def note_many_epochs(steps: int, batch_size: int, images: int) -> str:
@@ -81,6 +81,11 @@ class Forecast:
 
     def __init__(self):
         self._began, self._steps, self._report_seconds = time.perf_counter(), 0, 0.0
+
+    @property
+    def measures(self) -> bool:
+        """Whether it still times steps, which no device may run ahead of then."""
+        return self._steps < self._FILLING + self._MEASURED
 
     def end_report(self) -> None:
         """To be called when the first report is made."""
