@@ -18,6 +18,7 @@ The networks of this file are plain functional `keras.Model`s. Importing it regi
 `keras.models.load_model` reads any of its models after `import resnet`.
 """
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,16 @@ import keras
 from keras import layers
 
 from resnet_study.errors import UsageError
-from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, count_classes, end, pool
+from resnet_study.networks.assembly import (
+    begin,
+    check_ending,
+    check_shape,
+    classify,
+    count_classes,
+    end,
+    list_widths,
+    pool,
+)
 from resnet_study.networks.blocks import BlockLayers, preact_block, v1_block, v2_block
 from resnet_study.networks.resnet9 import build_resnet9
 from resnet_study.networks.signatures import ResNetBuilder, name_builder
@@ -165,7 +175,7 @@ def build_resnet(
         kernel_initializer="glorot_uniform" if is_preact else "he_normal",
         epsilon=1e-3 if is_preact else 1e-5,
         zero_last_gamma=zero_last_gamma,
-        squeeze_excitation=squeeze_excitation,
+        squeeze_excitation=int(squeeze_excitation),
         block_dropout=block_dropout,
         dtype=dtype,
     )
@@ -196,7 +206,7 @@ def build_resnet(
     if maxout:
         units = x.shape[-1]
         x = layers.Dense(
-            maxout * units, kernel_initializer=make.kernel_initializer, dtype="float32", name="maxout_pieces"
+            int(maxout) * units, kernel_initializer=make.kernel_initializer, dtype="float32", name="maxout_pieces"
         )(x)
         x = layers.Reshape((maxout, units), dtype="float32", name="maxout_reshape")(x)
         x = layers.GlobalMaxPooling1D(dtype="float32", name="maxout")(x)
@@ -207,7 +217,7 @@ def build_resnet(
 
 
 def _check_form(num_residual_blocks, form, shortcut):
-    if not isinstance(num_residual_blocks, int) or num_residual_blocks < 1:
+    if not isinstance(num_residual_blocks, numbers.Integral) or num_residual_blocks < 1:
         raise ValueError(
             f"num_residual_blocks must be an int >= 1, received {num_residual_blocks!r}; use 3 for ResNet-20"
         )
@@ -221,7 +231,7 @@ def _check_form(num_residual_blocks, form, shortcut):
 def _share_widths(widths, num_residual_blocks, each):
     """The inner channels of each block, `each` numbers for one."""
     count = len(FILTERS) * num_residual_blocks * each
-    widths = list(widths) or [filters for filters in FILTERS for _ in range(count // len(FILTERS))]
+    widths = list_widths(widths) or [filters for filters in FILTERS for _ in range(count // len(FILTERS))]
     inner = [widths[start : start + each] for start in range(0, len(widths), each)]
     whole = len(widths) == count and all(isinstance(width, int) and width >= 0 for width in widths)
     # All of a block or nothing, and of the first of a stage all.
@@ -237,10 +247,10 @@ def _share_widths(widths, num_residual_blocks, each):
 
 def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, zero_last_gamma, maxout):
     for argument, value, least in (("squeeze_excitation", squeeze_excitation, 1), ("maxout", maxout, 2)):
-        if not isinstance(value, int) or (value and value < least):
+        if not isinstance(value, numbers.Integral) or (value and value < least):
             raise ValueError(f"{argument} must be 0 or an int >= {least}, received {value!r}")
     for argument, value in (("block_dropout", block_dropout), ("stochastic_depth", stochastic_depth)):
-        if not 0 <= value < 1:
+        if not isinstance(value, numbers.Real) or not 0 <= value < 1:
             raise ValueError(f"{argument} must be at least 0 and below 1, received {value!r}")
     if stochastic_depth and form == "plain":
         raise ValueError("stochastic_depth needs a network with shortcuts, received form 'plain'; leave it out")

@@ -158,6 +158,18 @@ def test_rescaling_that_is_not_in_a_weights_file_is_missed(tmp_path):
         build(weights=path)
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    options = {"squeeze_excitation": 4, "maxout": 2}
+    expected = build_resnet(1, classes=5, widths=[16, 32, 64], **options)
+    options = {name: np.int64(value) for name, value in options.items()}
+    model = build_resnet(np.int64(1), classes=np.int64(5), widths=np.array([16, 32, 64]), **options)
+    assert model.get_config() == expected.get_config()
+    assert resnet.build_resnet9(widths=np.array([16, 16, 32])).count_params() > 0
+    for wrong in ({"widths": 16}, {"block_dropout": "0.1"}):
+        with pytest.raises((UsageError, ValueError), match=f"{next(iter(wrong))} must be .* received"):
+            build_resnet(1, **wrong)
+
+
 def test_fixed_filters_stay_fixed():
     model = resnet.build_resnet9()
     trained = count(model.trainable_variables)

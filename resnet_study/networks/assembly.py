@@ -1,5 +1,6 @@
 """What all builders have in common: arguments checked, the input, the pooling and the dense layer at the end, the weights."""
 
+import numbers
 import operator
 
 import keras
@@ -38,9 +39,18 @@ def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tup
     return height, width, channels
 
 
+def list_widths(widths) -> list:
+    """The argument `widths` of a builder as a list, NumPy's integers as Python's; what is no sequence is a list of itself."""
+    widths = widths.tolist() if hasattr(widths, "tolist") else widths
+    return [
+        int(width) if isinstance(width, numbers.Integral) else width
+        for width in (widths if isinstance(widths, list | tuple) else [widths])
+    ]
+
+
 def check_ending(classes, pooling, poolings=("avg", "max")) -> None:
     """Raises ValueError unless `classes` is an int >= 1 and `pooling` None or one of `poolings`."""
-    if not isinstance(classes, int) or classes < 1:
+    if not isinstance(classes, numbers.Integral) or classes < 1:
         raise ValueError(f"classes must be an int >= 1, received {classes!r}")
     if pooling is not None and pooling not in poolings:
         raise ValueError(f"pooling must be None, {' or '.join(map(repr, poolings))}, received {pooling!r}")
@@ -77,7 +87,7 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
 def count_classes(classes, weights, source) -> int:
     """The argument `classes` of a builder; None = as many as shipped weights have, else 10. `weights`, `source`: see `begin`."""
     if classes is not None:
-        return classes
+        return int(classes)
     return source.output_shape[-1] if weights in SHIPPED else 10
 
 

@@ -11,7 +11,16 @@ import keras
 from keras import layers
 
 from resnet_study.errors import UsageError
-from resnet_study.networks.assembly import begin, check_ending, check_shape, classify, count_classes, end, pool
+from resnet_study.networks.assembly import (
+    begin,
+    check_ending,
+    check_shape,
+    classify,
+    count_classes,
+    end,
+    list_widths,
+    pool,
+)
 from resnet_study.networks.layers import FusedBatchNormalization, PartialIdentity, PatchWhitening
 
 
@@ -111,6 +120,7 @@ def build_resnet9(
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))  # raw pixels
         print(model(images).shape)  # (2, 10)
     """
+    widths = list_widths(widths)
     if len(widths) != 3 or not all(isinstance(width, int) and width >= 0 for width in widths):
         raise UsageError(
             f"widths must be three whole numbers, one for each block, received {','.join(map(str, widths))}"
