@@ -87,7 +87,7 @@ class Train:
         self.task = task(config, self.run, data)
         self.data, self.report_freq, self.train_steps = self.task.data, self.task.report_freq, self.task.stage_ends[-1]
         self._state, self._export = TrainingState(), Export(self.task)
-        self._under_way = []  # pairs of step and what it gave, on the device
+        self._under_way: list[tuple] = []  # pairs of step and what it gave, on the device
         self._keeper = KeepBest(self.run.best, self.task.chosen_by, lambda path: self._export.save(self.stage, path))
         self._enter_stage(0)
 

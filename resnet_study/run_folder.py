@@ -294,9 +294,9 @@ class RunFolder:
                 f"--{length}={given} would have given {self} its zeros later, so a run with --sparsity cannot be made longer; start another "
                 "--version"
             )
-        history = self.read_history() if self.error_csv.is_file() else []
+        history = self.read_history() if self.error_csv.is_file() else None
         done = 0
-        if len(history):
+        if history is not None and len(history):
             done = int(history["step"].iloc[-1]) if length == "train_steps" else len(history) - 1
         checkpoint = latest_checkpoint_in(self.checkpoints)
         has_ended = self.final.is_file() and (
