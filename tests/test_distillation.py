@@ -50,7 +50,8 @@ def test_the_loss_is_that_of_hinton(teacher_file, temperature):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("towers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("towers", [1, 2])
 def test_a_taught_run_goes_on_without_its_teachers_file(tmp_path, towers):
     teacher = train(tiny(tmp_path / "teacher", model="plain8")).path
     options = {"teacher": str(teacher), "teacher_share": 0.9, "towers": towers, "seed": 1}
