@@ -251,8 +251,7 @@ def load_weights(network: keras.Model, source) -> None:
         copy_weights(source, network, new_heads)
     else:
         new_heads = _find_new_head(source, network)
-        with h5py.File(source) as file:
-            there = [str(group["vars"].attrs.get("name")) for group in _layer_groups(file).values() if "vars" in group]
+        there = _list_layers(source)
         if set(there) - {"None"}:  # which the first files of Keras 3 do not tell
             _check_form(source, there, network)
         filled = network
@@ -381,6 +380,15 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
     for name in wanted:
         target.get_layer(name).set_weights(given[name])
     finalize_layers(target)
+
+
+def _list_layers(path: Path) -> list[str]:
+    """Names of the layers of a `.weights.h5` file; "None" for each that tells none, and nothing of a file that cannot be read."""
+    try:
+        with h5py.File(path) as file:
+            return [str(group["vars"].attrs.get("name")) for group in _layer_groups(file).values() if "vars" in group]
+    except OSError:  # which is told where its weights are loaded
+        return []
 
 
 def _check_form(source, names: list[str], target: keras.Model) -> None:

@@ -40,6 +40,7 @@ _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to R
 _REDUCTIONS = ((8, 2), (4, 2), (2, 1.5))
 _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
 class _Quiet:
@@ -64,7 +65,6 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
-_BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
 def read_image(
