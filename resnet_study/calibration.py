@@ -2,6 +2,7 @@
 
 reliability_table(probabilities, labels)             confidence and accuracy of the answers, in bins
 expected_calibration_error(probabilities, labels)    their mean distance, in points
+error_by_chance(bins)                                what a perfect model would measure on as many images, in points
 brier_score(probabilities, labels)                   mean squared distance of the probabilities from the truth
 change_temperature(probabilities, temperature)       the probabilities of a model with another temperature
 fit_temperature(probabilities, labels)               one number, fitted on held-out images
@@ -76,6 +77,31 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     table = reliability_table(probabilities, labels).dropna()
     distance = (table["confidence"] - table["accuracy"]).abs()
     return 100 * float((distance * table["images"]).sum() / table["images"].sum())
+
+
+def error_by_chance(bins: pd.DataFrame) -> float:
+    """The expected calibration error that answers of these confidences would have if each were right as often as it says, in points.
+
+    Of few images in a bin, never exactly as many are right as their confidence says; so a number that is not above this one shows no
+    fault. The number of right answers in a bin is taken as normally distributed (Bröcker and Smith 2007, Weather and Forecasting 22, ask
+    for this comparison and draw samples for it).
+
+    Args:
+        bins: columns images and confidence (mean, 0..1), such as those of `reliability_table`; bins without images have NaN.
+
+    Returns:
+        A number from 0 to 100.
+
+    Example:
+        import pandas as pd
+        from resnet_study.calibration import error_by_chance
+
+        print(round(error_by_chance(pd.DataFrame({"images": [100], "confidence": [0.5]})), 2))  # 3.99
+    """
+    images, confidence = bins["images"], bins["confidence"].fillna(0)
+    # The mean absolute value of a normal variable is sqrt(2 / pi) of its standard deviation.
+    deviation = np.sqrt(images * confidence * (1 - confidence))
+    return 100 * float(np.sqrt(2 / np.pi) * deviation.sum() / images.sum())
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -4,7 +4,13 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
-from resnet_study.calibration import brier_score, check_labels, expected_calibration_error, reliability_table
+from resnet_study.calibration import (
+    brier_score,
+    check_labels,
+    error_by_chance,
+    expected_calibration_error,
+    reliability_table,
+)
 from resnet_study.class_names import THRESHOLD
 
 
@@ -45,6 +51,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
             macro_f1: mean F1 of these, 0..1.
             loss: mean cross-entropy, nat.
             calibration_error: expected calibration error of 15 bins, in points.
+            calibration_error_by_chance: what a perfect model would have of it, see `calibration.error_by_chance`.
             brier_score: 0..2.
             reliability: list of the bins that hold images, each with images, confidence and accuracy; see
                 `calibration.reliability_table`.
@@ -73,6 +80,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
     ]
     error = 100 * float(np.mean(predicted != labels))
     present = [row for row in per_class if row["images"]]
+    reliability = reliability_table(probabilities, labels)
     return {
         "images": len(labels),
         "error": error,
@@ -82,8 +90,9 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         "top5_error": 100 * float(np.mean((top5 != labels[:, None]).all(axis=1))),
         "loss": float(-np.log(likelihood).mean()),
         "calibration_error": expected_calibration_error(probabilities, labels),
+        "calibration_error_by_chance": error_by_chance(reliability),
         "brier_score": brier_score(probabilities, labels),
-        "reliability": reliability_table(probabilities, labels).dropna().to_dict("records"),
+        "reliability": reliability.dropna().to_dict("records"),
         "per_class": per_class,
         "confusion_matrix": sklearn.metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
     }

@@ -12,6 +12,7 @@ from hyper_parameters import from_preset
 from resnet_study.calibration import (
     brier_score,
     change_temperature,
+    error_by_chance,
     expected_calibration_error,
     fit_temperature,
     reliability_table,
@@ -60,7 +61,20 @@ def test_the_temperature_of_a_distorted_network_is_found(temperature):
     assert found == pytest.approx(temperature, rel=0.03)
     mended = change_temperature(distorted, found)
     assert (mended.argmax(axis=1) == distorted.argmax(axis=1)).all()
-    assert expected_calibration_error(mended, labels) < 1.0
+    measured, chance = expected_calibration_error(mended, labels), error_by_chance(reliability_table(mended, labels))
+    assert measured < 1.0 and 0.5 * chance < measured < 2 * chance
+
+
+def test_the_calibration_error_of_perfect_answers_is_that_by_chance():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 500)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    samples = [
+        expected_calibration_error(probabilities, (rng.random(500) > confidence).astype(int)) for _ in range(300)
+    ]
+    table = reliability_table(probabilities, np.zeros(500, int))
+    assert error_by_chance(table) == pytest.approx(np.mean(samples), rel=0.05)
+    assert error_by_chance(table.dropna()) == pytest.approx(error_by_chance(table))
 
 
 def test_a_model_keeps_its_temperature():

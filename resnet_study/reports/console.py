@@ -45,6 +45,11 @@ def print_result(result: dict) -> None:
                     if "calibration_error" in metrics
                     else ""
                 )
+                + (
+                    f" (by chance {metrics['calibration_error_by_chance']:.1f})"
+                    if "calibration_error_by_chance" in metrics
+                    else ""
+                )
                 + (f", trained with {tested['pflop']:.3g} PFLOP" if "pflop" in tested else "")
             )
             _print_balance(metrics)

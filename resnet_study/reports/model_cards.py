@@ -16,7 +16,7 @@ import pandas as pd
 import cifar10_input
 from hyper_parameters import from_preset
 from resnet_study import devices
-from resnet_study.calibration import change_temperature
+from resnet_study.calibration import change_temperature, error_by_chance
 from resnet_study.data import corruptions
 from resnet_study.errors import UsageError, run_command
 from resnet_study.exporting.export import hash_file
@@ -209,7 +209,8 @@ def _describe(card):
         f"- training: {card['images_seen']:,} images, {card['pflop']:.3f} PFLOP, "
         + (f"{card['wall_seconds'] / 60:.0f} min " if card["wall_seconds"] else "")
         + f"on {card['hardware']}",
-        f"- probabilities: expected calibration error {card['calibration_error']:.2f} points, Brier score {card['brier_score']:.4f}; "
+        f"- probabilities: expected calibration error {card['calibration_error']:.2f} points "
+        f"(by chance {error_by_chance(pd.DataFrame(card['reliability'])):.2f}), Brier score {card['brier_score']:.4f}; "
         + (
             f"logits divided by the temperature {temperature:.3f}; {before['calibration_error']:.2f} points and "
             f"{before['brier_score']:.4f} before"
@@ -230,7 +231,8 @@ probabilities out. The builders load them, such as `build_resnet20(weights="cifa
 
 Made by `python -m resnet_study.reports.model_cards`; not to be edited. Everything was measured on all 10,000 test images, once for each file. Seed 0 is
 shipped, whichever seed came out best. The mirror image gives half of the answer where that is said. Noise has a standard deviation of a tenth of the pixel range,
-and JPEG the quality 40; the data sets have neither. Expected calibration error: 15 bins.
+and JPEG the quality 40; the data sets have neither. Expected calibration error: 15 bins; by chance: what
+a model would have of it whose answers are right exactly as often as their confidence says.
 """
 
 
