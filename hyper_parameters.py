@@ -36,7 +36,12 @@ class HyperParameters(SharedSettings):
     LENGTH: ClassVar[str] = "train_steps"
 
     # Run and report
-    preset: str = setting("fast", RUN, "named recipe that sets the defaults of all other flags", choices=tuple(PRESETS))
+    preset: str = setting(
+        "fast",
+        RUN,
+        "named recipe that sets the defaults of all other flags; not given = that of --model and --dataset",
+        choices=tuple(PRESETS),
+    )
     version: str = setting(
         "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
     )

@@ -158,8 +158,8 @@ class FlowerParameters(SharedSettings):
     init_lr: float = _changed(
         "init_lr",
         0.0,
-        help="highest learning rate; 0 = 1e-5, which the flower text has, for resnet50 and for resnet152v2, whose text prints none; for other backbones 0.001, 0.01 "
-        "with the linear head, 0.0001 where they train",
+        help="highest learning rate; 0 = 1e-5 for resnet50 (the flower text has it) and resnet152v2; for other backbones 0.0001 where they train, else 0.01 "
+        "with the linear head and 0.001 with others",
     )
     fine_tune_lr: float = setting(
         1e-6,

@@ -20,7 +20,7 @@ class OwnImageSettings(Settings):
     labels: str = setting(
         "",
         DATA,
-        "--dataset=folder: CSV file with a column of file names and one of labels, perhaps one of parts (split), in the place of class folders",
+        "images of one's own: CSV file with a column of file names and one of labels, perhaps one of parts (split), in the place of class folders",
         operational=True,
     )
     label_separator: str = setting(
@@ -34,14 +34,14 @@ class OwnImageSettings(Settings):
     label_level: int = setting(
         0,
         DATA,
-        "--dataset=folder: which folder names the class, 1 = the first below the whole or its part, 2 = the next; 0 = the first, where that is clear",
+        "images of one's own: which folder names the class, 1 = the first below the whole or its part, 2 = the next; 0 = the first, where that is clear",
         minimum=0,
         maximum=9,
     )
     test_fraction: float = setting(
         0.1,
         DATA,
-        "--dataset=folder: share of each class held out for testing, where there is no test part (flowers: where one folder is split)",
+        "images of one's own: share of each class held out for testing, where there is no test part (flowers: where one folder is split)",
         minimum=0.0,
         maximum=0.9,
     )

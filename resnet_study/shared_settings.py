@@ -102,8 +102,8 @@ class SharedSettings(OwnImageSettings):
     accumulate: int = setting(
         1,
         TRAINING,
-        "parts in which each batch is computed, one after the other, their gradients added up: the same losses in less memory, but batch norm "
-        "has the statistics of a part",
+        "parts in which each batch is computed, one after the other, their gradients added up: less memory, but batch norm has the "
+        "statistics of a part",
         minimum=1,
     )
     patience: int = setting(

@@ -148,6 +148,7 @@ def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardwar
     assert name_hardware(environment) == hardware
     del environment["gpus"]  # noted by other versions
     assert name_hardware(environment) == "Made Up 9000, 2 cores, float32"
+    assert name_hardware(environment | {"towers": 2}) == "Made Up 9000, 2 cores, float32, 2 towers"
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")

@@ -84,7 +84,7 @@ def add_explain_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="draw what speaks for each answer (Grad-CAM), in explanations/ beside the predictions",
+        help="draw which parts of each image support the answer (Grad-CAM), in explanations/ beside the predictions",
     )
     parser.add_argument(
         "--explain_limit",

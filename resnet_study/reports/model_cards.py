@@ -227,7 +227,7 @@ _INTRODUCTION = """
 
 Models with their weights, their pixel normalisation and the names of their classes: raw pixels 0..255, RGB, 32 x 32 in,
 probabilities out. The builders load them, such as `build_resnet20(weights="cifar10")`; on the command line, `--test_ckpt_path=cifar10` those of
-`--model`. This program writes them in half precision; older files are in float32. To open a file with `keras.models.load_model`, `import resnet` first.
+`--model`. All are in half precision. To open a file with `keras.models.load_model`, `import resnet` first.
 
 Made by `python -m resnet_study.reports.model_cards`; not to be edited. Everything was measured on all 10,000 test images, once for each file. Seed 0 is
 shipped, whichever seed came out best. The mirror image gives half of the answer where that is said. Noise has a standard deviation of a tenth of the pixel range,

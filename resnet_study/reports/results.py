@@ -162,11 +162,13 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
 
 
 def name_hardware(environment: dict) -> str:
-    """GPUs that were used, processor, cores and number format of `describe_environment`, as in a row of results."""
+    """GPUs that were used, processor, cores, number format and towers (if several) of `describe_environment`, as in a row of results."""
     cores, gpus = environment["cores"], environment.get("gpus")
     counts = collections.Counter(gpus if is_kind(gpus, [str]) else [])
     parts = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
     parts += [environment["processor"], f"{cores} core{'s' * (cores > 1)}", environment["dtype_policy"]]
+    if (towers := environment.get("towers", 1)) > 1:
+        parts.append(f"{towers} towers")
     return ", ".join(parts)
 
 
@@ -292,7 +294,8 @@ _NOTES = (
     "`test_error_shifts` (`--test_shifts`) gives half the weight to both moved by one pixel, up and left, down and right.",
     "`±` is the sample standard deviation over seeds; a range in brackets goes from the smallest to the largest of the values whose",
     "median stands before it. Time and commit are those of the last run; studies (compare, degradation, robustness) add up the time",
-    "of the runs of a row.",
+    "of the runs of a row. The machine of a row names the towers of its training where there were several; repeat the others with",
+    "`--towers=1`, since towers change the numbers.",
 )
 
 
