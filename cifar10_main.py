@@ -25,7 +25,7 @@ from resnet_study.reports.console import (
     print_result,
 )
 from resnet_study.reports.run_list import print_runs
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
@@ -306,7 +306,7 @@ def _prune(config, actions):
 
     config = plan(config, actions["given"], actions["macs"], actions["resume"], actions["overwrite"])
     _train(config, actions)
-    print(describe_size(RunFolder(f"{config.runs_dir}/{config.run_name}"), config.sparsity))
+    print(describe_size(run_folder_of(config), config.sparsity))
 
 
 def _test(config, actions):
@@ -372,7 +372,7 @@ def _export(config, actions):
 def _publish(config, actions):
     from resnet_study.reports.results import publish, publish_study
 
-    run, results = RunFolder(f"{config.runs_dir}/{config.run_name}"), Path(actions["results_dir"])
+    run, results = run_folder_of(config), Path(actions["results_dir"])
     if (run.path / "study.json").is_file():
         print(f"written: {publish_study(run.path, actions['experiment'] or run.path.name, results)}")
     else:

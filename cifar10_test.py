@@ -43,8 +43,9 @@ from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.new_data import evaluate_new, predict_unlabelled
 from resnet_study.prediction import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import find_heads, load_model, save_model
+from resnet_study.shared_settings import SharedSettings
 
 
 def test(
@@ -109,12 +110,12 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     return result, run
 
 
-def evaluate_others(config: HyperParameters, found: LabelledFiles) -> tuple[dict, RunFolder]:
+def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict, RunFolder]:
     """Tests a model on images of one's own that it was not trained on; see `resnet_study.new_data.evaluate_new`.
 
     Args:
-        config: settings; `test_ckpt_path` or `version` names the model.
-        found: of `resnet_study.new_data.find_new`.
+        config: settings of either program; `test_ckpt_path` or `version` names the model.
+        found: of `resnet_study.data.new_images.find_new`.
     """
     path = find_model(config)[0]
     model = open_model(path, config.shipped_name)
@@ -146,7 +147,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         UsageError: the run or the other one holds no images out, the two are of different networks or data sets, or the model has several
             heads or no softmax at its end.
     """
-    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    run = run_folder_of(config)
     config, fitted = run.as_begun(config), RunFolder(held_out) if held_out else run
     recipe = fitted.read_config(HyperParameters) if held_out else config
     for name in ("model_name", "dataset", "heads"):
@@ -317,7 +318,6 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
         read,
         run.path,
         class_names,
-        settings=str(read.keywords),
         true_names=true_names,
     )
     shape = model.input_shape[1:]

@@ -29,7 +29,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_json
 from resnet_study.networks.layers import finalize_layers
 from resnet_study.predictor import Predictor
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
 from resnet_study.training.memory import check_batch, naming_batch, naming_size
@@ -71,7 +71,7 @@ class Train:
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
         config = config or from_preset("liang")
-        self.run = run or RunFolder(f"{config.runs_dir}/{config.run_name}")
+        self.run = run or run_folder_of(config)
         config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)
         self.is_chief = devices.is_chief(config.strategy)
@@ -358,10 +358,7 @@ def train(
         run = train(from_preset("smoke"))  # some seconds, on drawn images
         print(run.best)  # runs/resnet8-synthetic-smoke-seed0/best.keras
     """
-    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    if devices.is_chief(config.strategy):
-        run.check(config, resume=resume, overwrite=overwrite)
-    elif overwrite:
-        run.forget()
+    run = run_folder_of(config)
+    run.check(config, resume=resume, overwrite=overwrite)
     Train(config, run).train(resume=resume, overwrite=overwrite, callbacks=callbacks)
     return run

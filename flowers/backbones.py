@@ -47,7 +47,7 @@ class Backbone:
 
         Args:
             input_shape: (height, width, 3).
-            weights: None = random; or `own_weights`.
+            weights: None = random; or one of `known_weights`.
             pooled: whether a head follows that begins with pooled features.
         """
         import keras

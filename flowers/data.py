@@ -87,11 +87,11 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
         data = load_images(FlowerParameters(data_dir="flowers102", image_size=64))
         images, labels = data.validation.load(range(10))
     """
-    rounding = ALL_CLASSES if run is None else _stored_rounding(run)
     if config.dataset == "oxford102":
         config = dataclasses.replace(config, dataset="folder", data_dir=str(fetch_flowers()))
     if config.dataset != "folder":
-        return dataclasses.replace(_load_published(config), split_rounding=rounding)
+        return _load_published(config)
+    rounding = ALL_CLASSES if run is None else _stored_rounding(run)
     found = list_classes(config)
     classes = list(found.classes)
     if config.classes > len(classes):

@@ -23,7 +23,7 @@ def describe(config: FlowerParameters) -> Path:
     """Reads all images of a data set once and writes what they are.
 
     Args:
-        config: uses data_dir, labels, label_level, value_range, runs_dir.
+        config: uses data_dir, labels, label_separator, label_level, value_range, runs_dir.
 
     Returns:
         The folder `<runs_dir>/describe-<name of the images>`.
@@ -86,7 +86,6 @@ def describe(config: FlowerParameters) -> Path:
     table["resembles"] = pd.Series(near, dtype=object)
     table.loc[table["equals"].notna(), "resembles"] = None
     folder = Path(config.runs_dir).expanduser() / f"describe-{config.folder_name}"
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "images.csv", table.drop(columns=["sha256"], errors="ignore").to_csv(index=False))
     _write_page(folder / "report.html", config, found, table)
     return folder

@@ -12,7 +12,7 @@ from flowers.settings import FlowerParameters
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result
-from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
+from resnet_study.run_folder import find_run, find_settings, run_around, run_folder_of
 from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
@@ -200,15 +200,10 @@ def _draw(config, run, data, result):
 
 def report_others(config: FlowerParameters, found) -> None:
     """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
-    from cifar10_test import make_reader
-    from resnet_study.evaluation import find_model
-    from resnet_study.exporting.exported_model import open_model
-    from resnet_study.new_data import evaluate_new
+    from cifar10_test import evaluate_others
     from resnet_study.reports.figures import draw_evaluation
 
-    path = find_model(config)[0]
-    model = open_model(path, config.shipped_name)
-    result, folder = evaluate_new(config, found, model, make_reader(config, path, model))
+    result, folder = evaluate_others(config, found)
     print_result(result)
     draw_evaluation(folder, result)
     print(f"written: {folder.result}, figures and the answers for each image beside it")
@@ -300,8 +295,7 @@ def main(argv=None) -> int:
             from resnet_study.reports.published import list_flower_numbers
             from resnet_study.reports.results import publish
 
-            run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-            print(f"written: {publish(run, experiment, Path(results), list_flower_numbers)}")
+            print(f"written: {publish(run_folder_of(config), experiment, Path(results), list_flower_numbers)}")
 
     return run_command(run)
 

@@ -37,7 +37,7 @@ from resnet_study.errors import UsageError, shorten
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
@@ -329,11 +329,8 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
     Returns:
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
     """
-    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
-    if devices.is_chief(config.strategy):
-        run.check(config, resume=resume, overwrite=overwrite)
-    elif overwrite:
-        run.forget()
+    run = run_folder_of(config)
+    run.check(config, resume=resume, overwrite=overwrite)
     goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
     trainer = Train(config, run, task=functools.partial(Transfer, load_weights=not goes_on))
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)

@@ -60,9 +60,7 @@ def find_others(flags: dict):
     from resnet_study.data.new_images import find_new
 
     path = flags.get("test_ckpt_path")
-    run = find_run(hyper_parameters.from_flags, flags, _NAMING) if not path else None
-    if path and path not in registry.SHIPPED:
-        run = run_around(path)
+    run = run_around(path) if path else find_run(hyper_parameters.from_flags, flags, _NAMING)
     holds = run is not None and run.holds_run()
     settings = hyper_parameters.HyperParameters
     stored = run.read_config(settings) if holds else None

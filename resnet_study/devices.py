@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from resnet_study.environment import count_cores, used_gpus
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError, say_once, shorten
 
 # The fewest images of one tower, where the number of towers is chosen: batch normalisation needs that many.
 SMALLEST_SHARD = 32
@@ -75,12 +75,6 @@ def _check_keras_setting(what, expected, received, remedy):
         raise UsageError(f"Keras must have {what} {expected}, received {shorten(received, 50)}; {remedy}")
 
 
-@functools.cache
-def _tell(text: str) -> None:
-    """Prints a line once in a process: a study trains many runs."""
-    print(text, flush=True)
-
-
 def explain_missing_gpu() -> str:
     """Why TensorFlow lists no GPU on a machine that has one, in one sentence; "" where it lists one, there is none, or it was hidden
     by the user.
@@ -123,7 +117,7 @@ def choose_policy(precision: str, strategy: str, stored: str | None = None) -> s
     """The Keras dtype policy of a run: variables stay float32, bfloat16 is for the heavy arithmetic only.
 
     Args:
-        precision: "float32", "bfloat16", or "auto" = bfloat16 where the devices of the run are faster in it.
+        precision: "float32", "bfloat16", "float16", or "auto" = bfloat16 where the devices of the run are faster in it.
         strategy: of the run, see `choose_strategy`, which comes before this.
         stored: the policy of a run that goes on, which "auto" keeps on whatever machine; one line says where that is slow.
     """
@@ -208,7 +202,7 @@ def _set_threads(of_an_operation: int, operations: int):
         threading.set_intra_op_parallelism_threads(of_an_operation)
         threading.set_inter_op_parallelism_threads(operations)
     except RuntimeError:
-        _tell(
+        say_once(
             f"TensorFlow has computed in this process already, so its threads stay as they are; towers are faster with {of_an_operation} "
             "for each operation: train in a process of its own"
         )
@@ -238,7 +232,7 @@ def choose_strategy(name: str):
             "--strategy=cpu or install the extra 'gpu'"
         )
     if reason:
-        _tell(f"the GPU of this machine is not used, the processor is: {reason}")
+        say_once(f"the GPU of this machine is not used, the processor is: {reason}")
     if name == "multi_worker":
         return _join_workers()
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):

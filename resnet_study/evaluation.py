@@ -28,13 +28,13 @@ import keras
 import numpy as np
 
 from resnet_study.class_names import ClassNames, read_class_names
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.exporting.exported_model import ExportedModel, find_format
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
 from resnet_study.metrics import describe_accuracy, measure
 from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
-from resnet_study.run_folder import RunFolder, run_around
+from resnet_study.run_folder import RunFolder, run_around, run_folder_of
 from resnet_study.saved_models import find_heads
 
 PARTS = ("validation", "test")
@@ -87,7 +87,7 @@ def find_model(config) -> tuple[str, RunFolder]:
     """
     path = config.test_ckpt_path
     if not path:
-        run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+        run = run_folder_of(config)
         return str(run.best), run
     place = Path(path).expanduser().resolve()
     if place.is_file() or find_format(path):
@@ -96,6 +96,14 @@ def find_model(config) -> tuple[str, RunFolder]:
     else:
         name = f"{config.model_name}-{path}" if path in registry.SHIPPED else place.name  # of a run folder
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
+
+
+def find_file(path: str, model: keras.Model) -> Path:
+    """The file that a model was loaded from by `path`: a file, the best one of a run folder, or that of shipped weights."""
+    if path in registry.SHIPPED:
+        return registry.shipped_file(model.name, path)
+    place = Path(path).expanduser()
+    return RunFolder(place).best if place.is_dir() else place
 
 
 def find_class_names(path: str, model: keras.Model) -> ClassNames:
@@ -116,9 +124,11 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
     run, found = run_around(path), ClassNames()
     for head, classes in find_heads(model).items():
         names = run.read_class_names(head) if run else []
-        found[head] = names if len(names) == classes else _numbered_names(classes)
-    if isinstance(model, ExportedModel):
-        print(f"note: {path} tells no names of its classes, so they are numbered")
+        if len(names) != classes:
+            names = _numbered_names(classes)
+            if isinstance(model, ExportedModel):
+                say_once(f"note: {path} tells no names of its classes, so they are numbered")
+        found[head] = names
     found.several = bool(run and read_json(run.data, {}).get("several"))
     found.jpeg_size = "" if run else "full"
     return found
@@ -126,7 +136,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
 
 def find_class_folders(path: str) -> list[str]:
     """What the folders of the classes of a model are called, from the `data.json` of the run that it lies in; [] where it does not say."""
-    run = None if path in registry.SHIPPED else run_around(path)
+    run = run_around(path)
     folders = read_json(run.data, {}).get("class_folders") if run else None
     return folders if is_kind(folders, [str]) else []
 
@@ -135,10 +145,7 @@ def _brought_names(path, model):
     """The class names in the file of a model; none for a checkpoint."""
     if isinstance(model, ExportedModel):
         return model.class_names
-    place = Path(path).expanduser()
-    place = RunFolder(place).best if place.is_dir() else place
-    if path in registry.SHIPPED:
-        place = registry.shipped_file(model.name, path)
+    place = find_file(path, model)
     return read_class_names(place, find_heads(model)) if place.suffix == ".keras" else ClassNames()
 
 

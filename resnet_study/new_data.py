@@ -72,7 +72,6 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         read,
         folder.path,
         told,
-        settings=str(read.keywords),
         true_names=true_names,
     )
     result = {
@@ -143,7 +142,6 @@ def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], cl
             read,
             run.path / "unlabelled",
             class_names,
-            settings=str(read.keywords),
         )
     except NoImageError as error:  # the result is about others
         print(f"test images without labels, not predicted: {error}")

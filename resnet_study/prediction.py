@@ -118,7 +118,6 @@ def predict_files(
     folder: Path,
     class_names: dict[str, list[str]],
     *,
-    settings: str = "",
     true_names: list[str | None] | None = None,
 ) -> Answers:
     """Asks a model about image files, and writes what it says.
@@ -127,10 +126,9 @@ def predict_files(
         model: keras.Model.
         answer: function of images uint8 [n, height, width, channels] that gives the probabilities of the model, as `Predictor.predict`.
         images: of `list_images`.
-        read: function of (path, shape) that gives one image.
+        read: `functools.partial` of a function of (path, shape) that gives one image; with other keywords, nothing is gone on with.
         folder: where to write.
         class_names: {name of the head: names of its classes}.
-        settings: what else the answers depend on, such as how images are read: with others, nothing is gone on with.
         true_names: of each image the class that it is of, as far as known; a column of the table.
 
     Returns:
@@ -140,7 +138,7 @@ def predict_files(
         UsageError: an image that was named itself cannot be read, or none can.
     """
     columns = [f"{head}/{name}" if head else name for head, names in class_names.items() for name in names]
-    part = _Part(folder / f"predictions.part-{_key(model, images, settings)}.csv", columns)
+    part = _Part(folder / f"predictions.part-{_key(model, images, str(read.keywords))}.csv", columns)
     waiting = [index for index, file in enumerate(images.files) if as_text(file) not in part.rows]
     if part.rows and waiting:
         print(f"going on after {len(part.rows):,} images that {part.path} holds")

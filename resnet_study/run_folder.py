@@ -33,9 +33,10 @@ import filelock
 import numpy as np
 
 from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
-from resnet_study.devices import POLICIES
+from resnet_study.devices import POLICIES, is_chief
 from resnet_study.errors import UsageError, as_text, say_once, shorten
 from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
+from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.settings import Settings
 
@@ -117,14 +118,13 @@ class RunFolder:
         """What the folder holds, but for the lock and what was being written when a process was killed."""
         return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", ASIDE))]
 
-    def forget(self) -> None:
-        """Lets a machine that writes nothing take what the folder holds as gone, since another one will overwrite it."""
-        self._begins_anew = True
-
     def check(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
-        """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing."""
+        """Raises UsageError if a run with these settings cannot be begun or resumed here; writes nothing.
+
+        Of several machines only the chief, which writes, checks; all take what the folder holds as gone if it is to be overwritten.
+        """
         self._begins_anew = overwrite
-        if not self.path.exists():
+        if not is_chief(config.strategy) or not self.path.exists():
             return
         if not self.holds_run():
             if self._entries():
@@ -338,8 +338,16 @@ class RunFolder:
         return path
 
 
+def run_folder_of(config: Settings) -> RunFolder:
+    """The folder of a run with these settings."""
+    return RunFolder(f"{config.runs_dir}/{config.run_name}")
+
+
 def run_around(path: str) -> RunFolder | None:
-    """The run that a path leads to: its folder, a file in it, a checkpoint or an exported file. None where no `data.json` is found."""
+    """The run that a path leads to: its folder, a file in it, a checkpoint or an exported file. None where no `data.json` is found,
+    and for the name of shipped weights."""
+    if path in registry.SHIPPED:
+        return None
     place = Path(path).expanduser()
     runs = (RunFolder(folder) for folder in (place, *list(place.parents)[:3]))
     return next((run for run in runs if run.data.is_file()), None)

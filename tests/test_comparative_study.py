@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,12 +38,12 @@ from resnet_study.studies.robustness import measure_robustness
 from resnet_study.studies.runs import (
     FinishedRun,
     _is_finished,
-    _read_finished,
     describe,
     finish_runs,
     format_spread,
     group_runs,
     plan_runs,
+    read_finished,
     write_results,
 )
 
@@ -241,6 +242,18 @@ def test_robustness_begins_at_the_clean_test_accuracy(study):
     assert noise["value"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_command_of_a_study_is_quoted():
+    command = study_runs.study_command(
+        "compare", {"dataset": "folder", "class_weight": "my weights.json"}, seeds=[0, 1]
+    )
+    assert shlex.split(command)[2:] == [
+        "--mode=compare",
+        "--seeds=0,1",
+        "--dataset=folder",
+        "--class_weight=my weights.json",
+    ]
+
+
 def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys):
     trained = []
 
@@ -250,13 +263,13 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
             raise UsageError("the loss must be finite")
 
     monkeypatch.setattr(study_runs, "_finish", finish)
-    monkeypatch.setattr(study_runs, "_read_finished", lambda config: config.seed)
+    monkeypatch.setattr(study_runs, "read_finished", lambda config: config.seed)
     configs = plan_runs(SMALL | {"runs_dir": str(tmp_path)}, ["resnet8"], ["synthetic"], [0, 1, 2])
     finished, (failure,) = finish_runs(configs)
     assert trained == [0, 1, 2] and finished == [0, 2] and re.search("seed1: the loss must be finite", failure)
     with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
         write_results(tmp_path, "command", [], "tables", [], {}, [failure])
-    assert failure in (tmp_path / "report.md").read_text()
+    assert failure in (tmp_path / "report.md").read_text() and failure in (tmp_path / "report.html").read_text()
     with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
         finish_runs(configs[1:2])
     trained.clear()
@@ -267,7 +280,7 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
 
 def test_gradient_norms_are_those_of_the_untrained_and_the_trained_network(study):
     _, given = study
-    finished = _read_finished(plan_runs(given, ["resnet8"], ["synthetic"], [0])[0])
+    finished = read_finished(plan_runs(given, ["resnet8"], ["synthetic"], [0])[0])
     norms = measure_gradient_norms(finished)
     assert norms["step"].tolist() == [0, 4]
     assert [name for name in norms.columns if "conv" in name][:2] == ["stem_conv", "stage1_block1_conv1"]
@@ -315,7 +328,7 @@ def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
         ).to_csv(run.gradient_norms, index=False)
         runs.append(run)
     folder = degrade(given, [8, 8], [0], short=True)
-    found = [_read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")]
+    found = [read_finished(plan_runs(given, [m], ["synthetic"], [0])[0]) for m in ("plain8", "resnet8")]
     table = pd.read_csv(folder / "degradation.csv").set_index("form")
     assert table["training error, last report"].to_dict() == {"plain": 40, "resnet": 20}
     assert table["test error"]["plain"] == 46

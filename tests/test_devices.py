@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import ROOT, user_environment
 
 from cifar10_train import Train, train
-from resnet_study import devices
+from resnet_study import devices, errors
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
@@ -168,7 +168,7 @@ def test_a_run_on_the_processor_beside_a_gpu_notes_no_gpu(machine, tmp_path):
 def idle_gpu(machine, monkeypatch):
     """A machine with a GPU that TensorFlow does not list."""
     machine()
-    devices._tell.cache_clear()
+    errors._said.clear()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices.shutil, "which", lambda name: f"/usr/bin/{name}")
     exists = devices.Path.exists

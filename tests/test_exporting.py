@@ -22,6 +22,7 @@ from resnet_study.exporting import export
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.exporting.formats import Writer
 from resnet_study.exporting.plain_keras import make_plain
+from resnet_study.files import write_json
 from resnet_study.networks.first_and_last import find_first_and_last
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
@@ -213,8 +214,12 @@ def test_a_file_that_lost_its_class_names_says_so(exported, tmp_path, capsys):
         network = min(item.header_offset for item in packed.infolist())
     (tmp_path / "cut.tflite").write_bytes((exported / "litert" / "done.tflite").read_bytes()[:network])
     model = open_model(str(tmp_path / "cut.tflite"))
-    assert find_class_names(str(tmp_path / "cut.tflite"), model)[""][1] == "class 1"
+    numbered = find_class_names(str(tmp_path / "cut.tflite"), model)[""]
+    assert numbered[1] == "class 1"
     assert "cut.tflite tells no names of its classes, so they are numbered" in capsys.readouterr().out
+    names = [f"name {index}" for index in range(len(numbered))]
+    write_json(tmp_path / "data.json", {"class_names": names})  # the run that it lies in tells them
+    assert find_class_names(str(tmp_path / "cut.tflite"), model)[""] == names and not capsys.readouterr().out
 
 
 @pytest.mark.slow

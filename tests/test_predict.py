@@ -33,7 +33,7 @@ from resnet_study.networks.layers import PixelNormalization
 from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_around
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.studies import compress, prune
 
@@ -57,6 +57,12 @@ def begin(config):
     outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, outputs).save(run.best)
     return run
+
+
+def test_shipped_weights_lie_in_no_run(tmp_path, monkeypatch):
+    write_json(tmp_path / "data.json", {"class_names": ["a", "b"]})
+    monkeypatch.chdir(tmp_path)
+    assert run_around("cifar10") is None and run_around(str(tmp_path / "x.keras")).path == tmp_path
 
 
 def test_other_predictions_are_kept(tmp_path):

@@ -116,7 +116,7 @@ def read_member(path: str, largest: int) -> bytes | None:
         return None
     archive, info = member
     if info.file_size > largest:
-        raise UsageError(f"{path} has {info.file_size:,} bytes, expected at most {largest:,}; give a smaller image")
+        raise UsageError(f"{path} has {info.file_size:,} bytes, expected at most {largest:,}; give a smaller file")
     try:
         with archive.open(info) as opened:
             return opened.read(largest)

@@ -25,7 +25,7 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
     """Finds the images that the settings mean, and says what was taken for what.
 
     Args:
-        config: uses data_dir, labels, label_level.
+        config: uses data_dir, labels, label_separator, label_level.
 
     Raises:
         UsageError: as `find_labelled`; or there are fewer than two classes, or one without training images.

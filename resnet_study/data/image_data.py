@@ -85,10 +85,10 @@ def read_file(path: Path, largest: int) -> bytes:
     """
     try:
         if path.stat().st_size > largest:
-            raise UsageError(f"{path} has {path.stat().st_size:,} bytes, expected at most {largest:,}; download it again")  # fmt: skip
+            raise UsageError(f"{path} has {path.stat().st_size:,} bytes, expected at most {largest:,}; give another file")  # fmt: skip
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path} could not be read ({error.strerror or error}); give another --data_dir") from error
+        raise UsageError(f"{path} could not be read ({error.strerror or error}); give another file") from error
 
 
 def check_labels(labels: np.ndarray, classes: int, source: str) -> None:

@@ -301,7 +301,7 @@ def _as_array(opened) -> np.ndarray:
     return np.asarray(opened)
 
 
-def _register_heic(file: Path) -> tuple[str, ...]:
+def _register_heic(file: str) -> tuple[str, ...]:
     """Makes Pillow read HEIC; returns its name of that format."""
     try:
         import pillow_heif

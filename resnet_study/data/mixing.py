@@ -29,10 +29,12 @@ class Mixer:
     """What the settings ask for beyond the augmentation of single images; nothing where they ask for nothing."""
 
     def __init__(self, config, shape, classes: int):
-        """Args:
-        config: uses rand_augment, mixup, cutmix, seed.
-        shape: of an image, (height, width, channels).
-        classes: number of classes.
+        """Makes what the settings ask for.
+
+        Args:
+            config: uses rand_augment, mixup, cutmix, seed.
+            shape: of an image, (height, width, channels).
+            classes: number of classes.
         """
         self._seed, self._classes = config.seed, classes
         self._augment = None

@@ -9,7 +9,6 @@ from pathlib import Path
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
-from resnet_study.networks import registry
 from resnet_study.run_folder import RunFolder, run_around
 
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
@@ -102,6 +101,6 @@ def check_own_of(path: str, dataset: str, fingerprint: str, place: str) -> None:
         dataset: setting `dataset` of the images.
         fingerprint, place: of the images.
     """
-    run = None if path in registry.SHIPPED else run_around(path)
+    run = run_around(path)
     if run is not None and run.holds_run() and read_json(run.config, dict).get("dataset") == dataset:
         check_own(run, fingerprint, place)

@@ -27,12 +27,11 @@ import numpy as np
 
 from resnet_study.class_names import THRESHOLD
 from resnet_study.errors import UsageError, advise, shorten
-from resnet_study.evaluation import find_class_names
+from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.files import ASIDE, write_json
-from resnet_study.networks import registry
 from resnet_study.prediction import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
@@ -173,10 +172,7 @@ def _by_head(answers):
 
 def describe_source(path: str, model: keras.Model) -> dict:
     """What a network was loaded from: source, source_sha256 of the file and model, see the head."""
-    place = Path(path).expanduser()
-    place = RunFolder(place).best if place.is_dir() else place
-    if path in registry.SHIPPED:
-        place = registry.shipped_file(model.name, path)
+    place = find_file(path, model)
     return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None, "model": model.name}
 
 

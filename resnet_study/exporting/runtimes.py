@@ -107,7 +107,7 @@ class SavedModel:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         _refuse_side_effects(path)
-        self._tf, self._loaded = tf, tf.saved_model.load(path)
+        self._loaded = tf.saved_model.load(path)
         signature = self._loaded.signatures["serving_default"]
         self.runtime = f"tensorflow {tf.__version__}"
         specs = signature.structured_input_signature[1]

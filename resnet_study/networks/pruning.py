@@ -21,7 +21,6 @@ from resnet_study.errors import UsageError
 from resnet_study.networks.multiply_adds import multiply_adds
 
 STEP = 16  # channels that are kept or go together
-CRITERIA = ("taylor", "l1", "norm")
 _IMAGES, _BATCH = 1000, 100
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from resnet_study.errors import UsageError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What is known of a registered network.
 
@@ -35,7 +35,7 @@ class ModelSpec:
 
     name: str
     builder: str
-    options: dict
+    options: dict = dataclasses.field(default_factory=dict)
     summary: str
     trainable: int
     multiply_adds: int
@@ -186,7 +186,6 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             name="inception_resnet_v1",
             builder="resnet_study.networks.inception_resnet:build_inception_resnet_v1",
-            options={},
             summary="Inception-ResNet v1 as published",
             trainable=20_981_258,
             multiply_adds=6_206_361_696,
@@ -196,7 +195,6 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             name="inception_resnet_v1_small",
             builder="resnet_study.networks.inception_resnet:build_inception_resnet_v1_small",
-            options={},
             summary="the same for 32x32: stem that halves once, a quarter of the filters, 2 A, 3 B and 2 C modules",
             trainable=702_218,
             multiply_adds=37_177_728,
@@ -206,7 +204,6 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             name="resnet9",
             builder="resnet:build_resnet9",
-            options={},
             summary="wide residual network with a whitening stem, trained in minutes",
             trainable=3_188_450,
             multiply_adds=160_651_552,
@@ -217,7 +214,6 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             name="airbench",
             builder="resnet_study.networks.airbench:build_airbench",
-            options={},
             summary="six wide convolutions behind a whitening stem, GELU; 94 % on CIFAR-10 for 0.36 PFLOP",
             trainable=1_971_352,
             multiply_adds=118_147_360,

@@ -31,14 +31,14 @@ def make_plot(x_label: str, y_label: str, **options):
     return plot
 
 
-def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest=None, lowest=0.0):
+def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest=None):
     """Lines over one axis, with a legend whose entries switch them off, and their values under the pointer.
 
     Args:
         x_label, y_label: of the axes.
         lines: {name: (x, y)}, float [n] each.
         x_range: of another plot, so that both are zoomed together; None = one of its own.
-        highest, lowest: of the y axis; None = from the values.
+        highest: of the y axis, which begins at 0; None = from the values.
 
     Returns:
         Bokeh figure.
@@ -60,7 +60,7 @@ def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest
         )
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     if highest is not None:
-        plot.y_range = Range1d(lowest, highest)
+        plot.y_range = Range1d(0, highest)
     _place_legend(plot)
     return plot
 

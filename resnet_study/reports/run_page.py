@@ -98,14 +98,10 @@ def naming_damage(run: RunFolder):
 
 def _write(run, tested):
     config, recipe, numbers = list_numbers(run)
-    result, history, names = (
-        read_result(run),
-        run.read_history(),
-        run.read_class_names(read_result(run).get("head", "")),
-    )
+    result, history = read_result(run), run.read_history()
     part = result["predictions"]
     metrics = result[part]
-    names = names or run.read_class_names()
+    names = run.read_class_names(result.get("head", "")) or run.read_class_names()
     probabilities = run.read_predictions((metrics["images"], len(names)))
     # Where broken images were skipped, nobody knows which answer is of which image.
     several = "mean_average_precision" in metrics
@@ -128,7 +124,6 @@ def _write(run, tested):
         name=run.path.name,
         title=f"{config.model_name} on {config.dataset_name}",
         recipe=recipe,
-        config=config,
         command=config.command,
         result=result,
         part=part,

@@ -60,7 +60,7 @@ class ServedModel:
         self.runtime = model.runtime if exported else f"Keras {keras.__version__}"
         self._predictor = Predictor(model)
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
-        run = run_around(source) if source not in registry.SHIPPED else None
+        run = run_around(source)
         self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
         settings = self._settings or read_as_trained(config, source, model)
         self._reading = settings.reading(self.class_names)

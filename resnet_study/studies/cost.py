@@ -22,8 +22,9 @@ from resnet_study.errors import UsageError
 from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.predictor import Predictor
 from resnet_study.reports.results import name_hardware
+from resnet_study.run_folder import run_folder_of
 from resnet_study.saved_models import load_model
-from resnet_study.studies.runs import fingerprint, remembered, run_folder_of
+from resnet_study.studies.runs import fingerprint, remembered
 
 COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory takes: steps of each report, reports
 

@@ -33,8 +33,8 @@ from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import write_study
 from resnet_study.reports.tables import escape, table_lines
-from resnet_study.run_folder import RunFolder
-from resnet_study.studies.runs import FinishedRun, describe, format_spread, result_row, run_folder_of
+from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.studies.runs import describe, format_spread, read_finished, result_row
 
 # Metrics of the summary: title, digits.
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
@@ -150,10 +150,7 @@ def _is_readable(file, config) -> bool:
 
 
 def _sum_up(config, folds, summary: RunFolder) -> Path:
-    finished = []
-    for fold in folds:
-        run = run_folder_of(fold)
-        finished.append(FinishedRun(fold, run, run.read_history(), read_result(run, "test")))
+    finished = [read_finished(fold) for fold in folds]
     names = finished[0].run.read_class_names()
     for each in finished:
         if each.run.read_class_names() != names:

@@ -94,7 +94,7 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
 
 def _source_steps(path, config) -> int:
     """The steps of the training of a source, whose decays were made for it; where no run tells, those of the preset."""
-    run = None if path in registry.SHIPPED else run_around(path)
+    run = run_around(path)
     if run is not None and run.holds_run():
         return run.read_config(HyperParameters).train_steps
     return from_preset(config.preset).train_steps

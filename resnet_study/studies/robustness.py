@@ -90,9 +90,9 @@ def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
     print(f"corrupted images: {finished.run.path.name}", flush=True)
     config = finished.config
     test = cifar10_input.load_data(config).test
-    # In the number format of the run, which is faster than float32: each model is tested twenty-one times.
+    # In bfloat16 where the run had it, which is faster than float32: each model is tested twenty-one times.
     policy = devices.choose_policy(config.precision, config.strategy, finished.run.stored_policy())
-    predictor = Predictor(str(finished.run.best), "float32" if policy == "float32" else "bfloat16")
+    predictor = Predictor(str(finished.run.best), "bfloat16" if policy == "mixed_bfloat16" else "float32")
 
     def accuracy(corruption, severity):
         images = corruptions.corrupt(test.images, corruption, severity)

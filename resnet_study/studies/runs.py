@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import gc
 import re
+import shlex
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,10 @@ from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.presets import default_preset
+from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw
 from resnet_study.reports.results import describe_origin, write_study
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, run_folder_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +167,7 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
         gc.collect()
     if len(failures) == len(configs):
         raise UsageError(f"all {len(configs)} runs failed: {' | '.join(failures.values())}")
-    return [_read_finished(config) for config in configs if config not in failures], list(failures.values())
-
-
-def run_folder_of(config) -> RunFolder:
-    return RunFolder(f"{config.runs_dir}/{config.run_name}")
+    return [read_finished(config) for config in configs if config not in failures], list(failures.values())
 
 
 def data_key(config):
@@ -217,7 +215,8 @@ def _finish(config, data):
     draw(run, config.data_dir)
 
 
-def _read_finished(config) -> FinishedRun:
+def read_finished(config) -> FinishedRun:
+    """A run that is finished, from its folder."""
     run = run_folder_of(config)
     return FinishedRun(config, run, run.read_history(), read_result(run, "test"))
 
@@ -317,6 +316,7 @@ def write_results(folder, command, rows, report, drawn, groups, failures) -> Pat
     names = [each.run.path.name for runs in groups.values() for each in runs]
     write_study(folder, command, rows, report, drawn, names)
     if failures:
+        write_study_page(folder)  # which the command writes otherwise
         raise UsageError(
             f"{len(failures)} runs failed, {folder} shows the others: {' | '.join(failures)}; the same command tries them again"
         )
@@ -330,10 +330,10 @@ def study_command(mode: str, given: dict, **options) -> str:
         if value is True:
             parts.append(f"--{name}")
         elif value is not False:
-            parts.append(f"--{name}={','.join(str(item) for item in value)}")
+            parts.append(f"--{name}={shlex.quote(','.join(str(item) for item in value))}")
     fields = {field.name: field for field in dataclasses.fields(HyperParameters)}
     parts += [
-        f"--{name}={value}"
+        f"--{name}={shlex.quote(str(value))}"
         for name, value in given.items()
         if name == "version" or not fields[name].metadata["operational"]
     ]

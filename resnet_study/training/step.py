@@ -27,7 +27,7 @@ class UpdateRule:
         batch_size: images of a batch, those of all devices together.
         parts: in which each batch is computed, one after the other.
         weight_decay: factor d of the gradient term d*w.
-        weight_decay_on: which variables decay, a key of `optimizers.find_decayed`.
+        weight_decay_on: which variables decay, a value of `--weight_decay_on`.
         beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
         weight_averaging: decay per step of an exponential moving average of the weights; 0 = none is kept.
         lookahead_steps: every that many steps the weights are set to their average; 0 = never.
