@@ -129,7 +129,7 @@ class Train:
             raise UsageError(
                 f"this Train has trained to step {self.step:,}, expected a new one; make another Train, or give resume=True"
             )
-        check_callbacks(callbacks)
+        callbacks = check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
         self._under_way.clear()
         with self.run.locked() if self.is_chief else contextlib.nullcontext(), naming_errors(self.config, self.run):
@@ -152,9 +152,12 @@ class Train:
                     trim_events(self.run.tensorboard, {})
                 self._describe()
                 self.run.keep_changes(self.config)  # only now: images may have been refused
-            if not self._has_ended():
+            had_ended = self._has_ended()
+            if not had_ended:
                 self._loop(callbacks)
-            if self.is_chief:
+            if self.is_chief and not (
+                had_ended and self.run.has_final()
+            ):  # which may be the weights that a callback put back
                 self._export.save(self.stage, self.run.final)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
@@ -206,7 +209,7 @@ class Train:
 
     def _loop(self, callbacks):
         """Trains from `step` on."""
-        callbacks = list(callbacks) if self.is_chief else []
+        callbacks = callbacks if self.is_chief else []
         shown = self._export.update(self.stage) if callbacks else self.model
         shown.stop_training = False
         callback_list = make_callback_list(

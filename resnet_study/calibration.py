@@ -16,16 +16,26 @@ import scipy.optimize
 import scipy.special
 
 _BINS = 15  # of equal width, as Guo et al. 2017 have them
-_SMALLEST = 1e-12  # instead of a probability of 0, whose logarithm is no number
+_SMALLEST = 1e-38  # instead of a probability of 0, whose logarithm is no number; float32 holds hardly any smaller
 
 
-def check_labels(labels) -> np.ndarray:
-    """Labels as int [num_images]; also those of shape [num_images, 1], as `keras.datasets` has them. Raises ValueError for others."""
+def as_labels(labels, probabilities: np.ndarray) -> np.ndarray:
+    """The labels of answers as int [num_images]; also those of shape [num_images, 1], as `keras.datasets` has them.
+
+    Raises:
+        ValueError: they are no whole numbers 0..classes-1, there are none, or not as many as answers.
+    """
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be whole numbers [num_images], received {labels.dtype} of shape {labels.shape}")
+    count, classes = probabilities.shape
+    if not count or len(labels) != count or labels.min() < 0 or labels.max() >= classes:
+        bounds = f", {labels.min()}..{labels.max()}" if len(labels) else ""
+        raise ValueError(
+            f"labels must be one for each of the {count} answers, 0..{classes - 1}, received {len(labels)}{bounds}"
+        )
     return labels
 
 
@@ -40,7 +50,7 @@ def reliability_table(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
         Table with a row for each of the 15 bins of equal width, the first from 0: columns images (their number), confidence and
         accuracy (means over these images, 0..1; NaN where a bin is empty).
     """
-    labels, confidence = check_labels(labels), probabilities.max(axis=1)
+    labels, confidence = as_labels(labels, probabilities), probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     # A bin holds its upper bound, as in the paper.
     bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
@@ -114,8 +124,13 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Returns:
         A number from 0, which is best, to 2.
     """
-    targets = np.eye(probabilities.shape[1])[check_labels(labels)]
+    targets = np.eye(probabilities.shape[1])[as_labels(labels, probabilities)]
     return float(np.mean(np.sum((probabilities - targets) ** 2, axis=1)))
+
+
+def _check_temperature(temperature):
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature must be a number above 0, received {temperature}")
 
 
 def change_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -127,7 +142,11 @@ def change_temperature(probabilities: np.ndarray, temperature: float) -> np.ndar
 
     Returns:
         float [num_images, num_labels]; the order of the classes of each image stays.
+
+    Raises:
+        ValueError: the temperature is not above 0.
     """
+    _check_temperature(temperature)
     # Logits that differ by a constant in a row give the same probabilities, and logarithms of probabilities do so.
     return scipy.special.softmax(np.log(np.maximum(probabilities, _SMALLEST)) / temperature, axis=1)
 
@@ -151,7 +170,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         probabilities = np.array([[0.9, 0.1]] * 4)  # surer than it should be: one answer of four is wrong
         print(round(fit_temperature(probabilities, np.array([0, 0, 0, 1])), 2))  # 2.0
     """
-    labels = check_labels(labels)
+    labels = as_labels(labels, probabilities)
     logits, rows = np.log(np.maximum(probabilities, _SMALLEST)), np.arange(len(labels))
 
     def loss(log_temperature):
@@ -177,8 +196,7 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
         model = load_model("cifar10")
         set_temperature(model, 1.5)
     """
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"temperature must be a number above 0, received {temperature}")
+    _check_temperature(temperature)
     last = model.layers[-1]
     if len(model.outputs) != 1:
         raise ValueError(f"expected a model with one head, received one with {len(model.outputs)}")

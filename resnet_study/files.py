@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 from resnet_study.errors import UsageError, advise, as_text
 
 ASIDE = ".aside-"
+_LONGEST = 3600  # seconds without a change after which a file is no longer being written
 _WAITS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)  # seconds between the tries to move a file, about two in all
 
 
@@ -33,6 +35,23 @@ def written_aside(path: Path):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def is_being_written(aside: Path) -> bool:
+    """Whether another process that lives, on this machine, writes what will be moved into place."""
+    match = re.match(rf"{re.escape(ASIDE)}(\d{{1,7}})-", aside.name)
+    # On Windows the signal 0 would end that process; there nobody can delete what it has open.
+    if not match or int(match[1]) == os.getpid() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    with contextlib.suppress(OSError):
+        return time.time() - aside.stat().st_mtime < _LONGEST  # or it is another process of that number
+    return False
 
 
 def _move(aside: Path, path: Path) -> None:

@@ -5,8 +5,8 @@ import scipy.stats
 import sklearn.metrics
 
 from resnet_study.calibration import (
+    as_labels,
     brier_score,
-    check_labels,
     error_by_chance,
     expected_calibration_error,
     reliability_table,
@@ -68,7 +68,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
         return _measure_several(probabilities, labels, class_names)
-    labels = check_labels(labels)
+    labels = as_labels(labels, probabilities)
     classes = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]

@@ -56,7 +56,8 @@ class Predictor:
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)
-        except ValueError:
+        # Layers of others can fail in many ways to be made again.
+        except (ValueError, TypeError, AttributeError, NotImplementedError):
             if precision == "bfloat16":
                 raise
             folded = self.model  # the same answers, more slowly

@@ -35,7 +35,7 @@ import numpy as np
 from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
 from resnet_study.devices import POLICIES, is_chief
 from resnet_study.errors import UsageError, as_text, say_once, shorten
-from resnet_study.files import ASIDE, read_json, read_text, write_atomically, write_json
+from resnet_study.files import ASIDE, is_being_written, read_json, read_text, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.settings import Settings
@@ -89,6 +89,8 @@ class RunFolder:
             ) from error
         try:
             for aside in list(self.path.rglob(f"{ASIDE}*")):
+                if is_being_written(aside):  # by a test or an export, which need no lock
+                    continue
                 if aside.is_dir():
                     shutil.rmtree(aside)
                 else:
@@ -162,6 +164,11 @@ class RunFolder:
         longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in changed})
         if longer != stored:
             write_atomically(self.config, longer.to_json() + "\n")
+
+    def has_final(self) -> bool:
+        """Whether `final.keras` is of the newest checkpoint, so that the training has ended with it."""
+        checkpoint = latest_checkpoint_in(self.checkpoints)
+        return self.final.is_file() and (checkpoint is None or self.final.stat().st_mtime >= checkpoint.stat().st_mtime)
 
     def read_config(self, settings: type[Settings]):
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
@@ -298,11 +305,7 @@ class RunFolder:
         done = 0
         if history is not None and len(history):
             done = int(history["step"].iloc[-1]) if length == "train_steps" else len(history) - 1
-        checkpoint = latest_checkpoint_in(self.checkpoints)
-        has_ended = self.final.is_file() and (
-            checkpoint is None or self.final.stat().st_mtime >= checkpoint.stat().st_mtime
-        )
-        if stored.patience and 0 < done < kept and has_ended:
+        if stored.patience and 0 < done < kept and self.has_final():
             raise UsageError(
                 f"--patience has ended {self} after {done} of {kept}, and would again, received --{length}={given}; go on from its weights in "
                 "another run, with --is_use_ckpt and --ckpt_path, or --weights"

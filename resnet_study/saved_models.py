@@ -26,7 +26,7 @@ from resnet_study.class_names import pack_class_names
 from resnet_study.errors import UsageError, one_line, shorten
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
-from resnet_study.networks.layers import PixelNormalization, finalize_layers
+from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization, finalize_layers
 
 _LARGEST_MODEL = 2 << 30  # bytes unpacked
 
@@ -141,6 +141,11 @@ def check_head_names(names, place: Path) -> None:
 
 def _load_checkpoint(path: Path) -> keras.Model:
     arrays, facts = read_checkpoint(path)
+    if isinstance(facts.get("net"), dict) and "head" in facts["net"]:
+        raise UsageError(
+            f"expected a checkpoint of cifar10_main.py, received {path} of flowers.train, which lacks what never changes; give the run "
+            "folder or its best.keras"
+        )
     try:
         stored = facts["net"]
         model = registry.find(stored["model"]).build(
@@ -158,9 +163,18 @@ def _load_checkpoint(path: Path) -> keras.Model:
 
 
 def as_functional(model):
-    """A `keras.Sequential` whose input is known as a functional model of the same layers; anything else as it is."""
+    """A `keras.Sequential` whose input is known as a functional model of the same layers; anything else as it is.
+
+    Raises:
+        UsageError: it is a keras.Model whose layers Keras does not know.
+    """
     if isinstance(model, keras.Sequential) and model.built:
         return keras.Model(model.inputs, model.outputs[0], name=model.name)
+    if isinstance(model, keras.Model) and not hasattr(model, "operations"):
+        raise UsageError(
+            f"expected a functional model, received {type(model).__name__} '{model.name}'; build it with keras.Model(inputs, outputs), a "
+            "keras.Sequential with a keras.Input"
+        )
     return model
 
 
@@ -223,7 +237,7 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
     try:
         if path.suffix == ".keras":
             source = read_model(path)
-            found = _copy_normalization(source)
+            found = None if preprocessing is not None else _copy_normalization(source)
         else:
             source, found = path, None if preprocessing is not None else _stored_normalization(path)
     except UsageError:
@@ -303,24 +317,39 @@ def _find_new_head(path: Path, network: keras.Model) -> dict[str, tuple[int, int
 
 
 def _copy_normalization(source):
-    """A copy of the layer that a trained model puts before its network, without weights; None if it has none."""
+    """A copy of the layer that a trained model puts before its network, without weights; None if it has none.
+
+    Raises:
+        UsageError: it puts several there, or one that is not known.
+    """
     kinds = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
-    inputs = [id(tensor) for tensor in source.inputs]
-    for layer in source.layers:
-        if isinstance(layer, kinds) and id(layer.input) in inputs:
-            return type(layer).from_config(layer.get_config())
-    return None
+    # `layer.input` of a model within the model is a tensor within it.
+    given, made = keras.Operation.input.fget, keras.Operation.output.fget
+    found, tensor = [], source.inputs[0]
+    for layer in source.layers[1:]:
+        within = type(layer).__module__.startswith("keras.src.layers.preprocessing.") or isinstance(layer, keras.Model)
+        if given(layer) is not tensor or layer.trainable_weights or not (within or isinstance(layer, kinds)):
+            break
+        tensor = made(layer)
+        if not type(layer).__name__.startswith("Random"):  # which changes nothing but in training
+            found.append(layer)
+    if len(found) > 1 or not all(isinstance(layer, kinds) for layer in found):
+        raise UsageError(
+            f"expected weights of a network behind one layer of pixel normalisation, received '{source.name}' behind "
+            f"{', '.join(layer.name for layer in found)}; give these as preprocessing, such as a keras.Sequential"
+        )
+    return type(found[0]).from_config(found[0].get_config()) if found else None
 
 
 def _stored_normalization(path: Path):
     """The `PixelNormalization` whose constants a `.weights.h5` file holds; None if its network had none."""
     with h5py.File(path) as file:
         groups = _layer_groups(file)
-        group = groups.get("pixel_normalization")
-        stored = group["vars"] if group is not None and "vars" in group else {}
-        if {"mean", "scale", "per_image"} <= set(stored):
-            mean, scale = (stored[name][()].tolist() for name in ("mean", "scale"))
-            return PixelNormalization(mean, scale, bool(stored["per_image"][()]), name="normalization")
+        for kind, layer in (("pixel_normalization", PixelNormalization), ("caffe_preprocessing", CaffePreprocessing)):
+            stored = groups[kind]["vars"] if kind in groups and "vars" in groups[kind] else {}
+            if {"mean", "scale", "per_image"} <= set(stored):
+                mean, scale = (stored[name][()].tolist() for name in ("mean", "scale"))
+                return layer(mean, scale, per_image=bool(stored["per_image"][()]), name="normalization")
         # ResNet-9, airbench and Inception-ResNet have rescalings of their own.
         scaled = any(
             name.startswith("rescaling")
@@ -328,7 +357,7 @@ def _stored_normalization(path: Path):
             and not re.fullmatch(r"None|(.*_)?scale", str(part["vars"].attrs.get("name")))
             for name, part in groups.items()
         )
-        if group is not None or "normalization" in groups or scaled:
+        if scaled or {"pixel_normalization", "caffe_preprocessing", "normalization"} & set(groups):
             raise UsageError(
                 f"expected weights whose pixel normalisation is known, received {path}, which was saved from a network "
                 "with such a layer but without its constants; give that layer as preprocessing, such as "
@@ -368,18 +397,33 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
                 f"weights of '{source.name}' do not fit '{target.name}': layer {name} expects {shapes}, received {received}"
             )
     _check_form(f"'{source.name}'", [layer.name for layer in source.layers], target)
-    there = {layer.name for layer in target.layers}
-    for layer in source.layers:
-        if layer.weights and re.match(r"stage\d+_block\d+", layer.name) and layer.name not in there:
-            raise ValueError(
-                f"weights of '{source.name}' do not fit '{target.name}': they have a layer {layer.name}, which it lacks"
-            )
+    for layer in _list_dropped(source, target):
+        raise ValueError(
+            f"weights of '{source.name}' do not fit '{target.name}': they have a layer {layer.name}, which it lacks"
+        )
     names = source.name, target.name
-    if names[0] != names[1] and all(re.fullmatch(r"(resnet|plain)\d+(_preact|_v2)?", name) for name in names):
+    if names[0] != names[1] and all(
+        name in registry.MODELS or re.fullmatch(r"(resnet|plain)\d+(_preact|_v2)?", name) for name in names
+    ):
         raise ValueError(f"weights of '{source.name}' do not fit '{target.name}': they are another network's")
     for name in wanted:
         target.get_layer(name).set_weights(given[name])
     finalize_layers(target)
+
+
+def _list_dropped(source: keras.Model, target: keras.Model) -> list:
+    """Layers with weights that `target` lacks, although it is no shorter network: heads, and behind the last layer of a network without
+    its top what such a top has, dense layers and convolutions of one pixel."""
+    there = {layer.name for layer in target.layers}
+    weighted = [layer for layer in source.layers if layer.weights]
+    shared = [number for number, layer in enumerate(weighted) if layer.name in there]
+    has_top = any(name.startswith("predictions") for name in there)
+    dropped = []
+    for number, layer in enumerate(weighted):
+        is_top = not has_top and number > max(shared, default=-1) and set(getattr(layer, "kernel_size", (1,))) == {1}
+        if layer.name not in there and not layer.name.startswith("predictions") and not is_top:
+            dropped.append(layer)
+    return dropped
 
 
 def _list_layers(path: Path) -> list[str]:

@@ -42,6 +42,9 @@ def test_labels_of_keras_datasets_are_labels(tmp_path):
         assert measure_some(probabilities, labels[:, None].tolist()) == measure_some(probabilities, labels)
         with pytest.raises(ValueError, match="labels must be whole numbers"):
             measure_some(probabilities, labels / 2)
+        for wrong in (labels - 1, labels + 1, labels[:1], labels[:0]):
+            with pytest.raises(ValueError, match="labels must be one for each of the 50 answers"):
+                measure_some(probabilities, wrong)
 
 
 def test_a_sure_and_right_network_is_calibrated_and_a_bound_belongs_to_the_bin_below():
@@ -50,7 +53,7 @@ def test_a_sure_and_right_network_is_calibrated_and_a_bound_belongs_to_the_bin_b
     assert reliability_table(np.array([[0.2] * 5]), np.array([0]))["images"].tolist() == [0, 0, 1, *[0] * 12]
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0, 10.0])
 def test_the_temperature_of_a_distorted_network_is_found(temperature):
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=2, size=(20000, 6))
@@ -96,6 +99,8 @@ def test_a_model_without_softmax_is_refused():
     for temperature in (0, -1, np.nan):
         with pytest.raises(ValueError, match="a number above 0"):
             set_temperature(heads, temperature)
+        with pytest.raises(ValueError, match="a number above 0"):
+            change_temperature(np.array([[0.8, 0.2]]), temperature)
 
 
 def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsys):

@@ -194,6 +194,11 @@ def test_num_residual_blocks_sets_the_depth(model, blocks, name):
     assert HyperParameters(model=model, num_residual_blocks=blocks).model_name == name
 
 
+def test_a_depth_is_not_taken_for_that_of_bottlenecks():
+    with pytest.raises(UsageError, match="would give resnet164_v2, which is a network of bottlenecks"):
+        _ = HyperParameters(model="resnet20_v2", num_residual_blocks=27).model_name
+
+
 @pytest.mark.parametrize("model", ["resnet9", "resnet164_v2", "lenet5"])
 def test_networks_of_other_depths_take_no_number_of_blocks(model):
     with pytest.raises(UsageError, match=f"depth 6n.2 .*received --model={model}"):

@@ -51,6 +51,15 @@ def test_channels_that_do_nothing_go_and_nothing_changes(form, count):
     np.testing.assert_allclose(smaller(IMAGES.images), model(IMAGES.images), atol=1e-4)
 
 
+def test_blocks_without_a_shortcut_stay_and_a_network_may_have_another_name():
+    plain = build_resnet(2, "plain", input_shape=(16, 16, 3))
+    assert all(pruning.choose_widths(plain, pruning.score_channels(plain, "l1", IMAGES, 0), 0.7))
+    named = [build_resnet9(input_shape=(16, 16, 3), name=name) for name in ("resnet9", "mine")]
+    scores = pruning.score_channels(named[0], "l1", IMAGES, 0)
+    smallest = [pruning.choose_widths(model, scores, 0.51) for model in named]
+    assert smallest[0] == smallest[1] and 0 in smallest[0]
+
+
 def test_widths_are_multiples_of_16_within_the_budget():
     model = find("resnet20").build(classes=10)
     scores = pruning.score_channels(model, "l1", IMAGES, 0)

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -111,10 +112,23 @@ def test_a_file_is_cut_short_after_so_many_bytes(tmp_path, monkeypatch, size):
 def test_what_a_killed_process_was_writing_is_no_obstacle_and_is_deleted(tmp_path):
     run = RunFolder(tmp_path / "x")
     run.path.mkdir()
-    (run.path / ".aside-123-config.json").write_text("hal")
+    (run.path / ".aside-4194999-config.json").write_text("hal")
     with run.locked():
         run.begin(from_preset("smoke"), resume=False, overwrite=False)
     assert sorted(path.name for path in run.path.iterdir() if path.name != ".lock") == ["config.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not say whether a process lives")
+def test_what_a_living_process_is_writing_stays(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    run.path.mkdir()
+    written = run.path / f".aside-{os.getppid()}-model.onnx"
+    written.write_text("hal")
+    with run.locked():
+        assert written.exists()
+    os.utime(written, (0, 0))  # another process has that number now
+    with run.locked():
+        assert not written.exists()
 
 
 def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, monkeypatch):

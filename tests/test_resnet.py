@@ -21,6 +21,7 @@ from resnet_study.errors import UsageError
 from resnet_study.networks import layers, registry
 from resnet_study.networks.airbench import build_airbench
 from resnet_study.networks.baselines import build_alexnet, build_lenet5, build_plain_cnn
+from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels, sigmoid_gelu
 from resnet_study.networks.signatures import ResNetOptions
@@ -299,6 +300,48 @@ def test_a_file_brings_the_normalization_of_stock_keras(layer, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8).astype(np.float32)
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(build_resnet(1, weights=tmp_path / "model.keras")(images), model(images))
+
+
+def test_a_file_behind_several_layers_asks_for_them_as_preprocessing(tmp_path):
+    rescale, flip = keras.layers.Rescaling(1 / 127.5, -1), keras.layers.RandomFlip("horizontal")
+    for number, parts in enumerate(
+        ([rescale, keras.layers.Normalization(mean=0, variance=9.0)], [keras.Sequential([rescale])])
+    ):
+        image = start = keras.Input((32, 32, 3))
+        for layer in parts:
+            start = layer(start)
+        model = build_resnet(1, input_tensor=start)
+        model.save(tmp_path / f"{number}.keras")
+        with pytest.raises(UsageError, match="behind one layer of pixel normalisation, received"):
+            build_resnet(1, weights=tmp_path / f"{number}.keras")
+        build_resnet(1, weights=tmp_path / f"{number}.keras", preprocessing=keras.layers.Identity())
+    image = keras.Input((32, 32, 3))
+    build_resnet(1, input_tensor=rescale(flip(image))).save(tmp_path / "flipped.keras")
+    assert build_resnet(1, weights=tmp_path / "flipped.keras").layers[1].scale == rescale.scale
+
+
+def test_weights_with_layers_that_the_network_lacks_are_refused():
+    inception = build_inception_resnet_v1_small
+    with pytest.raises(ValueError, match="which it lacks"):
+        copy_weights(inception(modules=(1, 2, 1)), inception(modules=(1, 1, 1)))
+    with pytest.raises(ValueError, match="which it lacks"):
+        copy_weights(inception(modules=(1, 1, 2)), inception(modules=(1, 1, 1), include_top=False))
+    with pytest.raises(ValueError, match="another network's"):
+        copy_weights(build_lenet5("1998"), build_lenet5())
+
+
+def test_a_normalization_given_to_two_networks_is_one_in_each():
+    pixels = PixelNormalization(120.0, 60.0)
+    models = [build_resnet(1, preprocessing=pixels) for _ in range(2)]
+    assert models[0].layers[1] is pixels and models[1].layers[1] is not pixels
+    assert len(fold_batch_norm(models[1]).layers) == len(fold_batch_norm(models[0]).layers)
+    with pytest.raises(ValueError, match="preprocessing must be a layer or None, received 'cifar10'"):
+        build_resnet(1, preprocessing="cifar10")
+
+
+def test_images_that_the_constants_would_make_larger_are_refused():
+    with pytest.raises(ValueError, match="expected images of the size of the constants"):
+        PixelNormalization([1, 2, 3], [4, 5, 6])(np.zeros((2, 8, 8, 1)))
 
 
 def test_weights_without_the_constants_of_their_normalization_are_refused(tmp_path):

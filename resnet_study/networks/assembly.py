@@ -6,6 +6,7 @@ import operator
 import keras
 from keras import layers
 
+from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import SHIPPED
 from resnet_study.saved_models import load_weights, open_weights
 
@@ -79,6 +80,11 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
             )
         if preprocessing is not None:
             raise ValueError(f"weights={weights!r} bring their own preprocessing; leave the argument out")
+    if preprocessing is not None and not callable(preprocessing):
+        raise ValueError(f"preprocessing must be a layer or None, received {preprocessing!r}")
+    if isinstance(preprocessing, PixelNormalization) and preprocessing._inbound_nodes:
+        # In a second network it would be a layer that is used twice, which `fold_batch_norm` refuses.
+        preprocessing = type(preprocessing).from_config(preprocessing.get_config())
     source, preprocessing = open_weights(weights, preprocessing, shipped)
     start = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
     return source, start, start if preprocessing is None else preprocessing(start)
@@ -104,7 +110,7 @@ def classify(x, classes, activation, kernel_initializer="glorot_uniform", use_bi
     """The dense layer that ends a network: [batch, features] to float32 [batch, classes]."""
     # float32: a softmax over bfloat16 logits would round the probabilities to 8 bits.
     return layers.Dense(
-        classes,
+        int(classes),
         activation=activation,
         use_bias=use_bias,
         kernel_initializer=kernel_initializer,

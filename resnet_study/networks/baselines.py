@@ -188,9 +188,10 @@ def build_alexnet(
         model = build_alexnet("C", classes=100)
         print(model(np.zeros((2, 32, 32, 3))).shape)  # (2, 100)
 
-    The paper has two towers, one for each GPU, normal weights of deviation .01, dropout behind the hidden dense layers, and local
-    response normalisation. Ours has one tower, weights by He's normal rule but for the last layer, dropout before the hidden dense
-    layers (as torchvision), and local response normalisation in "original" only.
+    The paper has two towers, one for each GPU, normal weights of deviation .01, dropout behind the hidden dense layers, local
+    response normalisation, and biases that begin at 1 in convolutions 2, 4 and 5 and in the hidden dense layers. Ours has one tower, weights by
+    He's normal rule but for the last layer, biases that begin at 0, dropout before the hidden dense layers (as torchvision), and local response
+    normalisation in "original" only.
     """
     if form not in _ALEXNET:
         raise ValueError(f"form must be one of {', '.join(_ALEXNET)}; received {form!r}")

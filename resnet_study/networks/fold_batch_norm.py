@@ -51,7 +51,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         if isinstance(layer, keras.Model):
             return fold_batch_norm(layer, dtype)
         config = layer.get_config()
-        on_maps = len(layer.output.shape) == 4 and layer is not first
+        on_maps = len(getattr(layer.output, "shape", ())) == 4 and layer is not first
         if (on_maps or dtype == "float32") and not isinstance(layer, PixelNormalization):
             config["dtype"] = dtype
         if layer.name in folded:

@@ -116,7 +116,17 @@ class PixelNormalization(keras.layers.Layer):
         self.mean, self.scale = (np.asarray(value, float).tolist() for value in (mean, scale))
         self.per_image = per_image
 
+    @property
+    def kind(self) -> str:
+        """What `--normalization` calls it."""
+        if self.per_image:
+            return "image_standard"
+        if np.ndim(self.mean) > 1:
+            return "pixel_mean"
+        return "channel_mean" if np.all(np.equal(self.scale, 255)) else "channel_standard"
+
     def call(self, images):
+        self._check(images.shape)
         images = keras.ops.cast(images, "float32")
         if not self.per_image:
             mean, scale = (keras.ops.convert_to_tensor(value, "float32") for value in (self.mean, self.scale))
@@ -125,8 +135,9 @@ class PixelNormalization(keras.layers.Layer):
         values = images.shape[1] * images.shape[2] * images.shape[3]
         return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), values**-0.5)
 
-    def compute_output_spec(self, images):
-        constants, sizes = np.broadcast_shapes(np.shape(self.mean), np.shape(self.scale)), tuple(images.shape[1:])
+    def _check(self, shape):
+        """Raises ValueError for images that the constants would broadcast to another shape."""
+        constants, sizes = np.broadcast_shapes(np.shape(self.mean), np.shape(self.scale)), tuple(shape[1:])
         fits = len(constants) <= len(sizes) and all(
             size in (1, given) or given is None for size, given in zip(constants[::-1], sizes[::-1], strict=False)
         )
@@ -135,6 +146,9 @@ class PixelNormalization(keras.layers.Layer):
                 f"expected images of the size of the constants of PixelNormalization, {constants}, received {sizes}; give images of that "
                 "size, or a PixelNormalization with one mean and scale for each channel"
             )
+
+    def compute_output_spec(self, images):
+        self._check(images.shape)
         return keras.KerasTensor(images.shape, "float32")
 
     def save_own_variables(self, store):

@@ -145,7 +145,13 @@ def choose_widths(model: keras.Model, scores: list[np.ndarray], share: float) ->
     blocks = collections.defaultdict(list)
     for number, place in enumerate(inner):
         blocks[place.block].append(number)
-    removable = {block for block in blocks if not re.match(r"stage\d+_block1$", block) or model.name == "resnet9"}
+    names = {layer.name for layer in model.layers}
+    # Without a shortcut nothing would be left of a block. The first one of a stage changes the size of the maps, but where a convolution before it does.
+    removable = {
+        block
+        for block in blocks
+        if f"{block}_add" in names and (not block.endswith("_block1") or block.replace("_block1", "_conv") in names)
+    }
     fixed = whole - _count(inner, widths)
     while fixed + _count(inner, widths) > share * whole:
         choices = []

@@ -283,6 +283,9 @@ def read_cards() -> list[dict]:
     return json.loads(Path(PRETRAINED, "cards.json").read_text(encoding="utf-8"))
 
 
+_BOTTLENECKS = ("resnet164_v2", "resnet1001_v2")  # of depth 9n+2, though called like depths 6n+2
+
+
 def find(name: str) -> ModelSpec:
     """The spec of a registered name, or of any other depth 6n+2 of the same families (`resnet8`, `plain26`, ...).
 
@@ -322,8 +325,13 @@ def name_with_blocks(name: str, blocks: int) -> str:
     """
     match = re.fullmatch(r"(resnet|plain)(\d+)(_preact|_v2)?", name)
     # ResNet-9, and the bottleneck networks of depth 9n+2, are networks of their own.
-    if not match or int(match[2]) % 6 != 2 or name in ("resnet164_v2", "resnet1001_v2"):
+    if not match or int(match[2]) % 6 != 2 or name in _BOTTLENECKS:
         raise UsageError(
             f"--num_residual_blocks fits the networks of depth 6n+2 (resnet20, plain20, ...), received --model={name}"
         )
-    return f"{match[1]}{6 * blocks + 2}{match[3] or ''}"
+    found = f"{match[1]}{6 * blocks + 2}{match[3] or ''}"
+    if found in _BOTTLENECKS:
+        raise UsageError(
+            f"--num_residual_blocks={blocks} would give {found}, which is a network of bottlenecks; give another number"
+        )
+    return found

@@ -24,8 +24,11 @@ _REFUSED = {
 }
 
 
-def check_callbacks(callbacks) -> None:
-    """Raises UsageError for a callback that cannot do its job here; the message names the setting that does it."""
+def check_callbacks(callbacks) -> list:
+    """The callbacks as a list. Raises UsageError for one that cannot do its job here; the message names the setting that does it."""
+    if isinstance(callbacks, keras.callbacks.Callback):
+        raise UsageError(f"callbacks must be a list, received a {type(callbacks).__name__}; put it into [ ]")
+    callbacks = list(callbacks)
     for callback in callbacks:
         for kind in type(callback).__mro__:
             if kind.__name__ in _REFUSED and kind.__module__.startswith("keras."):
@@ -35,6 +38,7 @@ def check_callbacks(callbacks) -> None:
                 "the model that callbacks see changes at reports; expected ModelCheckpoint with save_freq='epoch', received "
                 f"{callback.save_freq!r}; use --report_freq"
             )
+    return callbacks
 
 
 def make_callback_list(callbacks, model, *, epochs: int, steps: int) -> keras.callbacks.CallbackList:

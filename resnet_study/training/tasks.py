@@ -21,10 +21,10 @@ from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.data.mixing import check_mixing
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.files import read_json
 from resnet_study.networks import registry
-from resnet_study.networks.layers import PatchWhitening
+from resnet_study.networks.layers import PatchWhitening, PixelNormalization
 from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
@@ -58,6 +58,11 @@ class Classification:
         self.config, self.run = config, run
         self._options = config.network_options
         registry.find(config.model_name).check_options(self._options)
+        if config.model_name in ("resnet50", "resnet152"):
+            say_once(
+                f"note: {config.model_name} is the network of depth 6n+2 for small images (He et al. 2015, section 4.2); that of ImageNet is "
+                f"python -m flowers.train --model={config.model_name}"
+            )
         data = data or cifar10_input.load_data(config)
         self.training, self.validation = cifar10_input.split_data(data, config)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
@@ -204,6 +209,12 @@ class Classification:
         other `widths` it takes the channels that are worth most.
         """
         source = load_model(path, self.config.shipped_name)
+        first = next((layer for layer in source.layers if isinstance(layer, PixelNormalization)), None)
+        if first is not None and (kind := first.kind) != self.normalization.kind:
+            say_once(
+                f"note: --ckpt_path={path} was trained on pixels normalised by {kind}, this run has {self.normalization.kind}; "
+                f"--normalization={kind} is nearer to its weights"
+            )
         new_heads = find_new_heads(source, model)
         if self.config.widths and not new_heads and source.count_params() > model.count_params():
             scores = score_channels(source, self.config.prune_by, self.training, self.config.seed)
