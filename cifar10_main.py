@@ -159,6 +159,8 @@ def _run(argv):
     if actions["mode"] == "runs":
         return print_runs(hyper_parameters.from_flags(flags).runs_dir)
     if actions["mode"] == "report":
+        if flags.get("test_ckpt_path"):
+            raise UsageError("--test_ckpt_path is for --mode=test and predict; report a run, by its --version")
         return _report(hyper_parameters.from_flags(flags), actions["versions"])
     if actions["mode"] == "serve":
         return _serve(flags, actions["versions"], actions["port"])
@@ -208,6 +210,9 @@ def _study(flags, actions):
         raise UsageError(
             f"--mode=degradation has no --{min(named)}, received one; leave it out, --models or --depths name the networks"
         )
+    for one, several in (("model", "models"), ("dataset", "datasets"), ("seed", "seeds")):
+        if one in flags and actions[several]:
+            raise UsageError(f"--{one} and --{several} exclude each other; give one of them")
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
     defaults = hyper_parameters.from_flags(flags)
     seeds = actions["seeds"] or [defaults.seed]
@@ -220,6 +225,10 @@ def _study(flags, actions):
     elif actions["mode"] == "compress":
         from resnet_study.studies.compress import compress
 
+        if "num_residual_blocks" in flags:
+            raise UsageError(
+                "--mode=compress has no --num_residual_blocks, received one; give --versions=resnet32 and so on"
+            )
         # Here --model names no run, but the network of shipped weights.
         given = {name: value for name, value in flags.items() if name != "seed"}
         folder = compress(given, find_sources(flags, actions["versions"] or [defaults.model]))
@@ -261,6 +270,10 @@ def _report(config, versions):
 
 def _serve(flags, versions, port):
     """Answers for runs of either program in `runs_dir`, model files and "cifar10", beside each other."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port must be 0 (any that is free) to 65535, received {port}")
+    if versions and (named := {"version", "test_ckpt_path"} & flags.keys()):
+        raise UsageError(f"--versions and --{min(named)} exclude each other; give one of them")
     devices.import_tensorflow()
     try:
         from resnet_study.serving.app import serve

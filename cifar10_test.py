@@ -162,8 +162,10 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     data = cifar10_input.load_data(recipe)
     if data.several:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
-    for one in dict.fromkeys((fitted.path, run.path)):
-        check_own(RunFolder(one), data.fingerprint, data.found)
+    check_own(fitted, data.fingerprint, data.found)
+    # The parts of a run follow from its settings, and may be others than those of the run that held images out.
+    own = cifar10_input.load_data(config) if held_out else data
+    check_own(run, own.fingerprint, own.found)
     _, validation = cifar10_input.split_data(data, recipe)
     if not len(validation):
         raise UsageError(
@@ -180,7 +182,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         return test(some_model, images, config.test_batch_size)
 
     seen = predict_part(load_model(str(fitted.best)) if held_out else model, validation.images)
-    tested = predict_part(model, data.test.images)
+    tested = predict_part(model, own.test.images)
     temperature = fit_temperature(seen, validation.labels)
     try:
         set_temperature(model, temperature)
@@ -192,7 +194,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         "fitted_on": str(held_out or "its own validation images"),
         "images": len(validation),
     }
-    for part, answers, labels in (("validation", seen, validation.labels), ("test", tested, data.test.labels)):
+    for part, answers, labels in (("validation", seen, validation.labels), ("test", tested, own.test.labels)):
         facts[f"{part}_before"] = _measure_calibration(answers, labels)
         facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
     path = run.path / "calibrated.keras"

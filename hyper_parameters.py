@@ -39,7 +39,7 @@ class HyperParameters(SharedSettings):
     preset: str = setting(
         "fast",
         RUN,
-        "named recipe that sets the defaults of all other flags; not given = that of --model and --dataset",
+        "named recipe, the defaults of all other flags; else that of --model and --dataset",
         choices=tuple(PRESETS),
     )
     version: str = setting(

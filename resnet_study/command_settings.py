@@ -39,8 +39,12 @@ def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_paramet
     """
     make = hyper_parameters.from_flags
     if flags.get("test_ckpt_path"):
-        if mode == "calibrate":
-            raise UsageError("--test_ckpt_path is for --mode=test and predict; calibrate a run, by its --version")
+        if mode in ("calibrate", "publish"):
+            raise UsageError(f"--test_ckpt_path is for --mode=test and predict; {mode} a run, by its --version")
+        if mode != "prune" and flags.get("version"):
+            raise UsageError(
+                f"--version={flags['version']} and --test_ckpt_path both name a model for --mode={mode}; give one of them"
+            )
         return with_recipe(flags) if mode == "prune" else with_data(flags)
     run = find_run(make, flags, _NAMING)
     if mode == "publish" and (run.path / "study.json").is_file():
@@ -110,7 +114,15 @@ def _read_data_flags(flags):
         names = ("value_range", "resize", "jpeg_size")
     else:
         names = ("dataset", "synthetic_images", "heads", "value_range", "resize", "jpeg_size")
-        names += _OF_FOLDER if stored.dataset == "folder" else ()
+        if stored.dataset == "folder":
+            names += _OF_FOLDER
+            for name in ("test_fraction", "split_seed", "folds", "fold"):
+                if (given := flags.get(name, kept := getattr(stored, name))) != kept:
+                    raise UsageError(
+                        f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out"
+                    )
+        elif stored.data_dir and Path(stored.data_dir).expanduser().exists():
+            names += ("data_dir",)
     return {name: getattr(stored, name) for name in names}
 
 

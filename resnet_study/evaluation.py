@@ -93,6 +93,8 @@ def find_model(config) -> tuple[str, RunFolder]:
     if place.is_file() or find_format(path):
         folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
         name = f"{folder.name}-{place.stem}"
+        if (kind := find_format(path)) and folder.name != kind:  # beside a .keras file of that name
+            name += f"-{kind}"
     else:
         name = f"{config.model_name}-{path}" if path in registry.SHIPPED else place.name  # of a run folder
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")

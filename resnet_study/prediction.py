@@ -290,7 +290,11 @@ def _key(model, images, settings) -> str:
     for content in model.list_bytes() if exported else (variable.numpy().tobytes() for variable in model.weights):
         digest.update(content)
     for file in images.files:
-        digest.update(file.encode(errors="surrogateescape") + b"\0")
+        place = Path(file)
+        while not place.exists() and place != place.parent:  # within an archive
+            place = place.parent
+        state = place.stat()
+        digest.update(f"{file}\0{state.st_size} {state.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:8]
 
 

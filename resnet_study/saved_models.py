@@ -105,6 +105,8 @@ def load_model(path: str, shipped_name: str = "") -> keras.Model:
         )
     try:
         model = as_functional(read_model(place))
+        if isinstance(model.output, dict) and len(model.output) == 1:  # one head needs no name
+            model = keras.Model(model.inputs, *model.output.values(), name=model.name)
         inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
         named = model.output.values() if isinstance(model.output, dict) else [model.output]
         flat = all(isinstance(output, keras.KerasTensor) for output in named)

@@ -123,7 +123,11 @@ def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsy
     assert main(["--mode=calibrate", *flags, "--version=all"]) == 2
     assert "was trained on all; give --held_out=RUN" in capsys.readouterr().err
     assert main(["--mode=calibrate", *flags, "--version=all", f"--held_out={tmp_path / 'parts'}"]) == 0
-    assert read_json(tmp_path / "all" / "calibration.json", {})["temperature"] == facts["temperature"]
+    facts_of_all = read_json(tmp_path / "all" / "calibration.json", {})
+    assert facts_of_all["temperature"] == facts["temperature"]
+    # It is measured on the test images of the run itself.
+    tested = read_json(tmp_path / "all" / "result.json", {})["test"]
+    assert facts_of_all["test_before"]["loss"] == pytest.approx(tested["loss"], rel=1e-4)
     assert facts["of"] == hash_file(tmp_path / "parts" / "best.keras")
     # Other images would be split otherwise, and the temperature fitted on what the run was trained on.
     data = tmp_path / "parts" / "data.json"

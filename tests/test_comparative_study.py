@@ -27,6 +27,7 @@ from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks, draw_network
 from resnet_study.reports.published import DEPTH_TABLE, find_family
+from resnet_study.reports.results import publish_study, write_study
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.studies import cost, degradation
@@ -240,6 +241,45 @@ def test_robustness_begins_at_the_clean_test_accuracy(study):
     noise = next(row for row in rows if row["metric"].startswith("noise"))
     expected = table["accuracy"][(table["corruption"] == "noise") & (table["severity"] > 0)].mean()
     assert noise["value"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_study_deletes_its_own_figures_only(tmp_path):
+    folder, results = tmp_path / "runs" / "x", tmp_path / "results"
+    folder.mkdir(parents=True)
+    for name in ("holiday", "old", "new"):
+        (folder / f"{name}.png").write_bytes(b"drawn")
+    row = {
+        "dataset": "d",
+        "model": "m",
+        "preset": "p",
+        "metric": "error",
+        "unit": "%",
+        "runs": 1,
+        "published_source": None,
+    }
+    row |= {
+        "hardware": "h",
+        "commit": "c",
+        "value": 1.0,
+        "std": None,
+        "published": None,
+        "images_seen": 1,
+        "wall_seconds": 1,
+    }
+    write_study(folder, "command", [row], "report", [folder / "old.png"])
+    write_study(folder, "command", [row], "report", [folder / "new.png"])
+    assert {path.stem for path in folder.glob("*.png")} == {"holiday", "new"}
+    # Nor does publishing delete what it did not write.
+    (results / "x" / "runs" / "mine").mkdir(parents=True)
+    (results / "x" / "runs" / "mine" / "best.keras").write_bytes(b"trained")
+    publish_study(folder, "x", results)
+    assert (results / "x" / "runs" / "mine" / "best.keras").is_file() and (results / "x" / "new.png").is_file()
+    (folder / "new.png").unlink()
+    publish_study(folder, "x", results)
+    assert not (results / "x" / "new.png").exists()
+    for name in ("..", "a/b", ""):
+        with pytest.raises(UsageError, match="--experiment must be the plain name of a list, received"):
+            publish_study(folder, name, results)
 
 
 def test_the_command_of_a_study_is_quoted():

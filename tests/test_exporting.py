@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unittest.mock
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cifar10_main import main
 from resnet_study.class_names import ClassNames
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_class_names
-from resnet_study.exporting import export
+from resnet_study.exporting import export, runtimes
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.exporting.formats import Writer
 from resnet_study.exporting.plain_keras import make_plain
@@ -54,6 +55,17 @@ def test_files_answer_as_their_source_and_name_their_classes(exported, run, tmp_
     for batch in (images, images[:1]):
         np.testing.assert_allclose(model.answer(batch), source(batch), atol=1e-4)
     assert find_class_names(str(moved), model) == find_class_names(str(run), source)
+
+
+def test_a_question_that_was_interrupted_leaves_no_answer_for_the_next(exported, monkeypatch):
+    model = open_model(str(exported / "onnx" / "done.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
+    expected = model.answer(images[1:])
+    for stop in (KeyboardInterrupt, TimeoutError):
+        with monkeypatch.context() as patch, pytest.raises(stop):
+            patch.setattr(runtimes, "read_message", unittest.mock.Mock(side_effect=stop))
+            model.answer(images[:1])
+        np.testing.assert_allclose(model.answer(images[1:]), expected, atol=1e-6)
 
 
 def test_files_answer_several_threads_each_and_say_again_why_they_ended(exported):

@@ -129,6 +129,8 @@ def test_what_is_left_aside_is_said(tmp_path):
 
 def test_an_archive_is_read_as_its_folder(tmp_path):
     folder = make(tmp_path / "set", "train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png", "test/5.png")
+    (folder / "cat_to_name.json").write_text('{"a": "bee", "b": "bee"}')
+    assert find_labelled(str(folder)).class_names == ("bee (a)", "bee (b)")  # or nobody could tell them apart
     (folder / "cat_to_name.json").write_text('{"a": "ant"}')
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for path in sorted(folder.rglob("*")):

@@ -30,6 +30,7 @@ from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.reports import published
 from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
@@ -57,6 +58,36 @@ def begin(config):
     outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, outputs).save(run.best)
     return run
+
+
+def test_answers_of_images_that_were_replaced_are_not_taken(tmp_path):
+    image, packed = tmp_path / "a.png", tmp_path / "b.zip"
+    image.write_bytes(b"first")
+    packed.write_bytes(b"archive")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    images = types.SimpleNamespace(files=[str(image), f"{packed}/c.png"])
+    keys = [prediction._key(model, images, "") for _ in range(2)]
+    for changed in (image, packed):
+        changed.write_bytes(b"another")
+        keys.append(prediction._key(model, images, ""))
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_a_model_with_one_named_output_has_no_heads(tmp_path):
+    pixels = keras.Input((8, 8, 3))
+    output = keras.layers.Dense(2, "softmax")(keras.layers.Flatten()(pixels))
+    keras.Model(pixels, {"label": output}).save(tmp_path / "named.keras")
+    assert load_model(str(tmp_path / "named.keras")).output_shape == (None, 2)
+
+
+def test_a_changed_recipe_is_told_and_held_against_nobody(tmp_path):
+    changed = from_preset("fast", optimizer="adam", label_smoothing=0.1)
+    assert published.list_changes(changed) == {"optimizer": "adam", "label_smoothing": 0.1}
+    assert published.published_number(changed) is None and published.published_number(from_preset("fast"))
+    assert not published.list_changes(from_preset("mnist_resnet9")) and not published.list_changes(
+        from_preset("zoo", seed=2)
+    )
 
 
 def test_shipped_weights_lie_in_no_run(tmp_path, monkeypatch):

@@ -174,16 +174,20 @@ def test_what_is_said_of_other_networks_lies_apart(finished):
         (finished.best, f"{finished.path.name}-best"),
         (finished.checkpoints / "step-00000006.npz", f"{finished.path.name}-step-00000006"),
         ("cifar10", "resnet8-cifar10"),
+        (finished.path / "net.onnx", f"{finished.path.name}-net-onnx"),
+        (finished.path / "exported" / "onnx" / "net.onnx", "onnx-net"),
     ):
         config = from_preset("smoke", test_ckpt_path=str(path), runs_dir="~/runs")
         folder = find_model(config)[1].path
         assert folder == Path.home() / "runs" / f"test-{name}-synthetic"
 
 
-def test_a_stored_run_is_tested_as_it_was_trained(finished):
+def test_a_stored_run_is_tested_as_it_was_trained(finished, capsys):
     flags = ["--mode=test", f"--runs_dir={finished.path.parent}", "--version=done"]
     assert main([*flags, "--synthetic_images=300"]) == 2
+    assert "received --synthetic_images=300; leave that out" in capsys.readouterr().err
     assert main([*flags, "--test_ckpt_path=cifar10", "--mode=train", "--resume"]) == 2
+    assert "--test_ckpt_path is for --mode=test" in capsys.readouterr().err
 
 
 def test_a_second_run_needs_a_word(finished, monkeypatch, capsys):

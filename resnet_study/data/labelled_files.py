@@ -255,5 +255,10 @@ def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) ->
             raise UsageError(
                 f'{file} must hold {{"class folder": "name", ...}}, received {error}; mend or remove it'
             ) from error
-        return tuple(as_text(names.get(name, name)) for name in classes)
+        shown = [as_text(names.get(name, name)) for name in classes]
+        # Two classes of one name could not be told apart in tables.
+        return tuple(
+            f"{text} ({as_text(name)})" if shown.count(text) > 1 else text
+            for text, name in zip(shown, classes, strict=True)
+        )
     return tuple(map(as_text, classes))

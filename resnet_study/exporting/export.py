@@ -129,7 +129,13 @@ def export(
         raise UsageError(f"{path} cannot be exported ({shorten(str(error))}); give another model") from error
     class_names = find_class_names(path, model)
     training = functools.cache(real.training)
-    writer = Writer(plain, run.path.name.removeprefix("test-"), class_names, pixels, lambda: training()[0])
+    writer = Writer(
+        plain,
+        run.path.name if path == str(run.best) else run.path.name.removeprefix("test-"),
+        class_names,
+        pixels,
+        lambda: training()[0],
+    )
     expected = _by_head(Predictor(model).predict(real.images))
     made = []
     for kind in formats:

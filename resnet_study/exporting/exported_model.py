@@ -81,14 +81,20 @@ class ExportedModel:
         self.name = self._place.stem
         _check_place(self._place, kind)
         check_installed(kind)
-        self._lock = threading.Lock()
+        self._lock, self._was_interrupted = threading.Lock(), False
         self._folder = tempfile.TemporaryDirectory()  # where it may drop what it likes
         self._errors = (Path(self._folder.name) / "errors").open("w+b")
-        command = [sys.executable, "-I", runtimes.__file__, kind, str(self._place.resolve()), str(threads)]
+        self._command = [sys.executable, "-I", runtimes.__file__, kind, str(self._place.resolve()), str(threads)]
+        self._read_facts(self._start())
+
+    def _start(self):
+        """Starts the process; returns what it tells of the file."""
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, cwd=self._folder.name)
+        self._process = subprocess.Popen(
+            self._command, stdin=pipe, stdout=pipe, stderr=self._errors, cwd=self._folder.name
+        )
         try:
-            self._read_facts(self._receive())
+            return self._receive()
         except BaseException:
             self.close()
             raise
@@ -135,14 +141,29 @@ class ExportedModel:
 
     def _ask(self, **arrays):
         with self._lock:  # the process takes one question at a time
-            # Where it has ended, it may have said why.
-            with contextlib.suppress(OSError, ValueError):
-                runtimes.write_message(self._process.stdin, **arrays)
-            return self._receive()
+            if self._was_interrupted:
+                self._start()
+                self._was_interrupted = False
+            try:
+                # Where it has ended, it may have said why.
+                with contextlib.suppress(BrokenPipeError, ValueError):
+                    runtimes.write_message(self._process.stdin, **arrays)
+                return self._receive()
+            except UsageError:
+                raise
+            except (
+                BaseException
+            ):  # such as Ctrl-C: the answer that is under way must not be taken for that of the next question
+                self._was_interrupted = True
+                self._process.kill()
+                self.close()
+                raise
 
     def _receive(self):
         try:
             message = runtimes.read_message(self._process.stdout)
+        except TimeoutError:  # of a signal
+            raise
         except (OSError, ValueError, zipfile.BadZipFile):
             message = None
         if message is None:

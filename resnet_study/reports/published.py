@@ -12,6 +12,7 @@ from resnet_study.files import is_kind, read_json
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
 from resnet_study.run_folder import RunFolder
+from resnet_study.settings import DATA, TRAINING
 
 LU_SONG = "Lu & Song, table 1"
 # (family, data set) -> (highest training accuracy, highest test accuracy) of all epochs, in %
@@ -32,6 +33,12 @@ DEPTH_TABLE = {
         "cifar100": {20: 31.17, 32: 29.84, 44: 28.37, 56: 27.37},
     },
 }
+# Which data, how much of them, and what a recipe tells in words.
+_TOLD_OTHERWISE = (
+    "dataset", "synthetic_images", "image_size", "channels", "heads", "resize", "jpeg_size", "label_level", "label_separator", "value_range",
+    "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "warmup_steps", "extend", "teacher",
+    "teacher_share", "teacher_temperature", "sparsity",
+)  # fmt: skip
 _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 
 
@@ -41,7 +48,7 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     # A shortened recipe is no repetition of anybody's, nor is a training that goes on from another one.
     if (
         is_another_network(config)
-        or config.corrupt
+        or list_changes(config)
         or config.train_steps != from_preset(config.preset).train_steps
         or config.is_use_ckpt
     ):
@@ -59,6 +66,19 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     if accuracies:
         return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
     return None
+
+
+def list_changes(config: HyperParameters) -> dict:
+    """What the training has otherwise than its preset, beside network, data, length, start and teacher: {setting: value}."""
+    usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["group"] in (DATA, TRAINING)
+        and not field.metadata["operational"]
+        and field.name not in _TOLD_OTHERWISE
+        and getattr(config, field.name) != getattr(usual, field.name)
+    }
 
 
 def is_another_network(config: HyperParameters) -> bool:
@@ -111,6 +131,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         recipe += ", with a teacher"
     if config.sparsity:
         recipe += f", {config.sparsity:.0%} zeros"
+    recipe += "".join(f", {name} {value}" for name, value in list_changes(config).items())
     metric_published, *published = (finished and published_number(config)) or (None, None, None)
     return (
         config,

@@ -8,8 +8,8 @@ publish_study(folder)  the same for a study of several runs
 import collections
 import contextlib
 import dataclasses
+import re
 import shlex
-import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -60,6 +60,7 @@ def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_ci
     Raises:
         UsageError: the run has not been trained and tested, or the results cannot be read or written.
     """
+    _check_experiment(experiment)
     numbers = list_numbers(run)
     with _one_at_a_time(results):
         return _publish(run, experiment, results, *numbers)
@@ -80,6 +81,13 @@ def _one_at_a_time(results: Path):
         yield
     finally:
         lock.release()
+
+
+def _check_experiment(name):
+    if not name or re.search(r"[\\/]|^\.", name):
+        raise UsageError(
+            f"--experiment must be the plain name of a list, received '{name}'; use --results_dir for the place"
+        )
 
 
 def _flags(command):
@@ -186,11 +194,14 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
     Returns:
         `folder`.
     """
-    for old in set(folder.glob("*.png")) - set(figures):
-        old.unlink()
+    names = sorted(figure.name for figure in figures)
+    if (folder / "study.json").is_file():
+        drawn = read_json(folder / "study.json", dict).get("figures")
+        for old in set(drawn if is_kind(drawn, [str]) else ()) - set(names):
+            (folder / Path(old).name).unlink(missing_ok=True)
     write_atomically(folder / "report.md", report + "\n")
     rows = [row | {"command": command, "run": folder.name} for row in rows]
-    write_json(folder / "study.json", {"command": command, "rows": rows, "runs": list(runs)})
+    write_json(folder / "study.json", {"command": command, "rows": rows, "runs": list(runs), "figures": names})
     return folder
 
 
@@ -209,6 +220,7 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
     Raises:
         UsageError: the folder or the list among the results is of other runs, or a run of the study is gone.
     """
+    _check_experiment(experiment)
     with _one_at_a_time(results):
         return _publish_study(folder, experiment, results)
 
@@ -227,13 +239,16 @@ def _publish_study(folder, experiment, results):
             raise UsageError(f"expected {run}, of which the study tells, found no such run; repeat the study")
         of_run = [file for file in (run.error_csv, run.result, run.gradient_norms) if file.is_file()]
         files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
-    if (results / experiment / "runs").is_dir():
-        shutil.rmtree(results / experiment / "runs")
     for name, file in files.items():
         write_atomically(results / experiment / name, file.read_bytes())
-    for old in (results / experiment).glob("*.png"):
-        if not (folder / old.name).exists():
-            old.unlink()
+    if path.exists():  # so the folder is that of an earlier call, which may have had other runs and figures
+        copies = {results / experiment / name for name in files}
+        for old in (*(results / experiment).glob("*.png"), *(results / experiment / "runs").glob("*/*")):
+            if old not in copies:
+                old.unlink()
+        for old in (results / experiment / "runs").glob("*"):
+            with contextlib.suppress(OSError):  # which holds files
+                old.rmdir()
     rows = [row | {"experiment": experiment, "run": experiment} for row in study["rows"]]
     write_json(path, rows)
     return write_table(results)

@@ -101,9 +101,11 @@ class ServedModel:
             order = np.argsort(-probabilities, kind="stable")[:most]
             guesses = [{"class_name": names[label], "probability": float(probabilities[label])} for label in order]
             explainer = self._explainers.get(head) if details else None
-            with _EXPLAINING:
-                heat = explainer(image, int(order[0])) if explainer else None
-            heat = _lay_over(image, heat) if explainer else None
+            heat = None
+            if explainer:
+                with _EXPLAINING:
+                    heat = explainer(image, int(order[0]))
+                heat = _lay_over(image, heat)
             answer["heads"].append({"name": head, "guesses": guesses, "heat": heat})
         if details:
             answer["seen"] = encode_image(image, _SHOWN, lossless=True)

@@ -147,7 +147,7 @@ def _test_keras(model, test):
     precision = devices.choose_policy("auto", "auto").removeprefix("mixed_")
     return {
         form: {
-            "error": 100 * float(np.mean(answers != test.labels)),
+            "error": round(100 * float(np.mean(answers != test.labels)), 6),
             "same_class": 100 * float(np.mean(answers == plain)),
             "bytes": size,
         }
