@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import filelock
 import numpy as np
 import pytest
 
@@ -75,12 +77,16 @@ SPECIAL_FILES = {
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
-    """A finished run of the command line, tested and drawn; whoever changes it makes a copy."""
+    """A finished run of the command line, tested and drawn, with TensorBoard; whoever changes it makes a copy."""
     from cifar10_main import main
 
-    folder = tmp_path_factory.mktemp("trained")
-    assert main(["--mode=train", *TINY, f"--runs_dir={folder}", "--version=done"]) == 0
-    return RunFolder(folder / "done")
+    # Once for all processes of a test run.
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    with filelock.FileLock(f"{shared}.lock"):
+        if not (shared / "done" / "figures" / "layers.md").is_file():
+            assert main(["--mode=train", *TINY[:-1], f"--runs_dir={shared}", "--version=done"]) == 0
+    return RunFolder(shutil.copytree(shared / "done", tmp_path_factory.mktemp("trained") / "done"))
 
 
 @pytest.fixture

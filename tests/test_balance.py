@@ -122,8 +122,15 @@ def test_a_large_class_sees_all_variants_too(sizes):
 
 def test_weights_of_a_file_stay_with_the_run(tmp_path):
     (tmp_path / "w.json").write_text(json.dumps({name: 1 + number for number, name in enumerate(SYNTHETIC_CLASSES)}))
-    config = tiny(tmp_path, class_weight=str(tmp_path / "w.json"), lr_schedule="constant", warmup_steps=0)
+    config = tiny(
+        tmp_path, class_weight=str(tmp_path / "w.json"), lr_schedule="constant", warmup_steps=0, label_smoothing=0.2
+    )
     run = cifar10_train.train(dataclasses.replace(config, train_steps=3))
     (tmp_path / "w.json").unlink()
     cifar10_train.train(config, resume=True)
     assert json.loads(run.data.read_text())["class_weights"] == list(range(1, 11))
+    logits = np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    losses, _ = cifar10_train.Train(config, run).task.measure(logits, np.arange(10, dtype=np.int32))
+    expected = np.arange(1, 11) * (-0.8 * np.diag(logs) - 0.2 * logs.mean(axis=1))
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)

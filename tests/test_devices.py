@@ -198,13 +198,24 @@ def test_nothing_is_told_of_a_gpu_that_is_not_wanted(idle_gpu, machine, capsys, 
     assert capsys.readouterr().out == ""
 
 
+def test_channels_come_last(monkeypatch):
+    monkeypatch.setattr("keras.config.image_data_format", lambda: "channels_first")
+    with pytest.raises(UsageError, match="image_data_format channels_last, received channels_first"):
+        devices.check_keras()
+
+
 @pytest.mark.parametrize(
     ("backend", "settings", "words"),
     [
         ("numpy", {}, "backend tensorflow, received numpy"),
         ("nonsense", {}, "backend tensorflow, received nonsense"),
         ("", {"backend": "jax"}, "set KERAS_BACKEND=tensorflow"),
-        ("", {"image_data_format": "channels_first"}, "image_data_format channels_last, received channels_first"),
+        pytest.param(
+            "",
+            {"image_data_format": "channels_first"},
+            "image_data_format channels_last, received channels_first",
+            marks=pytest.mark.slow,
+        ),
         ("", {"floatx": "float16"}, "floatx float32, received float16"),
     ],
 )

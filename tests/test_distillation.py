@@ -50,6 +50,17 @@ def test_the_loss_is_that_of_hinton(teacher_file, temperature):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_teacher_changes_the_weights(tmp_path):
+    short = functools.partial(tiny, tmp_path, model="lenet5", init_lr=0.01, train_steps=1, report_freq=1)
+    teacher = train(short(version="teacher", seed=1))
+    alone, taught = (
+        last_arrays(train(short(version=version, **options)))
+        for version, options in (("alone", {}), ("taught", {"teacher": str(teacher.path), "teacher_share": 0.9}))
+    )
+    assert alone.keys() == taught.keys()
+    assert any(not np.array_equal(array, taught[name]) for name, array in alone.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("towers", [1, 2])
 def test_a_taught_run_goes_on_without_its_teachers_file(tmp_path, towers):

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifar10_input import Split, load_data
+from cifar10_input import Split, load_data, plan_batch, training_batches
 from cifar10_train import train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
+from resnet_study.data.corruptions import worsen_batch
 from resnet_study.data.mixing import Mixer, check_mixing
 from resnet_study.errors import UsageError
+from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at
@@ -112,6 +114,12 @@ def test_a_run_with_them_goes_on_bit_by_bit(tmp_path, changes):
 def test_images_are_made_worse_by_the_augmentation_alone(tmp_path):
     with pytest.raises(UsageError, match="--corrupt is a part of the augmentation"):
         tiny(tmp_path, corrupt=0.5, augment=False)
+    part = Split(np.random.default_rng(0).integers(60, 190, (16, 8, 8, 3), np.uint8), np.zeros(16, np.int32))
+    config = tiny(tmp_path, corrupt=0.5, padding_size=0, flip="none", train_batch_size=16)
+    images, _ = next(iter(training_batches(part, PixelNormalization(0.0, 1.0), config)))
+    drawn = part.images[plan_batch(0, part.labels, config).indices]
+    np.testing.assert_array_equal(images, worsen_batch(drawn, 0.5, (config.seed, 8, 0)))
+    assert (images.numpy() != drawn).any()
 
 
 def steps_of(policy, parts, config):

@@ -7,7 +7,6 @@ import sys
 import time
 
 import keras
-import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
@@ -120,7 +119,7 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch, capsys, place, rem
     asks = ["--mode=predict", "--test_ckpt_path=cifar10", "--images", str(ROOT / "examples" / "cat.jpg")]
     trains = ["--mode=train", *TINY, "--maxout=2"]
     assert main([*(asks if "Predictor" in place else trains), f"--runs_dir={tmp_path}"]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: there is too little memory for a tensor of 64 x 640000000 numbers; ")
     assert remedy in line
 
@@ -211,15 +210,11 @@ def test_a_network_of_another_data_set_is_refused(tmp_path, capsys):
 
 
 def test_shipped_weights_tell_their_classes(tmp_path, capsys):
-    import cv2
-
-    cv2.imwrite(str(tmp_path / "sky.png"), np.full((64, 64, 3), (230, 180, 120), np.uint8))
-    command = [f"--runs_dir={tmp_path}", "--test_ckpt_path=cifar10", "--images", str(tmp_path / "sky.png")]
-    assert main(["--mode=predict", *command]) == 0
-    assert "class_1" in capsys.readouterr().out
-    assert (tmp_path / "test-resnet20-cifar10-cifar10" / "predictions.csv").is_file()
-    assert main(["--mode=predict", *command, "--model=resnet9"]) == 0
-    assert "airplane" in capsys.readouterr().out and (tmp_path / "test-resnet9-cifar10-cifar10").is_dir()
+    command = [f"--runs_dir={tmp_path}", "--test_ckpt_path=cifar10", "--images", str(ROOT / "examples" / "cat.jpg")]
+    for flags, name in (([], "resnet20"), (["--model=resnet9"], "resnet9")):
+        assert main(["--mode=predict", *command, *flags]) == 0
+        table = pd.read_csv(tmp_path / f"test-{name}-cifar10-cifar10" / "predictions.csv")
+        assert table["class_1"].tolist() == ["cat"]
     assert main(["--mode=predict", *command, "--model=plain20"]) == 2
     assert "cannot be loaded for plain20" in capsys.readouterr().err
 

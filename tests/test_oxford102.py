@@ -73,7 +73,7 @@ def site(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.cuts, server.asked, server.files = [], [], files
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(oxford102, "_SITE", f"http://127.0.0.1:{server.server_port}/102/")
     monkeypatch.setattr(oxford102, "_MD5", {name: hashlib.md5(content).hexdigest() for name, content in files.items()})

@@ -293,11 +293,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(disk, un
     assert crash_test.compare(RunFolder(undisturbed), RunFolder(place / "x")) == []
 
 
-def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, undisturbed, capsys, tmp_path):
+def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, trained_run, capsys):
     import shutil
 
     place = disk("size=50m")
-    shutil.copytree(undisturbed, place / "x")
+    shutil.copytree(trained_run.path, place / "x")
     disk("ro,size=50m")
     for flags in (["--mode=train", *TINY, "--version=new"], ["--mode=train", "--version=x", "--resume"],
                   ["--mode=train", *TINY, "--version=x", "--overwrite"], ["--mode=test", "--version=x"],
@@ -305,7 +305,7 @@ def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, undisturbed, cap
         assert main([*flags, f"--runs_dir={place}"]) == 2 and refused(capsys, str(place)), flags
     publish = ["--mode=publish", "--version=x", f"--runs_dir={place}", f"--results_dir={place}/results"]
     assert main(publish) == 2 and refused(capsys, str(place))
-    assert crash_test.compare(RunFolder(undisturbed), RunFolder(place / "x")) == []
+    assert crash_test.compare(trained_run, RunFolder(place / "x")) == []
 
 
 # Numbers
@@ -455,7 +455,7 @@ def site(cifar_archive, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_TIMEOUT", 0.5)
     published = dataclasses.replace(_CIFAR10, sha256=server.sha256)
     monkeypatch.setitem(_PUBLISHED, "cifar10", published)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.closing.set()
     server.shutdown()

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import io
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import ROOT, TINY, user_environment
+from conftest import ROOT, user_environment
 
 import cifar10_input
 from cifar10_main import main
@@ -32,10 +33,8 @@ CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    assert main(["--mode=train", *TINY, "--version=tiny", f"--runs_dir={folder}"]) == 0
-    return RunFolder(folder / "tiny")
+def run(tmp_path_factory, trained_run):
+    return RunFolder(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("runs") / "tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -219,3 +219,9 @@ def test_mixed_labels_are_shares():
         _, shares = Mixer(config, (4, 4, 3), 3).mix(images, tf.constant(labels), tf.constant(0, tf.int64))
         assert shares.shape == (2, 3) and np.all((shares >= 0) & (shares <= 1)) and np.all(shares[:, 0] == shares[:, 1])
     np.testing.assert_allclose(shares, labels)
+    # The shares are those of the images: each is as bright as its share of the first label.
+    labels = np.int32([[1, 1, 0], [0, 0, 0]] * 4)
+    images = tf.constant(np.broadcast_to(np.float32(labels[:, :1, None, None]), (8, 4, 4, 3)))
+    mixed, shares = Mixer(config, (4, 4, 3), 3).mix(images, tf.constant(labels), tf.constant(0, tf.int64))
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], shares[:, 0], atol=1e-6)
+    assert ((shares[:, 0] > 0) & (shares[:, 0] < 1)).numpy().any()

@@ -150,6 +150,31 @@ print(json.dumps([mirrored, losses(tf.distribute.get_strategy(), 2), losses(tf.d
 """
 
 
+def test_the_gradients_of_towers_with_their_own_batch_norm_are_added():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            layers.Conv2D(5, 3),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    start, (images, labels), parts = [v.numpy() for v in model.trainable_variables], some_images(8), []
+    for half in (slice(4), slice(4, 8)):
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels[half], model(images[half], training=True))
+            loss = tf.reduce_sum(losses) / 8
+        parts.append(tape.gradient(loss, model.trainable_variables))
+    one_step(model, 2, images, labels)
+    for old, new, one, two in zip(start, model.trainable_variables, *parts, strict=True):
+        np.testing.assert_allclose(new, old - one - two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_towers_compute_what_replicas_with_their_own_batch_norm_compute():
     result = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],

@@ -44,11 +44,9 @@ GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of the command line, tested and drawn, with TensorBoard."""
-    folder = tmp_path_factory.mktemp("finished")
-    run_main("--mode=train", *TINY[:-1], "--version=done", cwd=folder)
-    return RunFolder(folder / "runs" / "done")
+def finished(tmp_path_factory, trained_run):
+    """A copy of `trained_run` in `runs/`."""
+    return RunFolder(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("finished") / "runs" / "done"))
 
 
 def test_a_run_folder_holds_everything(finished):
@@ -491,6 +489,12 @@ def test_lookahead_sets_the_weights_to_their_average(tmp_path):
             expected = old if step == 0 else decay * old + (1 - decay) * free.numpy()
             np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7, err_msg=variable.path)
             np.testing.assert_array_equal(variable, free if step == 0 else average, err_msg=variable.path)
+
+
+def test_a_random_batch_validates_where_not_all_images_do(tmp_path):
+    task = Train(tiny(tmp_path, is_full_validation=False, validation_batch_size=5)).task
+    ((first, labels),), ((other, _),) = (task.validation_batches(step) for step in (3, 6))
+    assert len(labels) == 5 < len(task.validation) and not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize(
