@@ -26,6 +26,7 @@ import keras
 from keras import layers
 
 from resnet_study.errors import UsageError
+from resnet_study.networks import registry
 from resnet_study.networks.assembly import (
     begin,
     check_ending,
@@ -258,59 +259,21 @@ def _check_options(form, squeeze_excitation, block_dropout, stochastic_depth, ze
         raise ValueError(f"zero_last_gamma needs form 'v1', received {form!r}; leave it out")
 
 
-build_resnet20: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet20",
-    """Builds ResNet-20 (He 2015, section 4.2), 269,722 trainable parameters.
+def _named(name, what, table) -> ResNetBuilder:
+    """The builder of a network of the registry, which knows its depth, size and published error."""
+    spec = registry.find(name)
+    summary = f"""Builds {what}, {spec.trainable:,} trainable parameters.
 
-    He 2015, table 6, gives a test error of 8.75 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 3, "form": "v1"},
-)
-build_resnet32: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet32",
-    """Builds ResNet-32 (He 2015, section 4.2), 464,154 trainable parameters.
+    {table} gives a test error of {spec.cifar10_error} % on CIFAR-10."""
+    return name_builder(build_resnet, f"build_{name}", summary, fixed=spec.options)
 
-    He 2015, table 6, gives a test error of 7.51 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 5, "form": "v1"},
-)
-build_resnet44: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet44",
-    """Builds ResNet-44 (He 2015, section 4.2), 658,586 trainable parameters.
 
-    He 2015, table 6, gives a test error of 7.17 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 7, "form": "v1"},
-)
-build_resnet56: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet56",
-    """Builds ResNet-56 (He 2015, section 4.2), 853,018 trainable parameters.
-
-    He 2015, table 6, gives a test error of 6.97 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 9, "form": "v1"},
-)
-build_resnet110: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet110",
-    """Builds ResNet-110 (He 2015, section 4.2), 1,727,962 trainable parameters.
-
-    He 2015, table 6, gives a test error of 6.43 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 18, "form": "v1"},
-)
-build_resnet164_v2: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet164_v2",
-    """Builds ResNet-164 of pre-activation bottlenecks (He 2016, appendix), 1,703,258 trainable parameters.
-
-    He 2016, table 3, gives a test error of 5.46 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 18, "form": "bottleneck_v2"},
-)
-build_resnet1001_v2: ResNetBuilder = name_builder(
-    build_resnet,
-    "build_resnet1001_v2",
-    """Builds ResNet-1001 of pre-activation bottlenecks (He 2016, appendix), 10,327,706 trainable parameters.
-
-    He 2016, table 3, gives a test error of 4.92 % on CIFAR-10.""",
-    fixed={"num_residual_blocks": 111, "form": "bottleneck_v2"},
-)
+_HE_2015 = "He 2015, table 6,"
+build_resnet20: ResNetBuilder = _named("resnet20", "ResNet-20 (He 2015, section 4.2)", _HE_2015)
+build_resnet32: ResNetBuilder = _named("resnet32", "ResNet-32 (He 2015, section 4.2)", _HE_2015)
+build_resnet44: ResNetBuilder = _named("resnet44", "ResNet-44 (He 2015, section 4.2)", _HE_2015)
+build_resnet56: ResNetBuilder = _named("resnet56", "ResNet-56 (He 2015, section 4.2)", _HE_2015)
+build_resnet110: ResNetBuilder = _named("resnet110", "ResNet-110 (He 2015, section 4.2)", _HE_2015)
+_HE_2016 = "of pre-activation bottlenecks (He 2016, appendix)"
+build_resnet164_v2: ResNetBuilder = _named("resnet164_v2", f"ResNet-164 {_HE_2016}", "He 2016, table 3,")
+build_resnet1001_v2: ResNetBuilder = _named("resnet1001_v2", f"ResNet-1001 {_HE_2016}", "He 2016, table 3,")

@@ -341,8 +341,8 @@ class RunFolder:
         return path
 
 
-def run_folder_of(config: Settings) -> RunFolder:
-    """The folder of a run with these settings."""
+def run_folder_of(config) -> RunFolder:
+    """The folder of a run with the settings of either program."""
     return RunFolder(f"{config.runs_dir}/{config.run_name}")
 
 

@@ -79,6 +79,7 @@ class Settings:
     PROGRAM: ClassVar[str]  # the command that trains with these settings
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
     version: str
+    strategy: str
     runs_dir: str
 
     def __post_init__(self):

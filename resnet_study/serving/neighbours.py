@@ -9,6 +9,7 @@ from tqdm import tqdm
 import cifar10_input
 from flowers.data import load_images
 from hyper_parameters import HyperParameters
+from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import LabelledImages, encode_image
@@ -79,20 +80,22 @@ def find_training_images(config, run, data_dir: str) -> tuple[LabelledImages, tu
         data_dir: where the data set lies; "" = where the settings say.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is not there, or has changed since the run, or its images have several labels.
     """
     config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
     if isinstance(config, HyperParameters):
         data = cifar10_input.load_data(config)
-        _refuse_several(data)
+        _check(data, run)
         training, _ = cifar10_input.split_data(data, config)
         return LabelledImages(training.labels, training.images.__getitem__), tuple(data.class_names)
     data = load_images(config, run)
-    _refuse_several(data)
+    _check(data, run)
     part = data.training
     return LabelledImages(part.labels, lambda places: np.stack([part.read(int(i)) for i in places])), data.class_names
 
 
-def _refuse_several(data):
+def _check(data, run):
     if data.several:
         raise UsageError("they have several labels each, which the page does not show")
+    if run is not None:
+        check_own(run, data.fingerprint, data.found)
