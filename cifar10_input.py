@@ -250,7 +250,7 @@ def plan_batch(step: int, labels: np.ndarray, config: HyperParameters) -> BatchP
         if config.flip == "random":
             flips = rng.random(batch_size) < 0.5
         elif config.flip == "alternate":
-            flips = _flipped_first(config.seed, len(labels))[indices] ^ (rounds % 2 == 1)
+            flips = alternate_flips(config.seed, len(labels), indices, rounds)
         if config.cutout:
             centers = rng.random((batch_size, 2), np.float32)
         if config.rotation:
@@ -261,6 +261,21 @@ def plan_batch(step: int, labels: np.ndarray, config: HyperParameters) -> BatchP
 @functools.lru_cache(maxsize=4)
 def _epoch_order(seed, epoch, num_images):
     return np.random.default_rng((seed, 2, epoch)).permutation(num_images)
+
+
+def alternate_flips(seed: int, num_images: int, indices, rounds) -> np.ndarray:
+    """Whether images are mirrored by `--flip=alternate`: half of them when they are first seen, and then each every second time.
+
+    Args:
+        seed: of the run.
+        num_images: of the training.
+        indices: int [n], which of them.
+        rounds: int or int [n], how often each was seen before.
+
+    Returns:
+        bool [n].
+    """
+    return _flipped_first(seed, num_images)[indices] ^ (np.asarray(rounds) % 2 == 1)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,20 +1,24 @@
 """Figures show what they say: whole titles, the colours of training, how many classes of how many."""
 
 import io
+import itertools
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from cifar10_input import load_data, split_data
+import cifar10_input
+from cifar10_input import Split, load_data, split_data
 from hyper_parameters import from_preset
 from resnet_study.metrics import measure
 from resnet_study.reports import figures, fonts, image_sheets
 from resnet_study.reports.calibration import draw_reliability
+from resnet_study.reports.image_sheets import draw_augmentation
 
 LONG = "resnet20, squeeze_excitation 4, stochastic_depth 0.1, heads fine,coarse on cifar100, preset fast with 3 other settings"
 HISTORY = pd.DataFrame({"step": [0, 10], "train_loss": [2.3, 1.0], "validation_loss": [2.3, 1.2]})
@@ -85,9 +89,35 @@ def test_the_smoothed_curve_stands_on_the_raw_one_also_in_short_runs(errors):
     result = {"test": {"error": 1.0}, "best_step": 3}
     for label, sign in (("error", 1), ("accuracy", -1)):
         axes = figures._draw_percent(history, "title", label, result, sign, 0.8, None, "test").axes[0]
-        raw, smoothed = (line.get_ydata() for line in axes.lines[:2])
-        assert axes.lines[1].get_label() == "training, mean of near reports" and np.isnan(smoothed[0])
-        assert abs(smoothed - raw)[1:].max() < 1
+        # They are one line then.
+        assert [line.get_label() for line in axes.lines[:2]] == ["training (augmented)", "validation"]
+        smoothed = figures.centred_means(errors, 0.8)
+        assert np.isnan(smoothed[0]) and abs(smoothed - errors)[1:].max() < 1
+
+
+def test_a_published_number_of_several_views_or_a_noisy_curve():
+    rng = np.random.default_rng(0)
+    history = pd.DataFrame({"step": range(60), "train_error": [90, *(20 + rng.normal(0, 4, 59))]})
+    result = {"test": {"error": 7.0}, "best_step": 59}
+
+    def labels(published):
+        axes = figures._draw_percent(history, "title", "error (%)", result, 1, 0.9, published, "test").axes[0]
+        return [line.get_label() for line in axes.lines]
+
+    assert labels(None)[1] == "training, mean of near reports"
+    assert "published test: 7.51 % (He et al. 2015)" in labels(("test_error", 7.51, "He et al. 2015, table 6"))
+    assert not [name for name in labels(("test_error_shifts", 5.99, "Jordan 2024")) if "published" in name]
+
+
+def test_the_sheet_of_the_augmentation_alternates_as_the_training_does(monkeypatch):
+    flips = []
+    monkeypatch.setattr(
+        cifar10_input, "augment", lambda images, _, flipped, *rest: flips.append(flipped) or tf.constant(images)
+    )
+    training = Split(np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.int32))
+    draw_augmentation(training, from_preset("fast", train_batch_size=8, padding_size=2))
+    for before, after in itertools.pairwise(flips):
+        np.testing.assert_array_equal(before, ~after)
 
 
 def test_the_smoothed_curve_of_a_long_run_is_smooth():
@@ -164,9 +194,9 @@ def test_wide_characters_break_lines_sooner():
 
 
 def test_the_reliability_diagram_tells_confidence_from_accuracy():
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
-    metrics = measure(probabilities, np.array([0, 1, 1]), ["a", "b"])
+    probabilities = np.repeat([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.3, 0.7]], [20, 20, 20, 1], axis=0)
+    metrics = measure(probabilities, np.repeat([0, 1, 1, 1], [20, 20, 20, 1]), ["a", "b"])
     upper, lower = draw_reliability(metrics, "a model").axes
     points = upper.lines[1].get_xydata()
-    np.testing.assert_allclose(points, [[60, 100], [90, 50]])
+    np.testing.assert_allclose(points, [[60, 100], [90, 50]])  # and not the bin of one image
     assert "points" in upper.get_title() and sum(bar.get_height() for bar in lower.patches) == pytest.approx(100)

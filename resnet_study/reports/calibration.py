@@ -2,9 +2,19 @@
 
 import math
 
+from resnet_study.metrics import confidence_interval
 from resnet_study.reports.canvas import BLACK, BLUE, VERMILION, make_panels, wrap_title
 
 _FEW = 20  # the accuracy of fewer images would draw the eye and say nothing
+
+
+_BACKED = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # a legend that a curve may pass under
+
+
+def _place_legend(metrics) -> str:
+    """The corner that the curve leaves free: a model that is not sure enough is right more often than it says."""
+    surer = sum(row["images"] * (row["accuracy"] - row["confidence"]) for row in metrics["reliability"])
+    return "lower right" if surer > 0 else "upper left"
 
 
 def draw_reliability(metrics: dict, title: str):
@@ -14,21 +24,42 @@ def draw_reliability(metrics: dict, title: str):
         metrics: of a tested part, see `resnet_study.metrics.measure`.
         title: of the figure.
     """
-    bins = metrics["reliability"]
-    confidence = [100 * row["confidence"] for row in bins]
     figure, (upper, lower) = make_panels(2, figsize=(5, 5.4), sharex=True, height_ratios=(4, 1))
     upper.plot((0, 100), (0, 100), color=BLACK, linewidth=0.8, linestyle=":", label="as often as said")
-    accuracy, shares = [100 * row["accuracy"] for row in bins], [row["images"] / metrics["images"] for row in bins]
-    upper.plot(confidence, accuracy, color=BLUE, linewidth=1, label="the model; large points: many images")
-    upper.scatter(confidence, accuracy, [8 + 120 * share for share in shares], color=BLUE, clip_on=False, zorder=3)
+    for shown, label, style in (
+        (
+            [row for row in metrics["reliability"] if row["images"] >= _FEW],
+            "the model, with 95 % intervals",
+            {"color": BLUE},
+        ),
+        (
+            [row for row in metrics["reliability"] if row["images"] < _FEW],
+            f"of fewer than {_FEW} images",
+            {"facecolors": "white", "edgecolors": BLUE},
+        ),
+    ):
+        if shown:
+            confidence, accuracy = ([100 * row[name] for row in shown] for name in ("confidence", "accuracy"))
+            sizes = [8 + 120 * row["images"] / metrics["images"] for row in shown]
+            upper.scatter(confidence, accuracy, sizes, clip_on=False, zorder=3, label=label, **style)
+            if "color" in style:
+                upper.plot(confidence, accuracy, color=BLUE, linewidth=1)
+                for row, x in zip(shown, confidence, strict=True):
+                    interval = confidence_interval(round(row["accuracy"] * row["images"]), row["images"])
+                    upper.plot((x, x), interval, color=BLUE, linewidth=1, alpha=0.6)
     upper.set(ylabel="right answers (%)", xlim=(0, 100), ylim=(0, 100))
     upper.set_title(
-        f"{wrap_title(title, 5)}\ncalibration error {metrics['calibration_error']:.1f} points, "
+        f"{wrap_title(title, 6)}\ncalibration error {metrics['calibration_error']:.1f} points, "
         f"Brier score {metrics['brier_score']:.3f}",
         fontsize=9,
     )
-    upper.legend(loc="upper left")
-    lower.bar(confidence, [100 * share for share in shares], width=3, color=BLUE)
+    upper.legend(loc=_place_legend(metrics), **_BACKED)
+    lower.bar(
+        [100 * row["confidence"] for row in metrics["reliability"]],
+        [100 * row["images"] / metrics["images"] for row in metrics["reliability"]],
+        width=3,
+        color=BLUE,
+    )
     lower.set(xlabel="confidence: probability of the answer (%)", ylabel="images (%)")
     return figure
 
@@ -53,11 +84,12 @@ def draw_calibrations(cards: dict):
                     [100 * row["confidence"] for row in bins],
                     [100 * row["accuracy"] for row in bins],
                     markersize=3,
+                    clip_on=False,
                     label=f"{word}: {metrics['calibration_error']:.1f} points",
                     **style,
                 )
         axes.set(title=name, xlim=(0, 100), ylim=(0, 100))
-        axes.legend(loc="upper left", fontsize=8)
+        axes.legend(loc=_place_legend(card["uncalibrated"] or card), fontsize=8, **_BACKED)
     for axes in panels.flat[len(cards) :]:
         axes.set_axis_off()
     for axes in panels[:, 0]:

@@ -36,20 +36,35 @@ def draw_depths(rows: list[dict], dataset: str):
         for number, (label, line) in enumerate(sorted(lines.items())):
             colour, marker = _LOOKS[number % len(_LOOKS)]
             points = sorted(line.items())
+            places = [depth + 0.6 * number for depth, _ in points]  # or points of two recipes would hide each other
             axes.errorbar(
-                [depth for depth, _ in points],
+                places,
                 [row["value"] for _, row in points],
                 [row["std"] or math.nan for _, row in points],
                 color=colour,
                 marker=marker,
                 linestyle="--" if label.startswith("plain") else "-",
                 capsize=3,
-                label=label,
+                label=f"here, recipe {label}" if not label.startswith("plain") else f"here, {label}",
             )
+            for place, (_, row) in zip(places, points, strict=True):
+                if row["runs"] > 1:
+                    axes.annotate(
+                        f"{row['runs']} seeds",
+                        (place, row["value"]),
+                        (5, 4),
+                        textcoords="offset points",
+                        fontsize=8,
+                        color=colour,
+                    )
         for marker, (source, of_data) in zip("s^", DEPTH_TABLE.items(), strict=True):
             if dataset in of_data:
                 axes.plot(*zip(*sorted(of_data[dataset].items()), strict=True), marker, color="grey", label=source)
-        axes.set(title=f"networks of each depth on {dataset}", xlabel="layers", ylabel="test error (%)")
+        axes.set(
+            title=f"networks of each depth on {dataset}; bars: standard deviation over seeds",
+            xlabel="layers",
+            ylabel="test error (%)",
+        )
         published = [depth for of_data in DEPTH_TABLE.values() for depth in of_data.get(dataset, ())]
         axes.set_xticks(sorted({*depths, *published}))
         axes.legend()

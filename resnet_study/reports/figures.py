@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
@@ -70,7 +71,8 @@ def draw(run: RunFolder, data_dir: str | None = None, labels: str | None = None)
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
     title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset_name}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
-    published = published_number(config)
+    # A run that has not ended is held against nobody.
+    published = published_number(config) if result["last_step"] == config.train_steps else None
     more = {
         "augmentation": lambda: draw_augmentation(training, config),
         "samples": lambda: draw_samples(training, names, config.dataset_name),
@@ -177,6 +179,7 @@ def _draw_curves(history, title, label, curves):
         axes.plot(history["step"], values, label=name, **options)
     axes.set(title=wrap_title(title, 6.4), xlabel="step", ylabel=label)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend()
     return figure
 
@@ -218,14 +221,12 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
         return history[column] if sign == 1 else 100 - history[column]
 
     averaged = "validation_error_unaveraged" in history
-    curves = [
-        ("training (augmented)", percent("train_error"), {"color": ORANGE, "linewidth": 1, "alpha": 0.6}),
-        (
-            "training, mean of near reports",
-            centred_means(percent("train_error"), curve_smoothing),
-            {"color": ORANGE, "linestyle": "--"},
-        ),
-    ]
+    training = percent("train_error")
+    means = centred_means(training, curve_smoothing)
+    curves = [("training (augmented)", training, {"color": ORANGE, "linestyle": "--"})]
+    if len(means) > 1 and np.nanmax(np.abs(means - training)) > 1:  # else the two are one line
+        curves[0] = ("training (augmented)", training, {"color": ORANGE, "linewidth": 1, "alpha": 0.6})
+        curves.append(("training, mean of near reports", means, {"color": ORANGE, "linestyle": "--"}))
     if "validation_error" in history:
         name = "validation, averaged weights" if averaged else "validation"
         curves.append((name, percent("validation_error"), {"color": BLUE, "marker": "o", "markersize": 3}))
@@ -240,18 +241,22 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
     axes = figure.axes[0]
     tested = result[part]["error"]
     value = tested if sign == 1 else 100 - tested
-    if published:
-        metric, error, _ = published
+    # Those of several views of an image are no errors of the curves.
+    if published and published[0] in ("test_error", "validation_error"):
+        metric, error, source = published
         level = error if sign == 1 else 100 - error
-        axes.axhline(
-            level, color=BLACK, linewidth=1, linestyle=":", label=f"published {metric.split('_')[0]}: {level:.2f} %"
-        )
+        named = f"published {metric.split('_')[0]}: {level:.2f} % ({source.split(',')[0]})"
+        axes.axhline(level, color=BLACK, linewidth=1, linestyle=":", label=named)
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
     lowest = history["validation_error"].min() if "validation_error" in history else tested
-    # Beside the error of the untrained model, those of MNIST would lie on the axis.
-    shown = max(1.0, 5 * lowest) if lowest < 2 else None
-    axes.set_ylim(*((0, shown) if sign == 1 else (shown and 100 - shown, 100)))
+    # Beside the error of the untrained model, those of the trained one would lie on the axis.
+    errors = [
+        history[name][1:].max() for name in history if name.endswith("_error") or name == "validation_error_unaveraged"
+    ]
+    trained = 1.1 * max([error for error in errors if error == error], default=100.0)
+    shown = max(1.0, 5 * lowest) if lowest < 2 else min(100.0, trained)
+    axes.set_ylim(*((0, shown) if sign == 1 else (100 - shown, 100)))
     axes.legend()
     return figure
 
@@ -290,6 +295,7 @@ def draw_epochs(history, title, switch_epoch=0):
         if switch_epoch:
             axis.axvline(switch_epoch, color=BLACK, linewidth=1, linestyle=":", label="fine-tuning begins")
         axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.legend()
@@ -346,15 +352,13 @@ def _draw_predictions(test, probabilities, names, title, part):
             predicted, label = (np.flatnonzero(row) for row in (probability >= THRESHOLD, label))
             given, true = (wrap(", ".join(names[k] for k in each) or "none", 16) for each in (predicted, label))
             right = np.array_equal(predicted, label)
-            axis.set_title(
-                given if right else f"{given}\ntrue: {true}", fontsize=8, color=BLACK if right else VERMILION
-            )
+            axis.set_title(given if right else f"{given}\nis: {true}", fontsize=8, color=BLACK if right else VERMILION)
             continue
         predicted = int(probability.argmax())
         right = predicted == label
         # In lines of about the width of a small image.
         text = wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%", 16)
-        text += "" if right else "\n" + wrap(f"not {names[label]}", 16)
+        text += "" if right else "\n" + wrap(f"is {names[label]}: {100 * probability[label]:.0f}\u00a0%", 16)
         axis.set_title(text, fontsize=8, color=BLACK if right else VERMILION)
     return figure
 
@@ -366,13 +370,17 @@ def draw_confusion(matrix, names, title, part="test"):
     counted = len(names) <= 20
     size = max(4.5, 1.2 + (0.5 if counted else 0.12) * len(names) + 0.07 * max(map(len, shown)))
     figure, axes = make_panels(figsize=(size + 0.6, size))
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    # The root, as on the page of a run: else nothing could be seen beside the diagonal.
+    axes.imshow(share**0.5, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         if count and counted:
-            colour = "white" if share[row, column] > 0.5 else BLACK
+            colour = "white" if share[row, column] > 0.3 else BLACK
             axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"{wrap_title(title, 1.3 * size)}\n{part} images; shade: share of the row", fontsize=9)
+    axes.set_title(
+        f"{wrap_title(title, 1.3 * size)}\n{part} images, {matrix.trace():,} of {matrix.sum():,} right; shade: root of the share of the row",
+        fontsize=9,
+    )
     turned = {"rotation": 45 if counted else 90, "ha": "right" if counted else "center"}
     font = {} if counted else {"fontsize": 7}
     axes.set_xticklabels(shown, **font, **(turned if max(map(len, shown)) > 2 else {}))
@@ -382,4 +390,9 @@ def draw_confusion(matrix, names, title, part="test"):
 
 
 def name_model(model_name: str, options: dict) -> str:
-    return ", ".join([model_name, *(f"{name} {value}" for name, value in options.items())])
+    """A network with what makes it another one than its name says; of the many widths of a pruned one the least and the greatest."""
+
+    def tell(value):
+        return f"{min(value)}..{max(value)}" if isinstance(value, list) and len(value) > 4 else value
+
+    return ", ".join([model_name, *(f"{name} {tell(value)}" for name, value in options.items())])

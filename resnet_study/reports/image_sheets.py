@@ -49,10 +49,12 @@ def draw_augmentation(training, config):
     for epoch in range(9):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
         plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, training.labels, config)
-        draws = (
+        draws = [
             np.resize(values, (len(chosen), *values.shape[1:]))
             for values in (plan.offsets, plan.flips, plan.centers, plan.angles)
-        )
+        ]
+        if config.flip == "alternate":  # which follows from the image and the epoch, and not from a draw
+            draws[1] = cifar10_input.alternate_flips(config.seed, len(training), chosen, epoch)
         images = training.images[chosen]
         if config.augment:
             images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch))
@@ -70,6 +72,7 @@ def draw_augmentation(training, config):
         else "switched off"
     )
     figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
+    figure.suptitle(f"augmentation: {kind}", fontsize=9)
     for title, axis in zip(["original", *(f"epoch {epoch + 1}" for epoch in range(9))], figure.axes, strict=False):
         axis.set_title(title, fontsize=8)
     return figure

@@ -70,7 +70,8 @@ def _place_legend(plot):
     legend = plot.legend[0]
     plot.add_layout(legend, "below")
     legend.click_policy = "hide"
-    legend.ncols = 2
+    legend.ncols = 1
+    plot.height += 22 * max(0, len(legend.items) - 2)
     legend.location = "left"
     legend.background_fill_alpha = 0
     legend.border_line_color = None

@@ -314,6 +314,20 @@ _NOTES = (
 )
 
 
+# What the figures of a run show, for who cannot see them; those of studies are called so.
+_SHOWN = {
+    "accuracy_and_loss": "accuracy and loss of training and validation against the epoch",
+    "accuracy_curve": "accuracy of training and validation against the step, and that of the test",
+    "augmentation": "training images, each beside variants as the training augments them",
+    "confusion_matrix": "how many test images of each class were taken for each class",
+    "error_curve": "error of training and validation against the step, and that of the test",
+    "loss_curve": "cross-entropy of training and validation against the step",
+    "predictions": "the first test images with the answers of the model",
+    "reliability": "how often the answers of each confidence are right",
+    "samples": "training images of each class",
+}
+
+
 def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -> str:
     """Rows, commands, report and figures of one run."""
     lines = [f"# {page}", "", "Made by the program, see [all results](../README.md); not to be edited."]
@@ -333,7 +347,8 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
         lines += ["", "## Report", "", report.read_text(encoding="utf-8").strip()]
     figures = sorted((results / page).glob("*.png"))
     if figures:
-        lines += ["", "## Figures", "", *(f"![{figure.stem}]({figure.name})" for figure in figures)]
+        lines += ["", "## Figures", ""]
+        lines += [f"![{_SHOWN.get(figure.stem, figure.stem)}]({figure.name})" for figure in figures]
     return "\n".join(lines) + "\n"
 
 

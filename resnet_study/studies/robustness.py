@@ -1,5 +1,6 @@
 """Accuracy on corrupted test images."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -133,9 +134,9 @@ def draw_robustness(table, dataset: str):
     """
     kinds = list(corruptions.CORRUPTIONS)
     keys = list(table[["model", "preset"]].drop_duplicates().itertuples(index=False, name=None))
-    figure, panels = make_panels(1, len(kinds), figsize=(9.6, 3.6), sharey=True)
+    figure, panels = make_panels(math.ceil(len(kinds) / 2), 2, figsize=(6.8, 6.8), sharey=True)
     names = short_names(keys)
-    for axes, kind in zip(panels, kinds, strict=True):
+    for axes, kind in zip(panels.flat, kinds, strict=True):
         for key, style in styles(keys).items():
             part = table[(table["model"] == key[0]) & (table["preset"] == key[1]) & (table["corruption"] == kind)]
             by_severity = part.groupby("severity")["accuracy"]
@@ -148,9 +149,10 @@ def draw_robustness(table, dataset: str):
         axes.set(title=kind, xticks=[0, *range(1, 1 + len(values))])
         axes.set_xlabel(meaning.replace(", ", ",\n"), fontsize=8)
         axes.set_xticklabels(["clean", *(f"{value:g}" for value in values)], rotation=60)
-    panels[0].set_ylabel("test accuracy (%)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test accuracy (%)")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     figure.suptitle(f"corrupted test images of {dataset}")
     return figure
 

@@ -63,6 +63,8 @@ for (const table of document.querySelectorAll("table:not(.matrix)")) {
   if (table.tBodies[0].rows.length > 5) addFilter(table);
 }
 
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
+
 // Images that fell into a cell of the confusion matrix.
 
 const store = document.getElementById("gallery");
