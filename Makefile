@@ -8,7 +8,7 @@
 # make docs        the documentation as a site, build/site/index.html
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
-# make reproduce   the tables and figures of He, Liang and Lu & Song, in about a night; goes on where it was stopped (DATA_DIR=folder)
+# make reproduce   the tables and figures of He, Liang and Lu & Song, in about 13 hours; goes on where it was stopped (DATA_DIR=folder)
 # make lint        ruff and mypy
 
 # The first interpreter that starts and is new enough; PYTHON=... names another.
@@ -20,8 +20,8 @@ INSTALLED := .venv/.installed
 .PHONY: demo install help test train slow browser-test docs bench crash-test reproduce lint
 
 demo: $(INSTALLED)
-	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=demo --overwrite
-	$(BIN)/python cifar10_main.py --mode=predict --version=demo --images examples/digits
+	$(BIN)/python cifar10_main.py --mode=train --dataset=digits --version=make-demo --overwrite
+	$(BIN)/python cifar10_main.py --mode=predict --version=make-demo --images examples/digits
 
 install: $(INSTALLED)
 

@@ -254,7 +254,7 @@ def _report(config, versions):
     devices.import_tensorflow()
     from resnet_study.reports import comparison_page, run_page
 
-    folder = Path(config.runs_dir)
+    folder = Path(config.runs_dir).expanduser()
     if versions:
         runs = [RunFolder(folder / name) for name in dict.fromkeys(versions)]
         page = comparison_page.write_comparison(folder / (config.version or "comparison"), runs)
@@ -272,6 +272,8 @@ def _serve(flags, versions, port):
     """Answers for runs of either program in `runs_dir`, model files and "cifar10", beside each other."""
     if not 0 <= port <= 65535:
         raise UsageError(f"--port must be 0 (any that is free) to 65535, received {port}")
+    if flags.get("version") and flags.get("test_ckpt_path"):
+        raise UsageError("--version and --test_ckpt_path both name a model; give one of them, or several by --versions")
     if versions and (named := {"version", "test_ckpt_path"} & flags.keys()):
         raise UsageError(f"--versions and --{min(named)} exclude each other; give one of them")
     devices.import_tensorflow()
@@ -284,7 +286,7 @@ def _serve(flags, versions, port):
     from resnet_study.serving.served_model import ServedModel
 
     config = hyper_parameters.from_flags(flags)
-    runs = Path(config.runs_dir)
+    runs = Path(config.runs_dir).expanduser()
     named = versions or [config.test_ckpt_path or config.run_name]
     paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
     # Shipped weights tell what they were trained on; other models have a run that does, or are told by flags.
@@ -385,7 +387,7 @@ def _export(config, actions):
 def _publish(config, actions):
     from resnet_study.reports.results import publish, publish_study
 
-    run, results = run_folder_of(config), Path(actions["results_dir"])
+    run, results = run_folder_of(config), Path(actions["results_dir"]).expanduser()
     if (run.path / "study.json").is_file():
         print(f"written: {publish_study(run.path, actions['experiment'] or run.path.name, results)}")
     else:

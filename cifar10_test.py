@@ -20,7 +20,7 @@ import pandas as pd
 import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
-from resnet_study.class_names import ClassNames
+from resnet_study.class_names import ClassNames, without_folder
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.data.new_images import check_own, check_own_of
@@ -172,7 +172,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             f"expected a run that held images out, received {fitted}, which was trained on all; give --held_out=RUN, a run of the same "
             "recipe that was trained with --validation_fraction=0.1"
         )
-    if run.read_class_names() != list(data.class_names):
+    if run.read_class_names() not in (list(data.class_names), [without_folder(name) for name in data.class_names]):
         raise UsageError(
             f"{fitted} must be of the classes that {run} tells apart, received others; give another --held_out"
         )

@@ -137,7 +137,10 @@ def describe_site(pages: Path, site: Path, reference: dict) -> dict:
 
 
 def main(site: Path = ROOT / "build" / "site") -> int:
-    """Builds the site. Returns the exit code of MkDocs."""
+    """Builds the site. Returns the exit code of MkDocs, or 2 for a folder that holds something else, which MkDocs would delete."""
+    if site.is_dir() and any(site.iterdir()) and not (site / "sitemap.xml").is_file():
+        print(f"error: {site} must be empty or hold a site, received other files; give another folder", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder) / "pages"
         for name in _COPIED:

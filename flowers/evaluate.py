@@ -31,6 +31,7 @@ _DATA = (
     "folds",
     "fold",
 )
+_PARTS = _DATA[5:]
 PREDICT_READS = (*_NAMING, "faithful", "value_range", "resize", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
 EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
@@ -231,6 +232,8 @@ def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) 
             raise UsageError(
                 "--test_ckpt_path is for flowers.evaluate, predict and export; give --weights to start from a run"
             )
+        if flags.get("version"):
+            raise UsageError(f"--version={flags['version']} and --test_ckpt_path both name a model; give one of them")
         return make(_read_data_flags(flags) | flags)
     run = find_run(make, flags, _NAMING)
     return find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
@@ -255,6 +258,9 @@ def _read_data_flags(flags):
     stored = run.read_config(FlowerParameters)
     # Those of its parts hold wherever its images lie now: with others, it would be tested on what it was trained on.
     names = _DATA if flags.get("dataset", stored.dataset) == stored.dataset else ()
+    for name in _PARTS if names else ():
+        if (given := flags.get(name, kept := getattr(stored, name))) != kept:
+            raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
     return {name: getattr(stored, name) for name in (*names, "model", "faithful", "value_range", "resize", "jpeg_size")}
 
 
@@ -295,7 +301,9 @@ def main(argv=None) -> int:
             from resnet_study.reports.published import list_flower_numbers
             from resnet_study.reports.results import publish
 
-            print(f"written: {publish(run_folder_of(config), experiment, Path(results), list_flower_numbers)}")
+            print(
+                f"written: {publish(run_folder_of(config), experiment, Path(results).expanduser(), list_flower_numbers)}"
+            )
 
     return run_command(run)
 

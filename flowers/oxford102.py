@@ -44,12 +44,14 @@ def fetch_flowers() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(cache / ".oxford102.lock"):
             if not folder.is_dir():
+                there = {name for name in _MD5 if (cache / name).is_file()}  # which somebody else brought
                 archive, labels = (fetch_large(_SITE + name, md5, cache, _WAYS_OUT) for name, md5 in _MD5.items())
                 aside = cache / ".incomplete-oxford102"
                 shutil.rmtree(aside, ignore_errors=True)
                 _sort_images(archive, _read_labels(labels), aside)
                 aside.replace(folder)
-                archive.unlink()
+                if archive.name not in there:
+                    archive.unlink()
     except OSError as error:
         raise UsageError(f"{cache} cannot be written to ({error.strerror or error}); give --data_dir=FOLDER") from error
     return folder

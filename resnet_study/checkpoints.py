@@ -1,15 +1,17 @@
 """Checkpoints: arrays and facts of a training run in `.npz` files, of which the last two are kept; every byte is checked when it is read."""
 
 import contextlib
+import errno
 import json
 import math
 import numbers
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UnreadableError, UsageError
 from resnet_study.files import is_kind, written_aside
 
 HISTORY = (
@@ -55,12 +57,18 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], fact
 
 def delete_checkpoints_beside(path: Path) -> None:
     """Deletes all checkpoints but `path`, which was read, and the one before it."""
-    found = sorted(path.parent.glob("step-*.npz"))
+    found = _list_checkpoints(path.parent)
     # Those of later steps were damaged, or the run would have gone on from them.
     kept = [other for other in found if other <= path][-_KEPT:]
     for other in found:
         if other not in kept:
             other.unlink()
+
+
+def _list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, from the oldest to the newest; a copy that somebody made under another name is none."""
+    found = {path: re.fullmatch(r"step-(\d{8,})\.npz", path.name) for path in folder.glob("step-*.npz")}
+    return sorted((path for path, name in found.items() if name), key=lambda path: int(found[path][1]))
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -74,11 +82,13 @@ def latest_checkpoint_in(folder: Path) -> Path | None:
     Raises:
         UsageError: there are checkpoints, but none can be read.
     """
-    found = sorted(folder.glob("step-*.npz"), reverse=True)
+    found = _list_checkpoints(folder)[::-1]
     for path in found:
         try:
             check_checkpoint(path)
             return path
+        except UnreadableError:
+            raise
         except UsageError as error:
             print(f"passed over: {error}")
     if found:
@@ -143,6 +153,16 @@ def _naming_damage(path):
             if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than its size")
         yield
+    except (PermissionError, MemoryError) as error:  # it may be sound, and must not be passed over
+        raise UnreadableError(
+            f"{path} could not be read ({error or 'too little memory'}); mend that and repeat the command"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ESTALE):
+            raise UnreadableError(
+                f"{path} could not be read ({error.strerror}); mend that and repeat the command"
+            ) from error
+        raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error
     # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
         raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error

@@ -5,6 +5,7 @@ to the size of the network.
 """
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def read_class_names(path: Path, classes: dict[str, int]) -> ClassNames:
     return parse_class_names(text, classes, path)
 
 
+def tell_apart(names: list[str], folders) -> list[str]:
+    """The names of classes; with its folder each that another one has too, since tables and answers could not tell them apart."""
+    shown = list(names)
+    while len(set(shown)) < len(shown):
+        shown = [
+            f"{name} ({folder})" if shown.count(name) > 1 else name for name, folder in zip(shown, folders, strict=True)
+        ]
+    return shown
+
+
+def without_folder(name: str) -> str:
+    """A name without what `tell_apart` adds."""
+    return re.sub(r" \([^()]*\)$", "", name)
+
+
 def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
     """The class names that a model file brings.
 
@@ -86,6 +102,8 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         jpeg_size = told.pop(_JPEG_SIZE, "full")  # as it was before the file said it
     except (ValueError, RecursionError):
         names = None
+    if list(classes) == [""] and len(told) == 1:  # one head needs no name
+        names = {"": next(iter(told.values()))}
     fits = (
         names is not None
         and resize in _RESIZES

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 import hyper_parameters
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
 from resnet_study.run_folder import find_run, find_settings, run_around
 from resnet_study.settings import add_flags
@@ -123,6 +123,10 @@ def _read_data_flags(flags):
                     )
         elif stored.data_dir and Path(stored.data_dir).expanduser().exists():
             names += ("data_dir",)
+        elif stored.data_dir and "data_dir" not in flags:
+            say_once(
+                f"{stored.data_dir}, where {run} had its data, is gone; they are taken from Keras' cache, or --data_dir says where they are"
+            )
     return {name: getattr(stored, name) for name in names}
 
 

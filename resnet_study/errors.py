@@ -19,6 +19,10 @@ class UsageError(ValueError):
     """Something the user gave cannot be used. The message is one line: expected, received, what to do."""
 
 
+class UnreadableError(UsageError):
+    """A file that may be sound could not be read."""
+
+
 class LostMachineError(UsageError):
     """Another machine of a training has stopped."""
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnet_study.class_names import ClassNames, read_class_names
+from resnet_study.class_names import ClassNames, read_class_names, without_folder
 from resnet_study.errors import UsageError, say_once
 from resnet_study.exporting.exported_model import ExportedModel, find_format
 from resnet_study.files import is_kind, read_json, write_atomically, write_json
@@ -246,7 +246,8 @@ def check_classes(path: str, model, data: LabelledParts) -> None:
             raise UsageError(
                 f"{path} tells {len(known)} classes apart, but {data.found} has {len(names)}; give {data.advice}"
             )
-        if known not in (names, _numbered_names(len(names))):
+        # Runs of before call two classes of one name alike.
+        if known not in (names, [without_folder(name) for name in names], _numbered_names(len(names))):
             raise UsageError(
                 f"{path} tells {', '.join(known[:3])}, ... apart, but {data.found} has {', '.join(names[:3])}, ...; give "
                 f"{data.advice}"

@@ -25,6 +25,7 @@ locked the next time.
 import contextlib
 import dataclasses
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.settings import Settings
 
+# Settings that may name a file or folder.
+_READ_FROM = ("ckpt_path", "teacher", "weights", "class_weight", "labels", "data_dir")
 # Data that were moved are found there from the next start on.
 _PLACES = ("data_dir", "labels", "label_separator")
 
@@ -91,7 +94,10 @@ class RunFolder:
             for aside in list(self.path.rglob(f"{ASIDE}*")):
                 if is_being_written(aside):  # by a test or an export, which need no lock
                     continue
-                if aside.is_dir():
+                name = re.fullmatch(rf"{re.escape(ASIDE)}\d+-old-(.+)", aside.name)
+                if name and not aside.with_name(name[1]).exists():  # an export that was killed between two renames
+                    aside.rename(aside.with_name(name[1]))
+                elif aside.is_dir() and not aside.is_symlink():
                     shutil.rmtree(aside)
                 else:
                     aside.unlink(missing_ok=True)
@@ -131,13 +137,32 @@ class RunFolder:
         if not self.holds_run():
             if self._entries():
                 raise UsageError(f"{self} must be empty or hold a run, received other files; give another --version")
-        elif resume and not overwrite:
+        elif overwrite:
+            self._check_deletion(config)
+        elif resume:
             self._check_settings(config)
-        elif not overwrite:
+        else:
             raise UsageError(
                 f"{self} already holds a run; use --resume to go on with it, --overwrite to start again, or another "
                 "--version; in Python train(config, resume=True) or overwrite=True"
             )
+
+    def _check_deletion(self, config):
+        """Raises UsageError where --overwrite would delete what is no run, or what the new one reads."""
+        own = any(path.exists() for path in (self.environment, self.error_csv, self.checkpoints, self.data))
+        with contextlib.suppress(UsageError):
+            own = own or "runs_dir" in read_json(self.config, dict)
+        if not own:
+            raise UsageError(
+                f"{self} must hold a run to overwrite, received the config.json of something else; give another --version"
+            )
+        for name in _READ_FROM:
+            if (given := getattr(config, name, "")) and self.path.resolve() in Path(
+                given
+            ).expanduser().resolve().parents:
+                raise UsageError(
+                    f"--{name}={given} lies in {self}, which --overwrite would empty; give another --version"
+                )
 
     def begin(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json` where there is none."""

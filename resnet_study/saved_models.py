@@ -318,24 +318,35 @@ def _find_new_head(path: Path, network: keras.Model) -> dict[str, tuple[int, int
     return {"predictions": (stored, wanted)} if features == wanted_features and stored != wanted else {}
 
 
+_NORMALIZATIONS = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
+
+
+def _is_preprocessing(layer) -> bool:
+    """Whether a layer changes pixels before a network: a normalisation, another of Keras' preprocessing layers, or a model of such."""
+    if isinstance(layer, keras.Model):
+        return all(_is_preprocessing(part) or isinstance(part, keras.layers.InputLayer) for part in layer.layers)
+    return isinstance(layer, _NORMALIZATIONS) or type(layer).__module__.startswith("keras.src.layers.preprocessing.")
+
+
 def _copy_normalization(source):
     """A copy of the layer that a trained model puts before its network, without weights; None if it has none.
 
     Raises:
         UsageError: it puts several there, or one that is not known.
     """
-    kinds = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
+    source = as_functional(source)
     # `layer.input` of a model within the model is a tensor within it.
     given, made = keras.Operation.input.fget, keras.Operation.output.fget
     found, tensor = [], source.inputs[0]
-    for layer in source.layers[1:]:
-        within = type(layer).__module__.startswith("keras.src.layers.preprocessing.") or isinstance(layer, keras.Model)
-        if given(layer) is not tensor or layer.trainable_weights or not (within or isinstance(layer, kinds)):
+    for layer in source.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if given(layer) is not tensor or not _is_preprocessing(layer):
             break
         tensor = made(layer)
         if not type(layer).__name__.startswith("Random"):  # which changes nothing but in training
             found.append(layer)
-    if len(found) > 1 or not all(isinstance(layer, kinds) for layer in found):
+    if len(found) > 1 or not all(isinstance(layer, _NORMALIZATIONS) for layer in found):
         raise UsageError(
             f"expected weights of a network behind one layer of pixel normalisation, received '{source.name}' behind "
             f"{', '.join(layer.name for layer in found)}; give these as preprocessing, such as a keras.Sequential"
@@ -414,18 +425,20 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
 
 
 def _list_dropped(source: keras.Model, target: keras.Model) -> list:
-    """Layers with weights that `target` lacks, although it is no shorter network: heads, and behind the last layer of a network without
-    its top what such a top has, dense layers and convolutions of one pixel."""
+    """Layers with weights that `target` lacks, although it is no shorter network: neither preprocessing nor heads, nor, for a network
+    without its top, what follows its last layer and is no block of a network of this library."""
     there = {layer.name for layer in target.layers}
     weighted = [layer for layer in source.layers if layer.weights]
-    shared = [number for number, layer in enumerate(weighted) if layer.name in there]
+    last = max((number for number, layer in enumerate(weighted) if layer.name in there), default=-1)
     has_top = any(name.startswith("predictions") for name in there)
-    dropped = []
-    for number, layer in enumerate(weighted):
-        is_top = not has_top and number > max(shared, default=-1) and set(getattr(layer, "kernel_size", (1,))) == {1}
-        if layer.name not in there and not layer.name.startswith("predictions") and not is_top:
-            dropped.append(layer)
-    return dropped
+    return [
+        layer
+        for number, layer in enumerate(weighted)
+        if layer.name not in there
+        and not layer.name.startswith("predictions")
+        and not _is_preprocessing(layer)
+        and (has_top or number < last or re.match(r"(stage\d+|module|reduction)_", layer.name))
+    ]
 
 
 def _list_layers(path: Path) -> list[str]:

@@ -169,6 +169,28 @@ def test_loading_weights_leaves_the_seeds_of_dropout(tmp_path):
     assert seeds and all(map(np.array_equal, seeds, received))
 
 
+def test_a_frozen_backbone_of_this_library_goes_on_and_gives_its_preprocessing(tmp_path):
+    """In the model of a run it is a layer without trainable weights, as preprocessing is."""
+    layer = PixelNormalization([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    heads.build_transfer("resnet8", 2, input_shape=(8, 8, 3), preprocessing=layer).save(tmp_path / "best.keras")
+    found = backbones.find("resnet8").make_preprocessing(str(tmp_path / "best.keras"))
+    assert found.mean == layer.mean and found.scale == layer.scale
+
+
+def test_weights_come_out_of_models_with_preprocessing_or_a_head_of_their_own(tmp_path):
+    norm = keras.layers.Normalization()
+    norm.adapt(np.random.default_rng(0).random((4, 8, 8, 3)))
+    inputs = keras.Input((8, 8, 3))
+    network = registry.find("resnet8").build(include_top=False, pooling=None, input_tensor=norm(inputs))
+    head = keras.layers.Dense(2, name="mine")(
+        keras.layers.Flatten()(keras.layers.Conv2D(4, 2, name="own")(network.output))
+    )
+    keras.Model(inputs, head, name="resnet8").save(tmp_path / "flat.keras")
+    backbone = registry.find("resnet8").build(include_top=False, pooling=None, input_shape=(8, 8, 3))
+    heads.load_backbone_weights(backbone, str(tmp_path / "flat.keras"))
+    np.testing.assert_array_equal(backbone.get_layer("stem_conv").kernel, network.get_layer("stem_conv").kernel)
+
+
 def test_images_that_have_changed_are_not_gone_on_with(tmp_path):
     task = Transfer(FlowerParameters(dataset="digits", model="resnet20"), RunFolder(tmp_path))
     facts = transfer_facts.describe_data(task, resumed=False)

@@ -27,7 +27,7 @@ from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks, draw_network
 from resnet_study.reports.published import DEPTH_TABLE, find_family
-from resnet_study.reports.results import publish_study, write_study
+from resnet_study.reports.results import publish_study, write_study, write_table
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.studies import cost, degradation
@@ -276,7 +276,17 @@ def test_a_study_deletes_its_own_figures_only(tmp_path):
     assert (results / "x" / "runs" / "mine" / "best.keras").is_file() and (results / "x" / "new.png").is_file()
     (folder / "new.png").unlink()
     publish_study(folder, "x", results)
-    assert not (results / "x" / "new.png").exists()
+    assert not (results / "x" / "new.png").exists() and (results / "x" / "runs" / "mine" / "best.keras").is_file()
+    (folder / "study.json").write_text('{"rows": [')  # damaged, and written anew
+    write_study(folder, "python cifar10_main.py --mode=compare", [row], "report", [])
+    with pytest.raises(UsageError, match="holds the study of compare"):
+        study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "robustness")
+    (folder / "study.json").unlink()
+    with pytest.raises(UsageError, match="must be empty or hold a study, received another report"):
+        study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "compare")
+    (results / "README.md").write_text("my project")
+    with pytest.raises(UsageError, match="must be an index of results, received another text"):
+        write_table(results)
     for name in ("..", "a/b", ""):
         with pytest.raises(UsageError, match="--experiment must be the plain name of a list, received"):
             publish_study(folder, name, results)

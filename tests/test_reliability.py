@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import http.server
 import io
@@ -26,6 +27,7 @@ from cifar10_input import ImageData, Split, load_data
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
+from resnet_study import checkpoints
 from resnet_study.checkpoints import HISTORY, check_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
@@ -116,6 +118,50 @@ def test_what_a_killed_process_was_writing_is_no_obstacle_and_is_deleted(tmp_pat
     with run.locked():
         run.begin(from_preset("smoke"), resume=False, overwrite=False)
     assert sorted(path.name for path in run.path.iterdir() if path.name != ".lock") == ["config.json"]
+
+
+def test_a_copy_of_a_checkpoint_is_no_checkpoint_and_one_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    arrays, facts = {"a": np.zeros(2, np.float32)}, {"step": 1, "reports": []}
+    monkeypatch.setattr(checkpoints, "_FACTS", dict)
+    for name in ("step-00000001.npz", "step-00000002.npz", "step-00000002-mine.npz"):
+        write_checkpoint(tmp_path / name, arrays, facts)
+    assert checkpoints.latest_checkpoint_in(tmp_path).name == "step-00000002.npz"
+    save_checkpoint(tmp_path, 3, arrays, facts)
+    kept = ["step-00000002-mine.npz", "step-00000002.npz", "step-00000003.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoints.zipfile, "ZipFile", fail)
+    with pytest.raises(UsageError, match=r"could not be read .Input/output error.; mend that and repeat"):
+        checkpoints.latest_checkpoint_in(tmp_path)
+
+
+def test_overwriting_deletes_no_folder_of_others_and_nothing_that_the_run_reads(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    run.path.mkdir()
+    run.config.write_text('{"architectures": ["ResNet"]}')  # of another program
+    with pytest.raises(UsageError, match="must hold a run to overwrite"):
+        run.check(from_preset("smoke"), resume=False, overwrite=True)
+    run.config.unlink()
+    config = from_preset("smoke", version="x", runs_dir=str(tmp_path), is_use_ckpt=True, ckpt_path=str(run.best))
+    run.begin(config, resume=False, overwrite=False)
+    with pytest.raises(UsageError, match=r"lies in .*x, which --overwrite would empty"):
+        run.check(config, resume=False, overwrite=True)
+
+
+def test_an_export_that_was_killed_between_two_renames_is_put_back(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    old = run.path / "exported" / ".aside-4194999-old-litert"
+    old.mkdir(parents=True)
+    (old / "x.tflite").write_bytes(b"older")
+    (run.path / "exported" / ".aside-4194999-litert").mkdir()
+    with run.locked():
+        pass
+    assert [path.relative_to(run.path).as_posix() for path in run.path.rglob("*.tflite")] == [
+        "exported/litert/x.tflite"
+    ]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not say whether a process lives")

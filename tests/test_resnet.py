@@ -323,6 +323,11 @@ def test_a_file_behind_several_layers_asks_for_them_as_preprocessing(tmp_path):
             build_resnet(1, weights=tmp_path / f"{number}.keras")
         build_resnet(1, weights=tmp_path / f"{number}.keras", preprocessing=keras.layers.Identity())
     image = keras.Input((32, 32, 3))
+    small = build_lenet5()
+    keras.Sequential([keras.Input((32, 32, 3)), rescale, *small.layers[1:]], name="lenet5").save(
+        tmp_path / "sequence.keras"
+    )
+    assert build_lenet5(weights=tmp_path / "sequence.keras").layers[1].scale == rescale.scale
     build_resnet(1, input_tensor=rescale(flip(image))).save(tmp_path / "flipped.keras")
     assert build_resnet(1, weights=tmp_path / "flipped.keras").layers[1].scale == rescale.scale
 
@@ -349,6 +354,8 @@ def test_a_normalization_given_to_two_networks_is_one_in_each():
 def test_images_that_the_constants_would_make_larger_are_refused():
     with pytest.raises(ValueError, match="expected images of the size of the constants"):
         PixelNormalization([1, 2, 3], [4, 5, 6])(np.zeros((2, 8, 8, 1)))
+    unknown = tf.function(PixelNormalization(1.0, 2.0).call, input_signature=[tf.TensorSpec(None)])
+    np.testing.assert_array_equal(unknown(np.full((2, 8, 8, 1), 5.0, np.float32)), np.full((2, 8, 8, 1), 2.0))
 
 
 def test_weights_without_the_constants_of_their_normalization_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_study.class_names import tell_apart
 from resnet_study.data.file_sorting import Sorting
 from resnet_study.data.file_tree import file_size, list_tree, read_member
 from resnet_study.data.folder_layout import sort_by_folders
@@ -255,10 +256,7 @@ def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) ->
             raise UsageError(
                 f'{file} must hold {{"class folder": "name", ...}}, received {error}; mend or remove it'
             ) from error
-        shown = [as_text(names.get(name, name)) for name in classes]
-        # Two classes of one name could not be told apart in tables.
-        return tuple(
-            f"{text} ({as_text(name)})" if shown.count(text) > 1 else text
-            for text, name in zip(shown, classes, strict=True)
-        )
+        if file.parent == place.parent:  # where it may be of other images
+            say_once(f"names of classes from {file}")
+        return tuple(tell_apart([as_text(names.get(name, name)) for name in classes], [*map(as_text, classes)]))
     return tuple(map(as_text, classes))

@@ -126,7 +126,9 @@ class PixelNormalization(keras.layers.Layer):
         return "channel_mean" if np.all(np.equal(self.scale, 255)) else "channel_standard"
 
     def call(self, images):
-        self._check(images.shape)
+        shape = images.shape
+        if getattr(shape, "rank", 4) is not None and len(shape) == 4:
+            self._check(shape)
         images = keras.ops.cast(images, "float32")
         if not self.per_image:
             mean, scale = (keras.ops.convert_to_tensor(value, "float32") for value in (self.mean, self.scale))

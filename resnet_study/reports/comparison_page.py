@@ -44,6 +44,8 @@ def write_study_page(folder: Path) -> Path:
     """
     study = read_json(folder / "study.json", {"command": str, "runs": [str]})
     runs = [RunFolder(folder.parent / Path(name).name) for name in study["runs"]]
+    if gone := [run.path.name for run in runs if not run.result.is_file()]:
+        print(f"note: the page is without {', '.join(gone)}, which {folder.parent} lacks or which was not tested")
     return _write(
         folder,
         f"study {folder.name}",

@@ -36,7 +36,7 @@ DEPTH_TABLE = {
 # Which data, how much of them, and what a recipe tells in words.
 _TOLD_OTHERWISE = (
     "dataset", "synthetic_images", "image_size", "channels", "heads", "resize", "jpeg_size", "label_level", "label_separator", "value_range",
-    "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "warmup_steps", "extend", "teacher",
+    "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "extend", "teacher",
     "teacher_share", "teacher_temperature", "sparsity",
 )  # fmt: skip
 _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
@@ -48,6 +48,7 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     # A shortened recipe is no repetition of anybody's, nor is a training that goes on from another one.
     if (
         is_another_network(config)
+        or config.teacher
         or list_changes(config)
         or config.train_steps != from_preset(config.preset).train_steps
         or config.is_use_ckpt
@@ -71,12 +72,17 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
 def list_changes(config: HyperParameters) -> dict:
     """What the training has otherwise than its preset, beside network, data, length, start and teacher: {setting: value}."""
     usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
+    told = set(_TOLD_OTHERWISE)
+    if config.train_steps != usual.train_steps:
+        told.add("warmup_steps")  # which goes with the length
+    if config.lr_schedule != "step":
+        told |= {"decay_step0", "decay_step1"}
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
         if field.metadata["group"] in (DATA, TRAINING)
         and not field.metadata["operational"]
-        and field.name not in _TOLD_OTHERWISE
+        and field.name not in told
         and getattr(config, field.name) != getattr(usual, field.name)
     }
 

@@ -18,7 +18,7 @@ import filelock
 
 from resnet_study.errors import UsageError, advise
 from resnet_study.evaluation import read_result
-from resnet_study.files import is_kind, read_json, write_atomically, write_json
+from resnet_study.files import is_kind, read_json, read_text, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
 from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
@@ -39,6 +39,7 @@ _ROW = dict.fromkeys(
     "run": (str, None),
 }
 
+_HEAD = "Made from the JSON files of this folder"
 _LOCK_SECONDS = 60
 _MOST_OF_A_STUDY = 15  # rows in the index
 
@@ -69,6 +70,7 @@ def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_ci
 @contextlib.contextmanager
 def _one_at_a_time(results: Path):
     """Holds the folder of results for one process: rows are read, changed and written, and another's would be lost."""
+    _check_index(results)
     try:
         results.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(results / ".lock", timeout=_LOCK_SECONDS)
@@ -88,6 +90,13 @@ def _check_experiment(name):
         raise UsageError(
             f"--experiment must be the plain name of a list, received '{name}'; use --results_dir for the place"
         )
+
+
+def _check_index(results: Path):
+    """Raises UsageError where the index would replace somebody's README.md."""
+    index = results / "README.md"
+    if index.is_file() and _HEAD not in read_text(index):
+        raise UsageError(f"{index} must be an index of results, received another text; give another --results_dir")
 
 
 def _flags(command):
@@ -175,7 +184,7 @@ def name_hardware(environment: dict) -> str:
     counts = collections.Counter(gpus if is_kind(gpus, [str]) else [])
     parts = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
     parts += [environment["processor"], f"{cores} core{'s' * (cores > 1)}", environment["dtype_policy"]]
-    if (towers := environment.get("towers", 1)) > 1:
+    if isinstance(towers := environment.get("towers"), int) and towers > 1:
         parts.append(f"{towers} towers")
     return ", ".join(parts)
 
@@ -195,13 +204,14 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
         `folder`.
     """
     names = sorted(figure.name for figure in figures)
-    if (folder / "study.json").is_file():
+    with contextlib.suppress(UsageError):  # there is none, or it is damaged and written anew now
         drawn = read_json(folder / "study.json", dict).get("figures")
         for old in set(drawn if is_kind(drawn, [str]) else ()) - set(names):
             (folder / Path(old).name).unlink(missing_ok=True)
-    write_atomically(folder / "report.md", report + "\n")
     rows = [row | {"command": command, "run": folder.name} for row in rows]
+    # Before the report: a folder with a report alone is somebody else's.
     write_json(folder / "study.json", {"command": command, "rows": rows, "runs": list(runs), "figures": names})
+    write_atomically(folder / "report.md", report + "\n")
     return folder
 
 
@@ -241,14 +251,15 @@ def _publish_study(folder, experiment, results):
         files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
     for name, file in files.items():
         write_atomically(results / experiment / name, file.read_bytes())
-    if path.exists():  # so the folder is that of an earlier call, which may have had other runs and figures
-        copies = {results / experiment / name for name in files}
-        for old in (*(results / experiment).glob("*.png"), *(results / experiment / "runs").glob("*/*")):
-            if old not in copies:
-                old.unlink()
-        for old in (results / experiment / "runs").glob("*"):
-            with contextlib.suppress(OSError):  # which holds files
-                old.rmdir()
+    # What an earlier call wrote, and this one did not.
+    copied = results / experiment / "files.json"
+    for name in set(read_json(copied, [str]) if copied.is_file() else ()) - set(files):
+        place = (results / experiment / name).resolve()
+        if (results / experiment).resolve() in place.parents:
+            place.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # which holds other files
+                place.parent.rmdir()
+    write_json(copied, sorted(files))
     rows = [row | {"experiment": experiment, "run": experiment} for row in study["rows"]]
     write_json(path, rows)
     return write_table(results)
@@ -261,11 +272,15 @@ def write_table(results: Path) -> Path:
     such as speeds, have the page `<results>/<experiment>/README.md`; where some of them are ratios, the index has
     these and nothing else of them. More than 15 rows of one page have a link in their place. Where networks of several depths are
     published, `depth-<data set>.png` shows their errors.
+
+    Raises:
+        UsageError: the folder has a README.md of somebody else, or a list that is damaged.
     """
+    _check_index(results)
     lines = [
         "# Results",
         "",
-        "Made from the JSON files of this folder by `--mode=publish`, by the benchmarks and by `python -m resnet_study.reports.results`;",
+        f"{_HEAD} by `--mode=publish`, by the benchmarks and by `python -m resnet_study.reports.results`;",
         "not to be edited. One row for each data set, model and preset; the page of a run has all its metrics, figures and commands.",
         "",
         *_NOTES,

@@ -34,7 +34,7 @@ from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import write_study
 from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.studies.runs import describe, format_spread, read_finished, result_row
+from resnet_study.studies.runs import check_study_folder, describe, format_spread, read_finished, result_row
 
 # Metrics of the summary: title, digits.
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
@@ -59,8 +59,7 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
         Interrupted: as `Train.train`.
     """
     summary = run_folder_of(config)
-    if summary.holds_run():
-        raise UsageError(f"{summary} holds a run; give the cross-validation another --version")
+    check_study_folder(summary, "train")
     if overwrite:
         raise UsageError(
             "--overwrite is for single runs; a cross-validation keeps what is finished, delete run folders by hand"

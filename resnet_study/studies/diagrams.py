@@ -28,7 +28,7 @@ def draw_study(given: dict, models) -> Path:
     Raises:
         UsageError: an unknown network, a setting that a network does not have, or a folder that holds a run.
     """
-    folder = study_folder(given, "diagrams")
+    folder = study_folder(given, "diagrams", "diagram")
     built = {}
     for name in models:
         config = HyperParameters(**given | {"model": name})

@@ -49,6 +49,8 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     if config.test_ckpt_path and config.version:
         name = config.version
     run = RunFolder(f"{config.runs_dir}/{name}")
+    if run.path.resolve() == RunFolder(path).path.resolve():
+        raise UsageError(f"--version={name} is the run to prune; give the new one another name")
     if resume and run.holds_run():
         asked = {name: value for name, value in given.items() if name not in ("version", "test_ckpt_path")}
         place = {"runs_dir": config.runs_dir, "version": run.path.name}

@@ -299,14 +299,28 @@ def fingerprint(finished: FinishedRun) -> str:
 # What every study writes
 
 
-def study_folder(given: dict, name: str) -> Path:
-    """The folder of a study. Raises UsageError if it holds a run."""
+def study_folder(given: dict, name: str, mode: str = "") -> Path:
+    """The folder of a study, `name` where none is given. `mode`: its `--mode`, "" = `name`. Raises UsageError as `check_study_folder`."""
     # A throw-away object checks the two settings.
     config = HyperParameters(**{key: given[key] for key in ("version", "runs_dir") if key in given})
     folder = RunFolder(f"{config.runs_dir}/{config.version or name}")
+    check_study_folder(folder, mode or name)
+    return folder.path
+
+
+def check_study_folder(folder: RunFolder, mode: str) -> None:
+    """Raises UsageError if a folder holds a run, a study of another kind than `--mode`, or somebody's own report."""
     if folder.holds_run():
         raise UsageError(f"{folder} holds a run; give the study another --version")
-    return folder.path
+    study = folder.path / "study.json"
+    if study.is_file():
+        command = read_json(study, {"command": str})["command"]
+        if "--mode=" in command and f"--mode={mode}" not in command.split():
+            raise UsageError(
+                f"{folder} holds the study of {command.split('--mode=')[1].split()[0]}; give another --version"
+            )
+    elif any((folder.path / name).exists() for name in ("report.md", "report.html")):
+        raise UsageError(f"{folder} must be empty or hold a study, received another report; give another --version")
 
 
 def write_results(folder, command, rows, report, drawn, groups, failures) -> Path:

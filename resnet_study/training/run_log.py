@@ -149,7 +149,7 @@ def format_row(row: dict, train_steps: int, seconds: float | None) -> str:
 
 def event_sizes(folder: Path) -> dict[str, int]:
     """Bytes of each event file: what a checkpoint notes, so that `trim_events` can go back to it."""
-    return {path.name: path.stat().st_size for path in folder.glob("*") if path.is_file()}
+    return {path.name: path.stat().st_size for path in folder.glob("events.out.tfevents.*") if path.is_file()}
 
 
 def trim_events(folder: Path, sizes: dict[str, int]) -> None:
