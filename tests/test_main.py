@@ -240,7 +240,7 @@ def test_publish_writes_rows_and_a_table(trained_run, tmp_path):
     assert [row["pflop"] > 0 for row in rows] == 4 * [True]
     table = (tmp_path / "results" / "README.md").read_text()
     assert "test_error" in table and "[p](p/README.md)" in table
-    assert "![error_curve](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
+    assert "the test](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
 
     # A run that differs in an option of the network has rows of its own.
@@ -373,7 +373,7 @@ def test_the_index_draws_the_errors_of_each_depth(tmp_path):
     rows.append(row | {"model": "resnet44", "value": 1.0, "options": {"maxout": 2}})
     figure = draw_depths(rows, "cifar10")
     lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in figure.axes[0].containers}
-    assert lines == {"zoo": [[20, 8.4], [56, 6.8]], "plain networks, zoo": [[20, 9.0]]}
+    assert lines == {"here, recipe zoo": [[20.6, 8.4], [56.6, 6.8]], "here, plain networks, zoo": [[20, 9.0]]}
     assert "He et al. 2015" in figure.axes[0].get_legend_handles_labels()[1]
     assert draw_depths(rows[:1], "cifar10") is None
     (tmp_path / "cifar10.json").write_text(json.dumps(rows))
