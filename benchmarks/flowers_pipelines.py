@@ -1,7 +1,7 @@
 """How fast images are read and augmented: `--pipeline=tfdata` beside `--pipeline=generator` and Keras' own `flow_from_directory`.
 
 python benchmarks/flowers_pipelines.py --data_dir FOLDER            # about two minutes
-python benchmarks/flowers_pipelines.py --data_dir FOLDER --rounds 1 --batches 5 --image_size 64    # does it work?
+python benchmarks/flowers_pipelines.py --data_dir FOLDER --rounds 1 --batches 5 --image_size 64 --results_dir TRIAL    # does it work?
 
 The three take turns, `--rounds` times, at each size. All give batches of 32 with rotation 30, shear .2, zoom .2 and flips. Ours keep
 up to 1 GiB of images in memory and decode the others for each batch, as Keras does with all. Time runs from the end of a first

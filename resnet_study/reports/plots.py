@@ -13,6 +13,13 @@ from resnet_study.reports.canvas import BLUE, GREEN, VERMILION
 GREY, PURPLE = "#808080", "#B0609A"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)
 _DASHES = ("solid", "dashed", "dotdash", "dotted")
+# The curves of a run as in its figures, but for the orange of training; vermilion is left to the test.
+_OF_CURVE = {
+    "training (augmented)": (PURPLE, "dashed"),
+    "validation": (BLUE, "solid"),
+    "validation, last weights": (GREEN, "dotdash"),
+    "test, only watched": (GREY, "dotdash"),
+}
 
 
 def make_plot(x_label: str, y_label: str, **options):
@@ -45,7 +52,8 @@ def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest
     """
     plot = make_plot(x_label, y_label, **({"x_range": x_range} if x_range else {}))
     for number, (name, (x, y)) in enumerate(lines.items()):
-        style = {"color": COLOURS[number % len(COLOURS)], "line_dash": _DASHES[number % len(_DASHES)], "line_width": 2}
+        color, dash = _OF_CURVE.get(name, (COLOURS[number % len(COLOURS)], _DASHES[number % len(_DASHES)]))
+        style = {"color": color, "line_dash": dash, "line_width": 2}
         source = ColumnDataSource({"x": np.asarray(x, float), "y": np.asarray(y, float), "name": [name] * len(x)})
         plot.line("x", "y", source=source, legend_label=name, **style)
         dots = plot.scatter(

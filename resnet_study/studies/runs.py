@@ -24,6 +24,7 @@ import cifar10_input
 import cifar10_test
 from cifar10_train import Interrupted, Train
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_json
@@ -139,6 +140,9 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
             "a study compares networks on images of one label, received a table with several; train them one by one"
         )
     for config in configs:
+        run, found = run_folder_of(config), data[data_key(config)]
+        if run.data.is_file():  # of the same name, it may be of other images
+            check_own(run, found.fingerprint, found.found)
         spec, shape = registry.find(config.model_name), data[data_key(config)].train.images.shape[1:]
         if min(shape[:2]) < spec.minimum_size:
             spec.build(input_shape=shape)  # which refuses such images, and says so, before it builds anything
