@@ -285,7 +285,7 @@ def _report(table, threads, missing) -> str:
 
 
 def draw_choices(table: pd.DataFrame, columns: dict[str, str], dataset: str):
-    """Error against what it costs, a panel for each column; best choices have a black edge.
+    """Error against what it costs, a panel for each column; best choices are filled, with a black edge, and joined by a line.
 
     Args:
         table: columns model, form, error, and those of `columns`.
@@ -296,17 +296,13 @@ def draw_choices(table: pd.DataFrame, columns: dict[str, str], dataset: str):
     colours = {name: style["color"] for name, style in styles(table["model"].unique()).items()}
     markers = dict(zip(table["form"].unique(), itertools.cycle(_MARKERS), strict=False))
     for axes, (column, label) in zip(panels[0], columns.items(), strict=True):
-        best = find_best(table, column).index
-        for index, row in table.iterrows():
-            edge = BLACK if index in best else "none"
-            axes.plot(
-                row[column],
-                row["error"],
-                markers[row["form"]],
-                color=colours[row["model"]],
-                markeredgecolor=edge,
-                markersize=8,
-            )
+        best = find_best(table, column)
+        for is_best, rows in ((False, table.drop(best.index)), (True, best)):  # the best ones lie on top
+            for _, row in rows.iterrows():
+                colour = colours[row["model"]]
+                look = {"markeredgecolor": BLACK, "zorder": 3} if is_best else {"fillstyle": "none"}
+                axes.plot(row[column], row["error"], markers[row["form"]], color=colour, markersize=8, **look)
+        axes.plot(best[column], best["error"], color=BLACK, linewidth=0.8, drawstyle="steps-post", zorder=2)
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.15g}")
@@ -317,7 +313,7 @@ def draw_choices(table: pd.DataFrame, columns: dict[str, str], dataset: str):
         Line2D([], [], marker=marker, linestyle="", color="grey", label=form) for form, marker in markers.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    figure.suptitle(f"{dataset}: the best choices have a black edge")
+    figure.suptitle(f"{dataset}: the best choices are filled and joined")
     return figure
 
 

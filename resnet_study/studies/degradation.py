@@ -1,5 +1,6 @@
 """Plain against residual networks at several depths: figure 6 of He et al. 2015, and the gradient norms behind it."""
 
+import itertools
 import re
 import statistics
 from pathlib import Path
@@ -173,8 +174,7 @@ def _degradation_report(table) -> str:
 def draw_error_against_step(groups: dict, dataset: str):
     """Figure 6 of He et al. 2015: left plain, right residual networks; dashed training, solid test error.
 
-    Where not every run looked at the test images, the solid lines are the validation error. Depths differ in colour alone;
-    `draw_error_against_depth` tells them apart in print.
+    Where not every run looked at the test images, the solid lines are the validation error. Each depth has a colour and a marker.
 
     Args:
         groups: model -> list of `runs.FinishedRun`, one per seed.
@@ -183,6 +183,7 @@ def draw_error_against_step(groups: dict, dataset: str):
     figure, panels = make_panels(1, 2, figsize=(9.6, 4), sharey=True)
     depths, shown = _depths(groups), part_shown(groups)
     colours = {depth: style["color"] for depth, style in styles(depths).items()}
+    markers = dict(zip(depths, itertools.cycle("osD^v"), strict=False))
     for axes, form in zip(panels, ("plain", "resnet"), strict=True):
         for depth in depths:
             label = f"{form}{depth}"
@@ -193,7 +194,8 @@ def draw_error_against_step(groups: dict, dataset: str):
             # No solid line where images were neither held out nor looked at.
             lines = [("train_error", {"linestyle": "--", "linewidth": 1})]
             if all(f"{shown}_error" in table for table in tables):
-                lines.append((f"{shown}_error", {"linewidth": 1.7}))
+                marked = {"marker": markers[depth], "markersize": 4, "markevery": 2}
+                lines.append((f"{shown}_error", {"linewidth": 1.7, **marked}))
             for column, style in lines:
                 named = label if column == lines[-1][0] else None
                 draw_mean(axes, tables, "step", column, np.asarray, color=colour, label=named, **style)
