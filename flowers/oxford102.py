@@ -16,7 +16,7 @@ import numpy as np
 
 from resnet_study.data.download import fetch_large, keras_cache
 from resnet_study.errors import UsageError, one_line
-from resnet_study.files import read_json
+from resnet_study.files import move, read_json
 
 _SITE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _MD5 = {"102flowers.tgz": "52808999861908f626f3c1f4e79d11fa", "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d"}
@@ -49,7 +49,7 @@ def fetch_flowers() -> Path:
                 aside = cache / ".incomplete-oxford102"
                 shutil.rmtree(aside, ignore_errors=True)
                 _sort_images(archive, _read_labels(labels), aside)
-                aside.replace(folder)
+                move(aside, folder)
                 if archive.name not in there:
                     archive.unlink()
     except OSError as error:

@@ -62,7 +62,10 @@ def delete_checkpoints_beside(path: Path) -> None:
     kept = [other for other in found if other <= path][-_KEPT:]
     for other in found:
         if other not in kept:
-            other.unlink()
+            with contextlib.suppress(
+                PermissionError
+            ):  # on Windows, while another program reads it; the next report deletes it
+                other.unlink()
 
 
 def _list_checkpoints(folder: Path) -> list[Path]:

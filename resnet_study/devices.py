@@ -85,6 +85,8 @@ def explain_missing_gpu() -> str:
     there = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")
     if hidden or not there or tf.config.list_physical_devices("GPU"):
         return ""
+    if sys.platform == "win32":
+        return "TensorFlow uses no GPU under Windows itself; train under WSL2"
     if not tf.sysconfig.get_build_info().get("is_cuda_build"):
         return "this TensorFlow is built without CUDA: install the extra gpu"
     return (

@@ -113,6 +113,9 @@ def _processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
+        if sys.platform == "darwin":  # where the former says "arm" for all
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip() or platform.processor()
         return platform.processor()
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()

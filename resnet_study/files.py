@@ -27,7 +27,7 @@ def written_aside(path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         _force_to_disk(aside)
-        _move(aside, path)
+        move(aside, path)
         with contextlib.suppress(PermissionError):  # Windows opens no folders
             _force_to_disk(path.parent)
     except OSError as error:
@@ -40,21 +40,21 @@ def written_aside(path: Path):
 def is_being_written(aside: Path) -> bool:
     """Whether another process that lives, on this machine, writes what will be moved into place."""
     match = re.match(rf"{re.escape(ASIDE)}(\d{{1,7}})-", aside.name)
-    # On Windows the signal 0 would end that process; there nobody can delete what it has open.
-    if not match or int(match[1]) == os.getpid() or os.name == "nt":
+    if not match or int(match[1]) == os.getpid():
         return False
-    try:
-        os.kill(int(match[1]), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        pass
+    if os.name != "nt":  # where the signal 0 would end that process, so that the age alone decides
+        try:
+            os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # of another user
+            pass
     with contextlib.suppress(OSError):
         return time.time() - aside.stat().st_mtime < _LONGEST  # or it is another process of that number
     return False
 
 
-def _move(aside: Path, path: Path) -> None:
+def move(aside: Path, path: Path) -> None:
     """Moves a file into place. Windows refuses while another program, such as Excel, has the old file open: it is waited for."""
     for seconds in _WAITS:
         try:

@@ -32,7 +32,7 @@ from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.errors import UsageError, as_text, say_once
 from resnet_study.exporting.exported_model import ExportedModel
-from resnet_study.files import write_atomically
+from resnet_study.files import move, write_atomically
 from resnet_study.saved_models import find_heads
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
@@ -71,14 +71,14 @@ def list_images(paths) -> ImageList:
     named, folders = set(), {}
     for path in map(Path, paths):
         if not path.is_dir() and path.suffix.lower() != ".zip":
-            named.add(str(path))
-            folders.setdefault(str(path), (path.parent.name,))
+            named.add(path.as_posix())
+            folders.setdefault(path.as_posix(), (path.parent.name,))
             continue
         found, others = {}, 0
         for inner, names in list_tree(path, IMAGE_SUFFIXES).items():
             images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
             others += len(names) - len(images)
-            found |= {"/".join([str(path), *inner, name]): (path.resolve().name, *inner) for name in images}
+            found |= {"/".join([path.as_posix(), *inner, name]): (path.resolve().name, *inner) for name in images}
         if not found:
             raise UsageError(
                 f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}), received a folder without any; give another"
@@ -264,7 +264,7 @@ class _Part:
     def finish(self, path: Path, files: list[str]) -> None:
         """Makes the file the table of all probabilities, with its rows in the order of `files`."""
         if list(self.rows) == files:
-            self.path.replace(path)
+            move(self.path, path)
         else:  # images were read in a later try
             self._write_all(path, {file: self.rows[file] for file in files})
             self.path.unlink()

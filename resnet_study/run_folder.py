@@ -157,9 +157,11 @@ class RunFolder:
                 f"{self} must hold a run to overwrite, received the config.json of something else; give another --version"
             )
         for name in _READ_FROM:
-            if (given := getattr(config, name, "")) and self.path.resolve() in Path(
-                given
-            ).expanduser().resolve().parents:
+            if not (given := getattr(config, name, "")):
+                continue
+            # Not by their names, whose case some file systems ignore.
+            around = Path(given).expanduser().resolve().parents
+            if any(folder.exists() and folder.samefile(self.path) for folder in around):
                 raise UsageError(
                     f"--{name}={given} lies in {self}, which --overwrite would empty; give another --version"
                 )

@@ -7,8 +7,10 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
 import shlex
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,6 +75,15 @@ _COMMANDS = {
 }
 
 
+# What no folder can be called.
+_NO_FOLDERS = r'|[<>:"|?*]|[. ]$|^(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$)' if os.name == "nt" else ""
+
+
+def _quote(text: str) -> str:
+    """A word of a command for the shell of this system."""
+    return subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text)
+
+
 class Settings:
     """What the frozen dataclasses of settings have in common; every field is a `setting`."""
 
@@ -98,7 +109,7 @@ class Settings:
                     ) from error
         if not self.runs_dir:
             raise UsageError("--runs_dir must be a folder, received ''; leave it out for runs/")
-        if re.search(r"[\\/]|^\.", self.version):
+        if re.search(r"[\\/]|^\." + _NO_FOLDERS, self.version):
             raise UsageError(
                 f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
             )
@@ -118,13 +129,13 @@ class Settings:
 
     def resume_command(self, folder: Path) -> str:
         """The command that goes on with the run in `folder`."""
-        flags = [f"--version={shlex.quote(folder.name)}", "--resume"]
+        flags = [f"--version={_quote(folder.name)}", "--resume"]
         # Which may have been asked for by a later start than the first.
         for name, value in (("watch_test", True), ("strategy", "multi_worker")):
             if getattr(self, name, None) == value:
                 flags.insert(0, f"--{name}={str(value).lower()}")
         if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
-            flags.insert(0, f"--runs_dir={shlex.quote(str(folder.parent))}")
+            flags.insert(0, f"--runs_dir={_quote(str(folder.parent))}")
         return " ".join([self.PROGRAM, *flags])
 
     def to_json(self) -> str:

@@ -65,14 +65,18 @@ def _pages_where_they_are_tested(request):
 
 
 # What lies where a file is expected: name -> a function that makes it.
-SPECIAL_FILES = {
-    "pipe": os.mkfifo,
-    "zero": lambda place: place.symlink_to("/dev/zero"),
-    "dangling": lambda place: place.symlink_to("nowhere"),
-    "folder": Path.mkdir,
-    "loop": lambda place: place.symlink_to(place),
-    "sparse": lambda place: (place.touch(), os.truncate(place, 10 << 30)),
-}
+SPECIAL_FILES = (
+    {}
+    if os.name == "nt"
+    else {
+        "pipe": os.mkfifo,
+        "zero": lambda place: place.symlink_to("/dev/zero"),
+        "dangling": lambda place: place.symlink_to("nowhere"),
+        "folder": Path.mkdir,
+        "loop": lambda place: place.symlink_to(place),
+        "sparse": lambda place: (place.touch(), os.truncate(place, 10 << 30)),
+    }
+)
 
 
 @pytest.fixture(scope="session")

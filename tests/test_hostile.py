@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import pickletools
-import resource
 import shutil
 import struct
 import tarfile
@@ -47,6 +46,8 @@ from resnet_study.saved_models import load_model
 ROWS = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 GOOD = pickle.dumps({"data": ROWS, "labels": list(range(10))}, protocol=2)
+
+resource = pytest.importorskip("resource")  # which Windows lacks
 
 
 def cases(count):

@@ -34,7 +34,8 @@ def list_tree(place: Path, endings: tuple[str, ...] = ()) -> dict[tuple[str, ...
         names, path, around = waiting.pop()
         try:
             status = os.stat(path)  # noqa: PTH116 - a million objects would take their time
-            if (status.st_dev, status.st_ino) in around:
+            # Some drives under Windows number no files.
+            if status.st_ino and (status.st_dev, status.st_ino) in around:
                 raise UsageError(f"{path} is a link that leads back to a folder around it; remove it")
             around = (*around, (status.st_dev, status.st_ino))
             files = found[names] = []
@@ -84,6 +85,7 @@ def _open_archive(path: str, _changed: int):
 
 def _find_member(path: str):
     """The opened archive and the entry of a path within a `.zip`; None for any other path."""
+    path = path.replace("\\", "/") if os.sep == "\\" else path
     start = path.lower().find(".zip/")
     while start >= 0:
         archive = Path(path[: start + 4])

@@ -31,7 +31,7 @@ from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
-from resnet_study.files import ASIDE, write_json
+from resnet_study.files import ASIDE, move, write_json
 from resnet_study.prediction import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
@@ -237,8 +237,8 @@ def _folder_aside(place: Path):
         aside.mkdir(parents=True)
         yield aside
         if place.exists():
-            place.rename(old)
-        aside.rename(place)
+            move(place, old)
+        move(aside, place)
     except OSError as error:
         raise UsageError(f"could not write {place} ({error.strerror or error}); {advise(error)}") from error
     finally:

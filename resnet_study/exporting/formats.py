@@ -88,7 +88,7 @@ class Writer:
         paths = []
         for name, text in list_label_files(self._class_names).items():
             paths.append(folder / name)
-            paths[-1].write_text(text, encoding="utf-8")
+            paths[-1].write_text(text, encoding="utf-8", newline="\n")
         return paths
 
     def _write_keras(self, path, quantize):

@@ -34,7 +34,12 @@ def catch_signals():
             os.write(2, b"\nstopping after this step, then writing a checkpoint; Ctrl-C again ends at once\n")
         caught.append(signal.Signals(number))
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    stops = [
+        signal.SIGINT,
+        signal.SIGTERM,
+        *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else []),
+    ]  # Ctrl-Break of Windows
+    before = {number: signal.signal(number, note) for number in stops}
     try:
         yield caught
     finally:
