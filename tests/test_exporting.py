@@ -120,16 +120,16 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, c
 
 
 def test_an_interrupt_between_two_renames_keeps_the_older_file(tmp_path, monkeypatch):
-    place, rename = tmp_path / "onnx", Path.rename
+    place, replace = tmp_path / "onnx", Path.replace
     place.mkdir()
     (place / "older").touch()
 
     def interrupt(path, target):
         if (path / "newer").exists():
             raise KeyboardInterrupt
-        return rename(path, target)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", interrupt)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt), export._folder_aside(place) as aside:
         (aside / "newer").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["onnx", "onnx/older"]
