@@ -57,7 +57,11 @@ def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undra
     assert path.stat().st_size < 0.7 * run.best.stat().st_size
     test = load_data(run.read_config(HyperParameters)).test
     card |= model_cards.measure_file(path, test.take(np.arange(20)))
-    assert card["images_seen"] == 16 and card["recipe"] == "fast, 2 steps" and "--model=resnet8" in card["command"]
+    assert (
+        card["images_seen"] == 16
+        and card["recipe"] == "fast, 2 steps, train_batch_size 8"
+        and "--model=resnet8" in card["command"]
+    )
     assert 0 <= card["error"] <= 100 and len(card["corrupted"]["jpeg"]) == 5 and card["uncalibrated"] is None
     calibrated = model_cards.measure_file(path, test.take(np.arange(20)), temperature=2.0)
     assert calibrated["uncalibrated"]["loss"] != calibrated["loss"] == card["loss"]
