@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_study import devices
-from resnet_study.errors import UsageError, naming_memory
+from resnet_study.errors import UsageError, naming_memory, say_once, shorten
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.saved_models import as_functional, find_heads
@@ -57,10 +57,13 @@ class Predictor:
         try:
             folded = fold_batch_norm(self.model, policy)
         # Layers of others can fail in many ways to be made again.
-        except (ValueError, TypeError, AttributeError, NotImplementedError):
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             if precision == "bfloat16":
                 raise
-            folded = self.model  # the same answers, more slowly
+            say_once(
+                f"note: {self.model.name} answers as it is, which is slower: its batch norm cannot be folded ({shorten(str(error))})"
+            )
+            folded = self.model
         self._towers = devices.count_inference_towers()
 
         @functools.partial(tf.function, reduce_retracing=True)

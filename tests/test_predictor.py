@@ -57,13 +57,14 @@ def test_no_images_have_no_answers():
     assert Predictor(small_model()).predict(some_images(0)).shape == (0, 10)
 
 
-def test_a_model_that_cannot_be_folded_answers_in_float32_alone():
+def test_a_model_that_cannot_be_folded_says_so_and_answers_in_float32_alone(capsys):
     twice = keras.layers.Conv2D(3, 3, padding="same")
     inputs = keras.Input((16, 16, 3))
     pooled = keras.layers.GlobalMaxPooling2D()(twice(twice(inputs)))
     model = keras.Model(inputs, keras.layers.Softmax()(pooled))
     images = some_images(4)
     np.testing.assert_allclose(Predictor(model).predict(images), model.predict(images, verbose=0), atol=1e-6)
+    assert "answers as it is, which is slower: its batch norm cannot be folded" in capsys.readouterr().out
     with pytest.raises(ValueError, match="uses each layer once"):
         Predictor(model, "bfloat16")
 
