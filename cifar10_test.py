@@ -39,13 +39,13 @@ from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
-from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
 from resnet_study.new_data import evaluate_new, predict_unlabelled
 from resnet_study.prediction import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.shared_settings import SharedSettings
+from resnet_study.training.proxy import training_pflop
 
 
 def test(
@@ -97,8 +97,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     parts = _label_parts(config, data)
     pflop = None
     if not config.test_ckpt_path:
-        images_seen = int(run.read_history().iloc[-1]["step"]) * config.train_batch_size
-        pflop = training_pflop(multiply_adds(model), images_seen)
+        pflop = training_pflop(config, model, int(run.read_history().iloc[-1]["step"]))
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
     # The weights of a network with zeros are the last ones, see `training.tasks`.
     chosen_by = None if config.sparsity else "validation_loss" if parts.several else "validation_error"

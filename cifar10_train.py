@@ -292,8 +292,8 @@ class Train:
             with naming_batch(self.stage, self.config):
                 sums = {name: float(value) for name, value in sums.items()}
             check_loss(sum(sums.values()), step, self.task, self.run)
-            self._state.add_batch(self.config.train_batch_size, sums)
-            loss = sums["loss"] / self.config.train_batch_size
+            self._state.add_batch(self.config.images_per_step, sums)
+            loss = sums["loss"] / self.config.images_per_step
         return loss
 
     # Report and checkpoint

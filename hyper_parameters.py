@@ -188,6 +188,14 @@ class HyperParameters(SharedSettings):
         minimum=0.0,
         maximum=1.0,
     )
+    hard_share: float = setting(
+        1.0,
+        TRAINING,
+        "share of each batch that is trained on, such as 0.5: the images with the largest losses of a small network that is trained beside "
+        "(Jordan, airbench96_faster); the loss is still divided by the whole batch; 1 = all",
+        minimum=0.01,
+        maximum=1.0,
+    )
     weight_averaging: float = setting(
         0.0,
         TRAINING,
@@ -267,6 +275,10 @@ class HyperParameters(SharedSettings):
         return name_with_blocks(self.model, self.num_residual_blocks)
 
     @property
+    def images_per_step(self) -> int:
+        return round(self.hard_share * self.train_batch_size)
+
+    @property
     def tasks(self) -> dict[str, float]:
         """The factor of the loss of each head, by its name, in the order of `heads`; empty where there are none."""
         return _read_heads(self.dataset, self.heads, self.head_weights)
@@ -317,6 +329,10 @@ def _check_together(config: HyperParameters) -> None:
         )
     if config.tasks and (config.train_random_label or config.vali_random_label):
         raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
+    if not config.images_per_step:
+        raise UsageError(
+            f"--hard_share={config.hard_share:g} must leave at least one image of --train_batch_size={config.train_batch_size}; give more"
+        )
     if config.sparsity and (config.patience or config.lr_schedule == "plateau"):
         raise UsageError(
             "--sparsity keeps the newest weights, which alone are sparse, so it takes no --patience and no --lr_schedule=plateau; leave "
@@ -345,8 +361,9 @@ def _check_together(config: HyperParameters) -> None:
             f"--lookahead_steps must be at most --report_freq={config.report_freq}, received {config.lookahead_steps}, or reports would "
             "tell of no new weights; give fewer steps"
         )
-    for name in ("mixup", "cutmix", "class_weight", "balanced_sampling", "teacher"):
-        if getattr(config, name) and len(config.tasks) > 1:
+    fields = HyperParameters.__dataclass_fields__
+    for name in ("mixup", "cutmix", "class_weight", "balanced_sampling", "teacher", "hard_share"):
+        if len(config.tasks) > 1 and getattr(config, name) != fields[name].default:
             raise UsageError(f"--{name} is for networks with one head, received --heads={config.heads}; leave one out")
     if config.is_use_ckpt and not config.ckpt_path:
         raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")

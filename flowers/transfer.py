@@ -209,6 +209,9 @@ class Transfer:
             )
         return self.transfer
 
+    def build_proxy(self, policy: str, strategy) -> None:
+        """There is none: all images are trained on."""
+
     def build_for_users(self) -> keras.Model:
         """The whole network from raw pixels to probabilities, in float32."""
         return self._build(dtype="float32", classifier_activation="sigmoid" if self.data.several else "softmax")

@@ -195,6 +195,11 @@ class SharedSettings(OwnImageSettings):
             raise UsageError("--corrupt is a part of the augmentation, received it and --augment=false; leave one out")
 
     @property
+    def images_per_step(self) -> int:
+        """Images of each batch that are trained on."""
+        return self.train_batch_size
+
+    @property
     def name_flags(self) -> list[str]:
         """The flag of a command that repeats a run under the name it was given, if it was given one."""
         own_name = dataclasses.replace(self, version="").run_name

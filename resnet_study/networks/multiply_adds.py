@@ -1,4 +1,4 @@
-"""How much arithmetic a network and its training need."""
+"""How much arithmetic a network needs."""
 
 import keras
 import tensorflow as tf
@@ -25,15 +25,3 @@ def multiply_adds(model: keras.Model) -> int:
         return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
     finally:
         logger.setLevel(level)
-
-
-def training_pflop(multiply_adds_per_image: int, images_seen: int) -> float:
-    """Work of a training in PFLOP, 10**15 floating-point operations: a number that no machine changes.
-
-    A multiply-add is two operations, and the gradients by inputs and by weights cost as much as the forward pass each.
-
-    Args:
-        multiply_adds_per_image: see `multiply_adds`.
-        images_seen: images of all batches.
-    """
-    return 6 * multiply_adds_per_image * images_seen / 1e15

@@ -23,7 +23,7 @@ from resnet_study.exporting.export import hash_file
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.metrics import measure
 from resnet_study.networks import registry
-from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
+from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.predictor import Predictor
 from resnet_study.reports.calibration import draw_calibrations
 from resnet_study.reports.canvas import STYLE, save_figure
@@ -34,6 +34,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import halve_weights, load_model
 from resnet_study.settings import Parser
 from resnet_study.studies.robustness import draw_robustness
+from resnet_study.training.proxy import training_pflop
 
 # What a card and its diagram tell of the probabilities of a file.
 _OF_PROBABILITIES = ("calibration_error", "brier_score", "loss", "reliability")
@@ -74,7 +75,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         raise UsageError(f"{calibrated} is of other weights than {run.best}; calibrate the run again")
     source = calibrated if facts else run.best
     halve_weights(source, folder / registry.shipped_file(config.model_name, weights).name)
-    pflop = training_pflop(multiply_adds(load_model(str(run.best))), origin["images_seen"])
+    steps = int(run.read_history().iloc[-1]["step"])
     return {
         "model": config.model_name,
         "weights": weights,
@@ -85,7 +86,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         else "the last of the training",
         "calibrated": facts.get("temperature"),
         "command": config.command,
-        "pflop": pflop,
+        "pflop": training_pflop(config, load_model(str(run.best)), steps),
         **origin,
     }
 

@@ -171,7 +171,7 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
             f"{run} was tested after {tested:,} steps and trained on to {int(last['step']):,}; go on with --resume, or test it again"
         )
     return {
-        "images_seen": int(last["step"]) * config.train_batch_size,
+        "images_seen": int(last["step"]) * config.images_per_step,
         "wall_seconds": round(float(last["seconds"])),
         "hardware": name_hardware(starts[-1]),
         "commit": starts[0]["commit"],

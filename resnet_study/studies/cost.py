@@ -19,12 +19,13 @@ from cifar10_train import Train
 from hyper_parameters import HyperParameters
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
-from resnet_study.networks.multiply_adds import multiply_adds, training_pflop
+from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.predictor import Predictor
 from resnet_study.reports.results import name_hardware
 from resnet_study.run_folder import run_folder_of
 from resnet_study.saved_models import load_model
 from resnet_study.studies.runs import fingerprint, remembered
+from resnet_study.training.proxy import training_pflop
 
 COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory takes: steps of each report, reports
 
@@ -110,16 +111,14 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
             folder / "measured_costs.json", fingerprint(first), lambda config=first.config: _measure_cost_apart(config)
         )
         model = load_model(str(first.run.best))
-        macs = multiply_adds(model)
-        images = int(first.history["step"].iloc[-1]) * first.config.train_batch_size
         rows.append(
             {
                 "dataset": dataset,
                 "model": model_name,
                 "preset": preset,
                 "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
-                "multiply_adds": macs,
-                "training_tflop": 1000 * training_pflop(macs, images),
+                "multiply_adds": multiply_adds(model),
+                "training_tflop": 1000 * training_pflop(first.config, model, int(first.history["step"].iloc[-1])),
                 "training_seconds": measured["training_seconds"],
                 "inference_seconds": measured["inference_seconds"],
                 "training_memory": measured["training_memory"],

@@ -283,7 +283,7 @@ def training_work(config, data) -> int:
     model = registry.find(config.model_name).build(
         input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.network_options
     )
-    return multiply_adds(model) * config.train_steps * config.train_batch_size
+    return multiply_adds(model) * config.train_steps * config.images_per_step
 
 
 def remembered(path: Path, name: str, measure: Callable):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from resnet_study import devices
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.optimizers import make_optimizer
+from resnet_study.training.proxy import Proxy
 from resnet_study.training.run_log import name_columns
 from resnet_study.training.step import CompiledSteps, undone
 
@@ -46,6 +47,8 @@ class Stage:
         self.model.optimizer, self.model.stop_training = self.optimizer, False
         for watcher in task.watchers:
             watcher.set_model(self.model)
+        proxy = task.build_proxy(policy, strategy)
+        self._proxy = proxy and Proxy(proxy, task, config, policy, strategy, towers)
         self.steps = CompiledSteps(
             model=self.model,
             optimizer=self.optimizer,
@@ -57,6 +60,7 @@ class Stage:
             update=task.update,
             train_steps=task.stage_ends[-1],
             teach=task.teach,
+            choose=self._proxy and self._proxy.choose,
         )
 
     @property
@@ -64,7 +68,8 @@ class Stage:
         """Everything that a checkpoint holds, by a stable name."""
         named = dict(self._task.name_variables(self.model))
         named |= {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
-        return named | {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
+        named |= {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
+        return named | (self._proxy.variables if self._proxy else {})
 
     @property
     def facts(self) -> dict:
@@ -87,8 +92,12 @@ class Stage:
 
     def train(self, images, labels, step: int) -> dict[str, tf.Tensor]:
         """Trains one batch, the `step`-th; returns its sums over the images, which a device may not have computed yet."""
-        self.optimizer.learning_rate.assign(self._task.learning_rate(step))
-        return self.steps.train(images, labels)
+        learning_rate = self._task.learning_rate(step)
+        self.optimizer.learning_rate.assign(learning_rate)
+        sums = self.steps.train(images, labels)
+        if self._proxy:
+            self._proxy.train(images, labels, step, learning_rate)
+        return sums
 
     def find_fitting(self, size: int) -> int:
         """How many images of a batch a device has the memory to train at once: half of `size`, a quarter, ...; 0 = none was found."""

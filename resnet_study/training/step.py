@@ -55,7 +55,19 @@ class CompiledSteps:
     """
 
     def __init__(
-        self, *, model, optimizer, averages, measure, normalization, strategy, towers, update, train_steps, teach=None
+        self,
+        *,
+        model,
+        optimizer,
+        averages,
+        measure,
+        normalization,
+        strategy,
+        towers,
+        update,
+        train_steps,
+        teach=None,
+        choose=None,
     ):
         """Compiles nothing yet: that happens at the first call.
 
@@ -70,6 +82,7 @@ class CompiledSteps:
             update: `UpdateRule`.
             train_steps: steps of the whole training, for Lookahead.
             teach: function (images, logits, losses to lower) -> losses to lower, see `distillation`; None = there is no teacher.
+            choose: function (images, labels) -> those of a batch that are trained on, see `proxy`; None = all.
         """
         replicas = strategy.num_replicas_in_sync
         decayed = find_decayed(update, model.trainable_variables)
@@ -92,6 +105,8 @@ class CompiledSteps:
             return _share(find_gradients, model.non_trainable_variables, towers, images, labels)
 
         def replica_step(images, labels):
+            if choose:
+                images, labels = choose(images, labels)
             gradients, sums = _accumulate(share_part, update.parts, images, labels, unrolled=replicas > 1)
             if update.beta_lr_factor != 1:
                 gradients = [
@@ -121,7 +136,7 @@ class CompiledSteps:
         def validation_step(images, labels, towers):
             parts = [
                 measure(forward(normalization(some), training=False), of_these)[1]
-                for some, of_these in _shards(towers, images, labels)
+                for some, of_these in shard(towers, images, labels)
             ]
             return {name: _sum([sums[name] for sums in parts]) for name in parts[0]}
 
@@ -182,7 +197,7 @@ def _share(find_gradients, state, towers, images, labels):
         variable.value + tf.zeros((), variable.dtype) for variable in state
     ]  # read once, before anything is written
     gradients, sums, after = [], [], []
-    for number, shard in enumerate(_shards(towers, images, labels)):
+    for number, part in enumerate(shard(towers, images, labels)):
         # Each tower draws dropout of its own: the first as without towers, the others from another seed.
         own = [
             value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if is_seed(variable) else value
@@ -190,7 +205,7 @@ def _share(find_gradients, state, towers, images, labels):
         ]
         # Towers that wrote to the variables themselves would wait for each other, and each count as a step of its own.
         with keras.StatelessScope(state_mapping=list(zip(state, own, strict=True))) as scope:
-            found, summed = find_gradients(*shard)
+            found, summed = find_gradients(*part)
         gradients.append(found)
         sums.append(summed)
         after.append([scope.get_current_value(variable) for variable in state])
@@ -206,7 +221,7 @@ def _share(find_gradients, state, towers, images, labels):
     )
 
 
-def _shards(count, *arrays):
+def shard(count, *arrays):
     """Splits arrays along their first axis into `count` nearly equal parts, of one length known to TensorFlow where theirs is."""
     size = arrays[0].shape[0] or tf.shape(arrays[0])[0]
     bounds = [number * size // count for number in range(count + 1)]

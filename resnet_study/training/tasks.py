@@ -4,7 +4,8 @@ A task is made from settings, run folder and data set. `Classification` is the t
 several; `flowers.transfer.Transfer` trains a new head on a backbone. All have what `Classification` has:
 
 data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
-network      `build`, `begin` with its first weights; `build_for_users`, `copy_for_users`, `class_names`; `name_variables`, `facts` for checkpoints
+network      `build`, `begin` with its first weights; `build_proxy`; `build_for_users`, `copy_for_users`, `class_names`; `name_variables` and
+             `facts` for checkpoints
 course       `stage_ends`, `report_freq`, `learning_rate`, `rates`, `update`, `measure`, `teach`, `chosen_by`, `watchers`
 what is said `describe_data`, `describe`
 """
@@ -32,6 +33,7 @@ from resnet_study.saved_models import copy_weights, find_new_heads, load_model, 
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
+from resnet_study.training.proxy import SMALLEST, build_proxy
 from resnet_study.training.run_log import count_parameters, note_large_batch, note_long_warmup, note_many_epochs
 from resnet_study.training.step import UpdateRule, measure_classes, measure_labels
 
@@ -91,7 +93,12 @@ class Classification:
             sparsity=config.sparsity,
             quantize_aware=config.quantize_aware,
         )
+        if config.hard_share < 1 and smallest < SMALLEST:
+            raise UsageError(
+                f"--hard_share needs images of at least {SMALLEST} pixels, received {smallest}; leave it out, or give --image_size"
+            )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
+        self._proxy: keras.Model | None = None
         # The weights of a report before the last zeros came would not be sparse.
         kept = "validation_loss" if data.several else "validation_error"
         self.chosen_by = kept if len(self.validation) and not config.sparsity else None
@@ -133,6 +140,14 @@ class Classification:
         self._policy = policy
         with strategy.scope():
             return self._build(dtype=policy, classifier_activation=None)
+
+    def build_proxy(self, policy: str, strategy) -> keras.Model | None:
+        """The small network that chooses what is trained on, see `proxy`; None = all images are."""
+        if self.config.hard_share == 1:
+            return None
+        with strategy.scope():
+            self._proxy = build_proxy(self.training.images.shape[1:], self.classes, policy)
+        return self._proxy
 
     def build_for_users(self) -> keras.Model:
         """The same network from raw pixels to probabilities, in float32."""
@@ -179,7 +194,7 @@ class Classification:
             self._teacher = Teacher(source, self.normalization, names, model.input_shape[1:], self._policy)
         if resumed:
             return
-        for layer in model.layers:
+        for layer in [*model.layers, *(self._proxy.layers if self._proxy else [])]:
             if isinstance(layer, PatchWhitening):
                 layer.adapt(self.normalization(self._choose_images(5000)))
         if self.config.is_use_ckpt:
@@ -296,12 +311,15 @@ class Classification:
             f"{config.dataset_name} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
-            f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), run folder {self.run}"
+            f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), {self._describe_share()}run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
             + note_long_warmup(config.warmup_steps, config.train_steps)
             + note_many_epochs(config.train_steps, config.train_batch_size, counts["training"])
             + self._describe_balance()
         )
+
+    def _describe_share(self):
+        return f"the hardest {self.config.images_per_step} of each are trained on, " if self._proxy else ""
 
     def _describe_balance(self):
         labels, names = self.training.labels, self.data.class_names

@@ -1,0 +1,120 @@
+"""Training on the hardest images of each batch alone, which a small network that is trained beside points out.
+
+Reference: Jordan, https://github.com/KellerJordan/cifar10-airbench, airbench96_faster, after Coleman et al. 2020, "Selection via Proxy",
+arXiv:1906.11829, and Jiang et al. 2019, "Accelerating Deep Learning by Focusing on the Biggest Losers", arXiv:1910.00762. There the proxy
+is trained first and its choices are kept. Here it is trained along with the network: it sees the same batches in the same order, so it
+chooses the same images, and a run is resumed from one checkpoint.
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from resnet_study.networks.airbench import build_airbench
+from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.training.optimizers import make_optimizer
+from resnet_study.training.step import CompiledSteps, shard
+
+SMALLEST = 16  # height and width of the images, pixels
+_TRAINS_EVERY = 4  # steps; in between it only chooses
+
+
+class Proxy:
+    """A small network, the optimizer that trains it, and the choice of images by its losses.
+
+    Attributes:
+        model: keras.Model from normalised images to logits.
+    """
+
+    def __init__(self, model, task, config, policy, strategy, towers):
+        """Builds the optimizer; see `Stage` for the arguments.
+
+        Args:
+            model: of `build_proxy`.
+            config: settings; uses hard_share and those of the optimizer.
+        """
+        self.model, self._task, self._share, self._towers = model, task, config.hard_share, towers
+        with strategy.scope():
+            self._optimizer = make_optimizer(config, model.trainable_variables, strategy.num_replicas_in_sync, policy)
+        plain = {"weight_averaging": 0.0, "lookahead_steps": 0, "sparsity": 0.0, "quantize_aware": False}
+        self._steps = CompiledSteps(
+            model=model,
+            optimizer=self._optimizer,
+            averages=[],
+            measure=self._measure_hardest,
+            normalization=task.normalization,
+            strategy=strategy,
+            towers=towers,
+            update=dataclasses.replace(task.update, **plain),
+            train_steps=task.stage_ends[-1],
+        )
+
+    @property
+    def variables(self) -> dict:
+        """Everything that a checkpoint holds, by a stable name."""
+        named = {f"proxy/{variable.path}": variable for variable in self.model.weights}
+        return named | {
+            f"proxy_optimizer/{index:04d}": variable for index, variable in enumerate(self._optimizer.variables)
+        }
+
+    def choose(self, images, labels) -> tuple:
+        """The images of a batch with the largest losses, in the order of the batch, and their labels; a part of the compiled step."""
+        # The statistics of batch norm are those of the batch; the moving ones, which nothing reads, are left alone.
+        with keras.StatelessScope():
+            losses = [
+                self._task.measure(self.model(some, training=True), of_these)[0]
+                for some, of_these in shard(self._towers, images, labels)
+            ]
+        losses = tf.concat(losses, axis=0)
+        hardest = tf.sort(tf.math.top_k(losses, self._count(losses)).indices)
+        return tf.gather(images, hardest), tf.gather(labels, hardest)
+
+    def train(self, images, labels, step: int, learning_rate: float) -> None:
+        """Trains the proxy on the hardest images of a batch, the `step`-th, if it is the turn of that."""
+        if step % _TRAINS_EVERY == 0:
+            self._optimizer.learning_rate.assign(learning_rate)
+            self._steps.train(images, labels)
+
+    def _measure_hardest(self, logits, labels):
+        losses, sums = self._task.measure(logits, labels)
+        return tf.math.top_k(losses, self._count(losses)).values, sums
+
+    def _count(self, losses):
+        return max(1, round(self._share * losses.shape[0]))
+
+
+def build_proxy(input_shape, classes: int, policy: str = "float32") -> keras.Model:
+    """The network of airbench with a quarter of its channels: 17 million multiply-adds an image of 32 x 32.
+
+    Args:
+        input_shape: (height, width, channels) of the images, height and width at least `SMALLEST`.
+        classes: number of classes.
+        policy: Keras dtype policy.
+    """
+    return build_airbench(
+        widths=(32, 64, 64),
+        input_shape=input_shape,
+        classes=classes,
+        classifier_activation=None,
+        dtype=policy,
+        name="proxy",
+    )
+
+
+def training_pflop(config, model: keras.Model, steps: int) -> float:
+    """Work of a training in PFLOP, 10**15 floating-point operations: a number that no machine changes.
+
+    A multiply-add is two operations, and the gradients by inputs and by weights cost as much as the forward pass each. With a proxy its
+    choices and its training are counted too.
+
+    Args:
+        config: settings; uses train_batch_size, hard_share.
+        model: the network.
+        steps: batches that were trained.
+    """
+    work = 3 * multiply_adds(model) * config.images_per_step
+    if config.hard_share < 1:
+        proxy = build_proxy(model.input_shape[1:], model.output_shape[-1])
+        work += (1 + 3 / _TRAINS_EVERY) * multiply_adds(proxy) * config.train_batch_size
+    return 2 * work * steps / 1e15
