@@ -52,7 +52,7 @@ class Backbone:
         """
         import keras
 
-        from resnet_study.saved_models import copy_weights
+        from resnet_study.networks.weights import copy_weights
 
         if not self.application:
             spec, maps = registry.find(self.name), {} if pooled else {"pooling": None}
@@ -78,7 +78,7 @@ class Backbone:
             source: `.keras` file that the weights of a network of this library are from, or what shipped ones are called; "" = `own_weights`.
         """
         from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization
-        from resnet_study.saved_models import open_weights
+        from resnet_study.networks.weights import open_weights
 
         source = source or self.own_weights
         if self.pixels == "own" and source != "none":

@@ -39,12 +39,8 @@ from resnet_study.errors import UsageError, as_text, say_once, shorten
 from resnet_study.files import ASIDE, is_being_written, read_json, read_text, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
+from resnet_study.run_changes import PLACES, check_deletion, check_settings, find_longer
 from resnet_study.settings import Settings
-
-# Settings that may name a file or folder.
-_READ_FROM = ("ckpt_path", "teacher", "weights", "class_weight", "labels", "data_dir")
-# Data that were moved are found there from the next start on.
-_PLACES = ("data_dir", "labels", "label_separator")
 
 
 class RunFolder:
@@ -138,33 +134,14 @@ class RunFolder:
             if self._entries():
                 raise UsageError(f"{self} must be empty or hold a run, received other files; give another --version")
         elif overwrite:
-            self._check_deletion(config)
+            check_deletion(self, config)
         elif resume:
-            self._check_settings(config)
+            check_settings(self, config)
         else:
             raise UsageError(
                 f"{self} already holds a run; use --resume to go on with it, --overwrite to start again, or another "
                 "--version; in Python train(config, resume=True) or overwrite=True"
             )
-
-    def _check_deletion(self, config):
-        """Raises UsageError where --overwrite would delete what is no run, or what the new one reads."""
-        own = any(path.exists() for path in (self.environment, self.error_csv, self.checkpoints, self.data))
-        with contextlib.suppress(UsageError):
-            own = own or "runs_dir" in read_json(self.config, dict)
-        if not own:
-            raise UsageError(
-                f"{self} must hold a run to overwrite, received the config.json of something else; give another --version"
-            )
-        for name in _READ_FROM:
-            if not (given := getattr(config, name, "")):
-                continue
-            # Not by their names, whose case some file systems ignore.
-            around = Path(given).expanduser().resolve().parents
-            if any(folder.exists() and folder.samefile(self.path) for folder in around):
-                raise UsageError(
-                    f"--{name}={given} lies in {self}, which --overwrite would empty; give another --version"
-                )
 
     def begin(self, config: Settings, *, resume: bool, overwrite: bool) -> None:
         """Checks as `check` does, empties the folder if it is to be overwritten, and writes `config.json` where there is none."""
@@ -187,7 +164,7 @@ class RunFolder:
     def keep_changes(self, config: Settings) -> None:
         """Writes into `config.json` what a resumed run may change: a longer training, the place of its images."""
         stored = self.read_config(type(config))
-        changed = (*self._grown(stored, config), *(name for name in _PLACES if hasattr(config, name)))
+        changed = (*find_longer(self, stored, config), *(name for name in PLACES if hasattr(config, name)))
         longer = dataclasses.replace(stored, **{name: getattr(config, name) for name in changed})
         if longer != stored:
             write_atomically(self.config, longer.to_json() + "\n")
@@ -304,52 +281,6 @@ class RunFolder:
             names = facts["heads"].get(head, []) if isinstance(facts.get("heads"), dict) else []
             names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
         return [as_text(name) for name in names]
-
-    def _check_settings(self, config):
-        stored = self.read_config(type(config))
-        grown = self._grown(stored, config)
-        for field in dataclasses.fields(config):
-            given, kept = getattr(config, field.name), getattr(stored, field.name)
-            if given != kept and not field.metadata["operational"] and field.name not in grown:
-                only = "a run can be made longer, not shorter; " if field.name == config.LENGTH else ""
-                raise UsageError(
-                    f"--resume goes on with the settings of {self}: expected --{field.name}={kept}, received {given}; {only}leave "
-                    "the flag out or start another --version"
-                )
-
-    def _grown(self, stored, config) -> tuple[str, ...]:
-        """The settings by which a run may be resumed for longer than it was begun for. Raises UsageError where that would change its course."""
-        length = config.LENGTH
-        kept, given = getattr(stored, length), getattr(config, length)
-        if given <= kept:
-            return ()
-        if getattr(stored, "sparsity", 0):
-            raise UsageError(
-                f"--{length}={given} would have given {self} its zeros later, so a run with --sparsity cannot be made longer; start another "
-                "--version"
-            )
-        history = self.read_history() if self.error_csv.is_file() else None
-        done = 0
-        if history is not None and len(history):
-            done = int(history["step"].iloc[-1]) if length == "train_steps" else len(history) - 1
-        if stored.patience and 0 < done < kept and self.has_final():
-            raise UsageError(
-                f"--patience has ended {self} after {done} of {kept}, and would again, received --{length}={given}; go on from its weights in "
-                "another run, with --is_use_ckpt and --ckpt_path, or --weights"
-            )
-        if config.extend == kept:
-            if stored.extend and done < kept and not stored.patience:
-                raise UsageError(
-                    f"--extend={kept} begins anew where {self} has ended, received a run that stands at {done}; go on with it first"
-                )
-            return (length, "extend")
-        if config.lr_schedule in ("linear", "cosine") or getattr(config, "lookahead_steps", False):
-            raise UsageError(
-                f"--{length}={given} would have given {self} other learning rates and weights from its first step on: the "
-                f"{config.lr_schedule} schedule has ended after {kept}; add --extend={kept} to begin it anew from the last weights, or start "
-                "another --version"
-            )
-        return (length,)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that can be read; None if there is none at all. A damaged one is named and passed over.

@@ -25,7 +25,7 @@ from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.inception_resnet import build_inception_resnet_v1, build_inception_resnet_v1_small
 from resnet_study.networks.layers import FusedBatchNormalization, PixelNormalization, ZeroPadChannels, sigmoid_gelu
 from resnet_study.networks.signatures import ResNetOptions
-from resnet_study.saved_models import copy_weights, find_new_heads
+from resnet_study.networks.weights import copy_weights, find_new_heads
 
 # architecture: He et al. 2015, section 4.2, worked out by hand for 32x32x3 and 10 classes
 TRAINABLE = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}

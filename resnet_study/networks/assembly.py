@@ -8,7 +8,7 @@ from keras import layers
 
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import SHIPPED
-from resnet_study.saved_models import load_weights, open_weights
+from resnet_study.networks.weights import load_weights, open_weights
 
 
 def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tuple[int, int, int]:

@@ -160,7 +160,7 @@ class PixelNormalization(keras.layers.Layer):
             store[name] = np.asarray(getattr(self, name), np.float64)
 
     def load_own_variables(self, store):
-        """Takes nothing: a layer that was built with constants keeps these. `saved_models.open_weights` reads the stored ones."""
+        """Takes nothing: a layer that was built with constants keeps these. `networks.weights.open_weights` reads the stored ones."""
 
     def get_config(self):
         return super().get_config() | {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}

@@ -27,9 +27,10 @@ from resnet_study.files import read_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization
 from resnet_study.networks.pruning import keep_channels, score_channels
+from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
-from resnet_study.saved_models import copy_weights, find_new_heads, load_model, save_model
+from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
