@@ -80,7 +80,7 @@ class Train:
         if config.strategy == "multi_worker":  # machines of different kinds would choose differently
             self.policy = devices.policy_of_chief(self.strategy, self.policy)
         self.towers = devices.choose_towers(
-            config.towers, self.strategy, config.train_batch_size // config.accumulate, self.run.stored_towers()
+            config.towers, self.strategy, config.images_per_step // config.accumulate, self.run.stored_towers()
         )
         if task is None:
             task = SeveralHeads if len(config.tasks) > 1 else Classification
@@ -168,7 +168,7 @@ class Train:
         with naming_size(self.config):
             self.stage = Stage(number, self.task, self.config, self.policy, self.strategy, self.towers)
         self.model = self.stage.model
-        check_batch(self.model, self.config)
+        check_batch(self.model, self.config, self.stage.proxy and self.stage.proxy.model)
 
     def restore(self, path) -> None:
         """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.

@@ -192,7 +192,7 @@ class HyperParameters(SharedSettings):
         1.0,
         TRAINING,
         "share of each batch that is trained on, such as 0.5: the images with the largest losses of a small network that is trained beside "
-        "(Jordan, airbench96_faster); the loss is still divided by the whole batch; 1 = all",
+        "(Jordan, airbench96_faster), which pays for large networks; the loss is still divided by the whole batch; 1 = all",
         minimum=0.01,
         maximum=1.0,
     )
@@ -329,9 +329,15 @@ def _check_together(config: HyperParameters) -> None:
         )
     if config.tasks and (config.train_random_label or config.vali_random_label):
         raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
-    if not config.images_per_step:
+    if config.hard_share < 1 and not 0 < config.images_per_step < config.train_batch_size:
         raise UsageError(
-            f"--hard_share={config.hard_share:g} must leave at least one image of --train_batch_size={config.train_batch_size}; give more"
+            f"--hard_share must leave some images of --train_batch_size={config.train_batch_size} and leave others out, received "
+            f"{config.hard_share:g}, which makes {config.images_per_step}; give such as 0.5"
+        )
+    if config.hard_share < 1 and config.accumulate > 1:
+        raise UsageError(
+            f"--accumulate={config.accumulate} computes the images that are trained on in parts, but not the choice of --hard_share="
+            f"{config.hard_share:g}; give --hard_share=1, or leave --accumulate out"
         )
     if config.sparsity and (config.patience or config.lr_schedule == "plateau"):
         raise UsageError(
@@ -364,7 +370,8 @@ def _check_together(config: HyperParameters) -> None:
     fields = HyperParameters.__dataclass_fields__
     for name in ("mixup", "cutmix", "class_weight", "balanced_sampling", "teacher", "hard_share"):
         if len(config.tasks) > 1 and getattr(config, name) != fields[name].default:
-            raise UsageError(f"--{name} is for networks with one head, received --heads={config.heads}; leave one out")
+            way = "give --hard_share=1" if name == "hard_share" else "leave one out"  # which may be the preset's
+            raise UsageError(f"--{name} is for networks with one head, received --heads={config.heads}; {way}")
     if config.is_use_ckpt and not config.ckpt_path:
         raise UsageError("--is_use_ckpt needs --ckpt_path=FILE_OR_RUN, received none; give where to start from")
 

@@ -205,7 +205,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
         lines += table_lines(["data set", "model", "over", "Lu & Song", "ours"], "lllrr", cells)
     lines += [
         "",
-        "**Costs.** A multiply-add is two operations; training costs three forward passes. Speed and memory are those of a",
+        "**Costs.** A multiply-add is two operations; training costs three forward passes of each image trained on. Speed and memory are those of a",
         f"process of its own that does nothing else: {COST_STEPS * COST_REPORTS} training steps with the run's settings, memory at its peak and data included;",
         "inference in float32 and batches of 125. The last column is the time of the whole run, other work of the machine included.",
         "",

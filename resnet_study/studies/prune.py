@@ -71,6 +71,7 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         "decay_step0": config.decay_step0 * steps // whole,
         "decay_step1": config.decay_step1 * steps // whole,
         "extend": 0,
+        "hard_share": 1.0,  # a proxy would begin random
     }
     if macs < 1:
         training, _ = cifar10_input.split_data(data, config)

@@ -29,12 +29,12 @@ from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
-from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.presets import default_preset
 from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw
 from resnet_study.reports.results import describe_origin, write_study
 from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.training.proxy import training_pflop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,13 +277,13 @@ def format_spread(values, digits=2) -> str:
     return f"{spread['value']:.{digits}f}" + ("" if spread["std"] is None else f" ± {spread['std']:.{digits}f}")
 
 
-def training_work(config, data) -> int:
-    """Multiply-adds of the forward passes of a whole training."""
+def training_work(config, data) -> float:
+    """Work of a whole training in PFLOP."""
     images = data[data_key(config)].train.images
     model = registry.find(config.model_name).build(
         input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.network_options
     )
-    return multiply_adds(model) * config.train_steps * config.images_per_step
+    return training_pflop(config, model, config.train_steps)
 
 
 def remembered(path: Path, name: str, measure: Callable):

@@ -30,12 +30,13 @@ def naming_size(config):
     return naming_memory(", or ".join(ways))
 
 
-def check_batch(model: keras.Model, config) -> None:
+def check_batch(model: keras.Model, config, proxy: keras.Model | None = None) -> None:
     """Refuses a batch for which the memory of this machine is too small; the system would end the process for it, without a word.
 
     Args:
         model: that is trained.
-        config: settings; uses train_batch_size, validation_batch_size, accumulate, strategy. Nothing is refused on GPUs, which say themselves
+        proxy: that chooses what it is trained on, see `proxy`.
+        config: settings; uses train_batch_size, hard_share, validation_batch_size, accumulate, strategy. Nothing is refused on GPUs, which say themselves
             what is too much, or where several machines share a batch.
 
     Raises:
@@ -47,8 +48,12 @@ def check_batch(model: keras.Model, config) -> None:
     free = max(0, free - _COMPILING)
     kept, largest = _find_maps(model)
     image = 4 * math.prod(model.input_shape[1:])
+    trains = (kept + 2 * largest) / config.accumulate * config.images_per_step / config.train_batch_size
+    if proxy:  # which has its turn before and after
+        of_proxy = _find_maps(proxy)
+        trains = max(trains, of_proxy[0] + 2 * of_proxy[1])
     needs = {
-        "train_batch_size": _MORE * (kept + 2 * largest) / config.accumulate + _WAITING * image,
+        "train_batch_size": _MORE * trains + _WAITING * image,
         "validation_batch_size": _FORWARD * largest + image,
     }
     for name, each in needs.items():
@@ -85,6 +90,8 @@ def _advise(fits, config):
     """What to do where a batch of so many images fits."""
     size = config.train_batch_size
     parts = [count for count in range(2, size + 1) if size % count == 0 and size // count * config.accumulate <= fits]
+    if parts and config.images_per_step < size:  # which takes no --accumulate
+        return f"--train_batch_size={fits} fits"
     if not parts:
         return "give a smaller --model or smaller images"
     return f"--train_batch_size={fits} fits; --accumulate={parts[0]} computes the batch of {size} in parts"

@@ -3,7 +3,8 @@
 Reference: Jordan, https://github.com/KellerJordan/cifar10-airbench, airbench96_faster, after Coleman et al. 2020, "Selection via Proxy",
 arXiv:1906.11829, and Jiang et al. 2019, "Accelerating Deep Learning by Focusing on the Biggest Losers", arXiv:1910.00762. There the proxy
 is trained first and its choices are kept. Here it is trained along with the network: it sees the same batches in the same order, so it
-chooses the same images, and a run is resumed from one checkpoint.
+chooses in the same way, and a run is resumed from one checkpoint. There it is trained on the images it has chosen; with towers here on
+those that it would choose of each tower's.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from resnet_study.errors import UsageError
 from resnet_study.networks.airbench import build_airbench
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.training.optimizers import make_optimizer
@@ -33,10 +35,17 @@ class Proxy:
         Args:
             model: of `build_proxy`.
             config: settings; uses hard_share and those of the optimizer.
+
+        Raises:
+            UsageError: several devices share a batch.
         """
+        if (replicas := strategy.num_replicas_in_sync) > 1:
+            raise UsageError(
+                f"--hard_share is for one device, received {replicas} of them; give --hard_share=1, or --strategy=one_gpu or cpu"
+            )
         self.model, self._task, self._share, self._towers = model, task, config.hard_share, towers
         with strategy.scope():
-            self._optimizer = make_optimizer(config, model.trainable_variables, strategy.num_replicas_in_sync, policy)
+            self._optimizer = make_optimizer(config, model.trainable_variables, replicas, policy)
         plain = {"weight_averaging": 0.0, "lookahead_steps": 0, "sparsity": 0.0, "quantize_aware": False}
         self._steps = CompiledSteps(
             model=model,
@@ -70,11 +79,12 @@ class Proxy:
         hardest = tf.sort(tf.math.top_k(losses, self._count(losses)).indices)
         return tf.gather(images, hardest), tf.gather(labels, hardest)
 
-    def train(self, images, labels, step: int, learning_rate: float) -> None:
-        """Trains the proxy on the hardest images of a batch, the `step`-th, if it is the turn of that."""
-        if step % _TRAINS_EVERY == 0:
-            self._optimizer.learning_rate.assign(learning_rate)
-            self._steps.train(images, labels)
+    def train(self, images, labels, step: int, learning_rate: float) -> dict[str, tf.Tensor]:
+        """Trains the proxy on the hardest images of a batch, the `step`-th, if it is the turn of that; returns the sum of its losses then."""
+        if step % _TRAINS_EVERY:
+            return {}
+        self._optimizer.learning_rate.assign(learning_rate)
+        return {"proxy_loss": self._steps.train(images, labels)["loss"]}
 
     def _measure_hardest(self, logits, labels):
         losses, sums = self._task.measure(logits, labels)
@@ -85,14 +95,14 @@ class Proxy:
 
 
 def build_proxy(input_shape, classes: int, policy: str = "float32") -> keras.Model:
-    """The network of airbench with a quarter of its channels: 17 million multiply-adds an image of 32 x 32.
+    """The network of airbench with 32, 64 and 64 channels, its stem frozen: 17 million multiply-adds an image of 32 x 32.
 
     Args:
         input_shape: (height, width, channels) of the images, height and width at least `SMALLEST`.
         classes: number of classes.
         policy: Keras dtype policy.
     """
-    return build_airbench(
+    model = build_airbench(
         widths=(32, 64, 64),
         input_shape=input_shape,
         classes=classes,
@@ -100,6 +110,8 @@ def build_proxy(input_shape, classes: int, policy: str = "float32") -> keras.Mod
         dtype=policy,
         name="proxy",
     )
+    model.get_layer("stem_whitening").trainable = False
+    return model
 
 
 def training_pflop(config, model: keras.Model, steps: int) -> float:

@@ -21,6 +21,7 @@ class Stage:
         model: keras.Model that is trained, from normalised images to logits.
         optimizer: Keras optimizer, built for its trainable variables.
         averages: variables for the averages of `model.weights`, or [].
+        proxy: `Proxy` that chooses what the network is trained on, or None.
         steps: `CompiledSteps`.
     """
 
@@ -48,7 +49,7 @@ class Stage:
         for watcher in task.watchers:
             watcher.set_model(self.model)
         proxy = task.build_proxy(policy, strategy)
-        self._proxy = proxy and Proxy(proxy, task, config, policy, strategy, towers)
+        self.proxy = proxy and Proxy(proxy, task, config, policy, strategy, towers)
         self.steps = CompiledSteps(
             model=self.model,
             optimizer=self.optimizer,
@@ -60,7 +61,7 @@ class Stage:
             update=task.update,
             train_steps=task.stage_ends[-1],
             teach=task.teach,
-            choose=self._proxy and self._proxy.choose,
+            choose=self.proxy and self.proxy.choose,
         )
 
     @property
@@ -69,7 +70,7 @@ class Stage:
         named = dict(self._task.name_variables(self.model))
         named |= {f"optimizer/{index:04d}": variable for index, variable in enumerate(self.optimizer.variables)}
         named |= {f"average/{index:04d}": variable for index, variable in enumerate(self.averages)}
-        return named | (self._proxy.variables if self._proxy else {})
+        return named | (self.proxy.variables if self.proxy else {})
 
     @property
     def facts(self) -> dict:
@@ -95,8 +96,8 @@ class Stage:
         learning_rate = self._task.learning_rate(step)
         self.optimizer.learning_rate.assign(learning_rate)
         sums = self.steps.train(images, labels)
-        if self._proxy:
-            self._proxy.train(images, labels, step, learning_rate)
+        if self.proxy:
+            sums |= self.proxy.train(images, labels, step, learning_rate)
         return sums
 
     def find_fitting(self, size: int) -> int:

@@ -96,7 +96,7 @@ class Classification:
         )
         if config.hard_share < 1 and smallest < SMALLEST:
             raise UsageError(
-                f"--hard_share needs images of at least {SMALLEST} pixels, received {smallest}; leave it out, or give --image_size"
+                f"--hard_share needs images of at least {SMALLEST} pixels, received {smallest}; give --hard_share=1"
             )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         self._proxy: keras.Model | None = None
