@@ -71,7 +71,10 @@ class Train:
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
         config = config or from_preset("liang")
-        self.run = run or run_folder_of(config)
+        self.run, self._asked = run or run_folder_of(config), (config, data, task)
+        self._make(*self._asked)
+
+    def _make(self, config, data, task):
         config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)
         self.is_chief = devices.is_chief(config.strategy)
@@ -129,6 +132,9 @@ class Train:
             raise UsageError(
                 f"this Train has trained to step {self.step:,}, expected a new one; make another Train, or give resume=True"
             )
+        if overwrite and self.run.goes_on():  # what it would go on with was taken from the run that goes
+            self.run.check(self.config, resume=resume, overwrite=True)
+            self._make(*self._asked)
         callbacks = check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
         self._under_way.clear()

@@ -118,6 +118,10 @@ class RunFolder:
         """Whether a run was begun in it."""
         return self.config.is_file()
 
+    def goes_on(self) -> bool:
+        """Whether a run that was begun in it goes on, as far as is known: `check` may tell that it is to be overwritten."""
+        return not self._begins_anew and self.holds_run()
+
     def _entries(self) -> list[Path]:
         """What the folder holds, but for the lock and what was being written when a process was killed."""
         return [entry for entry in self.path.iterdir() if not entry.name.startswith((".lock", ASIDE))]
@@ -188,7 +192,7 @@ class RunFolder:
 
     def as_begun(self, config: OwnImageSettings):
         """The settings with JPEG files decoded as the run was begun with, where it has begun."""
-        if self._begins_anew or not self.holds_run():
+        if not self.goes_on():
             return config
         begun = dataclasses.replace(config, jpeg_size=self.read_config(type(config)).jpeg_size)
         if begun.reading() != config.reading():
@@ -236,7 +240,7 @@ class RunFolder:
 
     def _last_start(self) -> dict | None:
         """What the last start noted in `environment.json`, which runs of the first versions lack; None for a run that begins."""
-        if self._begins_anew or not self.holds_run():
+        if not self.goes_on():
             return None
         if not self.environment.exists():
             return {} if any(self.checkpoints.glob("step-*.npz")) else None

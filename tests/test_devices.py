@@ -115,6 +115,11 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_pa
     assert "bfloat16" in {layer.compute_dtype for layer in trainer.model.layers}
     trainer.train(resume=True)
     # What starts anew chooses anew.
+    trainer = Train(config, RunFolder(run.path))
+    assert trainer.policy == "mixed_bfloat16"
+    trainer.train(overwrite=True)
+    assert trainer.policy == run.stored_policy() == "float32" and len(read_json(run.environment, [dict])) == 1
+    write_json(run.environment, [*starts, starts[-1] | {"dtype_policy": "mixed_bfloat16"}])
     assert train(config, overwrite=True).stored_policy() == "float32"
 
 
