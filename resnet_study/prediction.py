@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
-from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.errors import UsageError, advise, as_text, say_once
 from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import move, write_atomically
 from resnet_study.saved_models import find_heads
@@ -137,8 +138,30 @@ def predict_files(
     Raises:
         UsageError: an image that was named itself cannot be read, or none can.
     """
+    key = _key(model, images, str(read.keywords))
+    lock = folder / f".lock-{key}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock, timeout=1).acquire()
+    except filelock.Timeout as error:
+        raise UsageError(f"another process answers for these images in {folder}; wait for it") from error
+    except OSError as error:
+        raise UsageError(f"could not write to {folder} ({error.strerror or error}); {advise(error)}") from error
+    with held:
+        try:
+            part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names)
+            # Others may answer for other images at the same time, but one at a time finds the next free number.
+            with filelock.FileLock(folder / ".lock-predictions"):
+                return _write(part, images, folder, class_names, true_names)
+        finally:
+            with contextlib.suppress(PermissionError):  # Windows deletes it when it is let go
+                lock.unlink(missing_ok=True)
+
+
+def _ask(model, answer, images, read, path, class_names):
+    """Asks for all images that the part file of an earlier process lacks; returns the `_Part`."""
     columns = [f"{head}/{name}" if head else name for head, names in class_names.items() for name in names]
-    part = _Part(folder / f"predictions.part-{_key(model, images, str(read.keywords))}.csv", columns)
+    part = _Part(path, columns)
     waiting = [index for index, file in enumerate(images.files) if as_text(file) not in part.rows]
     if part.rows and waiting:
         print(f"going on after {len(part.rows):,} images that {part.path} holds")
@@ -181,7 +204,7 @@ def predict_files(
         print(f"left out: {error}", file=sys.stderr)
     if len(failures) > _LEFT_OUT_NAMED:
         print(f"left out: {len(failures) - _LEFT_OUT_NAMED:,} more images that cannot be read", file=sys.stderr)
-    return _write(part, images, folder, class_names, true_names)
+    return part
 
 
 @contextlib.contextmanager

@@ -226,6 +226,29 @@ def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, 
     assert f"accuracy {right:.2f} % of the 27" in told.out and "  3: " in told.out
 
 
+def test_two_that_answer_at_once_do_not_mix(tmp_path, monkeypatch, capsys):
+    """The same images wait for each other; others, which are done in between, get files of their own."""
+    begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((9, 9, 3), 100, np.uint8))
+    flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images"]
+    test, asked = cifar10_test.test, []
+
+    def answer(model, images, *rest):
+        if not asked:
+            asked.append(images)
+            assert cifar10_main.main([*flags, str(tmp_path / "a.png")]) == 2
+            assert cifar10_main.main([*flags, str(tmp_path / "b.png")]) == 0
+        return test(model, images, *rest)
+
+    monkeypatch.setattr(cifar10_test, "test", answer)
+    assert cifar10_main.main([*flags, str(tmp_path / "a.png")]) == 0
+    assert "another process answers for these images" in capsys.readouterr().err
+    tables = [pd.read_csv(tmp_path / "digits" / name) for name in ("predictions.csv", "predictions-2.csv")]
+    assert [table["image"].tolist() for table in tables] == [[str(tmp_path / f"{name}.png")] for name in "ba"]
+    assert [path.name for path in (tmp_path / "digits").glob(".lock-*")] == [".lock-predictions"]
+
+
 def test_a_run_is_tested_on_other_images_in_a_folder_of_their_own(tmp_path, capsys):
     run = begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
     rng = np.random.default_rng(0)
