@@ -35,6 +35,10 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how text begins that Excel calls Unicode
 SEPARATORS = {"bar": "|", "semicolon": ";", "comma": ",", "space": " "}
 
 
+class NoTableError(UsageError):
+    """There is no table of labels where it was looked for."""
+
+
 def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> None:
     """Fills a sorting by a table of labels.
 
@@ -48,13 +52,14 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         separator: setting `label_separator`.
 
     Raises:
-        UsageError: there is no such table, columns are missing, a name fits several files, or a file has two rows that differ.
+        NoTableError: there is no such table.
+        UsageError: columns are missing, a name fits several files, or a file has two rows that differ.
     """
     depths = range(len(sorting.root) + 1)
     places = [Path(labels).expanduser(), *(sorting.place.joinpath(*sorting.root[:depth], labels) for depth in depths)]
     place = next((place for place in places if place.is_file() or read_member(str(place), _LARGEST) is not None), None)
     if place is None:
-        raise UsageError(
+        raise NoTableError(
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
     rows, has_parts, kind = _read_table(place, separator)

@@ -6,6 +6,7 @@ Importing this module imports neither TensorFlow nor Keras.
 import dataclasses
 from pathlib import Path
 
+from resnet_study.data.label_table import NoTableError
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
@@ -41,8 +42,10 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
     is_foreign = moved and "labels" not in flags and Path(given["labels"]).expanduser().is_file()
     try:
         found = _find(given)
-    except UsageError:
-        if not moved or "labels" in flags or not given["labels"]:
+    except UsageError as error:
+        # A table that lies among the images is theirs, and what is wrong with it is to be mended.
+        has_own = not is_foreign and not isinstance(error, NoTableError)
+        if not moved or "labels" in flags or not given["labels"] or has_own:
             raise
         found = _find(given | {"labels": ""})
     if run is not None and _is_own(found, run):
