@@ -432,7 +432,8 @@ def training_batches(
         indices, *draws = (getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
         images = split.images[indices]
         if config.augment and config.corrupt:
-            images = worsen_batch(images, config.corrupt, (config.seed, 8, int(shard) // replicas), part.start)
+            seed = (config.seed, 8, int(shard) // replicas)
+            images = worsen_batch(images, config.corrupt, seed, part.start, config.corrupt_mix)
         return images, split.labels[indices], *draws
 
     def make_shard(shard):

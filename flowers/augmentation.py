@@ -117,7 +117,7 @@ def make_variant(part: ImagePart, index: int, variant: int, config: FlowerParame
         part: of the data set.
         index: of the image in the part.
         variant: 0-based number of the variant.
-        config: uses augment, corrupt, pipeline, and what `draw_transform` uses.
+        config: uses augment, corrupt, corrupt_mix, pipeline, and what `draw_transform` uses.
 
     Returns:
         uint8 [height, width, RGB].
@@ -132,7 +132,8 @@ def make_variant(part: ImagePart, index: int, variant: int, config: FlowerParame
     if config.corrupt:
         from resnet_study.data.corruptions import worsen
 
-        image = worsen(image, config.corrupt, np.random.default_rng((config.seed, 8, index, variant)))
+        rng = np.random.default_rng((config.seed, 8, index, variant))
+        image = worsen(image, config.corrupt, rng, config.corrupt_mix)
     if config.pipeline == "generator":
         return _apply_generator(image, index, variant, config)
     return apply_transform(image, draw_transform(index, variant, config))

@@ -96,6 +96,13 @@ class SharedSettings(OwnImageSettings):
         minimum=0.0,
         maximum=1.0,
     )
+    corrupt_mix: str = setting(
+        "even",
+        DATA,
+        "of images made worse: even = light, resolution, noise and WebP in half of the cases each; compressed = noise in a quarter, WebP or JPEG "
+        "in three quarters",
+        choices=("even", "compressed"),
+    )
 
     # Training and learning rate
     train_batch_size: int = setting(128, TRAINING, "images per batch", minimum=1, maximum=65536)
@@ -190,6 +197,10 @@ class SharedSettings(OwnImageSettings):
         if self.balanced_sampling and self.class_weight:
             raise UsageError(
                 f"--balanced_sampling makes all classes count alike, received it and --class_weight={self.class_weight}; leave one out"
+            )
+        if self.corrupt_mix != "even" and not self.corrupt:
+            raise UsageError(
+                f"--corrupt_mix={self.corrupt_mix} is about the images that --corrupt makes worse, received --corrupt=0; give such as 0.5"
             )
         if self.corrupt and not self.augment:
             raise UsageError("--corrupt is a part of the augmentation, received it and --augment=false; leave one out")

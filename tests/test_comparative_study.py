@@ -1,5 +1,6 @@
 """Studies of several runs: what is trained, what is reused, and whether the numbers in the tables are right."""
 
+import collections
 import dataclasses
 import json
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -469,16 +471,35 @@ def test_multiply_adds_are_counted_exactly():
     assert multiply_adds(alexnet) == maps + 1024 * 4096 + 4096 * 4096 + 4096 * 10 == 62_742_528
 
 
+@pytest.mark.parametrize("mix", ["even", "compressed"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_worse_images_for_training_follow_from_seed_and_place(channels):
+def test_worse_images_for_training_follow_from_seed_and_place(channels, mix):
     images = np.random.default_rng(0).integers(60, 190, (64, 16, 24, channels), dtype=np.uint8)
-    worse = corruptions.worsen_batch(images, 0.5, (1, 2))
+    worse = corruptions.worsen_batch(images, 0.5, (1, 2), mix=mix)
     assert worse.shape == images.shape and worse.dtype == np.uint8
-    np.testing.assert_array_equal(worse[40:], corruptions.worsen_batch(images[40:], 0.5, (1, 2), first=40))
+    np.testing.assert_array_equal(worse[40:], corruptions.worsen_batch(images[40:], 0.5, (1, 2), 40, mix))
     changed = (worse != images).any(axis=(1, 2, 3)).mean()
     assert 0.25 < changed < 0.6  # half are drawn; of these one in sixteen stays by chance
     np.testing.assert_array_equal(corruptions.worsen_batch(images, 0.0, (1, 2)), images)
     assert np.abs(worse.astype(int) - images).mean() < 40  # still the same images
+
+
+def test_a_mix_says_how_often_what_happens(monkeypatch):
+    kinds, encode = collections.Counter(), cv2.imencode
+
+    def count(ending, image, options):
+        kinds[ending] += 1
+        return encode(ending, image, options)
+
+    monkeypatch.setattr(cv2, "imencode", count)
+    images = np.full((400, 8, 8, 3), 128, np.uint8)
+    corruptions.worsen_batch(images, 1.0, (1,))
+    assert 170 < kinds[".webp"] < 230 and ".jpg" not in kinds
+    kinds.clear()
+    corruptions.worsen_batch(images, 1.0, (1,), mix="compressed")
+    assert 120 < kinds[".webp"] < 180 and 120 < kinds[".jpg"] < 180
+    with pytest.raises(UsageError, match="is about the images that --corrupt makes worse"):
+        from_preset("smoke", corrupt_mix="compressed")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -439,7 +439,9 @@ def test_other_images_have_labels_of_their_own(tmp_path):
     assert len(find_new({"data_dir": str(new)}, inner, run, "folder").classes) == 2
     (new / "inner.csv").write_text("id,label\n0,dog\n2,cat\n")
     assert len(find_new({"data_dir": str(new)}, inner, run, "folder").parts["training"]) == 2
-    (new / "inner.csv").write_text("id,sort\n0,dog\n2,cat\n")  # which is no table of labels, and the folders are not asked instead
+    (new / "inner.csv").write_text(
+        "id,sort\n0,dog\n2,cat\n"
+    )  # which is no table of labels, and the folders are not asked instead
     with pytest.raises(UsageError, match=r"inner\.csv must have a column"):
         find_new({"data_dir": str(new)}, inner, run, "folder")
     with pytest.raises(UsageError, match="neither here nor in"):

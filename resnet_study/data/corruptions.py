@@ -17,6 +17,8 @@ CORRUPTIONS = {
     "brightness": ("brightness added, in shares of the pixel range", (0.05, 0.10, 0.15, 0.20, 0.30)),
     "jpeg": ("JPEG quality", (80, 65, 58, 50, 40)),
 }
+# How often `worsen` changes light, resolution, adds noise and compresses, by the setting `corrupt_mix`.
+_MIXES = {"even": (0.5, 0.5, 0.5, 0.5), "compressed": (0.5, 0.5, 0.25, 0.75)}
 SEVERITIES = range(1 + len(CORRUPTIONS["noise"][1]))
 
 
@@ -61,14 +63,15 @@ def corrupt(images: np.ndarray, corruption: str, severity: int, seed: int = 0) -
     return np.stack([change(image, value).reshape(image.shape) for image in images])
 
 
-def worsen(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """With a probability makes an image worse as cameras and web pages do: light, then resolution, noise and compression, each of
-    them in half of the cases and of random strength.
+def worsen(image: np.ndarray, share: float, rng: np.random.Generator, mix: str = "even") -> np.ndarray:
+    """With a probability makes an image worse as cameras and web pages do: light, then resolution, noise and compression, of random strength.
 
     Args:
         image: uint8 [height, width, channels], channels RGB or one grey.
         share: probability that anything happens, 0..1.
         rng: what is drawn from, so that the result follows from its seed.
+        mix: "even" = each of the four in half of the cases, compressed as WebP; "compressed" = noise in a quarter, and three quarters are
+            compressed, as WebP or as JPEG whose brightness and colours have qualities of their own.
 
     Returns:
         uint8 of the same shape.
@@ -79,7 +82,7 @@ def worsen(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
 
         print(worsen(np.zeros((32, 32, 3), np.uint8), 1.0, np.random.default_rng(0)).shape)  # (32, 32, 3)
     """
-    drawn, light, smaller, noisy, compressed = rng.random(5) < (share, 0.5, 0.5, 0.5, 0.5)
+    drawn, light, smaller, noisy, compressed = rng.random(5) < (share, *_MIXES[mix])
     gain, offset, height, width, deviation, quality = rng.random(6)
     if not drawn:
         return image
@@ -95,15 +98,23 @@ def worsen(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
     changed = np.uint8(np.clip(np.rint(changed), 0, 255))
     if compressed:
         colors = changed[..., ::-1] if shape[2] == 3 else np.repeat(changed, 3, axis=2)
-        _, content = cv2.imencode(".webp", colors, [cv2.IMWRITE_WEBP_QUALITY, round(5 + 75 * quality)])
+        of_colors, as_jpeg = (rng.random(), rng.random() < 0.5) if mix == "compressed" else (0.0, False)
+        if as_jpeg:  # two qualities, without subsampling; the measured one has one quality and subsamples
+            qualities = [cv2.IMWRITE_JPEG_LUMA_QUALITY, round(15 + 80 * quality)]
+            qualities += [cv2.IMWRITE_JPEG_CHROMA_QUALITY, round(15 + 80 * of_colors)]
+            _, content = cv2.imencode(".jpg", colors, qualities)
+        else:
+            _, content = cv2.imencode(".webp", colors, [cv2.IMWRITE_WEBP_QUALITY, round(5 + 75 * quality)])
         changed = cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1][..., : shape[2]]
     return changed
 
 
-def worsen_batch(images: np.ndarray, share: float, seed: tuple[int, ...], first: int = 0) -> np.ndarray:
+def worsen_batch(
+    images: np.ndarray, share: float, seed: tuple[int, ...], first: int = 0, mix: str = "even"
+) -> np.ndarray:
     """`worsen` for images uint8 [num_images, height, width, channels], each a pure function of `seed` and its place, from `first` on."""
     rngs = (np.random.default_rng((*seed, first + place)) for place in range(len(images)))
-    return np.stack([worsen(image, share, rng) for image, rng in zip(images, rngs, strict=True)])
+    return np.stack([worsen(image, share, rng, mix) for image, rng in zip(images, rngs, strict=True)])
 
 
 def _blur(image, sigma):

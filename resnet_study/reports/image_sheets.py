@@ -57,7 +57,7 @@ def draw_augmentation(training, config):
             draws[1] = cifar10_input.alternate_flips(config.seed, len(training), chosen, epoch)
         images = training.images[chosen]
         if config.augment:
-            images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch))
+            images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch), mix=config.corrupt_mix)
             # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
             mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "image_standard" else colour
             images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
