@@ -7,7 +7,7 @@ At each report, in this order: validation, TensorBoard, checkpoint, best.keras, 
 long the event files are, so that what follows in them is cut off when the run is resumed; everything after the checkpoint is made
 from it again. So a run killed in between is completed.
 
-What is trained, and on what, is in `resnet_study.training.tasks`; what one step computes in `resnet_study.training.step`.
+What is trained, and on what, is in `resnet_study.training.task` and `tasks`; what one step computes in `resnet_study.training.step`.
 """
 
 import atexit
@@ -51,7 +51,7 @@ class Train:
     """Training of one network, as the text's program has it: `train()` trains, `test()` returns probabilities.
 
     Attributes:
-        task: what is trained, and on what; see `resnet_study.training.tasks`.
+        task: what is trained, and on what; see `resnet_study.training.task`.
         stage: what trains now: network, optimizer, averages, compiled steps; see `resnet_study.training.stage`.
         model: the network of the stage, keras.Model from normalised images to logits, in the precision of the run.
         data: the data set without its training images, see the task.

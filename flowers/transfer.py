@@ -30,7 +30,6 @@ from flowers.heads import (
 )  # fmt: skip
 from flowers.settings import FlowerParameters
 from resnet_study import devices
-from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, shorten
@@ -42,11 +41,12 @@ from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters
-from resnet_study.training.step import UpdateRule, is_seed, measure_classes, measure_labels
+from resnet_study.training.step import UpdateRule, is_seed
+from resnet_study.training.task import Task
 
 
-class Transfer:
-    """The task of a new head on a backbone; see `resnet_study.training.tasks` for what a task has.
+class Transfer(Task):
+    """The task of a new head on a backbone; see `resnet_study.training.task` for what a task has.
 
     An epoch is one pass over the training images in whole batches, as many as hold all of them; the last batch of a pass is
     filled with the first images of the next. Each ends with a report. Training stops after `epochs`, or when the validation
@@ -103,7 +103,6 @@ class Transfer:
             weight_decay_on=config.weight_decay_on,
             parts=config.accumulate,
         )
-        self.teach = None
         begins = (config.unfreeze_at_epoch, config.extend)
         self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch, begins=begins)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
@@ -209,19 +208,9 @@ class Transfer:
             )
         return self.transfer
 
-    def build_proxy(self, policy: str, strategy) -> None:
-        """There is none: all images are trained on."""
-
     def build_for_users(self) -> keras.Model:
         """The whole network from raw pixels to probabilities, in float32."""
         return self._build(dtype="float32", classifier_activation="sigmoid" if self.data.several else "softmax")
-
-    @property
-    def class_names(self) -> ClassNames:
-        """See `resnet_study.training.tasks`."""
-        reading = self.config.reading()
-        names = {"": list(self.data.class_names)}
-        return ClassNames(names, reading["resize"], self.data.several, reading["jpeg_size"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""
@@ -302,12 +291,6 @@ class Transfer:
             for variable in layer.variables
         }
         return [factors.get(id(variable), 1.0) for variable in model.trainable_variables]
-
-    def measure(self, logits, labels) -> tuple:
-        """See `step.measure_classes`."""
-        if self.data.several:
-            return measure_labels(logits, labels, self.config.label_smoothing)
-        return measure_classes(logits, labels, self.config.label_smoothing, self.class_weights)
 
     # What is said
 

@@ -13,7 +13,7 @@ class Export:
     """
 
     def __init__(self, task):
-        """`task`: see `resnet_study.training.tasks`; the network is built when it is first asked for."""
+        """`task`: see `resnet_study.training.task`; the network is built when it is first asked for."""
         self._task, self._model, self.frozen = task, None, False
 
     def update(self, stage) -> keras.Model:

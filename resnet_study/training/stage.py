@@ -30,7 +30,7 @@ class Stage:
 
         Args:
             number: see above.
-            task: see `resnet_study.training.tasks`.
+            task: see `resnet_study.training.task`.
             config: settings; uses those of the optimizer.
             policy: Keras dtype policy of the network.
             strategy: tf.distribute.Strategy.

@@ -1,14 +1,4 @@
-"""What is trained, and on what: the part of a training that `cifar10_train.Train` asks, and that its loop knows nothing of.
-
-A task is made from settings, run folder and data set. `Classification` is the task of one label for each image, `SeveralHeads` that of
-several; `flowers.transfer.Transfer` trains a new head on a backbone. All have what `Classification` has:
-
-data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
-network      `build`, `begin` with its first weights; `build_proxy`; `build_for_users`, `copy_for_users`, `class_names`; `name_variables` and
-             `facts` for checkpoints
-course       `stage_ends`, `report_freq`, `learning_rate`, `rates`, `update`, `measure`, `teach`, `chosen_by`, `watchers`
-what is said `describe_data`, `describe`
-"""
+"""The tasks of `cifar10_train`: one label for each image, or one for each of several heads. See `training.task` for what a task has."""
 
 import dataclasses
 import math
@@ -36,10 +26,11 @@ from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.proxy import SMALLEST, build_proxy
 from resnet_study.training.run_log import count_parameters, note_large_batch, note_long_warmup, note_many_epochs
-from resnet_study.training.step import UpdateRule, measure_classes, measure_labels
+from resnet_study.training.step import UpdateRule, measure_classes
+from resnet_study.training.task import Task
 
 
-class Classification:
+class Classification(Task):
     """One label for each image of a data set of `cifar10_input`.
 
     Attributes:
@@ -51,7 +42,6 @@ class Classification:
         report_freq: steps between reports.
         update: `UpdateRule`.
         chosen_by: column of `error.csv` whose lowest value decides which weights are kept; None = the newest are.
-        teach: function (images, logits, losses) -> losses by which a teacher helps, see `distillation`; None = there is none.
         watchers: what looks at each report: to end the training early, to lower the learning rate; see `callbacks.make_watchers`.
         validates_fully: whether the validation error is that of all validation images.
     """
@@ -79,7 +69,7 @@ class Classification:
             )
         self.classes = len(data.class_names)
         kept = run.told("class_weights")
-        self._class_weights = class_weights(
+        self.class_weights = class_weights(
             config.class_weight, self.training.labels, data.class_names, data.class_folders, kept
         )
         self.stage_ends, self.report_freq = (config.train_steps,), config.report_freq
@@ -143,7 +133,7 @@ class Classification:
             return self._build(dtype=policy, classifier_activation=None)
 
     def build_proxy(self, policy: str, strategy) -> keras.Model | None:
-        """The small network that chooses what is trained on, see `proxy`; None = all images are."""
+        """See `Task.build_proxy`."""
         if self.config.hard_share == 1:
             return None
         with strategy.scope():
@@ -158,13 +148,6 @@ class Classification:
     def _activation(self) -> dict:
         """The end of the network, where it is not that of all builders."""
         return {"classifier_activation": "sigmoid"} if self.data.several else {}
-
-    @property
-    def class_names(self) -> ClassNames:
-        """{name of the head: names of its classes}; a single head is called ""."""
-        reading = self.config.reading()
-        names = {"": list(self.data.class_names)}
-        return ClassNames(names, reading["resize"], self.data.several, reading["jpeg_size"])
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
@@ -277,15 +260,6 @@ class Classification:
             count_lowered(self.watchers),
         )
 
-    def rates(self, model: keras.Model) -> None:
-        """Factor of the learning rate of each trainable variable; None = all have the same."""
-
-    def measure(self, logits, labels) -> tuple:
-        """What training lowers and reports tell of some images, see `step.measure_classes`."""
-        if self.data.several:
-            return measure_labels(logits, labels, self.config.label_smoothing)
-        return measure_classes(logits, labels, self.config.label_smoothing, self._class_weights)
-
     # What is said
 
     def describe_data(self, resumed: bool) -> dict:
@@ -293,7 +267,7 @@ class Classification:
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
         facts |= {"several": True} if self.data.several else {}
         if self.config.class_weight not in ("", "balanced"):
-            facts["class_weights"] = self._class_weights.tolist()
+            facts["class_weights"] = self.class_weights.tolist()
         if not self.data.fingerprint:
             return facts
         return facts | {"class_folders": self.data.class_folders, "fingerprint": self.data.fingerprint}
@@ -326,7 +300,7 @@ class Classification:
         labels, names = self.training.labels, self.data.class_names
         if (labels.ndim > 1 and not self.data.several) or self.config.train_random_label:
             return ""
-        weighted = self._class_weights is not None or self.config.balanced_sampling
+        weighted = self.class_weights is not None or self.config.balanced_sampling
         return "".join(f"\n{line}" for line in describe_balance(labels, names, weighted))
 
 
