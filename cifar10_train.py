@@ -71,10 +71,7 @@ class Train:
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
         config = config or from_preset("liang")
-        self.run, self._asked = run or run_folder_of(config), (config, data, task)
-        self._make(*self._asked)
-
-    def _make(self, config, data, task):
+        self.run = run or run_folder_of(config)
         config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)
         self.is_chief = devices.is_chief(config.strategy)
@@ -82,6 +79,10 @@ class Train:
         self.policy = devices.choose_policy(config.precision, config.strategy, self.run.stored_policy())
         if config.strategy == "multi_worker":  # machines of different kinds would choose differently
             self.policy = devices.policy_of_chief(self.strategy, self.policy)
+        if config.images_per_step < config.train_batch_size and (count := self.strategy.num_replicas_in_sync) > 1:
+            raise UsageError(
+                f"--hard_share is for one device, received {count} of them; give --hard_share=1, or --strategy=one_gpu or cpu"
+            )
         self.towers = devices.choose_towers(
             config.towers, self.strategy, config.images_per_step // config.accumulate, self.run.stored_towers()
         )
@@ -132,9 +133,8 @@ class Train:
             raise UsageError(
                 f"this Train has trained to step {self.step:,}, expected a new one; make another Train, or give resume=True"
             )
-        if overwrite and self.run.goes_on():  # what it would go on with was taken from the run that goes
-            self.run.check(self.config, resume=resume, overwrite=True)
-            self._make(*self._asked)
+        if overwrite and self.run.goes_on():
+            self._check_own_choice()
         callbacks = check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
         self._under_way.clear()
@@ -168,6 +168,22 @@ class Train:
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
                 atexit.register(devices.wait_for_all, self.strategy)
+
+    def _check_own_choice(self):
+        """Raises UsageError where number format or towers are those of the run that `overwrite` deletes, and a new one would have others."""
+        config = self.config
+        if config.strategy == "multi_worker":  # the machines would have to agree again
+            return
+        batch = config.images_per_step // config.accumulate
+        own = (
+            devices.choose_policy(config.precision, config.strategy),
+            devices.choose_towers(config.towers, self.strategy, batch),
+        )
+        if own != (self.policy, self.towers):
+            raise UsageError(
+                f"this Train has taken {self.policy} and {self.towers} tower(s) from the run in {self.run}, which overwrite=True deletes; a new one "
+                f"would have {own[0]} and {own[1]}: call cifar10_train.train(config, overwrite=True)"
+            )
 
     def _enter_stage(self, number):
         """Makes what is trained in a stage of the task: its network, a fresh optimizer, the compiled steps."""

@@ -136,26 +136,32 @@ def predict_files(
         Answers.
 
     Raises:
-        UsageError: an image that was named itself cannot be read, or none can.
+        UsageError: an image that was named itself cannot be read, or none can; another process answers for the same images; the folder cannot
+            be written to.
     """
     key = _key(model, images, str(read.keywords))
-    lock = folder / f".lock-{key}"
+    with _alone(folder, f".lock-{key}", timeout=1):
+        part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names)
+        # Others may answer for other images at the same time, but one at a time finds the next free number.
+        with _alone(folder, ".lock-predictions", timeout=60):
+            return _write(part, images, folder, class_names, true_names)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str, timeout: float):
+    """Holds a lock in a folder, which it makes. The file stays: who waits for a file that is deleted does not exclude who makes it again."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(lock, timeout=1).acquire()
+        lock = filelock.FileLock(folder / name, timeout=timeout, mode=0o666)
+        lock.acquire()
     except filelock.Timeout as error:
         raise UsageError(f"another process answers for these images in {folder}; wait for it") from error
     except OSError as error:
         raise UsageError(f"could not write to {folder} ({error.strerror or error}); {advise(error)}") from error
-    with held:
-        try:
-            part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names)
-            # Others may answer for other images at the same time, but one at a time finds the next free number.
-            with filelock.FileLock(folder / ".lock-predictions"):
-                return _write(part, images, folder, class_names, true_names)
-        finally:
-            with contextlib.suppress(PermissionError):  # Windows deletes it when it is let go
-                lock.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ask(model, answer, images, read, path, class_names):

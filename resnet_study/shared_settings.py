@@ -200,7 +200,7 @@ class SharedSettings(OwnImageSettings):
             )
         if self.corrupt_mix != "even" and not self.corrupt:
             raise UsageError(
-                f"--corrupt_mix={self.corrupt_mix} is about the images that --corrupt makes worse, received --corrupt=0; give such as 0.5"
+                f"--corrupt_mix={self.corrupt_mix} is about the images that --corrupt makes worse, received --corrupt=0; give --corrupt=0.5 too, or leave it out"
             )
         if self.corrupt and not self.augment:
             raise UsageError("--corrupt is a part of the augmentation, received it and --augment=false; leave one out")

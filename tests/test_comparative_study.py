@@ -479,7 +479,7 @@ def test_worse_images_for_training_follow_from_seed_and_place(channels, mix):
     assert worse.shape == images.shape and worse.dtype == np.uint8
     np.testing.assert_array_equal(worse[40:], corruptions.worsen_batch(images[40:], 0.5, (1, 2), 40, mix))
     changed = (worse != images).any(axis=(1, 2, 3)).mean()
-    assert 0.25 < changed < 0.6  # half are drawn; of these one in sixteen stays by chance
+    assert 0.25 < changed < 0.6  # half are drawn; of these one in sixteen or twenty-one stays by chance
     np.testing.assert_array_equal(corruptions.worsen_batch(images, 0.0, (1, 2)), images)
     assert np.abs(worse.astype(int) - images).mean() < 40  # still the same images
 
@@ -498,6 +498,11 @@ def test_a_mix_says_how_often_what_happens(monkeypatch):
     kinds.clear()
     corruptions.worsen_batch(images, 1.0, (1,), mix="compressed")
     assert 120 < kinds[".webp"] < 180 and 120 < kinds[".jpg"] < 180
+    # Of grey images, which this leaves as they are but for noise, a quarter have it.
+    monkeypatch.setattr(cv2, "imencode", lambda ending, image, options: encode(".png", image))
+    monkeypatch.setattr(cv2, "resize", lambda image, *rest, **how: image)
+    noisy = corruptions.worsen_batch(images, 1.0, (1,), mix="compressed").std(axis=(1, 2, 3)) > 0
+    assert 70 < noisy.sum() < 130
     with pytest.raises(UsageError, match="is about the images that --corrupt makes worse"):
         from_preset("smoke", corrupt_mix="compressed")
 

@@ -117,9 +117,9 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_pa
     # What starts anew chooses anew.
     trainer = Train(config, RunFolder(run.path))
     assert trainer.policy == "mixed_bfloat16"
-    trainer.train(overwrite=True)
-    assert trainer.policy == run.stored_policy() == "float32" and len(read_json(run.environment, [dict])) == 1
-    write_json(run.environment, [*starts, starts[-1] | {"dtype_policy": "mixed_bfloat16"}])
+    with pytest.raises(UsageError, match=r"has taken mixed_bfloat16 .* a new one would have float32"):
+        trainer.train(overwrite=True)
+    assert run.stored_policy() == "mixed_bfloat16" and run.final.is_file()
     assert train(config, overwrite=True).stored_policy() == "float32"
 
 

@@ -442,7 +442,7 @@ def test_other_images_have_labels_of_their_own(tmp_path):
     (new / "inner.csv").write_text(
         "id,sort\n0,dog\n2,cat\n"
     )  # which is no table of labels, and the folders are not asked instead
-    with pytest.raises(UsageError, match=r"inner\.csv must have a column"):
+    with pytest.raises(UsageError, match=r"inner\.csv must have a column.* or give --labels= to take"):
         find_new({"data_dir": str(new)}, inner, run, "folder")
     with pytest.raises(UsageError, match="neither here nor in"):
         find_new({"data_dir": str(new), "labels": "gone.csv"}, stored, run, "folder")

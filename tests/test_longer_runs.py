@@ -111,15 +111,18 @@ def test_a_run_with_them_goes_on_bit_by_bit(tmp_path, changes):
     assert stored(train(tiny(tmp_path / "parts", **changes), resume=True)) == stored(whole)
 
 
-def test_images_are_made_worse_by_the_augmentation_alone(tmp_path):
+@pytest.mark.parametrize("mix", ["even", "compressed"])
+def test_images_are_made_worse_by_the_augmentation_alone(tmp_path, mix):
     with pytest.raises(UsageError, match="--corrupt is a part of the augmentation"):
         tiny(tmp_path, corrupt=0.5, augment=False)
     part = Split(np.random.default_rng(0).integers(60, 190, (16, 8, 8, 3), np.uint8), np.zeros(16, np.int32))
-    config = tiny(tmp_path, corrupt=0.5, padding_size=0, flip="none", train_batch_size=16)
+    config = tiny(tmp_path, corrupt=0.5, corrupt_mix=mix, padding_size=0, flip="none", train_batch_size=16)
     images, _ = next(iter(training_batches(part, PixelNormalization(0.0, 1.0), config)))
     drawn = part.images[plan_batch(0, part.labels, config).indices]
-    np.testing.assert_array_equal(images, worsen_batch(drawn, 0.5, (config.seed, 8, 0)))
+    np.testing.assert_array_equal(images, worsen_batch(drawn, 0.5, (config.seed, 8, 0), mix=mix))
     assert (images.numpy() != drawn).any()
+    other = worsen_batch(drawn, 0.5, (config.seed, 8, 0), mix={"even": "compressed", "compressed": "even"}[mix])
+    assert (images.numpy() != other).any()
 
 
 def steps_of(policy, parts, config):

@@ -16,12 +16,13 @@ from cifar10_input import load_data
 from cifar10_test import evaluate
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
+from resnet_study import devices
 from resnet_study.data.image_data import Split
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.results import describe_origin
-from resnet_study.training.proxy import Proxy, build_proxy, training_pflop
+from resnet_study.training.proxy import build_proxy, training_pflop
 
 tiny = functools.partial(
     conftest.tiny, train_steps=10, report_freq=5, synthetic_images=80, train_batch_size=8, hard_share=0.5
@@ -140,7 +141,7 @@ def test_a_proxy_that_diverges_ends_the_training(tmp_path):
         training.train()
 
 
-def test_what_cannot_be_chosen_from_is_one_line(tmp_path):
+def test_what_cannot_be_chosen_from_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="networks with one head"):
         from_preset("smoke", dataset="cifar10", heads="class,kind", hard_share=0.5)
     with pytest.raises(UsageError, match="hard_share must be at least"):
@@ -153,7 +154,8 @@ def test_what_cannot_be_chosen_from_is_one_line(tmp_path):
     with pytest.raises(UsageError, match="at least 16 pixels, received 12; give --hard_share=1"):
         Train(tiny(tmp_path, dataset="synthetic"), data=small_images())
     with pytest.raises(UsageError, match="for one device, received 2"):
-        Proxy(None, None, None, None, types.SimpleNamespace(num_replicas_in_sync=2), 1)
+        monkeypatch.setattr(devices, "choose_strategy", lambda name: types.SimpleNamespace(num_replicas_in_sync=2))
+        Train(tiny(tmp_path))
 
 
 def small_images():

@@ -71,7 +71,7 @@ def worsen(image: np.ndarray, share: float, rng: np.random.Generator, mix: str =
         share: probability that anything happens, 0..1.
         rng: what is drawn from, so that the result follows from its seed.
         mix: "even" = each of the four in half of the cases, compressed as WebP; "compressed" = noise in a quarter, and three quarters are
-            compressed, as WebP or as JPEG whose brightness and colours have qualities of their own.
+            compressed, as WebP or, in colour, as JPEG whose brightness and colours have qualities of their own.
 
     Returns:
         uint8 of the same shape.
@@ -99,10 +99,11 @@ def worsen(image: np.ndarray, share: float, rng: np.random.Generator, mix: str =
     if compressed:
         colors = changed[..., ::-1] if shape[2] == 3 else np.repeat(changed, 3, axis=2)
         of_colors, as_jpeg = (rng.random(), rng.random() < 0.5) if mix == "compressed" else (0.0, False)
-        if as_jpeg:  # two qualities, without subsampling; the measured one has one quality and subsamples
-            qualities = [cv2.IMWRITE_JPEG_LUMA_QUALITY, round(15 + 80 * quality)]
-            qualities += [cv2.IMWRITE_JPEG_CHROMA_QUALITY, round(15 + 80 * of_colors)]
-            _, content = cv2.imencode(".jpg", colors, qualities)
+        if as_jpeg and shape[2] == 3:  # the measured one has one quality and halves the resolution of the colours
+            options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+            options += [cv2.IMWRITE_JPEG_LUMA_QUALITY, round(15 + 80 * quality)]
+            options += [cv2.IMWRITE_JPEG_CHROMA_QUALITY, round(15 + 80 * of_colors)]
+            _, content = cv2.imencode(".jpg", colors, options)
         else:
             _, content = cv2.imencode(".webp", colors, [cv2.IMWRITE_WEBP_QUALITY, round(5 + 75 * quality)])
         changed = cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1][..., : shape[2]]

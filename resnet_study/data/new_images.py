@@ -45,8 +45,10 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
     except UsageError as error:
         # A table that lies among the images is theirs, and what is wrong with it is to be mended.
         has_own = not is_foreign and not isinstance(error, NoTableError)
-        if not moved or "labels" in flags or not given["labels"] or has_own:
+        if not moved or "labels" in flags or not given["labels"]:
             raise
+        if has_own:
+            raise UsageError(f"{error}, or give --labels= to take their folders for labels") from error
         found = _find(given | {"labels": ""})
     if run is not None and _is_own(found, run):
         return None

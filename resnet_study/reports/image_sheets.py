@@ -64,7 +64,7 @@ def draw_augmentation(training, config):
         variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]
     kind = (
-        (f"{config.corrupt:.0%} made worse, " if config.corrupt else "")
+        (f"{config.corrupt:.0%} made worse ({config.corrupt_mix}), " if config.corrupt else "")
         + (f"rotate by up to {config.rotation:g} degrees, " if config.rotation else "")
         + f"pad {config.padding_size} ({config.padding_mode}), crop, flip {config.flip}"
         + (f", {config.cutout} x {config.cutout} cut out" if config.cutout else "")

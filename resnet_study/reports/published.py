@@ -215,8 +215,17 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
-    for name in ("faithful", "mixup", "cutmix", "rand_augment", "class_weight", "balanced_sampling"):
-        if value := getattr(config, name):
+    for name in (
+        "faithful",
+        "mixup",
+        "cutmix",
+        "rand_augment",
+        "corrupt",
+        "corrupt_mix",
+        "class_weight",
+        "balanced_sampling",
+    ):
+        if (value := getattr(config, name)) != config.__dataclass_fields__[name].default:
             recipe += f", {name}" if value is True else f", {name} {value}"
     return config, recipe, numbers
 

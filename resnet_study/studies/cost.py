@@ -75,7 +75,7 @@ def measure_cost(config: HyperParameters) -> dict:
         predictor.predict(images, batch_size=125)
         seconds.append(time.perf_counter() - started)
     return {
-        "training_seconds": 1000 / speed,
+        "training_seconds": 1000 / speed * config.images_per_step / config.train_batch_size,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
         "training_memory": int(peak[1]) / 1024 if peak else None,
         "hardware": name_hardware(describe_environment(trainer.policy, config.strategy)),

@@ -12,7 +12,6 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from resnet_study.errors import UsageError
 from resnet_study.networks.airbench import build_airbench
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.training.optimizers import make_optimizer
@@ -35,17 +34,10 @@ class Proxy:
         Args:
             model: of `build_proxy`.
             config: settings; uses hard_share and those of the optimizer.
-
-        Raises:
-            UsageError: several devices share a batch.
         """
-        if (replicas := strategy.num_replicas_in_sync) > 1:
-            raise UsageError(
-                f"--hard_share is for one device, received {replicas} of them; give --hard_share=1, or --strategy=one_gpu or cpu"
-            )
         self.model, self._task, self._share, self._towers = model, task, config.hard_share, towers
         with strategy.scope():
-            self._optimizer = make_optimizer(config, model.trainable_variables, replicas, policy)
+            self._optimizer = make_optimizer(config, model.trainable_variables, strategy.num_replicas_in_sync, policy)
         plain = {"weight_averaging": 0.0, "lookahead_steps": 0, "sparsity": 0.0, "quantize_aware": False}
         self._steps = CompiledSteps(
             model=model,

@@ -3,10 +3,10 @@
 A task is made from settings, run folder and data set. `training.tasks.Classification` is the task of one label for each image,
 `SeveralHeads` that of several; `flowers.transfer.Transfer` trains a new head on a backbone. All have:
 
-data         `data`, `training`, `validation`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
+data         `data`, `training`, `validation`, `normalization`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
 network      `build`, `begin` with its first weights; `build_proxy`; `build_for_users`, `copy_for_users`, `class_names`; `name_variables` and
-             `facts` for checkpoints
-course       `stage_ends`, `report_freq`, `learning_rate`, `rates`, `update`, `measure`, `teach`, `chosen_by`, `watchers`
+             `facts` for checkpoints; `keep_files` of what a resumed run needs
+course       `stage_ends`, `report_freq`, `learning_rate`, `rates`, `update`, `measure`, `teach`, `chosen_by`, `watchers`, `validates_fully`
 what is said `describe_data`, `describe`
 """
 
