@@ -52,7 +52,7 @@ def draw_depths(rows: list[dict], dataset: str):
                     axes.annotate(
                         f"{row['runs']} seeds",
                         (place, row["value"]),
-                        (5, 4),
+                        (5, 4 + 9 * number),  # or those of two recipes would hide each other
                         textcoords="offset points",
                         fontsize=8,
                         color=colour,
