@@ -140,8 +140,8 @@ def predict_files(
             be written to.
     """
     key = _key(model, images, str(read.keywords))
-    with _alone(folder, f".lock-{key}", timeout=1):
-        part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names)
+    with contextlib.ExitStack() as held:
+        part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names, held)
         # Others may answer for other images at the same time, but one at a time finds the next free number.
         with _alone(folder, ".lock-predictions", timeout=60):
             return _write(part, images, folder, class_names, true_names)
@@ -164,10 +164,10 @@ def _alone(folder: Path, name: str, timeout: float):
         lock.release()
 
 
-def _ask(model, answer, images, read, path, class_names):
+def _ask(model, answer, images, read, path, class_names, held):
     """Asks for all images that the part file of an earlier process lacks; returns the `_Part`."""
     columns = [f"{head}/{name}" if head else name for head, names in class_names.items() for name in names]
-    part = _Part(path, columns)
+    part = _Part(path, columns, held)
     waiting = [index for index, file in enumerate(images.files) if as_text(file) not in part.rows]
     if part.rows and waiting:
         print(f"going on after {len(part.rows):,} images that {part.path} holds")
@@ -266,11 +266,13 @@ class _Part:
         rows: {path of the image: float32 [classes of all heads]}.
     """
 
-    def __init__(self, path: Path, columns: list[str]):
-        """Reads what an earlier process has done; a row that a kill has cut off is forgotten."""
+    def __init__(self, path: Path, columns: list[str], held: contextlib.ExitStack):
+        """Reads what an earlier process has done; a row that a kill has cut off is forgotten. `held`: what holds the lock of the file."""
         self.path, self._header, self.rows = path, ["image", *map(as_text, columns)], {}
+        self._held, self._is_mine = held, False
         if not path.is_file():
             return
+        self._hold()
         text = path.read_bytes().decode("utf-8", errors="replace")
         rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
         next(rows, None)
@@ -283,12 +285,19 @@ class _Part:
 
     def add(self, files: list[str], values: np.ndarray) -> None:
         """Adds images and their probabilities, float32 [n, classes of all heads], to the file."""
+        self._hold()
         new = dict(zip(files, values.astype(np.float32), strict=True))
         if not self.path.is_file():
             self._write_all(self.path, {})
         with self.path.open("a", encoding="utf-8", newline="") as opened:
             opened.write(_lines(new))
         self.rows |= new
+
+    def _hold(self):
+        """Takes the lock of the file, not before there is something to write: images that cannot be read make no folder."""
+        if not self._is_mine:
+            self._held.enter_context(_alone(self.path.parent, f".lock-{self.path.stem.rpartition('-')[2]}", timeout=1))
+            self._is_mine = True
 
     def finish(self, path: Path, files: list[str]) -> None:
         """Makes the file the table of all probabilities, with its rows in the order of `files`."""

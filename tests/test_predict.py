@@ -229,23 +229,25 @@ def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, 
 def test_two_that_answer_at_once_do_not_mix(tmp_path, monkeypatch, capsys):
     """The same images are refused; others, which are done in between, get files of their own."""
     begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
-    for name in "ab":
-        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((9, 9, 3), 100, np.uint8))
+    images = [str(tmp_path / f"{name}.png") for name in "abc"]
+    for image in images:
+        cv2.imwrite(image, np.full((9, 9, 3), 100, np.uint8))
     flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images"]
+    monkeypatch.setattr(prediction, "_AT_A_TIME", 8 * 8 * 3)  # an image at a time
     test, asked = cifar10_test.test, []
 
-    def answer(model, images, *rest):
-        if not asked:
-            asked.append(images)
-            assert cifar10_main.main([*flags, str(tmp_path / "a.png")]) == 2
-            assert cifar10_main.main([*flags, str(tmp_path / "b.png")]) == 0
-        return test(model, images, *rest)
+    def answer(model, *rest):
+        asked.append(model)
+        if len(asked) == 2:  # the first image is done
+            assert cifar10_main.main([*flags, *images[:2]]) == 2
+            assert cifar10_main.main([*flags, images[2]]) == 0
+        return test(model, *rest)
 
     monkeypatch.setattr(cifar10_test, "test", answer)
-    assert cifar10_main.main([*flags, str(tmp_path / "a.png")]) == 0
+    assert cifar10_main.main([*flags, *images[:2]]) == 0
     assert "another process answers for these images" in capsys.readouterr().err
     tables = [pd.read_csv(tmp_path / "digits" / name) for name in ("predictions.csv", "predictions-2.csv")]
-    assert [table["image"].tolist() for table in tables] == [[str(tmp_path / f"{name}.png")] for name in "ba"]
+    assert [table["image"].tolist() for table in tables] == [images[2:], images[:2]]
 
 
 def test_a_run_is_tested_on_other_images_in_a_folder_of_their_own(tmp_path, capsys):
