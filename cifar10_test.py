@@ -45,7 +45,7 @@ from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.shared_settings import SharedSettings
-from resnet_study.training.proxy import training_pflop
+from resnet_study.training.work import training_pflop
 
 
 def test(

@@ -12,7 +12,7 @@ read_result(run)        result.json, also that of an earlier version
     predictions                       the part that predictions.npy and the figures are about
     best_step, last_step              of a run: the steps of the tested weights and of the end of the training
     pflop                             of a run of the CIFAR program: the work of its training, see
-                                      `training.proxy.training_pflop`
+                                      `training.work.training_pflop`
     validation_error, last_validation_error
                                       of a run that validates: the errors in % that the training noted at these steps
     head, heads                       of several heads: the name of the one that all of the above is about, and {name: {part:

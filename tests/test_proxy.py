@@ -22,7 +22,8 @@ from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.results import describe_origin
-from resnet_study.training.proxy import build_proxy, training_pflop
+from resnet_study.training.proxy import build_proxy
+from resnet_study.training.work import training_pflop
 
 tiny = functools.partial(
     conftest.tiny, train_steps=10, report_freq=5, synthetic_images=80, train_batch_size=8, hard_share=0.5

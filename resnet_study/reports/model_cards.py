@@ -34,7 +34,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import halve_weights, load_model
 from resnet_study.settings import Parser
 from resnet_study.studies.robustness import draw_robustness
-from resnet_study.training.proxy import training_pflop
+from resnet_study.training.work import training_pflop
 
 # What a card and its diagram tell of the probabilities of a file.
 _OF_PROBABILITIES = ("calibration_error", "brier_score", "loss", "reliability")

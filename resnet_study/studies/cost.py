@@ -25,7 +25,7 @@ from resnet_study.reports.results import name_hardware
 from resnet_study.run_folder import run_folder_of
 from resnet_study.saved_models import load_model
 from resnet_study.studies.runs import fingerprint, remembered
-from resnet_study.training.proxy import training_pflop
+from resnet_study.training.work import training_pflop
 
 COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory takes: steps of each report, reports
 

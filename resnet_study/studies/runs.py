@@ -34,7 +34,7 @@ from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw
 from resnet_study.reports.results import describe_origin, write_study
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.training.proxy import training_pflop
+from resnet_study.training.work import training_pflop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,11 @@ import keras
 import tensorflow as tf
 
 from resnet_study.networks.airbench import build_airbench
-from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.step import CompiledSteps, shard
 
 SMALLEST = 16  # height and width of the images, pixels
-_TRAINS_EVERY = 4  # steps; in between it only chooses
+TRAINS_EVERY = 4  # steps; in between it only chooses
 
 
 class Proxy:
@@ -73,7 +72,7 @@ class Proxy:
 
     def train(self, images, labels, step: int, learning_rate: float) -> dict[str, tf.Tensor]:
         """Trains the proxy on the hardest images of a batch, the `step`-th, if it is the turn of that; returns the sum of its losses then."""
-        if step % _TRAINS_EVERY:
+        if step % TRAINS_EVERY:
             return {}
         self._optimizer.learning_rate.assign(learning_rate)
         return {"proxy_loss": self._steps.train(images, labels)["loss"]}
@@ -104,21 +103,3 @@ def build_proxy(input_shape, classes: int, policy: str = "float32") -> keras.Mod
     )
     model.get_layer("stem_whitening").trainable = False
     return model
-
-
-def training_pflop(config, model: keras.Model, steps: int) -> float:
-    """Work of a training in PFLOP, 10**15 floating-point operations: a number that no machine changes.
-
-    A multiply-add is two operations, and the gradients by inputs and by weights cost as much as the forward pass each. With a proxy its
-    choices and its training are counted too.
-
-    Args:
-        config: settings; uses train_batch_size, hard_share.
-        model: the network.
-        steps: batches that were trained.
-    """
-    work = 3 * multiply_adds(model) * config.images_per_step
-    if config.hard_share < 1:
-        proxy = build_proxy(model.input_shape[1:], model.output_shape[-1])
-        work += (1 + 3 / _TRAINS_EVERY) * multiply_adds(proxy) * config.train_batch_size
-    return 2 * work * steps / 1e15
