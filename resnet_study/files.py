@@ -7,6 +7,8 @@ import re
 import time
 from pathlib import Path
 
+import filelock
+
 from resnet_study.errors import UsageError, advise, as_text
 
 ASIDE = ".aside-"
@@ -35,6 +37,34 @@ def written_aside(path: Path):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def holding_lock(path: Path, timeout: float, taken: str):
+    """Holds a lock for one process, which the operating system frees when that process ends, however it ends.
+
+    The file stays: who waits for a file that is deleted does not exclude who makes it again.
+
+    Args:
+        path: file of the lock; its folder is made.
+        timeout: seconds to wait for another process.
+        taken: what is said where another process holds it still: what that one does, and what to do.
+
+    Raises:
+        UsageError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, timeout=timeout, mode=0o666)  # for all who may write in the folder
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(taken) from error
+    except OSError as error:
+        raise UsageError(f"could not write to {path.parent} ({error.strerror or error}); {advise(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_being_written(aside: Path) -> bool:

@@ -23,7 +23,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -31,9 +30,9 @@ from tqdm import tqdm
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
-from resnet_study.errors import UsageError, advise, as_text, say_once
+from resnet_study.errors import UsageError, as_text, say_once
 from resnet_study.exporting.exported_model import ExportedModel
-from resnet_study.files import move, write_atomically
+from resnet_study.files import holding_lock, move, write_atomically
 from resnet_study.saved_models import find_heads
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
@@ -143,25 +142,12 @@ def predict_files(
     with contextlib.ExitStack() as held:
         part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names, held)
         # Others may answer for other images at the same time, but one at a time finds the next free number.
-        with _alone(folder, ".lock-predictions", timeout=60):
+        with holding_lock(folder / ".lock-predictions", 60, _taken(folder)):
             return _write(part, images, folder, class_names, true_names)
 
 
-@contextlib.contextmanager
-def _alone(folder: Path, name: str, timeout: float):
-    """Holds a lock in a folder, which it makes. The file stays: who waits for a file that is deleted does not exclude who makes it again."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / name, timeout=timeout, mode=0o666)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UsageError(f"another process answers for these images in {folder}; wait for it") from error
-    except OSError as error:
-        raise UsageError(f"could not write to {folder} ({error.strerror or error}); {advise(error)}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _taken(folder: Path) -> str:
+    return f"another process answers for these images in {folder}; wait for it"
 
 
 def _ask(model, answer, images, read, path, class_names, held):
@@ -296,7 +282,10 @@ class _Part:
     def _hold(self):
         """Takes the lock of the file, not before there is something to write: images that cannot be read make no folder."""
         if not self._is_mine:
-            self._held.enter_context(_alone(self.path.parent, f".lock-{self.path.stem.rpartition('-')[2]}", timeout=1))
+            folder = self.path.parent
+            self._held.enter_context(
+                holding_lock(folder / f".lock-{self.path.stem.rpartition('-')[2]}", 1, _taken(folder))
+            )
             self._is_mine = True
 
     def finish(self, path: Path, files: list[str]) -> None:

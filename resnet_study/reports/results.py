@@ -14,11 +14,9 @@ import statistics
 import sys
 from pathlib import Path
 
-import filelock
-
-from resnet_study.errors import UsageError, advise
+from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
-from resnet_study.files import is_kind, read_json, read_text, write_atomically, write_json
+from resnet_study.files import holding_lock, is_kind, read_json, read_text, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
 from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
@@ -63,26 +61,11 @@ def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_ci
     """
     _check_experiment(experiment)
     numbers = list_numbers(run)
-    with _one_at_a_time(results):
-        return _publish(run, experiment, results, *numbers)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(results: Path):
-    """Holds the folder of results for one process: rows are read, changed and written, and another's would be lost."""
     _check_index(results)
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(results / ".lock", timeout=_LOCK_SECONDS)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UsageError(f"another process publishes in {results}; wait for it and repeat the command") from error
-    except OSError as error:
-        raise UsageError(f"could not write to {results} ({error.strerror or error}); {advise(error)}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    # Rows are read, changed and written: those of another process would be lost.
+    taken = f"another process publishes in {results}; wait for it and repeat the command"
+    with holding_lock(results / ".lock", _LOCK_SECONDS, taken):
+        return _publish(run, experiment, results, *numbers)
 
 
 def _check_experiment(name):
@@ -231,7 +214,10 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
         UsageError: the folder or the list among the results is of other runs, or a run of the study is gone.
     """
     _check_experiment(experiment)
-    with _one_at_a_time(results):
+    _check_index(results)
+    # Rows are read, changed and written: those of another process would be lost.
+    taken = f"another process publishes in {results}; wait for it and repeat the command"
+    with holding_lock(results / ".lock", _LOCK_SECONDS, taken):
         return _publish_study(folder, experiment, results)
 
 
