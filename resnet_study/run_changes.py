@@ -29,9 +29,11 @@ def check_deletion(run, config) -> None:
         if not (given := getattr(config, name, "")):
             continue
         # Not by their names, whose case some file systems ignore.
-        around = Path(given).expanduser().resolve().parents
-        if any(folder.exists() and folder.samefile(run.path) for folder in around):
-            raise UsageError(f"--{name}={given} lies in {run}, which --overwrite would empty; give another --version")
+        place = Path(given).expanduser().resolve()
+        if any(around.exists() and around.samefile(run.path) for around in (place, *place.parents)):
+            raise UsageError(
+                f"--{name}={given} is read from {run}, which --overwrite would empty; give another --version"
+            )
 
 
 def check_settings(run, config) -> None:

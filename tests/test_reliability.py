@@ -145,10 +145,12 @@ def test_overwriting_deletes_no_folder_of_others_and_nothing_that_the_run_reads(
     with pytest.raises(UsageError, match="must hold a run to overwrite"):
         run.check(from_preset("smoke"), resume=False, overwrite=True)
     run.config.unlink()
-    config = from_preset("smoke", version="x", runs_dir=str(tmp_path), is_use_ckpt=True, ckpt_path=str(run.best))
-    run.begin(config, resume=False, overwrite=False)
-    with pytest.raises(UsageError, match=r"lies in .*x, which --overwrite would empty"):
-        run.check(config, resume=False, overwrite=True)
+    given = {"version": "x", "runs_dir": str(tmp_path)}
+    run.begin(from_preset("smoke", **given), resume=False, overwrite=False)
+    for source in (run.best, run.path):
+        for reads in ({"is_use_ckpt": True, "ckpt_path": str(source)}, {"teacher": str(source)}):
+            with pytest.raises(UsageError, match=r"is read from .*x, which --overwrite would empty"):
+                run.check(from_preset("smoke", **given, **reads), resume=False, overwrite=True)
 
 
 def test_an_export_that_was_killed_between_two_renames_is_put_back(tmp_path):
