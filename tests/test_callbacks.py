@@ -193,6 +193,18 @@ def test_patience_ends_at_the_same_epoch_wherever_the_run_was_resumed(patience, 
             assert last_epoch(losses, patience, first_epoch, known) == whole, (losses, known)
 
 
+def test_patience_counts_anew_where_the_schedule_begins_anew():
+    losses, model = [3.0, 2.0, 1.0, 1.5, 5.0, 4.0, 4.5, 4.2], types.SimpleNamespace(stop_training=False)
+    stopping = Patience("validation_loss", 2, 0, begins=(3,))
+    stopping.set_model(model)
+    stopping.go_on(reports_of(losses)[:4])
+    for report in reports_of(losses)[4:]:
+        assert not model.stop_training  # though 1.0 is never reached again
+        stopping.on_epoch_end(*report)
+    assert model.stop_training and stopping.stopped_epoch == 7
+    assert last_epoch(losses, 2, 0) == 4
+
+
 def test_the_kept_model_is_that_of_the_lowest_value_also_after_a_kill(tmp_path):
     written = []
     losses = [2.0, 1.0, 1.0 - 1e-12, 1.5, 0.5]

@@ -22,6 +22,7 @@ from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import forecast, note_long_warmup
+from resnet_study.training.averages import update_averages
 from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
 from resnet_study.training.tasks import Classification
 
@@ -70,6 +71,21 @@ def test_a_schedule_that_has_ended_begins_anew_when_that_is_asked_for(tmp_path):
     )  # patience ended it before
     with pytest.raises(UsageError, match="--extend must be below --train_steps=4"):
         tiny(tmp_path, extend=4)
+
+
+def test_the_averages_of_lookahead_grow_anew_where_the_schedule_does():
+    update = UpdateRule(
+        batch_size=1, weight_decay=0.0, weight_decay_on="kernels", weight_averaging=0.8, lookahead_steps=4, extend=6
+    )
+    decays = {}
+    for count in range(1, 11):
+        weight, average = keras.Variable(1.0), tf.Variable(0.0)
+        update_averages([average], [weight], update, tf.constant(count), 10)
+        if average.numpy():
+            decays[count] = 1 - float(average)
+            assert weight.numpy() == average.numpy()
+    # Each part ends with an average, and within it the share of the earlier one grows with the third power.
+    assert decays == pytest.approx({4: 0.8 * (4 / 6) ** 3, 6: 0.8, 8: 0.8 * (2 / 4) ** 3, 10: 0.8})
 
 
 def test_a_plateau_lowers_the_rate_wherever_the_run_was_resumed():

@@ -9,12 +9,13 @@ def update_averages(averages, weights, update, count, train_steps) -> None:
     """What comes after the optimizer in a step; a part of the compiled step.
 
     Lookahead (Zhang et al. 2019, arXiv:1907.08610): every `lookahead_steps` steps, and after the last, the average moves towards
-    the weights, and these begin anew from it. The averaging grows with the training, as Jordan 2024 (arXiv:2404.00498) has it.
+    the weights, and these begin anew from it. The averaging grows with the training, as Jordan 2024 (arXiv:2404.00498) has it. A training
+    that was made longer (`extend`) has two parts, each with an end, and it grows in each.
 
     Args:
         averages: variables, one for each of `weights`; [] = none are kept.
         weights: variables of the model.
-        update: `UpdateRule`; uses weight_averaging, lookahead_steps.
+        update: `UpdateRule`; uses weight_averaging, lookahead_steps, extend.
         count: tensor, the steps so far, this one included.
         train_steps: steps of the whole training.
     """
@@ -24,8 +25,13 @@ def update_averages(averages, weights, update, count, train_steps) -> None:
             average.assign(average + (1 - decay) * (variable.value - average))
 
     if update.lookahead_steps:
-        if count % update.lookahead_steps == 0 or count == train_steps:
-            move(update.weight_averaging * (tf.cast(count, tf.float32) / train_steps) ** 3)
+        done, steps = count, train_steps
+        if update.extend:
+            is_second = count > update.extend
+            done = tf.where(is_second, count - update.extend, count)
+            steps = tf.cast(tf.where(is_second, train_steps - update.extend, update.extend), tf.float32)
+        if count % update.lookahead_steps == 0 or count == train_steps or count == update.extend:
+            move(update.weight_averaging * (tf.cast(done, tf.float32) / steps) ** 3)
             for variable, value in zip(weights, averages, strict=True):
                 variable.assign(value)
     elif averages:

@@ -98,20 +98,22 @@ class KeepBest(keras.callbacks.ModelCheckpoint):
 class Patience(keras.callbacks.EarlyStopping):
     """Keras' EarlyStopping by the lowest value of a column, whose patience counts from an epoch on.
 
-    The lowest value is that of all epochs from the first on, also of those before.
+    The lowest value is that of all epochs from the first on, also of those before, but where the schedule begins anew.
     """
 
-    def __init__(self, monitor: str, patience: int, first_epoch: int):
-        """Epochs up to and with `first_epoch` never stop the training."""
+    def __init__(self, monitor: str, patience: int, first_epoch: int, begins=()):
+        """Epochs up to and with `first_epoch` never stop the training. `begins`: after each of these it counts anew."""
         super().__init__(monitor=monitor, mode="min", patience=patience)
         self.monitor_op = operator.lt  # that of Keras compares in float32
-        self._first_epoch = first_epoch
+        self._first_epoch, self._begins = first_epoch, begins
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch <= self._first_epoch:
+        if epoch <= self._first_epoch or epoch in self._begins:
             self.wait = -1  # to which Keras adds one
         if epoch:  # not of the untrained network, see `KeepBest`
             super().on_epoch_end(epoch, logs)
+        if epoch in self._begins:
+            self.best = None  # where the learning rate rises, so does the error
 
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
         """Brings it to its state after the reports of a run that goes on; that may be to stop."""
@@ -121,7 +123,7 @@ class Patience(keras.callbacks.EarlyStopping):
 
 
 class Plateau(keras.callbacks.Callback):
-    """The plateau schedule: lowers the learning rate where the lowest value of a column stays what it was, as `Patience` counts it.
+    """The plateau schedule: lowers the learning rate where the lowest value of a column stays what it was.
 
     Attributes:
         lowered: how often it was lowered so far.
@@ -158,12 +160,13 @@ def make_watchers(config, monitor: str | None, first_epoch: int = 0, begins=()) 
         config: uses patience, lr_schedule, plateau_patience.
         monitor: column of `error.csv`; None = there are no validation images.
         first_epoch: see `Patience`.
-        begins: see `Plateau`.
+        begins: reports after which the schedule begins anew.
 
     Raises:
         UsageError: something is asked for, and there is nothing to look at.
     """
-    watchers = [Patience(monitor, config.patience, first_epoch)] if config.patience else []
+    later = [epoch for epoch in begins if epoch > first_epoch]
+    watchers = [Patience(monitor, config.patience, first_epoch, later)] if config.patience else []
     watchers += [Plateau(monitor, config.plateau_patience, begins)] if config.lr_schedule == "plateau" else []
     if watchers and not monitor:
         raise UsageError("--patience and --lr_schedule=plateau need validation images, received none; hold some out")

@@ -31,6 +31,7 @@ class UpdateRule:
         beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
         weight_averaging: decay per step of an exponential moving average of the weights; 0 = none is kept.
         lookahead_steps: every that many steps the weights are set to their average; 0 = never.
+        extend: the step that the training was to end with before it was made longer; 0 = it was not.
         sparsity: share of the weights of convolutions that become 0, see `resnet_study.training.sparsity`.
         quantize_aware: whether the loss is that of the network rounded to 8 bits, see `resnet_study.training.quantization`.
     """
@@ -41,6 +42,7 @@ class UpdateRule:
     beta_lr_factor: float = 1.0
     weight_averaging: float = 0.0
     lookahead_steps: int = 0
+    extend: int = 0
     parts: int = 1
     sparsity: float = 0.0
     quantize_aware: bool = False
