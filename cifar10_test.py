@@ -97,7 +97,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     parts = _label_parts(config, data)
     pflop = None
     if not config.test_ckpt_path:
-        pflop = training_pflop(config, model, int(run.read_history().iloc[-1]["step"]))
+        pflop = training_pflop(config, model, int(run.read_history().iloc[-1]["step"]), run)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
     # The weights of a network with zeros are the last ones, see `training.tasks`.
     chosen_by = None if config.sparsity else "validation_loss" if parts.several else "validation_error"

@@ -36,7 +36,7 @@ import numpy as np
 from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
 from resnet_study.devices import POLICIES, is_chief
 from resnet_study.errors import UsageError, as_text, say_once, shorten
-from resnet_study.files import ASIDE, is_being_written, read_json, read_text, write_atomically, write_json
+from resnet_study.files import ASIDE, holding_lock, is_being_written, read_json, read_text, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.run_changes import PLACES, check_deletion, check_settings, find_longer
@@ -55,6 +55,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best.keras"
         self.final = self.path / "final.keras"
+        self.teacher = self.path / "teacher.keras"
         self.result = self.path / "result.json"
         self.predictions = self.path / "predictions.npy"
         self.gradient_norms = self.path / "gradient_norms.csv"
@@ -70,23 +71,12 @@ class RunFolder:
     def locked(self):
         """Holds the folder for one writer, and deletes what a killed one had not finished writing.
 
-        The operating system frees the lock when the process ends, however it ends.
-
         Raises:
-            UsageError: another process holds it, or the folder cannot be made.
+            UsageError: another process holds it, or the folder cannot be written to.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # What a killed process had started, such as git, may hold the lock a moment longer.
-            lock = filelock.FileLock(self.path / ".lock", timeout=1)
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise UsageError(f"another process is training in {self}; wait for it or give another --version") from error
-        except OSError as error:
-            raise UsageError(
-                f"could not write to {self} ({error.strerror or error}); give another --runs_dir"
-            ) from error
-        try:
+        taken = f"another process is training in {self}; wait for it or give another --version"
+        # What a killed process had started, such as git, may hold the lock a moment longer.
+        with holding_lock(self.path / ".lock", 1, taken):
             for aside in list(self.path.rglob(f"{ASIDE}*")):
                 if is_being_written(aside):  # by a test or an export, which need no lock
                     continue
@@ -98,8 +88,6 @@ class RunFolder:
                 else:
                     aside.unlink(missing_ok=True)
             yield
-        finally:
-            lock.release()
 
     def is_locked(self) -> bool:
         """Whether a process writes in it now."""

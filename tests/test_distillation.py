@@ -16,7 +16,9 @@ from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.saved_models import load_model
 from resnet_study.training.distillation import Teacher
+from resnet_study.training.work import training_pflop
 
 tiny = functools.partial(conftest.tiny, train_steps=4, report_freq=2, synthetic_images=80, train_batch_size=8)
 
@@ -53,12 +55,15 @@ def test_the_loss_is_that_of_hinton(teacher_file, temperature):
 def test_a_teacher_changes_the_weights(tmp_path):
     short = functools.partial(tiny, tmp_path, model="lenet5", init_lr=0.01, train_steps=1, report_freq=1)
     teacher = train(short(version="teacher", seed=1))
-    alone, taught = (
-        last_arrays(train(short(version=version, **options)))
-        for version, options in (("alone", {}), ("taught", {"teacher": str(teacher.path), "teacher_share": 0.9}))
-    )
+    configs = short(version="alone"), short(version="taught", teacher=str(teacher.path), teacher_share=0.9)
+    runs = [train(config) for config in configs]
+    alone, taught = map(last_arrays, runs)
     assert alone.keys() == taught.keys()
     assert any(not np.array_equal(array, taught[name]) for name, array in alone.items())
+    model = load_model(str(teacher.best))
+    works = [training_pflop(config, model, 1, run) for config, run in zip(configs, runs, strict=True)]
+    # Three passes of the network, and one of a teacher of the same size.
+    assert works[1] == pytest.approx(4 / 3 * works[0])
 
 
 @pytest.mark.slow

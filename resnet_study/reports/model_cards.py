@@ -86,7 +86,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         else "the last of the training",
         "calibrated": facts.get("temperature"),
         "command": config.command,
-        "pflop": training_pflop(config, load_model(str(run.best)), steps),
+        "pflop": training_pflop(config, load_model(str(run.best)), steps, run),
         **origin,
     }
 

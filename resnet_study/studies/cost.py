@@ -118,7 +118,8 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
                 "preset": preset,
                 "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
                 "multiply_adds": multiply_adds(model),
-                "training_tflop": 1000 * training_pflop(first.config, model, int(first.history["step"].iloc[-1])),
+                "training_tflop": 1000
+                * training_pflop(first.config, model, int(first.history["step"].iloc[-1]), first.run),
                 "training_seconds": measured["training_seconds"],
                 "inference_seconds": measured["inference_seconds"],
                 "training_memory": measured["training_memory"],

@@ -278,7 +278,7 @@ def format_spread(values, digits=2) -> str:
 
 
 def training_work(config, data) -> float:
-    """Work of a whole training in PFLOP."""
+    """Work of a whole training in PFLOP, without a teacher's."""
     images = data[data_key(config)].train.images
     model = registry.find(config.model_name).build(
         input_shape=images.shape[1:], classes=len(data[data_key(config)].class_names), **config.network_options

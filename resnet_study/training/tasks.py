@@ -80,6 +80,7 @@ class Classification(Task):
             beta_lr_factor=config.beta_lr_factor,
             weight_averaging=config.weight_averaging,
             lookahead_steps=config.lookahead_steps,
+            extend=config.extend,
             parts=config.accumulate,
             sparsity=config.sparsity,
             quantize_aware=config.quantize_aware,
@@ -173,7 +174,7 @@ class Classification(Task):
                 "another --version"
             )
         if self.config.teacher:
-            source = str(self._kept_teacher) if resumed else self.config.teacher
+            source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
             self._teacher = Teacher(source, self.normalization, names, model.input_shape[1:], self._policy)
         if resumed:
@@ -194,11 +195,7 @@ class Classification(Task):
     def keep_files(self) -> None:
         """Copies into the folder of a run that begins what it needs of other files, so that they may change before it is resumed."""
         if self._teacher:
-            save_model(self._teacher.model, self._kept_teacher)
-
-    @property
-    def _kept_teacher(self):
-        return self.run.path / "teacher.keras"
+            save_model(self._teacher.model, self.run.teacher)
 
     def _ask_teacher(self, images, logits, losses):
         return self._teacher.teach(images, logits, losses, self.config.teacher_temperature, self.config.teacher_share)
