@@ -18,11 +18,11 @@ from resnet_study.data.mixing import Mixer, check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
+from resnet_study.training.averages import update_averages
 from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import forecast, note_long_warmup
-from resnet_study.training.averages import update_averages
 from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
 from resnet_study.training.tasks import Classification
 
