@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def test_what_cannot_be_is_refused(two_classes, changes, message):
 def test_one_command_goes_on_and_sums_up(two_classes, tmp_path, monkeypatch, capsys, undrawn):
     runs = tmp_path / "runs"
     command = ["--mode=train", *SMALL, f"--data_dir={two_classes}", f"--runs_dir={runs}", "--folds=2", "--version=cv"]
-    test, stops = cifar10_main._test, iter([False, True, False, False])
+    test, stops = cifar10_main._test, iter([False, True, False, False, False])
 
     def stop_once(*arguments):
         if next(stops):
@@ -113,6 +114,10 @@ def test_one_command_goes_on_and_sums_up(two_classes, tmp_path, monkeypatch, cap
     probabilities = np.load(runs / "cv-fold2of2" / "predictions.npy")
     np.testing.assert_allclose(answers[answers["fold"] == 2].sort_values(["true_class", "image"]).iloc[:, 4:], probabilities, rtol=1e-6)  # fmt: skip
     assert "mean ± standard deviation" in (runs / "cv" / "report.html").read_text()
+    # Answers that are older than the test of their fold are of another training.
+    answers = runs / "cv-fold1of2" / "out_of_fold.csv"
+    os.utime(answers, (1, 1))
+    assert cifar10_main.main(command) == 0 and answers.stat().st_mtime > 1
     # A fold is a run like any other; its own images are known again, and others' settings are not taken for its own.
     assert cifar10_main.main(["--mode=test", "--version=cv-fold1of2", f"--runs_dir={runs}", "--dataset=folder", f"--data_dir={two_classes}"]) == 0  # fmt: skip
     assert not (runs / "cv-fold1of2" / "evaluations").exists()

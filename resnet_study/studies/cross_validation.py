@@ -30,7 +30,6 @@ from resnet_study.metrics import measure
 from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw_confusion
-from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import write_study
 from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder, run_folder_of
@@ -82,8 +81,7 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
     for number, fold in enumerate(folds, start=1):
         run = run_folder_of(fold)
         answers = run.path / _ANSWERS
-        # A finished run may be asked for more steps.
-        if answers.is_file() and not fold.flags_beside(run.read_config(type(fold))):
+        if _is_finished(fold):
             continue
         answers.unlink(missing_ok=True)
         print(f"fold {number} of {config.folds}{_time_left(folds)}", flush=True)
@@ -99,10 +97,20 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
     return _sum_up(config, folds, summary)
 
 
+def _is_finished(fold) -> bool:
+    """Whether the answers of a fold are those of the training that is asked for: a finished run may be asked for more steps, or have got them."""
+    run = run_folder_of(fold)
+    answers = run.path / _ANSWERS
+    if not answers.is_file() or fold.flags_beside(run.read_config(type(fold))):
+        return False
+    read_from = [path for path in (run.error_csv, run.result) if path.is_file()]
+    return all(answers.stat().st_mtime >= path.stat().st_mtime for path in read_from)
+
+
 def _time_left(folds) -> str:
     """How long the unfinished folds will take, judged by the others."""
-    runs = [run_folder_of(fold) for fold in folds]
-    seconds = [float(run.read_history().iloc[-1]["seconds"]) for run in runs if (run.path / _ANSWERS).is_file()]
+    runs = [run_folder_of(fold) for fold in folds if _is_finished(fold)]
+    seconds = [float(run.read_history().iloc[-1]["seconds"]) for run in runs]
     left = statistics.mean(seconds) * (len(folds) - len(seconds)) if seconds else 0
     return f", about {datetime.timedelta(seconds=round(left))} left" if seconds else ""
 
@@ -175,9 +183,9 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
             title = f"{config.model_name} on {config.dataset_name}, {config.folds} folds"
             figure = draw_confusion(np.array(pooled["confusion_matrix"]), names, title, "out-of-fold")
             drawn = [save_figure(figure, folder / "confusion.png")]
-    recipe = {"preset": list_numbers(finished[0].run)[1], "over": "folds"}
     rows = [
-        result_row(finished, f"{name}, mean over folds", values[name], unit="%" if "%" in title else "") | recipe
+        result_row(finished, f"{name}, mean over folds", values[name], unit="%" if "%" in title else "")
+        | {"over": "folds"}
         for name, (title, _) in metrics.items()
     ]
     write_study(
