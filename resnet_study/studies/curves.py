@@ -27,10 +27,10 @@ def short_names(keys) -> dict:
 
 
 def draw_mean(axes, tables, x, column, transform, **options):
-    """The mean line over the tables of several seeds, and the band from the lowest to the highest."""
-    rows = min(map(len, tables))
-    values = np.array([transform(table[column].to_numpy(float)[1:rows]) for table in tables])
-    steps = tables[0][x].to_numpy(float)[1:rows]
+    """The mean line over the tables of several seeds, and the band from the lowest to the highest, where all have a report."""
+    reports = [table[1:].set_index(x)[column] for table in tables]
+    steps = sorted(set.intersection(*(set(report.index) for report in reports)))
+    values = np.array([transform(report.loc[steps].to_numpy(float)) for report in reports])
     axes.plot(steps, values.mean(axis=0), **options)
     if len(tables) > 1:
         axes.fill_between(
