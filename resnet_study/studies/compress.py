@@ -117,7 +117,8 @@ def _make_forms(name, config, known, missing) -> list[dict]:
         raise UsageError(f"--mode=compress is for one label of each image, received {name}; leave it out")
     test = data.test
     begins = f"{name} on {config.dataset_name}, sha256 {describe_source(path, model)['source_sha256']}"
-    keras_forms = remembered(known, begins, lambda: _test_keras(model, test))
+    # What a Predictor chooses depends on the machine, and so do its answers.
+    keras_forms = remembered(known, f"{begins}, {_own_precision()}", lambda: _test_keras(model, test))
     common = {"model": name, "multiply_adds": multiply_adds(model), "shape": model.input_shape[1:]}
     job = {"path": path, "shipped_name": config.model_name, "shape": model.input_shape[1:]}
     made = [{"form": form, **facts, "job": job | {"kind": form.split(",")[0]}} for form, facts in keras_forms.items()]
@@ -137,6 +138,11 @@ def _make_forms(name, config, known, missing) -> list[dict]:
     return [common | form | {"key": f"{begins}, {form['form']}"} for form in made]
 
 
+def _own_precision() -> str:
+    """The number format that a Predictor chooses on this machine."""
+    return devices.choose_policy("auto", "auto").removeprefix("mixed_")
+
+
 def _test_keras(model, test):
     """{form: error and same_class in %, bytes} of the network in Keras: in float32, and as this library chooses."""
     with tempfile.TemporaryDirectory() as folder:
@@ -144,14 +150,13 @@ def _test_keras(model, test):
         save_model(model, path)
         size = path.stat().st_size
     plain, ours = (Predictor(model, precision).predict(test.images).argmax(1) for precision in ("float32", "auto"))
-    precision = devices.choose_policy("auto", "auto").removeprefix("mixed_")
     return {
         form: {
             "error": round(100 * float(np.mean(answers != test.labels)), 6),
             "same_class": 100 * float(np.mean(answers == plain)),
             "bytes": size,
         }
-        for form, answers in ((f"{_PREDICT}, float32", plain), (f"{_PREDICTOR}, {precision}", ours))
+        for form, answers in ((f"{_PREDICT}, float32", plain), (f"{_PREDICTOR}, {_own_precision()}", ours))
     }
 
 
