@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], fact
 
 def delete_checkpoints_beside(path: Path) -> None:
     """Deletes all checkpoints but `path`, which was read, and the one before it."""
-    found = _list_checkpoints(path.parent)
+    found = list_checkpoints(path.parent)
     # Those of later steps were damaged, or the run would have gone on from them.
     kept = [other for other in found if other <= path][-_KEPT:]
     for other in found:
@@ -68,7 +68,7 @@ def delete_checkpoints_beside(path: Path) -> None:
                 other.unlink()
 
 
-def _list_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, from the oldest to the newest; a copy that somebody made under another name is none."""
     found = {path: re.fullmatch(r"step-(\d{8,})\.npz", path.name) for path in folder.glob("step-*.npz")}
     return sorted((path for path, name in found.items() if name), key=lambda path: int(found[path][1]))
@@ -85,7 +85,7 @@ def latest_checkpoint_in(folder: Path) -> Path | None:
     Raises:
         UsageError: there are checkpoints, but none can be read.
     """
-    found = _list_checkpoints(folder)[::-1]
+    found = list_checkpoints(folder)[::-1]
     for path in found:
         try:
             check_checkpoint(path)

@@ -33,7 +33,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from resnet_study.checkpoints import HISTORY, latest_checkpoint_in
+from resnet_study.checkpoints import HISTORY, latest_checkpoint_in, list_checkpoints
 from resnet_study.devices import POLICIES, is_chief
 from resnet_study.errors import UsageError, as_text, say_once, shorten
 from resnet_study.files import ASIDE, holding_lock, is_being_written, read_json, read_text, write_atomically, write_json
@@ -163,8 +163,8 @@ class RunFolder:
 
     def has_final(self) -> bool:
         """Whether `final.keras` is of the newest checkpoint, so that the training has ended with it."""
-        checkpoint = latest_checkpoint_in(self.checkpoints)
-        return self.final.is_file() and (checkpoint is None or self.final.stat().st_mtime >= checkpoint.stat().st_mtime)
+        found = list_checkpoints(self.checkpoints)
+        return self.final.is_file() and (not found or self.final.stat().st_mtime >= found[-1].stat().st_mtime)
 
     def read_config(self, settings: type[Settings]):
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""

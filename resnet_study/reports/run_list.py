@@ -3,7 +3,7 @@
 import datetime
 from pathlib import Path
 
-from resnet_study.checkpoints import check_checkpoint
+from resnet_study.checkpoints import check_checkpoint, latest_checkpoint_in
 from resnet_study.errors import UsageError, as_text, shorten
 from resnet_study.files import is_kind, read_json
 from resnet_study.run_folder import RunFolder
@@ -51,10 +51,9 @@ def _find_state(run):
             history = run.read_history()
             step, reports = int(history["step"].iloc[-1]), len(history) - 1
             row["seconds"] = float(history["seconds"].iloc[-1])
-        state = "running" if run.is_locked() else "finished" if run.final.is_file() else "stopped"
-        found = sorted(run.checkpoints.glob("step-*.npz"))
-        if found and state == "stopped":  # between two reports, perhaps
-            step = check_checkpoint(found[-1])["step"]
+        state = "running" if run.is_locked() else "finished" if run.has_final() else "stopped"
+        if state == "stopped" and (found := latest_checkpoint_in(run.checkpoints)):  # between two reports, perhaps
+            step = check_checkpoint(found)["step"]
         # A run of cifar10_main.py counts steps, one of flowers epochs, each with a report.
         is_counted = "train_steps" in config
         trained, planned = (step, config["train_steps"]) if is_counted else (reports, config.get("epochs"))
