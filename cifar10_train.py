@@ -70,7 +70,7 @@ class Train:
             data: `cifar10_input.ImageData`, with several heads one for each by its name; None = as the settings say.
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
-        config = config or from_preset("liang")
+        self._given = config = config or from_preset("liang")
         self.run = run or run_folder_of(config)
         config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)
@@ -170,8 +170,13 @@ class Train:
                 atexit.register(devices.wait_for_all, self.strategy)
 
     def _check_own_choice(self):
-        """Raises UsageError where number format or towers are those of the run that `overwrite` deletes, and a new one would have others."""
+        """Raises UsageError where something is that of the run which `overwrite` deletes, and a new one might have another."""
         config = self.config
+        if config.class_weight not in ("", "balanced") or config.reading() != self._given.reading():
+            raise UsageError(
+                f"this Train has taken class weights or --jpeg_size from the run in {self.run}, which overwrite=True deletes; call "
+                "cifar10_train.train(config, overwrite=True)"
+            )
         if config.strategy == "multi_worker":  # the machines would have to agree again
             return
         batch = config.images_per_step // config.accumulate
@@ -218,7 +223,8 @@ class Train:
         """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
         write_json(self.run.data, self.task.describe_data(resumed=bool(self.history)))
         environment = describe_environment(self.policy, self.config.strategy, self.towers)
-        self.run.note_start({"step": self.step, **environment})
+        if not self._has_ended():
+            self.run.note_start({"step": self.step, **environment})
         hardware = f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)"
         shared = devices.describe_strategy(self.strategy, self.towers)
         print(self.task.describe(self.model, f"{self.policy}, {shared}, on {hardware}"))

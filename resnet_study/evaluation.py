@@ -4,6 +4,7 @@ find_model(config)      what to load, and the folder for what comes out of it
 find_class_names(...)   the names of the classes of a model
 evaluate_parts(...)     probabilities and metrics of parts of a data set -> result.json, predictions.npy
 read_result(run)        result.json, also that of an earlier version
+check_current(run)      whether that is of the run as it is now
 
 `result.json` has the same form for every program:
 
@@ -301,6 +302,15 @@ def _predict_part(predictor, pieces, heads, batch_size, mirrored, shifted):
         head: {name: np.concatenate(values) for name, values in columns.items()} or {"labels": []}
         for head, columns in found.items()
     }
+
+
+def check_current(run: RunFolder) -> None:
+    """Raises UsageError where a run was trained on since it was tested, so that its `result.json` is of other weights."""
+    last, tested = int(run.read_history().iloc[-1]["step"]), read_result(run)["last_step"]
+    if tested != last:
+        raise UsageError(
+            f"{run} was tested after {tested:,} steps and trained on to {last:,}; go on with --resume, or test it again"
+        )
 
 
 def read_result(run: RunFolder, *parts: str) -> dict:

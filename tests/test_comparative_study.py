@@ -12,6 +12,7 @@ import time
 
 import cv2
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +36,7 @@ from resnet_study.saved_models import load_model
 from resnet_study.studies import cost, degradation
 from resnet_study.studies import runs as study_runs
 from resnet_study.studies.compare import accuracy_table, compare, difference_table
+from resnet_study.studies.curves import draw_mean
 from resnet_study.studies.degradation import degrade, measure_gradient_norms
 from resnet_study.studies.diagrams import draw_study
 from resnet_study.studies.robustness import measure_robustness
@@ -67,7 +69,7 @@ def study(tmp_path_factory):
 def made_up(tmp_path, model, dataset, seed, train_errors, validation_errors, test_error):
     """A finished run with these numbers, without a network."""
     config = from_preset("fast", model=model, seed=seed, runs_dir=str(tmp_path), tensorboard=False)
-    config = dataclasses.replace(config, dataset="cifar10", train_steps=len(train_errors) - 1)
+    config = dataclasses.replace(config, dataset="cifar10")
     run = RunFolder(tmp_path / f"{model}-{seed}")
     history = pd.DataFrame(
         {"step": range(len(train_errors)), "train_error": train_errors, "validation_error": validation_errors}
@@ -101,10 +103,20 @@ def test_the_table_by_hand(tmp_path):
     assert differences[0]["published_points"] == pytest.approx(23.13)
     table.loc[0, ["model", "published_test"]] = "lenet5_1998", 63.47  # the paper has one LeNet
     assert difference_table(table)["published_points"].isna().all()
-    for changes in ({"shortcut": "B"}, {"heads": "kind"}):
+    for changes in ({"shortcut": "B"}, {"heads": "kind"}, {"train_steps": 100}, {"init_lr": 0.5}):
         other = [dataclasses.replace(runs[0], config=dataclasses.replace(runs[0].config, **changes))]
         table = accuracy_table(group_runs(other))
         assert table[["published_training", "published_test"]].isna().all(axis=None)
+
+
+def test_the_mean_is_that_of_the_reports_that_all_seeds_have():
+    tables = [
+        pd.DataFrame({"step": [0, 10, 20, 25, 30], "error": [9.0, 4, 3, 8, 1]}),  # made longer after 25
+        pd.DataFrame({"step": [0, 10, 20, 30], "error": [9.0, 6, 5, 3]}),
+    ]
+    axes = plt.figure().subplots()
+    draw_mean(axes, tables, "step", "error", np.asarray, color="k")
+    assert axes.lines[0].get_xydata().tolist() == [[10, 5], [20, 4], [30, 2]]
 
 
 def test_which_network_is_held_against_which():
@@ -278,11 +290,23 @@ def test_a_study_deletes_its_own_figures_only(tmp_path):
     assert (results / "x" / "runs" / "mine" / "best.keras").is_file() and (results / "x" / "new.png").is_file()
     (folder / "new.png").unlink()
     publish_study(folder, "x", results)
+    # Numbers of runs that were trained on since are not laid beside those of the study.
+    table = tmp_path / "runs" / "r" / "error.csv"
+    table.parent.mkdir()
+    table.write_text("step\n10\n")
+    write_study(folder, "command", [row], "report", [], ["r"])
+    publish_study(folder, "x", results)
+    table.write_text("step\n10\n20\n")
+    with pytest.raises(UsageError, match=r"runs.r was trained on since .*x told of it; repeat the study"):
+        publish_study(folder, "x", results)
     assert not (results / "x" / "new.png").exists() and (results / "x" / "runs" / "mine" / "best.keras").is_file()
     (folder / "study.json").write_text('{"rows": [')  # damaged, and written anew
     write_study(folder, "python cifar10_main.py --mode=compare", [row], "report", [])
     with pytest.raises(UsageError, match="holds the study of compare"):
         study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "robustness")
+    write_study(folder, "python -m flowers.train --folds=5", [row], "report", [])
+    with pytest.raises(UsageError, match="holds the study of train"):
+        study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "compare")
     (folder / "study.json").unlink()
     with pytest.raises(UsageError, match="must be empty or hold a study, received another report"):
         study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "compare")

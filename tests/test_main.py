@@ -1,5 +1,6 @@
 """The command line: fast help, one-line errors, exit codes."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
@@ -19,7 +21,7 @@ import flowers.train
 from cifar10_main import main, make_parser
 from cifar10_train import train
 from hyper_parameters import HyperParameters, from_flags
-from resnet_study.checkpoints import HISTORY
+from resnet_study.checkpoints import HISTORY, write_checkpoint
 from resnet_study.files import write_json
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.stage import Stage
@@ -74,12 +76,19 @@ def test_a_shell_completes_flags(capsys):
 
 def test_runs_are_listed_with_their_state(tmp_path, capsys):
     config = from_flags({"preset": "smoke", "train_steps": 20})
-    runs = {name: RunFolder(tmp_path / name) for name in ("done", "waiting", "busy", "broken")}
+    runs = {name: RunFolder(tmp_path / name) for name in ("done", "waiting", "busy", "broken", "longer")}
     for run in runs.values():
         run.begin(config, resume=False, overwrite=False)
     history = pd.DataFrame([dict.fromkeys((*HISTORY, "validation_loss", "validation_error"), 20.0)])
     runs["done"].error_csv.write_text(history.to_csv(index=False))
     runs["done"].final.write_bytes(b"weights")
+    # One that was made longer, and stopped, still has the last weights of before.
+    runs["longer"].final.write_bytes(b"weights")
+    os.utime(runs["longer"].final, (1, 1))
+    interval = {"images": 0, "wrong": 0.0, "loss": 0.0, "seconds": 0.0}
+    facts = {"step": 15, "history": [], "interval": interval, "seconds": 0.0, "net": {}}
+    runs["longer"].checkpoints.mkdir()
+    write_checkpoint(runs["longer"].checkpoints / "step-00000015.npz", {"a": np.zeros(2, np.float32)}, facts)
     write_json(runs["done"].result, {"test": {"error": 12.5}, "predictions": "test"})
     write_json(tmp_path / "test-old" / "result.json", {"test_error": 3.25})
     write_json(tmp_path / "comparison" / "study.json", {})
@@ -95,6 +104,7 @@ def test_runs_are_listed_with_their_state(tmp_path, capsys):
     assert (
         "finished, step 20 of 20" in lines["done"] and "12.50 % (test)" in lines["done"] and "0:00:20" in lines["done"]
     )
+    assert "stopped, step 15 of 20" in lines["longer"]
     assert "stopped, step 0 of 20" in lines["waiting"] and "running, step 0 of 20" in lines["busy"]
     assert "damaged" in lines["broken"] and "3.25 %" in lines["test-old"] and "study" in lines["comparison"]
     assert "notes" not in lines
@@ -242,6 +252,13 @@ def test_publish_writes_rows_and_a_table(trained_run, tmp_path):
     assert "test_error" in table and "[p](p/README.md)" in table
     assert "the test](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
+
+    # Trained again otherwise, or tested without what was told before, it leaves no row of before.
+    config = tmp_path / "runs" / "p" / "config.json"
+    write_json(config, json.loads(config.read_text()) | {"towers": 2})
+    assert main(["--mode=publish", *published]) == 0
+    again = json.loads((tmp_path / "results" / "study.json").read_text())
+    assert len(again) == 4 and ["--towers=2" in row["command"] for row in again] == 4 * [True]
 
     # A run that differs in an option of the network has rows of its own.
     shutil.copytree(tmp_path / "runs" / "p", tmp_path / "runs" / "q")

@@ -202,6 +202,17 @@ def test_a_run_without_what_later_versions_note_has_a_page_and_a_damaged_one_an_
             write_run_page(run, tested)
 
 
+def test_a_test_is_not_shown_beside_a_training_that_went_on(runs_dir, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs_dir / name, tmp_path / name)
+    runs = [RunFolder(tmp_path / name) for name in ("a", "b")]
+    write_json(runs[0].result, json.loads(runs[0].result.read_text()) | {"last_step": 1})
+    with pytest.raises(UsageError, match="a was tested after 1 steps and trained on to"):
+        write_run_page(runs[0], find_tested_images(runs[0]))
+    with pytest.raises(UsageError, match="a was tested after 1 steps and trained on to"):
+        write_comparison(tmp_path / "both", runs)
+
+
 def test_runs_lie_beside_each_other(runs_dir, tmp_path, capsys):
     flags = ["--mode=report", f"--runs_dir={runs_dir}"]
     assert main([*flags, "--versions=a,b", "--version=both"]) == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import PIL.Image
 
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import read_result
+from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import encode_image
@@ -95,6 +95,7 @@ def _write(folder, title, runs, command="", report="", figures=()):
 def _describe(run, folder):
     """What the page tells of a run."""
     config, recipe, numbers = list_numbers(run)
+    check_current(run)
     result, history = read_result(run), run.read_history()
     part = result["predictions"]
     metrics, last = result[part], history.iloc[-1]

@@ -36,24 +36,16 @@ DEPTH_TABLE = {
 # Which data, how much of them, and what a recipe tells in words.
 _TOLD_OTHERWISE = (
     "dataset", "synthetic_images", "image_size", "channels", "heads", "resize", "jpeg_size", "label_level", "label_separator", "value_range",
-    "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "extend", "teacher",
-    "teacher_share", "teacher_temperature", "sparsity",
+    "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "teacher", "sparsity",
 )  # fmt: skip
 _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 
 
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
-    preset = PRESETS[config.preset]
-    # A shortened recipe is no repetition of anybody's, nor is a training that goes on from another one.
-    if (
-        is_another_network(config)
-        or config.teacher
-        or list_changes(config)
-        or config.train_steps != from_preset(config.preset).train_steps
-        or config.is_use_ckpt
-    ):
+    if is_changed(config):
         return None
+    preset = PRESETS[config.preset]
     if config.dataset == "cifar10":
         if preset.published and config.model_name == preset.settings["model"]:
             return preset.published
@@ -67,6 +59,17 @@ def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     if accuracies:
         return "test_error", round(100 - accuracies[1], 3), f"{LU_SONG}: the epoch of the highest test accuracy"
     return None
+
+
+def is_changed(config: HyperParameters) -> bool:
+    """Whether a training differs from its preset, so that it repeats nobody's: shortened, or from trained weights, it does too."""
+    return bool(
+        is_another_network(config)
+        or config.teacher
+        or list_changes(config)
+        or config.train_steps != from_preset(config.preset).train_steps
+        or config.is_use_ckpt
+    )
 
 
 def list_changes(config: HyperParameters) -> dict:
@@ -137,7 +140,9 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         recipe += ", with a teacher"
     if config.sparsity:
         recipe += f", {config.sparsity:.0%} zeros"
-    recipe += "".join(f", {name} {value}" for name, value in list_changes(config).items())
+    data = {name: getattr(config, name) for name in ("image_size", "test_fraction", "split_seed")}
+    told = {name: value for name, value in data.items() if value != getattr(usual, name)} | list_changes(config)
+    recipe += "".join(f", {name} {value}" for name, value in told.items())
     metric_published, *published = (finished and published_number(config)) or (None, None, None)
     return (
         config,

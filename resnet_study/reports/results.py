@@ -8,6 +8,7 @@ publish_study(folder)  the same for a study of several runs
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import re
 import shlex
 import statistics
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import read_result
+from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import holding_lock, is_kind, read_json, read_text, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
 from resnet_study.reports.depth import draw_depths
@@ -92,12 +93,17 @@ def _publish(run, experiment, results, config, recipe, numbers):
         raise UsageError(f"expected the figures of a tested run in {run.figures}, found none; test the run again")
     path = results / f"{experiment}.json"
     rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
-    # Published again, a run replaces the rows in which an earlier version named its recipe otherwise.
-    rows = [row for row in rows if row["run"] != run.path.name or row["preset"] == recipe or len(row["values"]) > 1]
     config = config.without_places()
     if config.version:  # the folder may have been renamed
         config = dataclasses.replace(config, version=run.path.name)
     command = dataclasses.replace(config, seed=0, version="").command
+
+    def is_kept(row):
+        """Published again, a run replaces its rows: it may have been trained or tested otherwise, or an earlier version named its recipe otherwise."""
+        is_same = row["preset"] == recipe and _flags(row.get("recipe", "")) == _flags(command)
+        return row["run"] != run.path.name or len(row["values"]) > 1 or (is_same and row["metric"] in numbers)
+
+    rows = [row for row in rows if is_kept(row)]
     pflop = read_result(run).get("pflop")
     for metric, (value, published, published_source, note) in numbers.items():
         key = {
@@ -147,12 +153,9 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     kind = {"command": str, "commit": object, "processor": str, "cores": int, "dtype_policy": str}
     starts = read_json(run.environment, [kind])
     if not starts:
-        raise UsageError(f"{run.environment} must tell of a start of the training, received none; go on with --resume")
-    last, tested = run.read_history().iloc[-1], read_result(run)["last_step"]
-    if tested != int(last["step"]):
-        raise UsageError(
-            f"{run} was tested after {tested:,} steps and trained on to {int(last['step']):,}; go on with --resume, or test it again"
-        )
+        raise UsageError(f"{run.environment} must tell of a start of the training, received none; restore it")
+    check_current(run)
+    last = run.read_history().iloc[-1]
     return {
         "images_seen": int(last["step"]) * config.images_per_step,
         "wall_seconds": round(float(last["seconds"])),
@@ -181,7 +184,7 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
         rows: as in `results/<experiment>.json`, without experiment, command and run.
         report: Markdown.
         figures: what was drawn.
-        runs: names of the run folders beside `folder` that all this was read from.
+        runs: names of the run folders beside `folder` that all this was read from; the study keeps checksums of their tables.
 
     Returns:
         `folder`.
@@ -193,9 +196,15 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
             (folder / Path(old).name).unlink(missing_ok=True)
     rows = [row | {"command": command, "run": folder.name} for row in rows]
     # Before the report: a folder with a report alone is somebody else's.
-    write_json(folder / "study.json", {"command": command, "rows": rows, "runs": list(runs), "figures": names})
+    tables = {name: _checksum(RunFolder(folder.parent / name).error_csv) for name in runs}
+    study = {"command": command, "rows": rows, "runs": list(runs), "tables": tables, "figures": names}
+    write_json(folder / "study.json", study)
     write_atomically(folder / "report.md", report + "\n")
     return folder
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def publish_study(folder: Path, experiment: str, results: Path) -> Path:
@@ -211,7 +220,7 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
         Path of the table, `<results>/README.md`.
 
     Raises:
-        UsageError: the folder or the list among the results is of other runs, or a run of the study is gone.
+        UsageError: the folder or the list among the results is of other runs, or a run of the study is gone or was trained on since.
     """
     _check_experiment(experiment)
     _check_index(results)
@@ -233,6 +242,9 @@ def _publish_study(folder, experiment, results):
         run = RunFolder(folder.parent / Path(name).name)
         if not run.error_csv.is_file():
             raise UsageError(f"expected {run}, of which the study tells, found no such run; repeat the study")
+        # Those of earlier versions say nothing of it.
+        if study.get("tables", {}).get(name, checksum := _checksum(run.error_csv)) != checksum:
+            raise UsageError(f"{run} was trained on since {folder} told of it; repeat the study")
         of_run = [file for file in (run.error_csv, run.result, run.gradient_norms) if file.is_file()]
         files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
     for name, file in files.items():

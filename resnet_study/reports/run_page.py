@@ -13,7 +13,7 @@ from flowers.data import load_images
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError, as_text, one_line, say_once
-from resnet_study.evaluation import PARTS, read_result
+from resnet_study.evaluation import PARTS, check_current, read_result
 from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import LabelledImages, encode_image, make_gallery
@@ -98,6 +98,7 @@ def naming_damage(run: RunFolder):
 
 def _write(run, tested):
     config, recipe, numbers = list_numbers(run)
+    check_current(run)
     result, history = read_result(run), run.read_history()
     part = result["predictions"]
     metrics = result[part]
@@ -134,7 +135,7 @@ def _write(run, tested):
         history=_thin(history),
         columns=[name for name in history.columns if name != "train_error_smoothed"],
         last=history.iloc[-1],
-        planned=None if run.final.is_file() else getattr(config, "train_steps", None),  # of a run that was stopped
+        planned=None if run.has_final() else getattr(config, "train_steps", None),  # of a run that was stopped
         names=names,
         several=several,
         matrix=_describe_cells(matrix) if len(names) <= _MOST_CLASSES else None,

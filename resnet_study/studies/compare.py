@@ -13,7 +13,7 @@ from resnet_study.files import write_atomically
 from resnet_study.reports.canvas import BLACK, STYLE, make_panels, save_figure
 from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.image_sheets import draw_samples
-from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_another_network
+from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_changed
 from resnet_study.reports.tables import table_lines
 from resnet_study.studies.cost import COST_REPORTS, COST_STEPS, cost_table
 from resnet_study.studies.curves import draw_mean, part_shown, short_names, styles
@@ -35,7 +35,7 @@ def accuracy_table(groups) -> pd.DataFrame:
     for (dataset, model_name, preset), runs in groups.items():
         config, family = runs[0].config, find_family(model_name)
         watched = [each.watched_accuracy for each in runs]
-        is_theirs = not is_another_network(config) and (family, dataset) in LU_SONG_TABLE
+        is_theirs = not is_changed(config) and (family, dataset) in LU_SONG_TABLE
         published = LU_SONG_TABLE[family, dataset] if is_theirs else (np.nan, np.nan)
         rows.append(
             {

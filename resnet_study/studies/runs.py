@@ -32,6 +32,7 @@ from resnet_study.networks import registry
 from resnet_study.presets import default_preset
 from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw
+from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import describe_origin, write_study
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.training.work import training_pflop
@@ -208,7 +209,7 @@ def _is_finished(config) -> bool:
     last = read_result(run, "test")["last_step"]
     # A run that patience has ended is at its end, wherever that is; it has its last weights then.
     return last == config.train_steps or (
-        config.patience > 0 and run.final.is_file() and last == int(run.read_history()["step"].iloc[-1])
+        config.patience > 0 and run.has_final() and last == int(run.read_history()["step"].iloc[-1])
     )
 
 
@@ -319,10 +320,10 @@ def check_study_folder(folder: RunFolder, mode: str) -> None:
     study = folder.path / "study.json"
     if study.is_file():
         command = read_json(study, {"command": str})["command"]
-        if "--mode=" in command and f"--mode={mode}" not in command.split():
-            raise UsageError(
-                f"{folder} holds the study of {command.split('--mode=')[1].split()[0]}; give another --version"
-            )
+        held = re.search(r"--mode=(\w+)", command)
+        kind = held[1] if held else "train"  # of folds, by a program without --mode
+        if kind != mode:
+            raise UsageError(f"{folder} holds the study of {kind}; give another --version")
     elif any((folder.path / name).exists() for name in ("report.md", "report.html")):
         raise UsageError(f"{folder} must be empty or hold a study, received another report; give another --version")
 
@@ -367,7 +368,8 @@ def result_row(runs, metric, values, published=None, source=None, *, unit="%") -
     return {
         "dataset": config.dataset_name,
         "model": config.model_name,
-        "preset": getattr(config, "preset", ""),
+        "preset": list_numbers(runs[0].run)[1],
+        "options": config.model_choices,
         "metric": metric,
         "unit": unit,
         "values": [round(value, 6) for value in values],
