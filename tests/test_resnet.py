@@ -145,6 +145,14 @@ def test_weights_that_fit_another_network_are_refused(kind, tmp_path):
         with pytest.raises(ValueError, match=f"do not fit 'resnet8': one has a layer {layer}"):
             build_resnet(1, weights=path)
     assert build_resnet(1, weights=path, include_top=False).output_shape[-1] == 64
+    # Each form of a network has weights of the same shapes in the same order.
+    resnets = [functools.partial(build_resnet, 1, form, name="mine") for form in ("v1", "preact", "v2")]
+    lenets = [functools.partial(build_lenet5, form, name="mine") for form in ("modern", "1998")]
+    for build, other in (*itertools.permutations(resnets, 2), *itertools.permutations(lenets, 2)):
+        (build().save if kind == ".keras" else build().save_weights)(path)
+        with pytest.raises(ValueError, match="do not fit 'mine'"):
+            other(weights=path)
+    assert build(weights=path).count_params()
 
 
 def test_rescaling_that_is_not_in_a_weights_file_is_missed(tmp_path):

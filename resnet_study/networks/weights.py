@@ -276,10 +276,14 @@ def _list_layers(path: Path) -> list[str]:
 def _check_form(source, names: list[str], target: keras.Model) -> None:
     """Raises ValueError where the names of the layers tell of another network than `target`, although all weights would fit."""
     here = {layer.name for layer in target.layers}
+    # Where a `.weights.h5` file has weights of the same shapes in the same order, Keras takes them for those of this network.
+    filled = {layer.name for layer in target.layers if layer.weights and not _is_preprocessing(layer)}
     has_blocks, has_top = any("_block" in name for name in names), any(name.startswith("predictions") for name in here)
     for name in sorted(here ^ set(names)):
         makes_residual = has_blocks and re.fullmatch(r"stage\d+_block\d+_add", name)
-        if makes_residual or (has_top and name == "maxout_pieces"):
+        is_missing = name in here and (name in filled or re.fullmatch(r"(relu|tanh)\d", name))
+        is_head = name.startswith("predictions")
+        if makes_residual or (has_top and name == "maxout_pieces") or (is_missing and not is_head):
             raise ValueError(
                 f"weights of {source} do not fit '{target.name}': one has a layer {name}, which the other lacks; give a file of the same "
                 "network"
