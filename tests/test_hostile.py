@@ -1044,16 +1044,26 @@ def test_model_files_that_are_too_large(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_saved_model_that_writes_files_is_refused(tmp_path):
+@pytest.mark.parametrize("operation", ["WriteFile", "DebugIdentity", "DatasetFromGraph"])
+def test_a_saved_model_that_writes_files_is_refused(tmp_path, operation):
     import tensorflow as tf
 
     module, victim = tf.Module(), tmp_path / "victim"
 
     @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.uint8, name="image")])
     def serve(image):
-        tf.io.write_file(str(victim), "x")
-        return {"probabilities": tf.reduce_mean(tf.cast(image, tf.float32), (1, 2))}
+        probabilities = tf.reduce_mean(tf.cast(image, tf.float32), (1, 2))
+        if operation == "WriteFile":
+            tf.io.write_file(str(victim), "x")
+        elif operation == "DebugIdentity":
+            place = {"tensor_name": "image", "debug_urls": [f"file://{victim}"]}
+            probabilities = tf.raw_ops.DebugIdentity(input=probabilities, **place)
+        else:
+            there = tf.raw_ops.DatasetFromGraph(graph_def="")
+            with tf.control_dependencies([there]):
+                probabilities = tf.identity(probabilities)
+        return {"probabilities": probabilities}
 
     tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
-    assert "WriteFile" in survive(lambda: open_model(str(tmp_path / "model")), "model")
+    assert operation in survive(lambda: open_model(str(tmp_path / "model")), "model")
     assert not victim.exists()

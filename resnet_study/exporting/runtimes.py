@@ -124,7 +124,11 @@ class SavedModel:
 
 # State of a network, and what else may stand in one though TensorFlow knows it as stateful.
 _HARMLESS = {"VarHandleOp", "ReadVariableOp", "PartitionedCall", "StatefulPartitionedCall", "Placeholder"}
-_TOUCHES_FILES = re.compile("File|PyFunc|Save|Restore|Checkpoint|Reader|ReadFile|Print|Dump|Plugin")
+# By their names, since TensorFlow knows some of them as stateless: `DatasetFromGraph` runs whatever graph it is given as a text, and the
+# `Debug` operations write their input to files and addresses.
+_TOUCHES_FILES = re.compile(
+    "File|PyFunc|Save|Restore|Checkpoint|Reader|Print|Dump|Plugin|Dataset|Debug|Remote|ImmutableConst|Send|Recv"
+)
 
 
 def _refuse_side_effects(path):
