@@ -2,35 +2,51 @@
 
 from collections.abc import Hashable, Iterable
 
+import keras
 
-def find_first_and_last(operations: Iterable[tuple[bool, Iterable[Hashable], Iterable[Hashable]]]) -> list[int]:
-    """Finds the first layers with weights and all before them, and the last layers with weights and all behind them.
+# Whether an operation has weights that are multiplied with maps, and what it reads and writes, by name or number.
+Operation = tuple[bool, Iterable[Hashable], Iterable[Hashable]]
 
-    Several layers are first where several branches begin with one, and last where a network has several heads.
+
+def list_operations(model: keras.Model) -> list[Operation]:
+    """The operations of a functional model that uses each layer once, for `find_first`. A model within it counts as a layer with weights."""
+    # They tell of the first use of a layer. A model within the model has attributes of the same names, which are tensors within it.
+    given, made = keras.Operation.input.fget, keras.Operation.output.fget
+    weighted = keras.layers.Conv2D | keras.layers.Dense | keras.Model
+    return [
+        (isinstance(layer, weighted), *(map(id, keras.tree.flatten(end(layer))) for end in (given, made)))
+        for layer in model.operations
+    ]
+
+
+def find_first(operations: Iterable[Operation]) -> list[int]:
+    """Finds the first layers with weights and all before them; several are first where several branches begin with one.
 
     Args:
-        operations: for each operation, in an order in which they can be computed, whether it has weights that are multiplied with maps,
-            and what it reads and writes, by name or number.
+        operations: in an order in which they can be computed.
 
     Returns:
         Their places in `operations`, rising.
 
     Example:
-        from resnet_study.networks.first_and_last import find_first_and_last
+        from resnet_study.networks.first_and_last import find_first
 
         chain = [(weights, [place], [place + 1]) for place, weights in enumerate([False, True, True, True, False])]
-        print(find_first_and_last(chain))  # [0, 1, 3, 4]
+        print(find_first(chain))  # [0, 1]
     """
+    found, beyond = [], set()  # what lies behind a layer with weights
+    for place, (weights, reads, writes) in enumerate(operations):
+        inner = not beyond.isdisjoint(reads)
+        if not inner:
+            found.append(place)
+        if inner or weights:
+            beyond.update(writes)
+    return found
+
+
+def find_first_and_last(operations: Iterable[Operation]) -> list[int]:
+    """As `find_first`, and the last layers with weights and all behind them; several are last where a network has several heads."""
     operations = [(weights, set(reads), set(writes)) for weights, reads, writes in operations]
-    found = set()
-    # Forwards from the input, what an operation reads and then writes; backwards from the output, the reverse.
-    for order, given, made in ((1, 1, 2), (-1, 2, 1)):
-        beyond = set()  # what lies on the other side of a layer with weights
-        for place in range(len(operations))[::order]:
-            operation = operations[place]
-            inner = not beyond.isdisjoint(operation[given])
-            if not inner:
-                found.add(place)
-            if inner or operation[0]:
-                beyond |= operation[made]
-    return sorted(found)
+    backwards = [(weights, writes, reads) for weights, reads, writes in operations[::-1]]
+    last = [len(operations) - 1 - place for place in find_first(backwards)]
+    return sorted({*find_first(operations), *last})

@@ -5,6 +5,7 @@ import collections
 import keras
 import numpy as np
 
+from resnet_study.networks.first_and_last import find_first, list_operations
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
 
 
@@ -20,7 +21,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
             backbone of `keras.applications`, is folded in the same way.
         dtype: dtype policy of the layers that work on maps [batch, height, width, channels]: "float32", or "mixed_bfloat16"
             for processors that are faster in it (`devices.choose_policy("auto", "auto")` knows). Then pixel
-            normalisation, the first convolution, global pooling, dense layer and softmax stay as they are, float32 in the networks
+            normalisation, the first convolution and what is before it, global pooling, dense layer and softmax stay as they are, float32 in the networks
             of this library. With "float32" all layers are, whatever the model computes in.
 
     Returns:
@@ -42,8 +43,8 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         raise ValueError(f"dtype must be 'float32' or 'mixed_bfloat16', received {dtype!r}")
     convolutions = find_pairs(model)
     folded = {convolution.name: norm for norm, convolution in convolutions.items()}
-    # Rounding the pixels to 8 bits is the largest part of the error of bfloat16, and this layer has next to no work.
-    first = next((layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
+    # Rounding the pixels to 8 bits is the largest part of the error of bfloat16, and these layers have next to no work.
+    first = {model.operations[place] for place in find_first(list_operations(model))}
 
     def copy_layer(layer):
         if not isinstance(layer, keras.layers.Layer) or layer in convolutions:
@@ -51,7 +52,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         if isinstance(layer, keras.Model):
             return fold_batch_norm(layer, dtype)
         config = layer.get_config()
-        on_maps = len(getattr(layer.output, "shape", ())) == 4 and layer is not first
+        on_maps = len(getattr(layer.output, "shape", ())) == 4 and layer not in first
         if (on_maps or dtype == "float32") and not isinstance(layer, PixelNormalization):
             config["dtype"] = dtype
         if layer.name in folded:

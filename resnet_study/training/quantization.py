@@ -6,7 +6,7 @@ After Jacob et al. 2018 (arXiv:1712.05877), section 3.
 import keras
 from keras import ops
 
-from resnet_study.networks.first_and_last import find_first_and_last
+from resnet_study.networks.first_and_last import find_first_and_last, list_operations
 from resnet_study.networks.fold_batch_norm import find_pairs
 
 _SMALLEST = 1e-6  # of a range, which must not be empty
@@ -24,15 +24,8 @@ def imitate_int8(model: keras.Model) -> keras.Model:
     """
     convolutions = find_pairs(model)
     norms = {convolution: norm for norm, convolution in convolutions.items()}
-    given, made = keras.Operation.input.fget, keras.Operation.output.fget
-    layers = [
-        (
-            isinstance(layer, keras.layers.Conv2D | keras.layers.Dense),
-            *(map(id, keras.tree.flatten(end(layer))) for end in (given, made)),
-        )
-        for layer in model.operations
-    ]
-    in_float = {model.operations[place] for place in find_first_and_last(layers)}
+    kept = find_first_and_last(list_operations(model))
+    in_float = {model.operations[place] for place in kept}
     rounded = {}
 
     def read(tensor):
