@@ -21,8 +21,8 @@ _BACKEND = "set KERAS_BACKEND=tensorflow"
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without the notes that its libraries write to stderr before any log level applies, and lets it take
-    the memory of GPUs as it needs it.
+    """Imports TensorFlow without the notes that its libraries write to stderr before any log level applies, lets it take
+    the memory of GPUs as it needs it, and compute in float32 where that is asked for, not in TensorFloat-32.
 
     Errors still come as exceptions. A user who sets TF_CPP_MIN_LOG_LEVEL sees everything.
 
@@ -49,6 +49,8 @@ def import_tensorflow() -> None:
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # it has computed already: too late, and no reason to stop
             tf.config.experimental.set_memory_growth(gpu, True)
+    # Else GPUs of compute capability 8 or more round what they multiply in float32 to 10 bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     check_keras()
 
 
@@ -186,10 +188,13 @@ def share_batches() -> None:
 
 
 def count_inference_towers() -> int:
-    """Shards of a batch in inference: one for each core where TensorFlow gives each operation one thread, else 1."""
+    """Shards of a batch in inference: as many as TensorFlow computes operations at a time where it gives each one thread, else 1."""
     import tensorflow as tf
 
-    return count_cores() if tf.config.threading.get_intra_op_parallelism_threads() == 1 else 1
+    threading = tf.config.threading
+    if threading.get_intra_op_parallelism_threads() != 1:
+        return 1
+    return threading.get_inter_op_parallelism_threads() or count_cores()
 
 
 def _set_threads(of_an_operation: int, operations: int):
@@ -237,8 +242,9 @@ def choose_strategy(name: str):
         say_once(f"the GPU of this machine is not used, the processor is: {reason}")
     if name == "multi_worker":
         return _join_workers()
-    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
+    visible = tf.config.get_visible_devices("GPU")  # of which an earlier training may have taken some away
+    if name == "mirrored" or (name == "auto" and len(visible) > 1):
+        devices = tf.config.list_logical_devices("GPU" if visible else "CPU")
         if len(devices) < 2:
             raise UsageError(
                 f"--strategy=mirrored needs two devices or more, TensorFlow found {len(devices)}; use --strategy=auto"

@@ -123,6 +123,12 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_pa
     assert train(config, overwrite=True).stored_policy() == "float32"
 
 
+def test_what_a_training_has_hidden_is_not_looked_for_by_the_next(machine):
+    machine(AMPERE, AMPERE)
+    devices.choose_strategy("one_gpu")
+    assert devices.choose_strategy("auto").num_replicas_in_sync == 1
+
+
 def test_runs_that_noted_no_precision_go_on(machine, tmp_path):
     machine()
     run = RunFolder(tmp_path / "x")
