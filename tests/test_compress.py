@@ -53,6 +53,10 @@ def test_what_cannot_be_compared_is_refused(trained_run, tmp_path, capsys):
     flags = ["--mode=compress", f"--runs_dir={trained_run.path.parent}", "--version=no-study"]
     assert main([*flags, "--versions=done,resnet20"]) == 2 and "one data set" in capsys.readouterr().err
     assert main([*flags, "--versions=nothing"]) == 2 and "nothing" in capsys.readouterr().err
+    for place in ("one", "two"):
+        shutil.copytree(trained_run.path, tmp_path / place / "exp")
+    two = ",".join(str(tmp_path / place / "exp") for place in ("one", "two"))
+    assert main([*flags, f"--versions={two}"]) == 2 and "by different folders" in capsys.readouterr().err
 
 
 @pytest.mark.slow

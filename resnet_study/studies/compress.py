@@ -71,6 +71,13 @@ def compress(given: dict, sources: dict[str, HyperParameters]) -> Path:
         raise UsageError(
             f"--versions must be of one data set, received some of {' and '.join(datasets)}; give those of one"
         )
+    places = {}
+    for name, config in sources.items():
+        if (other := places.setdefault(find_model(config)[1].path.name, name)) != name:
+            raise UsageError(
+                f"--versions must name networks by different folders, received {other} and {name}, whose files would replace each other; "
+                "rename one"
+            )
     tf.get_logger().setLevel("ERROR")  # it warns that each network's `predict` is built anew
     known, missing, forms = folder / "measured.json", [], []
     for name, config in sources.items():
@@ -182,7 +189,8 @@ def _draw_images(shape):
 
 def time_keras(path: str, shipped_name: str, shape, kind: str, threads: int, seconds: float) -> list[float]:
     """`_time` of a network in Keras; to be called in a process of its own, whose threads it sets."""
-    # The cores share the batches of a Predictor as in `devices.share_batches`.
+    # As the other runtimes, on the processor. The cores share the batches of a Predictor as in `devices.share_batches`.
+    tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(threads if kind == _PREDICT else 1)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     model = load_model(path, shipped_name)
