@@ -25,7 +25,7 @@ from resnet_study.reports.console import (
     print_result,
 )
 from resnet_study.reports.run_list import print_runs
-from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_folder import RunFolder, run_around, run_folder_of
 from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
@@ -289,6 +289,10 @@ def _serve(flags, versions, port):
     runs = Path(config.runs_dir).expanduser()
     named = versions or [config.test_ckpt_path or config.run_name]
     paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
+    reading = [name for name in ("value_range", "resize", "jpeg_size") if name in flags]
+    for path in paths.values() if reading else ():
+        if (run := run_around(path)) is not None and run.holds_run():
+            raise UsageError(f"{path} reads images as {run} was trained, received --{reading[0]}; leave that out")
     # Shipped weights tell what they were trained on; other models have a run that does, or are told by flags.
     settings = {
         name: with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config

@@ -32,7 +32,7 @@ _ARRIVING = 16  # images in memory
 
 class Guess(BaseModel):
     class_name: str
-    probability: float = Field(description="softmax, 0..1")
+    probability: float = Field(description="0..1")
 
 
 class Head(BaseModel):

@@ -65,10 +65,14 @@ class ServedModel:
         settings = self._settings or read_as_trained(config, source, model)
         self._reading = settings.reading(self.class_names)
         self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
+        if not exported:
+            try:
+                self._explainers = {head: make_explainer(model, head) for head in self.class_names}
+            except UsageError as error:
+                print(f"{self.name}: no heat maps: {error}")
         try:
             if exported:
                 raise UsageError("an exported file tells its answers only, and nothing of what it looked at")
-            self._explainers = {head: make_explainer(model, head) for head in self.class_names}
             if self._settings is None and source not in registry.SHIPPED and not config.data_dir:
                 raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
             with without_downloads():
