@@ -101,7 +101,7 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         resize, several = told.pop(_RESIZE, "auto"), told.pop(_SEVERAL, False)
         jpeg_size = told.pop(_JPEG_SIZE, "full")  # as it was before the file said it
     except (ValueError, RecursionError):
-        names = None
+        names, told, resize, several, jpeg_size = None, {}, "auto", False, "full"
     if list(classes) == [""] and len(told) == 1:  # one head needs no name
         names = {"": next(iter(told.values()))}
     fits = (

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, run_main
 
 from cifar10_main import main
-from resnet_study.class_names import ClassNames
+from resnet_study.class_names import ClassNames, parse_class_names
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_class_names
 from resnet_study.exporting import export, runtimes
@@ -161,8 +161,20 @@ def test_plain_networks_hold_no_layer_of_this_library(name):
     model = find(name).build(input_shape=(32, 32, 3), classes=10)
     plain = make_plain(model)
     assert not [layer for layer in plain.operations if type(layer).__module__.startswith("resnet")]
+    assert not re.search(r'"(module|registered_name)": "resnet', plain.to_json())
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(plain(images), model(images, training=False), atol=1e-5)
+
+
+def test_plain_networks_are_float32_whatever_keras_is_set_to():
+    model = find("resnet8").build(preprocessing=PixelNormalization(120.0, 60.0))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        plain = make_plain(model)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {layer.compute_dtype for layer in plain.layers[1:]} == {"float32"}
 
 
 def test_batch_norm_within_a_nested_model_is_folded():
@@ -232,6 +244,12 @@ def test_damaged_files_give_one_line(exported, tmp_path, file):
         path.write_bytes(content)
         with pytest.raises(UsageError, match="damaged, too large or no classifier"):
             open_model(str(path))
+
+
+def test_class_names_that_are_no_json_are_told_in_one_line():
+    for classes in ({"": 10}, {"kind": 2, "name": 10}):
+        with pytest.raises(UsageError, match=r"m\.onnx must bring the names of its .*10 classes, received others"):
+            parse_class_names("x", classes, "m.onnx")
 
 
 def test_a_file_that_lost_its_class_names_says_so(exported, tmp_path, capsys):

@@ -100,7 +100,9 @@ def _normalize_pixels(layer, images):
     images = keras.ops.cast(images, "float32")
     if not layer.per_image:
         mean, scale = np.asarray(layer.mean, np.float64), np.asarray(layer.scale, np.float64)
-        return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), name=layer.name)(images)
+        return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), dtype="float32", name=layer.name)(
+            images
+        )
     mean, variance = keras.ops.moments(images, axes=(1, 2, 3), keepdims=True)
     return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), float(np.prod(images.shape[1:])) ** -0.5)
 
@@ -111,7 +113,9 @@ def _standardize(layer, inputs):
         return layer(inputs)
     mean = np.ravel(np.asarray(layer.mean, np.float64))
     scale = np.maximum(np.sqrt(np.ravel(np.asarray(layer.variance, np.float64))), keras.config.epsilon())
-    return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), name=layer.name)(inputs)
+    return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), dtype="float32", name=layer.name)(
+        inputs
+    )
 
 
 def _pad_channels(layer, maps):
