@@ -60,9 +60,9 @@ class Predictor:
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             if precision == "bfloat16":
                 raise
-            say_once(
-                f"note: {self.model.name} answers as it is, which is slower: its batch norm cannot be folded ({shorten(str(error))})"
-            )
+            computes = sorted({layer.compute_dtype for layer in self.model.layers} - {"float32"})
+            how = f"in {' and '.join(computes)} as it is" if computes else "as it is, which is slower"
+            say_once(f"note: {self.model.name} answers {how}: its batch norm cannot be folded ({shorten(str(error))})")
             folded = self.model
         self._towers = devices.count_inference_towers()
 

@@ -67,6 +67,10 @@ def test_a_model_that_cannot_be_folded_says_so_and_answers_in_float32_alone(caps
     assert "answers as it is, which is slower: its batch norm cannot be folded" in capsys.readouterr().out
     with pytest.raises(ValueError, match="uses each layer once"):
         Predictor(model, "bfloat16")
+    rounded = keras.layers.Conv2D(3, 3, padding="same", dtype="mixed_bfloat16")
+    pooled = keras.layers.GlobalMaxPooling2D()(rounded(rounded(inputs)))
+    Predictor(keras.Model(inputs, keras.layers.Softmax()(pooled)))
+    assert "answers in bfloat16 as it is: its batch norm" in capsys.readouterr().out
 
 
 def test_the_second_call_builds_nothing():
