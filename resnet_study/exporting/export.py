@@ -1,6 +1,6 @@
 """From a trained network to files that compute without this library: written aside, checked by their own runtimes, then moved into place.
 
-The folder of each file holds the file, `labels.txt` and `model.json`:
+The folder of each file holds the file, `labels.txt`, `class_names.json` and `model.json`:
 
     source, source_sha256   the file it was made of, or "cifar10" for the shipped weights; model: name of the network
     format, quantization    see `formats`

@@ -5,9 +5,8 @@ import tensorflow as tf
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds (MACs) of one image through a network: convolutions and matrix products, without biases and the rest.
-
-    TensorFlow counts them on the graph that it would compute, so that every kind of convolution is covered.
+    """Multiply-adds (MACs) of one image through a network: convolutions of images (also depthwise) and matrix products, without biases and
+    the rest. TensorFlow counts them on the graph that it would compute.
     """
     function = tf.function(lambda images: model(images, training=False))
     graph = function.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph

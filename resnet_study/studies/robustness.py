@@ -92,8 +92,8 @@ def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
     config = finished.config
     test = cifar10_input.load_data(config).test
     # In bfloat16 where the run had it, which is faster than float32: each model is tested twenty-one times.
-    policy = devices.choose_policy(config.precision, config.strategy, finished.run.stored_policy())
-    predictor = Predictor(str(finished.run.best), "bfloat16" if policy == "mixed_bfloat16" else "float32")
+    precision = "bfloat16" if finished.run.stored_policy() == devices.POLICIES["bfloat16"] else "float32"
+    predictor = Predictor(str(finished.run.best), precision)
 
     def accuracy(corruption, severity):
         images = corruptions.corrupt(test.images, corruption, severity)
@@ -113,8 +113,8 @@ def _robustness_report(table) -> str:
     )
     lines = [
         "Accuracy in % on all test images, corrupted with the severities that Hendrycks & Dietterich chose for CIFAR-10-C; mean ± sample standard",
-        "deviation over the seeds. By models in the number format of their training, batch norm folded, so that the clean accuracy can",
-        f"differ from that of the test by some hundredths. {meanings}.",
+        "deviation over the seeds. By models in bfloat16 where their training computed in it, batch norm folded, so that the clean accuracy",
+        f"can differ from that of the test by some hundredths. {meanings}.",
         "",
     ]
     cells = []
