@@ -177,6 +177,7 @@ def _run(argv):
         )
     actions["others"] = find_others(flags) if actions["mode"] == "test" else None
     config = find_command_settings(flags, actions["mode"], actions["resume"])
+    config.check_place(flags)
     actions["given"] = flags
     devices.import_tensorflow()
     if actions["mode"] not in ("train", "prune"):

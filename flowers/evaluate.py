@@ -234,9 +234,12 @@ def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) 
             )
         if flags.get("version"):
             raise UsageError(f"--version={flags['version']} and --test_ckpt_path both name a model; give one of them")
-        return make(_read_data_flags(flags) | flags)
-    run = find_run(make, flags, _NAMING)
-    return find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
+        config = make(_read_data_flags(flags) | flags)
+    else:
+        run = find_run(make, flags, _NAMING)
+        config = find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
+    config.check_place(flags)
+    return config
 
 
 def _find_others(flags):

@@ -11,6 +11,7 @@ from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, Settings, setting
 
 _OF_FILES = ("folder", "oxford102")  # data sets whose images are read from files of any size
+WITHOUT_PLACE = ("digits", "synthetic", "oxford102")  # those that read nothing from `data_dir`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,14 @@ class OwnImageSettings(Settings):
                     raise UsageError(
                         f"--{name} is for --dataset=folder, received --{name}={value} and {self.dataset}; leave it out"
                     )
+
+    def check_place(self, flags: dict) -> None:
+        """Raises UsageError where the flags that were given name a place that the data set does not read; runs of before may have one."""
+        if flags.get("data_dir") and self.dataset in WITHOUT_PLACE:
+            raise UsageError(
+                f"--dataset={self.dataset} reads no --data_dir, received --data_dir={flags['data_dir']}; leave it out, or give "
+                "--dataset=folder for images of your own"
+            )
 
     @property
     def folder_name(self) -> str:

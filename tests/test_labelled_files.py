@@ -12,6 +12,7 @@ import pytest
 
 import cifar10_input
 import cifar10_main
+import flowers.train
 from flowers import data as flowers_data
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
@@ -448,6 +449,21 @@ def test_other_images_have_labels_of_their_own(tmp_path):
         find_new({"data_dir": str(new), "labels": "gone.csv"}, stored, run, "folder")
     flags = {"data_dir": str(new), "on_bad_image": "skip"}  # which is about these images, not those of the run
     assert find_new(flags, stored, run, "folder").on_bad_image == "skip" and not flags
+
+
+def test_a_place_beside_a_run_whose_data_set_has_none_is_that_of_other_images(tmp_path, capsys):
+    new = str(make(tmp_path / "new", "cat/0.png", "dog/1.png"))
+    run = RunFolder(tmp_path / "x")
+    write_json(run.data, {"class_names": ["cat", "dog"], "fingerprint": "of other files"})
+    for stored in (FlowerParameters(dataset="oxford102"), from_preset("demo", dataset="digits")):
+        flags = {"data_dir": new}
+        assert find_new(flags, stored, run, "folder").classes == ("cat", "dog") and not flags
+        flags = {"data_dir": new, "test_ckpt_path": "x"}
+        assert find_new(flags, stored, run, "folder").place == new and flags["dataset"] == "folder"
+    assert find_new({"data_dir": new}, from_preset("fast", dataset="cifar10"), run, "cifar10") is None
+    for command, mode in ((flowers.train, []), (cifar10_main, ["--mode=train"])):
+        assert command.main([*mode, "--dataset=digits", f"--data_dir={new}", f"--runs_dir={tmp_path}"]) == 2
+        assert f"--dataset=digits reads no --data_dir, received --data_dir={new}; leave" in capsys.readouterr().err
 
 
 def test_runs_that_lie_among_the_images_are_passed_over(tmp_path):

@@ -425,7 +425,7 @@ def test_a_transfer_model_is_tested_on_the_data_of_its_run(images, tmp_path, cap
     other = flags | {"data_dir": str(tmp_path / "roses")}
     # The parts of its images are its own wherever these lie.
     assert flowers.evaluate.stored_settings(other) == FlowerParameters(**given | other)
-    assert flowers.evaluate.stored_settings(other | {"dataset": "digits"}).split_seed == 0
+    assert flowers.evaluate.stored_settings(other | {"dataset": "cifar10"}).split_seed == 0
     place = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={run.path}"]
     assert flowers.predict.main([str(images), *place]) == 0
     assert (tmp_path / "test-flower-tulips" / "predictions.csv").is_file()

@@ -10,6 +10,7 @@ from resnet_study.data.label_table import NoTableError
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
+from resnet_study.own_image_settings import WITHOUT_PLACE
 from resnet_study.run_folder import RunFolder, run_around
 
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
@@ -31,10 +32,10 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
     Raises:
         UsageError: as `find_labelled`.
     """
-    if (
-        not {"data_dir", "labels"} & flags.keys()
-        or flags.get("dataset", getattr(stored, "dataset", dataset)) != "folder"
-    ):
+    meant = flags.get("dataset", kept := getattr(stored, "dataset", dataset))
+    if "dataset" not in flags and "data_dir" in flags and kept in WITHOUT_PLACE:
+        meant = "folder"  # where the data set of the run has no place, it is that of others
+    if not {"data_dir", "labels"} & flags.keys() or meant != "folder":
         return None
     given = {name: flags.get(name, getattr(stored, name, None)) for name in _DATA_FLAGS[1:]}
     moved = run is not None and stored and not _is_same_place(given, stored)
@@ -56,7 +57,9 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         found = _find(given | {"labels": ""})
     if run is not None and stored and not moved:
         check_own(run, found.fingerprint(), str(found.place))
-    if not flags.get("test_ckpt_path"):  # the settings are those of the run then
+    if flags.get("test_ckpt_path"):
+        flags["dataset"] = meant
+    else:  # the settings are those of the run then
         if run is not None and run.holds_run():
             flags["version"] = run.path.name  # which follows from the data set, where none was given
         for name in _DATA_FLAGS:
@@ -74,7 +77,9 @@ def _find(given) -> LabelledFiles:
 def _is_same_place(given, stored) -> bool:
     """Whether images lie, by the same table, where those of a run lay: changed since, they are neither others nor its own."""
     places = [(given[name] or "", getattr(stored, name)) for name in ("data_dir", "labels")]
-    return all(Path(one).expanduser().resolve() == Path(other).expanduser().resolve() for one, other in places)
+    return stored.dataset == "folder" and all(
+        Path(one).expanduser().resolve() == Path(other).expanduser().resolve() for one, other in places
+    )
 
 
 def _is_own(found, run) -> bool:
