@@ -200,7 +200,8 @@ class FlowerParameters(SharedSettings):
             other = 1e-4 if self.backbone_trainable else 1e-2 if self.head_name == "linear" else 1e-3
             object.__setattr__(self, "init_lr", 1e-5 if self.model in TEXT_HEADS else other)
         super().__post_init__()
-        if self.image_size < backbone.smallest:
+        # A model that is given by its file has the size that it was trained with, whatever --model is here.
+        if self.image_size < backbone.smallest and not self.test_ckpt_path:
             raise UsageError(
                 f"--image_size must be at least {backbone.smallest} for --model={self.model}, received {self.image_size}; give more, or "
                 "another --model"

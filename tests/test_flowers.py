@@ -1020,6 +1020,12 @@ def test_weights_that_cannot_be_used_leave_no_run(image_folder, tmp_path, capsys
     assert "nowhere.h5" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+def test_a_model_that_is_given_by_its_file_may_have_fewer_pixels_than_the_network_of_the_text():
+    assert FlowerParameters(test_ckpt_path="small.keras", image_size=8).image_size == 8
+    with pytest.raises(UsageError, match="--image_size must be at least 32 for --model=resnet50, received 8"):
+        FlowerParameters(image_size=8)
+
+
 def test_interval_of_the_published_accuracy():
     low, high = confidence_interval(38, 43)
     assert low == pytest.approx(75.5, abs=0.06) and high == pytest.approx(94.9, abs=0.06)
