@@ -249,7 +249,7 @@ def _load_heads(config, path, model, own=True):
     data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
     first = next(iter(data.values()))
     if own:
-        check_own_of(path, config.dataset, first.fingerprint, first.found)
+        check_own_of(path, config, first.fingerprint, first.found)
     return data
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from flowers.settings import FlowerParameters
+from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result
@@ -63,7 +64,7 @@ def evaluate(config: FlowerParameters):
     config = read_as_trained(config, path, model)
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
-    check_own_of(path, config.dataset, data.fingerprint, data.found)
+    check_own_of(path, config, data.fingerprint, data.found)
     if not config.test_ckpt_path:
         _check_data(run, data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
@@ -255,9 +256,12 @@ def _find_others(flags):
 def _read_data_flags(flags):
     """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
     run = run_around(flags["test_ckpt_path"])
-    # A run of cifar10_main.py, which has presets, says nothing of folders of images.
-    if run is None or not run.holds_run() or "preset" in read_json(run.config, dict):
+    if run is None or not run.holds_run():
         return {}
+    # A run of cifar10_main.py, which has presets, says nothing of the parts of images here, but of how their files were read.
+    if "preset" in read_json(run.config, dict):
+        stored = run.read_config(HyperParameters)
+        return {name: getattr(stored, name) for name in ("value_range", "resize", "jpeg_size")}
     stored = run.read_config(FlowerParameters)
     # Those of its parts hold wherever its images lie now: with others, it would be tested on what it was trained on.
     names = _DATA if flags.get("dataset", stored.dataset) == stored.dataset else ()

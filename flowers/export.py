@@ -30,7 +30,7 @@ def export(
     @functools.cache
     def load_data():
         data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
-        check_own_of(path, config.dataset, data.fingerprint, data.found)
+        check_own_of(path, config, data.fingerprint, data.found)
         return data
 
     def choose_training():

@@ -16,6 +16,7 @@ from conftest import ROOT
 import cifar10_main
 import cifar10_test
 import flowers.evaluate
+import flowers.export
 import flowers.predict
 import flowers.train
 from cifar10_train import Train, train
@@ -24,6 +25,7 @@ from hyper_parameters import HyperParameters, from_preset
 from resnet_study import command_settings, evaluation, prediction
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
+from resnet_study.data.labelled_files import find_labelled
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import PARTS, read_result
 from resnet_study.files import read_json, write_json
@@ -434,6 +436,24 @@ def test_a_transfer_model_is_tested_on_the_data_of_its_run(images, tmp_path, cap
     # A model of the other program may be asked too; its run says nothing of folders of images.
     other = begin(from_preset("demo", dataset="digits", runs_dir=str(tmp_path), version="digits"))
     assert flowers.predict.main([str(images), place[0], f"--test_ckpt_path={other.path}"]) == 0
+
+
+def test_a_model_of_the_other_program_is_asked_as_it_was_trained_and_not_tested_on_its_own_images(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for part, name in itertools.product(("train", "valid"), ("0", "1")):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / part / name / "a.png"), rng.integers(0, 256, (40, 40, 3), np.uint8))
+    given = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "value_range": "0,4095", "resize": "pad"}
+    run = begin(from_preset("folder", runs_dir=str(tmp_path), version="other", **given))
+    fingerprint = find_labelled(given["data_dir"]).fingerprint()
+    write_json(run.data, {"class_names": ["0", "1"], "class_folders": ["0", "1"], "fingerprint": fingerprint})
+    config = flowers.evaluate.stored_settings({"test_ckpt_path": str(run.path)})
+    assert config.reading() == {"value_range": (0, 4095), "resize": "pad", "jpeg_size": "reduced"}
+    # This program draws other parts: what it calls test images, the model may have been trained on.
+    flags = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={run.path}", f"--data_dir={given['data_dir']}"]
+    for command, more in ((flowers.evaluate, []), (flowers.export, ["--format=keras"])):
+        assert command.main([*flags, *more]) == 2
+        assert "is of a run of another program; use python cifar10_main.py" in capsys.readouterr().err
 
 
 def published_results():

@@ -103,14 +103,18 @@ def check_own(run: RunFolder, fingerprint: str, place: str) -> None:
         )
 
 
-def check_own_of(path: str, dataset: str, fingerprint: str, place: str) -> None:
+def check_own_of(path: str, config, fingerprint: str, place: str) -> None:
     """As `check_own`, of the run that a model lies in, where that is of the same data set.
 
     Args:
         path: of the model.
-        dataset: setting `dataset` of the images.
+        config: settings of the images.
         fingerprint, place: of the images.
+
+    Raises:
+        UsageError: as `check_own`; or the run is of the other program, which draws other parts of the same images.
     """
     run = run_around(path)
-    if run is not None and run.holds_run() and read_json(run.config, dict).get("dataset") == dataset:
+    if run is not None and run.holds_run() and read_json(run.config, dict).get("dataset") == config.dataset:
+        run.read_config(type(config))
         check_own(run, fingerprint, place)
