@@ -448,7 +448,11 @@ def test_other_images_have_labels_of_their_own(tmp_path):
     with pytest.raises(UsageError, match="neither here nor in"):
         find_new({"data_dir": str(new), "labels": "gone.csv"}, stored, run, "folder")
     flags = {"data_dir": str(new), "on_bad_image": "skip"}  # which is about these images, not those of the run
-    assert find_new(flags, stored, run, "folder").on_bad_image == "skip" and not flags
+    assert find_new(flags, stored, run, "folder").on_bad_image == "skip" and flags == {"version": "run"}
+    # Without --version the run is that of their name, whether there is one or not, and not one of other settings.
+    flags = {"data_dir": str(new)}
+    assert find_new(flags, None, RunFolder(tmp_path / "resnet50-new-seed0"), "folder")
+    assert flags == {"version": "resnet50-new-seed0"}
 
 
 def test_a_place_beside_a_run_whose_data_set_has_none_is_that_of_other_images(tmp_path, capsys):
@@ -457,7 +461,7 @@ def test_a_place_beside_a_run_whose_data_set_has_none_is_that_of_other_images(tm
     write_json(run.data, {"class_names": ["cat", "dog"], "fingerprint": "of other files"})
     for stored in (FlowerParameters(dataset="oxford102"), from_preset("demo", dataset="digits")):
         flags = {"data_dir": new}
-        assert find_new(flags, stored, run, "folder").classes == ("cat", "dog") and not flags
+        assert find_new(flags, stored, run, "folder").classes == ("cat", "dog") and flags == {"version": "x"}
         flags = {"data_dir": new, "test_ckpt_path": "x"}
         assert find_new(flags, stored, run, "folder").place == new and flags["dataset"] == "folder"
     assert find_new({"data_dir": new}, from_preset("fast", dataset="cifar10"), run, "cifar10") is None

@@ -60,7 +60,7 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
     if flags.get("test_ckpt_path"):
         flags["dataset"] = meant
     else:  # the settings are those of the run then
-        if run is not None and run.holds_run():
+        if run is not None:
             flags["version"] = run.path.name  # which follows from the data set, where none was given
         for name in _DATA_FLAGS:
             flags.pop(name, None)
