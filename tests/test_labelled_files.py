@@ -470,6 +470,19 @@ def test_a_place_beside_a_run_whose_data_set_has_none_is_that_of_other_images(tm
         assert f"--dataset=digits reads no --data_dir, received --data_dir={new}; leave" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flag", ["validation_fraction=0.3", "test_fraction=0.3", "split_seed=1", "folds=5", "test_flip", "test_shifts"]
+)
+def test_flags_that_a_test_of_other_images_would_ignore_are_refused(tmp_path, capsys, flag):
+    new = make(tmp_path / "new", "cat/0.png", "dog/1.png")
+    RunFolder(tmp_path / "x").path.mkdir()
+    RunFolder(tmp_path / "x").begin(from_preset("demo"), resume=False, overwrite=False)
+    flags = ["--mode=test", f"--runs_dir={tmp_path}", "--version=x", "--dataset=folder", f"--data_dir={new}"]
+    assert cifar10_main.main([*flags, f"--{flag}"]) == 2
+    error = capsys.readouterr().err
+    assert f"all images of {new} are tested" in error and f"received --{flag.partition('=')[0]}" in error
+
+
 def test_runs_that_lie_among_the_images_are_passed_over(tmp_path):
     folder = make(tmp_path, "a/1.png", "b/1.png", "runs/x/figures/1.png", "runs/x/2.png", "runs/test-x/1.png")
     expected = found(make(tmp_path / "without", "a/1.png", "b/1.png"))[0]

@@ -14,6 +14,9 @@ from resnet_study.own_image_settings import WITHOUT_PLACE
 from resnet_study.run_folder import RunFolder, run_around
 
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
+# What makes parts of images, and what a test of other images does not do.
+_PARTS = ("classes", "validation_fraction", "test_fraction", "split_seed", "folds", "fold")
+_NOT_DONE = ("test_flip", "test_shifts", "find_leaks")
 
 
 def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> LabelledFiles | None:
@@ -30,7 +33,7 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         The images; None = none are named, or they are those of the run, perhaps in another place.
 
     Raises:
-        UsageError: as `find_labelled`.
+        UsageError: as `find_labelled`; or a flag is about parts, which other images do not have.
     """
     meant = flags.get("dataset", kept := getattr(stored, "dataset", dataset))
     if "dataset" not in flags and "data_dir" in flags and kept in WITHOUT_PLACE:
@@ -55,6 +58,12 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         return None
     if is_foreign:
         found = _find(given | {"labels": ""})
+    # Those of the parts of a run may name it.
+    ignored = [name for name in _PARTS if flags.get(name, kept := getattr(stored, name, None)) != kept]
+    if ignored := ignored + [name for name in _NOT_DONE if flags.get(name)]:
+        raise UsageError(
+            f"all images of {found.place} are tested, each once and as it is, received --{ignored[0]}={flags[ignored[0]]}; leave that out"
+        )
     if run is not None and stored and not moved:
         check_own(run, found.fingerprint(), str(found.place))
     if flags.get("test_ckpt_path"):
