@@ -470,6 +470,20 @@ def test_a_place_beside_a_run_whose_data_set_has_none_is_that_of_other_images(tm
         assert f"--dataset=digits reads no --data_dir, received --data_dir={new}; leave" in capsys.readouterr().err
 
 
+def test_images_that_may_be_those_of_a_run_with_changes_since_are_told(tmp_path, monkeypatch, capsys):
+    photos = make(tmp_path / "photos", "cat/0.png", "dog/1.png", "dog/2.png")
+    run = RunFolder(tmp_path / "x")
+    write_json(run.data, {"fingerprint": find_labelled(str(photos)).fingerprint()})
+    stored = FlowerParameters(data_dir="../photos")  # from a folder beside it
+    (photos / "dog" / "1.png").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert find_new({"data_dir": "photos"}, stored, run, "folder")
+    said = capsys.readouterr().out
+    assert "x was trained on ../photos" in said and "that it was trained on are among those tested" in said
+    assert find_new({"data_dir": str(photos.rename(tmp_path / "others"))}, stored, run, "folder")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     "flag", ["validation_fraction=0.3", "test_fraction=0.3", "split_seed=1", "folds=5", "test_flip", "test_shifts"]
 )

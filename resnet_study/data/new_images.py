@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_study.data.label_table import NoTableError
 from resnet_study.data.labelled_files import LabelledFiles, find_labelled
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.files import is_kind, read_json
 from resnet_study.own_image_settings import WITHOUT_PLACE
 from resnet_study.run_folder import RunFolder, run_around
@@ -66,6 +66,11 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         )
     if run is not None and stored and not moved:
         check_own(run, found.fingerprint(), str(found.place))
+    elif run is not None and stored and _may_be_same_place(given["data_dir"], stored):
+        say_once(
+            f"note: {run} was trained on {stored.data_dir}, relative to where it was begun; if that is {found.place}, which has changed since, "
+            "images that it was trained on are among those tested"
+        )
     if flags.get("test_ckpt_path"):
         flags["dataset"] = meant
     else:  # the settings are those of the run then
@@ -89,6 +94,13 @@ def _is_same_place(given, stored) -> bool:
     return stored.dataset == "folder" and all(
         Path(one).expanduser().resolve() == Path(other).expanduser().resolve() for one, other in places
     )
+
+
+def _may_be_same_place(data_dir, stored) -> bool:
+    """Whether images may lie where those of a run lay, whose place was given from a folder that is not known any more."""
+    kept, here = Path(stored.data_dir).expanduser(), Path(data_dir).expanduser().resolve().parts
+    names = tuple(name for name in kept.parts if name != "..")
+    return stored.dataset == "folder" and not kept.is_absolute() and names != () and here[-len(names) :] == names
 
 
 def _is_own(found, run) -> bool:
