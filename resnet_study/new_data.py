@@ -61,9 +61,8 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     true_names = [
         "; ".join(names[rank[name]] for name in (label if found.several else (label,))) for _, label in members
     ]
-    base = (
-        run.path if config.test_ckpt_path else run.path / "evaluations" / (Path(found.place).name.removesuffix(".zip"))
-    )
+    place = Path(found.place).resolve().name or "images"  # "..", "." and "/" name no folder
+    base = run.path if config.test_ckpt_path else run.path / "evaluations" / place.removesuffix(".zip")
     folder, predictor = _free_folder(base, found.fingerprint()), Predictor(model)
     answers = predict_files(
         model,
@@ -76,7 +75,7 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     )
     result = {
         "model": model.name,
-        "dataset": Path(found.place).name,
+        "dataset": place,
         "weights": config.test_ckpt_path or run.best.name,
         "found": found.place,
         "fingerprint": found.fingerprint(),

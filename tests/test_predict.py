@@ -143,6 +143,19 @@ def test_a_moved_model_is_tested_on_images_resized_as_in_its_training(tmp_path):
     assert not np.allclose(answers["auto"], answers["crop"])
 
 
+def test_other_images_have_a_folder_of_their_own_however_they_are_named(tmp_path, monkeypatch):
+    run = begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
+    run.result.write_text("of the run")
+    (tmp_path / "new" / "3").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "new" / "3" / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    config = from_preset("demo", runs_dir=str(tmp_path), version="digits")
+    for here, name in (("new/3", ".."), ("new", ".")):
+        monkeypatch.chdir(tmp_path / here)
+        result, folder = cifar10_test.evaluate_others(config, find_labelled(name))
+        assert folder.path == run.path / "evaluations" / "new" and result["dataset"] == "new"
+    assert run.result.read_text() == "of the run"
+
+
 @pytest.mark.slow
 def test_new_runs_decode_jpegs_smaller_and_what_was_before_does_not(tmp_path, capsys):
     """A run with and one without the setting in its config.json, as earlier versions wrote it; each resumed, tested, moved."""
