@@ -195,6 +195,9 @@ def test_a_table_may_name_the_parts(tmp_path):
         (["cats/1.png", "dogs/1.png"], "/home/me/b/cats/1.png,a\n/home/me/b/dogs/1.png,b", {"a": ["cats/1.png"], "b": ["dogs/1.png"]}),
         (["1.png", "2.png"], "C:\\photos\\1.png,a\nC:\\photos\\2.png,b", {"a": ["1.png"], "b": ["2.png"]}),
         (["train/x/1.png", "train/y/2.png"], "train/1.png,a\ntrain/2.png,b", {"a": ["train/x/1.png"], "b": ["train/y/2.png"]}),
+        # Where some of the folders are here, images of the others are missing, also where the data folder itself is one of them.
+        (["2021/1.png", "2021/2.png"], "2021/2.png,b\n2022/1.png,a", {"b": ["2021/2.png"]}),
+        (["1.png", "2.png"], "x/2.png,b\n2022/1.png,a", {"b": ["2.png"]}),
         # Parts that are not numbered alike.
         (["train/1.png", "test/1.png", "valid/7.png"], "1,a\n7,b", {"a": ["train/1.png"]}),
         # Names that no two parts share.
@@ -208,6 +211,13 @@ def test_a_row_names_no_other_image_of_the_same_name(tmp_path, files, rows, expe
     assert parts["training"] == expected
     assert parts.get("test", {}) == ({"b": ["test/2.png"]} if files[-1] == "test/2.png" else {})
     assert parts.get("validation", {}) == ({"b": ["valid/7.png"]} if "valid/7.png" in files else {})
+
+
+def test_a_table_of_folders_that_are_not_there_says_that_names_decide(tmp_path):
+    folder = make(tmp_path / "2021", "1.png", "2.png")
+    (folder / "t.csv").write_text("path,label\nold/1.png,a\n2.png,b\n")
+    said = found(folder, labels="t.csv")[2]
+    assert "no folder that t.csv names is there, such as old, so the names of the files alone decide" in said
 
 
 def test_parts_of_a_table_go_before_those_of_folders(tmp_path):

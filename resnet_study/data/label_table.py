@@ -42,7 +42,8 @@ class NoTableError(UsageError):
 def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> None:
     """Fills a sorting by a table of labels.
 
-    A file is named by its path, by its name alone, or by that without its ending. Where several files are called so, the one in the folders
+    A file is named by its path, by its name alone, or by that without its ending; of paths whose folders are all of another place, the name
+    counts. Where several files are called so, the one in the folders
     of the row is meant, or the one in the part of the row, which is training where there is no column of parts. Images that no row
     names are left aside; those in a test folder have no labels.
 
@@ -64,12 +65,21 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         )
     rows, has_parts, kind = _read_table(place, separator)
     sorting.several = kind.startswith("several")
-    called, known = collections.defaultdict(set), {name for folder in sorting.images for name in folder}
+    top = sorting.place.resolve().name.removesuffix(".zip")
+    called, known = collections.defaultdict(set), {top, *(name for folder in sorting.images for name in folder)}
     for folder, names in sorting.images.items():
         for name in names:
             called[name].add((folder, name))
             called[name.rpartition(".")[0]].add((folder, name))
-    meant = [_find_all(called, known, name) for name, _, _ in rows]
+    paths = [_split_path(name) for name, _, _ in rows]
+    # Paths may be those of another machine, with folders that are not here; where one of these is, the images of the others are missing.
+    elsewhere = next((folders for *folders, _ in paths if folders), None)
+    alone = not any(folders and folders[-1] in known for *folders, _ in paths)
+    if elsewhere and alone:
+        sorting.notes.append(
+            f"no folder that {place.name} names is there, such as {'/'.join(elsewhere)}, so the names of the files alone decide"
+        )
+    meant = [_find_all(called, top, path, alone) for path in paths]
     # Where train/1.png and test/1.png are two images, a row of the one part says nothing of the files of the other.
     alike = set()
     for places, _ in meant:
@@ -121,15 +131,17 @@ def _part_of_folder(sorting, folder):
     return next((part for part in map(part_of, folder[len(sorting.root) :][:1]) if part), None)
 
 
-def _find_all(called, known, name: str) -> tuple[list, list[str]]:
-    """The files, pairs of folder and name, that a row may mean; and the folders it names, if the last of them is among those of the images."""
-    *folders, last = [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".", "..")] or [""]
-    found = called.get(last, set()) | called.get(last.rpartition(".")[0], set())
-    found = {(folder, file) for folder, file in found if last in (file, file.rpartition(".")[0])}
-    # Paths may be those of another machine, with folders that are not here.
-    if not folders or folders[-1] not in known:
-        return sorted(found), []
-    return sorted(place for place in found if folders[-1] in place[0]), folders
+def _split_path(name: str) -> list[str]:
+    return [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".", "..")] or [""]
+
+
+def _find_all(called, top: str, path: list[str], alone: bool) -> tuple[list, list[str]]:
+    """The files, pairs of folder and name, that the path of a row may mean; and its folders, unless the name alone decides."""
+    *folders, last = path
+    found = sorted(called.get(last, ()))
+    if alone or not folders:
+        return found, []
+    return [place for place in found if folders[-1] in (top, *place[0])], folders
 
 
 def _choose(found, folders, name: str, part: str, table: Path):
