@@ -177,7 +177,9 @@ def test_a_table_gives_the_labels(tmp_path, kind):
 def test_a_table_may_name_the_parts(tmp_path):
     folder = make(tmp_path / "x", "1.png", "2.png", "3.png", "4.png")
     table = tmp_path / "table.csv"
-    table.write_text("filename,label,split\n1.png,a,train\n2.png,b,Training\n3.png,b,val\n4.png,,test\n5.png,a,test\n")
+    table.write_text(
+        "filename,label,split\n1.png,a,train\n2.png,b,Training\n3.png,b,val\n4.png,,test\n4.png,,test\n5.png,a,test\n"
+    )
     parts, data, said = found(folder, labels=str(table))
     assert parts == {"training": {"a": ["1.png"], "b": ["2.png"]}, "validation": {"b": ["3.png"]}} and data.has_parts
     assert len(data.unlabelled) == 1 and "1 row(s) of table.csv name no image that is there, such as 5.png" in said
@@ -238,6 +240,7 @@ def test_parts_of_a_table_go_before_those_of_folders(tmp_path):
         ("id,label\n1\n", "has 1 cells in row 2, expected 2"),
         ("id,label\n1,a\n1,b\n", "gives 1 the labels a and b"),
         ("id,label,split\n1,a,train\n1,a,val\n2,b,train\n", "gives 1 the parts training and validation, expected one row"),
+        ("id,label,split\n1,a,train\n1,,test\n2,b,train\n", "gives 1 the labels a and none, expected one row for each image; leave one out"),
         ("id,label\n7,a\n8,b\n", r"received no image that .* has a label for"),
         ("id,label\nsame,a\n", r"names same, which may be train/same\.jpg or train/same\.png; give paths"),
         (b"id,label\n\xff\xfe,a\n", "must be a CSV file in UTF-8"),

@@ -84,7 +84,7 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
     alike = set()
     for places, _ in meant:
         alike |= set(itertools.permutations({_part_of_folder(sorting, folder) for folder, _ in places}, 2))
-    taken, added, missing, bare = {}, set(), [], 0
+    taken, missing, bare = {}, [], 0
     for (name, label, told), (places, folders) in zip(rows, meant, strict=True):
         part = told or "training"
         if not folders:
@@ -92,21 +92,26 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         found = _choose(places, folders, name, part, place)
         if found is None:
             missing.append(name)
-        elif label is None:
-            bare += 1
-            if part == "test":
-                taken[found] = (None, part)
+            continue
+        bare += label is None
+        if label is None and part != "test":
+            continue
+        if found not in taken:
+            taken[found] = (label, part)
+            if label is None:
                 sorting.unlabelled.append(sorting.path(*found))
-        elif taken.setdefault(found, (label, part)) != (label, part):
+            else:
+                own = part if has_parts else _part_of_folder(sorting, found[0])
+                sorting.add(own or "training", label, found[0], [found[1]])
+        elif taken[found] != (label, part):
             (one, its), (other, of_other) = taken[found], (label, part)
-            differ = f"the labels {one} and {other}" if one != other else f"the parts {its} and {of_other}"
-            advice = "; put several labels into one cell" if one != other else "; leave one out"
-            raise UsageError(f"{place} gives {name} {differ}, expected one row for each image{advice}")
-        elif found not in added:
-            added.add(found)
-            sorting.add(
-                (part if has_parts else _part_of_folder(sorting, found[0])) or "training", label, found[0], [found[1]]
+            differ = (
+                f"the labels {one or 'none'} and {other or 'none'}"
+                if one != other
+                else f"the parts {its} and {of_other}"
             )
+            advice = "; leave one out" if one == other or None in (one, other) else "; put several labels into one cell"
+            raise UsageError(f"{place} gives {name} {differ}, expected one row for each image{advice}")
     unnamed = []
     for folder, names in sorting.images.items():
         rest = [name for name in names if (folder, name) not in taken]
