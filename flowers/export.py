@@ -17,7 +17,7 @@ def export(
     from cifar10_test import make_reader
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own_of
-    from resnet_study.evaluation import find_model, read_as_trained
+    from resnet_study.evaluation import LabelledParts, check_classes, find_model, read_as_trained
     from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, read_given
     from resnet_study.exporting.export import export as export_model
     from resnet_study.run_folder import run_around
@@ -31,6 +31,8 @@ def export(
     def load_data():
         data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
         check_own_of(path, config, data.fingerprint, data.found)
+        advice = "the images and --classes it was trained with"
+        check_classes(path, model, LabelledParts({}, {"": data.class_names}, data.found, advice, data.several))
         return data
 
     def choose_training():

@@ -469,6 +469,19 @@ def test_a_model_of_the_other_program_is_asked_as_it_was_trained_and_not_tested_
         assert "is of a run of another program; use python cifar10_main.py" in capsys.readouterr().err
 
 
+def test_a_transfer_model_is_not_exported_with_images_of_other_classes(tmp_path, capsys):
+    for part, name in itertools.product(("train", "valid"), "cd"):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / part / name / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(inputs))
+    save_model(keras.Model(inputs, outputs), tmp_path / "model.keras", ClassNames({"": ["a", "b"]}))
+    flags = [f"--test_ckpt_path={tmp_path / 'model.keras'}", f"--data_dir={tmp_path / 'images'}", "--format=keras"]
+    assert flowers.export.main([*flags, f"--runs_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "tells a, b, ... apart, but" in error and "has c, d, ...; give the images and --classes" in error
+
+
 def published_results():
     return sorted(ROOT.glob("results/**/result.json"))
 
