@@ -104,7 +104,8 @@ class ImagePart:
             return image
         import cv2
 
-        return cv2.resize(image, self.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        shrinks = image.shape[0] > self.shape[0]  # as `read_image` does with files
+        return cv2.resize(image, self.shape[1::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def make_part(files, labels, config: FlowerParameters) -> tuple[ImagePart, list[str]]:

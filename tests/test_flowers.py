@@ -922,6 +922,14 @@ def test_cifar_is_read_and_split_as_by_the_other_command(cifar_folder, tmp_path)
         data.load_images(dataclasses.replace(config, classes=11))
 
 
+def test_images_of_cifar_shrink_as_those_of_files(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    PIL.Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    for size in (16, 48):
+        part = image_part.ImagePart(("a",), np.zeros(1, np.int32), (size, size, 3), pixels)
+        np.testing.assert_array_equal(part.read(0), read_image(tmp_path / "a.png", part.shape))
+
+
 def test_the_quirks_of_the_text(image_folder, tmp_path):
     config = settings(image_folder, tmp_path, faithful=True, variants=1)
     found = data.load_images(config)
