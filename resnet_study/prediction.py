@@ -234,13 +234,12 @@ def _write(part, images, folder, class_names, true_names) -> Answers:
                 round(float(value), 4) for value in answers[np.arange(len(labels)), labels]
             ]
     table = pd.DataFrame(table)
-    csv_path = _write_beside(folder, table.to_csv(index=False))
-    end = csv_path.stem.removeprefix("predictions")
+    csv_path, places = _write_beside(folder, table.to_csv(index=False), probabilities)
     for head, answers in probabilities.items():
         buffer = io.BytesIO()
         np.save(buffer, answers)
-        write_atomically(folder / f"probabilities{f'-{head}' * bool(head)}{end}.npy", buffer.getvalue())
-    part.finish(folder / f"probabilities{end}.csv", [as_text(file) for file in files])
+        write_atomically(places[head], buffer.getvalue())
+    part.finish(_beside(csv_path), [as_text(file) for file in files])
     return Answers([Path(file) for file in files], indices, probabilities, table, csv_path)
 
 
@@ -345,11 +344,24 @@ def find_true_names(images: ImageList, names, shown) -> list[str | None]:
     return [next(filter(None, map(find, reversed(inner))), None) for inner in images.folders]
 
 
-def _write_beside(folder: Path, text: str) -> Path:
-    """Writes `predictions.csv`, or the next free number where it holds other rows; returns the path."""
-    path, number = folder / "predictions.csv", 1
-    while path.exists() and path.read_bytes() != as_text(text).encode():
+def _write_beside(folder: Path, text: str, heads) -> tuple[Path, dict[str, Path]]:
+    """Writes `predictions.csv`, or with the next free number where there are others, or probabilities of others, whose table was renamed.
+
+    Returns:
+        (path of the table; {name of the head: path for its probabilities}).
+    """
+    number = 1
+    while True:
+        end = f"-{number}" * (number > 1)
+        path = folder / f"predictions{end}.csv"
+        places = {head: folder / f"probabilities{f'-{head}' * bool(head)}{end}.npy" for head in heads}
+        is_free = not any(place.exists() for place in (path, _beside(path), *places.values()))
+        if is_free or (path.is_file() and path.read_bytes() == as_text(text).encode()):
+            write_atomically(path, text)
+            return path, places
         number += 1
-        path = folder / f"predictions-{number}.csv"
-    write_atomically(path, text)
-    return path
+
+
+def _beside(path: Path) -> Path:
+    """The table of all probabilities that goes with a table of predictions."""
+    return path.with_name(path.name.replace("predictions", "probabilities"))

@@ -99,11 +99,20 @@ def test_shipped_weights_lie_in_no_run(tmp_path, monkeypatch):
 
 
 def test_other_predictions_are_kept(tmp_path):
-    first = prediction._write_beside(tmp_path, "image\na\n")
-    again = prediction._write_beside(tmp_path, "image\na\n")
-    other = prediction._write_beside(tmp_path, "image\nb\n")
-    assert [path.name for path in (first, again, other)] == ["predictions.csv", "predictions.csv", "predictions-2.csv"]
-    assert first.read_text() == "image\na\n"
+    def write(name):
+        path, places = prediction._write_beside(tmp_path, f"image\n{name}\n", ["", "fine"])
+        assert [place.name for place in places.values()] == [
+            path.name.replace("predictions", f"probabilities{head}").replace("csv", "npy") for head in ("", "-fine")
+        ]
+        return path.name
+
+    assert [write(name) for name in "aab"] == ["predictions.csv", "predictions.csv", "predictions-2.csv"]
+    assert (tmp_path / "predictions.csv").read_text() == "image\na\n"
+    # A table that was renamed leaves its probabilities behind.
+    for number, left in ((2, "probabilities-2.csv"), (3, "probabilities-fine-3.npy")):
+        (tmp_path / left).write_text("")
+        (tmp_path / f"predictions-{number}.csv").unlink(missing_ok=True)
+    assert [write(name) for name in "bb"] == ["predictions-4.csv", "predictions-4.csv"]
 
 
 def test_a_model_file_says_how_images_were_resized(tmp_path):
