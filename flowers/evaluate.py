@@ -111,7 +111,7 @@ def _trial_table(config, data, result, history) -> str:
     from resnet_study.reports.published import published_trials
     from resnet_study.reports.tables import table_lines
 
-    trials = published_trials(config, len(data.class_names), len(data.validation))
+    trials = published_trials(config, data.class_folders, len(data.validation))
     columns = {"this run": {}} | {trial.name: {} for trial in trials}
     best = history[history["step"] == result["best_step"]].iloc[0]
     mine = columns["this run"]

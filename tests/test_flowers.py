@@ -690,13 +690,15 @@ def test_flags_are_judged_together_with_what_the_run_has_stored(tmp_path):
 
 def test_published_trials():
     of_text = FlowerParameters(dataset="cifar10", model="resnet152v2", image_size=32)
-    assert [trial.numbers["test"] for trial in published_trials(of_text, 10, 10000)] == [
+    assert [trial.numbers["test"] for trial in published_trials(of_text, ["cat"] * 10, 10000)] == [
         (76.80, 0.7163),
         (78.95, 0.6532),
     ]
-    (flower,) = published_trials(FlowerParameters(data_dir="x"), 10, 43)
+    folders = [str(number) for number in range(1, 11)]
+    (flower,) = published_trials(FlowerParameters(data_dir="x"), folders, 43)
     assert flower.numbers == {"validation": (pytest.approx(100 * 38 / 43, abs=0.01), None)}
-    assert published_trials(FlowerParameters(data_dir="x"), 10, 44) == ()
+    assert published_trials(FlowerParameters(data_dir="x"), folders, 44) == ()
+    assert published_trials(FlowerParameters(data_dir="x"), list("abcdefghij"), 43) == ()  # anybody's ten classes
 
 
 @pytest.mark.slow

@@ -187,11 +187,18 @@ _TRIALS = tuple(
 )
 
 
-def published_trials(config: FlowerParameters, classes: int, validation_images: int) -> tuple[Trial, ...]:
-    """What the text of this network has published on these data; nothing for other data."""
-    if config.model == "resnet152v2" and config.dataset == "cifar10" and classes == 10:
+def published_trials(config: FlowerParameters, class_folders, validation_images: int) -> tuple[Trial, ...]:
+    """What the text of this network has published on these data; nothing for other data.
+
+    Args:
+        config: settings of the run.
+        class_folders: what the folders of its classes are called, or the classes of a data set without folders.
+        validation_images: how many it has.
+    """
+    if config.model == "resnet152v2" and config.dataset == "cifar10" and len(class_folders) == 10:
         return _TRIALS
-    if config.model == "resnet50" and (classes, validation_images) == (10, 43):
+    # The flowers of the text are the first ten of their folders, 1 to 10.
+    if config.model == "resnet50" and validation_images == 43 and set(class_folders) == set(map(str, range(1, 11))):
         return (_FLOWERS,)
     return ()
 
@@ -200,7 +207,8 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     """What is published of a run of `flowers.train`: accuracies of validation and test. See `list_cifar_numbers`."""
     config, result = run.read_config(FlowerParameters), read_result(run, "validation")
     classes, numbers = len(run.read_class_names()), {}
-    trials = published_trials(config, classes, result["validation"]["images"])
+    folders = read_json(run.data, {}).get("class_folders") or run.read_class_names()
+    trials = published_trials(config, folders, result["validation"]["images"])
     for part in PARTS:
         if part not in result:
             continue
