@@ -20,6 +20,7 @@ from resnet_study.presets import PRESETS
 from resnet_study.reports.console import (
     add_explain_flags,
     add_export_flags,
+    check_explain_flags,
     print_exports,
     print_predictions,
     print_result,
@@ -177,7 +178,7 @@ def _run(argv):
         )
     actions["others"] = find_others(flags) if actions["mode"] == "test" else None
     config = find_command_settings(flags, actions["mode"], actions["resume"])
-    config.check_place(flags)
+    config.check_given(flags)
     actions["given"] = flags
     devices.import_tensorflow()
     if actions["mode"] not in ("train", "prune"):
@@ -202,6 +203,7 @@ def _check_actions(actions, parser):
         if name != "mode" and value != parser.get_default(name) and name not in _MODES[mode][1]:
             takers = " and ".join(other for other, (_, taken) in _MODES.items() if name in taken)
             raise UsageError(f"--mode={mode} has no --{name}, received one; leave it out, it is for {takers}")
+    check_explain_flags(actions["explain"], actions["explain_limit"])
 
 
 def _study(flags, actions):

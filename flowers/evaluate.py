@@ -239,7 +239,7 @@ def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) 
     else:
         run = find_run(make, flags, _NAMING)
         config = find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
-    config.check_place(flags)
+    config.check_given(flags)
     return config
 
 
@@ -291,6 +291,11 @@ def main(argv=None) -> int:
         add_flags(parser, FlowerParameters, EVALUATE_READS)
         flags = vars(parser.parse_args(argv))
         publishes, results, experiment = (flags.pop(name) for name in ("publish", "results_dir", "experiment"))
+        for name, value in (("results_dir", results), ("experiment", experiment)):
+            if not publishes and value != parser.get_default(name):
+                raise UsageError(
+                    f"--{name}={value} is about --publish, which was not given; give it too, or leave both out"
+                )
         if publishes and flags.get("test_ckpt_path"):
             raise UsageError("--publish needs a run, received --test_ckpt_path; give --version=NAME")
         others = _find_others(flags)

@@ -4,7 +4,7 @@ import sys
 
 from flowers.settings import FlowerParameters
 from resnet_study.errors import run_command
-from resnet_study.reports.console import add_explain_flags, print_predictions
+from resnet_study.reports.console import add_explain_flags, check_explain_flags, print_predictions
 from resnet_study.settings import Parser, add_flags
 
 
@@ -30,6 +30,7 @@ def _run(argv):
     add_flags(parser, FlowerParameters, PREDICT_READS)
     flags = vars(parser.parse_args(argv))
     images, explains, limit = (flags.pop(name) for name in ("images", "explain", "explain_limit"))
+    check_explain_flags(explains, limit)
     config = stored_settings(flags)
 
     from resnet_study import devices

@@ -103,8 +103,8 @@ class OwnImageSettings(Settings):
                         f"--{name} is for --dataset=folder, received --{name}={value} and {self.dataset}; leave it out"
                     )
 
-    def check_place(self, flags: dict) -> None:
-        """Raises UsageError where the flags that were given name a place that the data set does not read; runs of before may have one."""
+    def check_given(self, flags: dict) -> None:
+        """Raises UsageError where a flag that was given would be ignored; settings of runs of before may have it."""
         if flags.get("data_dir") and self.dataset in WITHOUT_PLACE:
             raise UsageError(
                 f"--dataset={self.dataset} reads no --data_dir, received --data_dir={flags['data_dir']}; leave it out, or give "

@@ -19,6 +19,7 @@ import PIL.Image
 import pytest
 from conftest import ROOT, assert_resumes_exactly, check_run_folder, user_environment
 
+import cifar10_main
 import cifar10_test
 import cifar10_train
 import flowers.evaluate
@@ -1013,6 +1014,16 @@ def test_a_trained_backbone_changes_and_a_frozen_one_does_not(image_folder, tmp_
         (["--unfreeze_at_epoch=5", "--base=trained"], "needs a backbone that is frozen until then"),
         (["--unfreeze_at_epoch=20"], "must be below --epochs=20"),
         (["--faithful", "--model=resnet152v2"], "has the quirks of the text on resnet50"),
+        (
+            ["--data_dir=x", "--fine_tune_lr=1e-5"],
+            "--fine_tune_lr=1e-05 is about fine-tuning, received no --unfreeze_at_epoch",
+        ),
+        (["--data_dir=x", "--fine_tune_stages=2"], "--fine_tune_stages=2 is about fine-tuning"),
+        (["--data_dir=x", "--augment=false", "--rotation=9"], "--rotation=9.0 is a part of the augmentation"),
+        (
+            ["--data_dir=x", "--augment=false", "--pipeline=generator"],
+            "--pipeline=generator is a part of the augmentation",
+        ),
         (["--strategy=multi_worker", "--data_dir=x"], "needs the environment variable TF_CONFIG"),
     ],
 )
@@ -1022,6 +1033,20 @@ def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expe
     error = capsys.readouterr().err
     assert expected in error and len(error.strip().splitlines()) == 1 and error.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "expected"),
+    [
+        (flowers.evaluate, ["--experiment=mine"], "--experiment=mine is about --publish"),
+        (flowers.evaluate, ["--results_dir=mine"], "--results_dir=mine is about --publish"),
+        (flowers.predict, ["a.png", "--explain_limit=3"], "--explain_limit=3 is about --explain"),
+        (cifar10_main, ["--mode=predict", "--explain_limit=3"], "--explain_limit=3 is about --explain"),
+    ],
+)
+def test_flags_that_need_another_one_name_it(capsys, command, flags, expected):
+    assert command.main([*flags, "--version=x"]) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_weights_that_cannot_be_used_leave_no_run(image_folder, tmp_path, capsys):

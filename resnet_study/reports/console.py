@@ -3,6 +3,7 @@
 import argparse
 
 from resnet_study.class_names import THRESHOLD
+from resnet_study.errors import UsageError
 
 _EXPLAINED = 24  # images, unless asked for more
 _ROWS, _FIRST_ROWS = 30, 10  # a longer table is shown by its first rows alone
@@ -93,6 +94,14 @@ def add_explain_flags(parser: argparse.ArgumentParser) -> None:
         metavar="INT",
         help=f"how many images to explain, from the first on [{_EXPLAINED}]",
     )
+
+
+def check_explain_flags(explains: bool, limit: int) -> None:
+    """Raises UsageError for a limit of explanations where none are asked for."""
+    if limit != _EXPLAINED and not explains:
+        raise UsageError(
+            f"--explain_limit={limit} is about --explain, which was not given; give it too, or leave both out"
+        )
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
