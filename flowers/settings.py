@@ -205,6 +205,8 @@ class FlowerParameters(SharedSettings):
             other = 1e-4 if self.backbone_trainable else 1e-2 if self.head_name == "linear" else 1e-3
             object.__setattr__(self, "init_lr", 1e-5 if self.model in TEXT_HEADS else other)
         super().__post_init__()
+        if self.classes == 1:
+            raise UsageError("--classes must be at least 2, or 0 for all, received 1; give more, or leave it out")
         # A model that is given by its file has the size that it was trained with, whatever --model is here.
         if self.image_size < backbone.smallest and not self.test_ckpt_path:
             raise UsageError(

@@ -1005,6 +1005,7 @@ def test_a_trained_backbone_changes_and_a_frozen_one_does_not(image_folder, tmp_
         (["--dataset=folder"], "--data_dir must be a folder"),
         (["--data_dir=/no/such/folder"], "received '/no/such/folder'"),
         (["--epochs=0"], "--epochs must be at least 1"),
+        (["--classes=1"], "--classes must be at least 2, or 0 for all, received 1"),
         (["--image_size=16"], "--image_size must be at least 32"),
         (["--data_dir=x", "--cache_features=on"], "needs images that do not change"),
         (["--cache_features=on", "--backbone=trained"], "needs a frozen backbone"),

@@ -298,7 +298,8 @@ def test_a_table_that_leaves_one_class_says_what_it_did_not_find(shapes):
     table.write_text("image,label\n00,dark\n1x,light\n2x,light\n")
     config = from_preset("folder", data_dir=str(shapes / "flat"), labels=str(table), image_size=8)
     with pytest.raises(
-        UsageError, match=r"the one class 'dark' \(.*2 row\(s\) of typo.csv name no image that is there, such as 1x"
+        UsageError,
+        match=r"the one class 'dark' \(.*2 row\(s\) of typo.csv name no image that is there, such as 1x.*; mend the table$",
     ):
         cifar10_input.load_data(config)
 

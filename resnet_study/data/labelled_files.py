@@ -203,12 +203,9 @@ def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:
     """What was found in the place of two classes, and what to do."""
     if data.classes:
         reasons = f" ({'; '.join(data.found[1:])})" if data.found[1:] else ""
-        table = _find_table(data_dir)
-        return f"the one class '{data.classes[0]}'{reasons}; " + (
-            f"give the table of labels that lies there, --labels={table}"
-            if table
-            else "add another, or a larger --classes"
-        )
+        table = "" if labels else _find_table(data_dir)
+        advice = f"give the table of labels that lies there, --labels={table}" if table else "add another"
+        return f"the one class '{data.classes[0]}'{reasons}; {'mend the table' if labels else advice}"
     if labels:
         return (
             f"no image that {labels} has a label for ({'; '.join(data.found[1:]) or 'it has no rows'}); mend the table"
