@@ -498,6 +498,14 @@ def test_images_that_may_be_those_of_a_run_with_changes_since_are_told(tmp_path,
     assert capsys.readouterr().out == ""
 
 
+def test_other_images_may_have_fewer_levels_of_folders_than_those_of_the_run(tmp_path, capsys):
+    new = make(tmp_path / "new", "cat/0.png", "dog/1.png")
+    stored, run = FlowerParameters(data_dir=str(tmp_path), label_level=2), RunFolder(tmp_path / "x")
+    assert find_new({"data_dir": str(new)}, stored, run, "folder").classes == ("cat", "dog")
+    assert f"no images in folders of --label_level=2, which {run} has" in capsys.readouterr().out
+    assert find_new({"data_dir": str(new), "label_level": 2}, stored, run, "folder").classes == ()
+
+
 @pytest.mark.parametrize(
     "flag", ["validation_fraction=0.3", "test_fraction=0.3", "split_seed=1", "folds=5", "test_flip", "test_shifts"]
 )

@@ -58,6 +58,12 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         return None
     if is_foreign:
         found = _find(given | {"labels": ""})
+    if moved and not found.classes and given["label_level"] and "label_level" not in flags:
+        found = _find(given | {"labels": "", "label_level": 0})
+        say_once(
+            f"note: {found.place} has no images in folders of --label_level={given['label_level']}, which {run} has; its first folders are taken "
+            "for classes"
+        )
     # Those of the parts of a run may name it.
     ignored = [name for name in _PARTS if flags.get(name, kept := getattr(stored, name, None)) != kept]
     if ignored := ignored + [name for name in _NOT_DONE if flags.get(name)]:
