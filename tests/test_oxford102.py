@@ -128,6 +128,23 @@ def test_damaged_files_are_refused(site, name):
         oxford102.fetch_flowers()
 
 
+@pytest.mark.parametrize("damage", ["the packed bytes", "the checksum at the end"])
+def test_an_archive_that_is_damaged_inside_is_named(tmp_path, damage):
+    path = tmp_path / "102flowers.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("jpg/image_00001.jpg")
+        info.size = 20_000
+        tar.addfile(info, io.BytesIO(np.random.default_rng(0).integers(0, 9, info.size, np.uint8).tobytes()))
+    content = bytearray(path.read_bytes())
+    if damage == "the checksum at the end":
+        content[-8] ^= 255
+    else:
+        content[4_000:5_000] = b"\xff" * 1_000
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"102flowers\.tgz is damaged \(.*\); delete it"):
+        oxford102._sort_images(path, np.ones(1, int), tmp_path / "sorted")
+
+
 def test_without_arguments_it_is_the_experiment_of_the_text(site, tmp_path, monkeypatch, capsys):
     """All but the ImageNet weights, which need a network of their own: their lack is told before anything is trained."""
     monkeypatch.chdir(tmp_path)
