@@ -42,6 +42,7 @@ from resnet_study.files import write_json
 from resnet_study.new_data import evaluate_new, predict_unlabelled
 from resnet_study.prediction import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
+from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.shared_settings import SharedSettings
@@ -157,7 +158,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             )
     if len(config.tasks) > 1:
         raise UsageError(f"--mode=calibrate is for models with one head, received --heads={config.heads}")
-    recipe = dataclasses.replace(recipe, data_dir=config.data_dir)
+    recipe = dataclasses.replace(recipe, **{name: getattr(config, name) for name in PLACES})
     data = cifar10_input.load_data(recipe)
     if data.several:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import scipy.special
 
+import cifar10_input
+import cifar10_test
 from cifar10_input import load_data
 from cifar10_main import main
 from cifar10_test import test as predict
@@ -21,6 +23,7 @@ from resnet_study.calibration import (
 from resnet_study.exporting.export import hash_file
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 
@@ -135,3 +138,19 @@ def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsy
     capsys.readouterr()
     assert main(["--mode=calibrate", *flags, "--version=parts"]) == 2
     assert "have changed since" in capsys.readouterr().err
+
+
+def test_images_that_were_moved_are_found_with_their_table_for_the_run_that_held_some_out(tmp_path, monkeypatch):
+    old = {"dataset": "folder", "data_dir": "old", "labels": "old.csv", "runs_dir": str(tmp_path)}
+    for version in ("all", "parts"):
+        (tmp_path / version).mkdir()
+        RunFolder(tmp_path / version).begin(
+            from_preset("folder", **old, version=version), resume=False, overwrite=False
+        )
+    moved = {"data_dir": "new", "labels": "new.csv", "label_separator": "comma"}
+    config = from_preset("folder", **old | moved, version="all")
+    asked = []
+    monkeypatch.setattr(cifar10_input, "load_data", lambda config: asked.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cifar10_test.calibrate(config, str(tmp_path / "parts"))
+    assert {name: getattr(asked[0], name) for name in moved} == moved
