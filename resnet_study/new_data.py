@@ -44,9 +44,11 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     if len(names) > 1:
         raise UsageError(f"{path} has the heads {', '.join(names)}, expected one; labels of folders are for one head")
     told, (names,) = names, names.values()
+    folders = find_class_folders(path)
+    folders = folders if len(folders) == len(names) else []
     if told.several and not found.several:
-        found = _split_labels(found, names)
-    rank = _match_classes(found, find_class_folders(path), names, path)
+        found = _split_labels(found, (*names, *folders))
+    rank = _match_classes(found, folders, names, path)
     if found.several and not told.several:
         raise UsageError(f"{path} gives one label for each image, but {found.place} has several; give another model")
     members = sorted(pair for part in found.parts.values() for pair in part)
@@ -89,7 +91,12 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
 def _split_labels(found: LabelledFiles, names) -> LabelledFiles:
     """Labels for a model of several where the table did not show what stands between them: whatever leaves names that the model knows."""
     known = {name.lower() for name in names}
-    for mark in ("\0", *SEPARATORS.values()):
+    whole = "\0"
+    for mark in (
+        whole,
+        *SEPARATORS.values(),
+        whole,
+    ):  # where nothing fits, the message is to name the cells as they are
         split = {label: split_cell(label, mark) for label in found.classes}
         classes = tuple(sorted({name for labels in split.values() for name in labels}))
         if known.issuperset(map(str.lower, classes)):
@@ -101,7 +108,7 @@ def _split_labels(found: LabelledFiles, names) -> LabelledFiles:
 def _match_classes(found, folders, names, path) -> dict[str, int]:
     """The label of each class of the images: by the folder's name, or the name that is shown, in any case."""
     known = {}
-    for called in (names, folders if len(folders) == len(names) else []):
+    for called in (names, folders):
         known |= {name.lower(): label for label, name in enumerate(called)}
         known |= {name: label for label, name in enumerate(called)}
     rank = {

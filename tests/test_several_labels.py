@@ -13,6 +13,7 @@ from test_labelled_files import make
 import cifar10_main
 import flowers.evaluate
 import flowers.train
+from resnet_study import new_data
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.data.mixing import Mixer
 from resnet_study.data.splits import draw_fold, hold_out
@@ -60,6 +61,19 @@ def test_what_a_cell_holds(folder, cells, options, labels, told):
     found, data, line = read(folder, cells, **options)
     assert found == labels and data.several == bool(told)
     assert (f"several for an image, {told}" in line) if told else "several" not in line
+
+
+@pytest.mark.parametrize(
+    ("cell", "classes"),
+    [
+        ("cat dog", ("cat", "dog")),
+        ("1;2", ("1", "2")),  # what the folders of the model's classes are called
+        ("cat, owl", ("cat, owl",)),  # which the model does not know: it is refused as it stands there
+    ],
+)
+def test_cells_of_other_images_are_split_into_labels_that_the_model_knows(folder, cell, classes):
+    data = read(folder, [cell], label_separator="none")[1]
+    assert new_data._split_labels(data, ("cat", "dog", "1", "2")).classes == classes
 
 
 def test_columns_of_0_and_1(folder):
