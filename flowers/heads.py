@@ -381,9 +381,9 @@ def _fill_from_nested(backbone, place):
 def _check_imagenet(spec):
     """Raises UsageError if the ImageNet weights are neither in Keras' cache nor can be reached within some seconds."""
     cache = keras_cache("models")
-    # Keras writes the names of its files in several ways.
+    # Keras writes the names of its files in several ways; that of ResNet50 is the beginning of that of ResNet50V2.
     files = [re.sub(r"[-_]", "", path.name.lower()) for path in cache.glob("*.h5")]
-    if any(spec.name in name and "notop" in name for name in files):
+    if any(re.match(rf"(weights)?{spec.name}(?!v\d).*notop", name) for name in files):
         return
     if not is_reachable(f"{_WEIGHTS_SITE}resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"):
         raise UsageError(

@@ -278,6 +278,26 @@ def test_imagenet_without_network_fails_soon_and_names_the_ways(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
+    ("name", "file", "other"),
+    [
+        ("resnet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        ("mobilenet", "mobilenet_1_0_224_tf_no_top.h5", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
+        ("mobilenetv3large", "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
+        ("efficientnetv2b0", "efficientnetv2-b0_notop.h5", "efficientnetb0_notop.h5"),
+        ("nasnetmobile", "NASNet-mobile-no-top.h5", "NASNet-large-no-top.h5"),
+    ],
+)  # fmt: skip
+def test_weights_in_the_cache_of_keras_are_those_of_the_network(tmp_path, monkeypatch, name, file, other):
+    monkeypatch.setattr(heads, "keras_cache", lambda _: tmp_path)
+    monkeypatch.setattr(heads, "is_reachable", lambda _: False)
+    (tmp_path / other).touch()
+    with pytest.raises(UsageError, match=f"the ImageNet weights of {backbones.find(name).application} are not in"):
+        heads._check_imagenet(backbones.find(name))
+    (tmp_path / file).touch()
+    heads._check_imagenet(backbones.find(name))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"classes": 1}, "classes must be an int >= 2, received 1"),
