@@ -152,6 +152,17 @@ def test_a_moved_model_is_tested_on_images_resized_as_in_its_training(tmp_path):
     assert not np.allclose(answers["auto"], answers["crop"])
 
 
+def test_a_moved_model_with_the_quirks_of_the_text_is_tested_with_them(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(inputs)))
+    moved = str(tmp_path / "moved.keras")
+    save_model(model, tmp_path / "moved.keras", ClassNames({"": ["1", "10", "2"]}, "nearest"))
+    for way, read in (("auto", {"resize": "nearest", "jpeg_size": "full"}), ("crop", {"resize": "crop"})):
+        config = FlowerParameters(test_ckpt_path=moved, resize=way)
+        reading = evaluation.read_as_trained(config, moved, model).reading()
+        assert read.items() <= reading.items()
+
+
 def test_other_images_have_a_folder_of_their_own_however_they_are_named(tmp_path, monkeypatch):
     run = begin(from_preset("demo", runs_dir=str(tmp_path), version="digits"))
     run.result.write_text("of the run")
