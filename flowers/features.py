@@ -19,16 +19,11 @@ def count_variants(config: FlowerParameters) -> int:
     return config.variants if config.augment else 1
 
 
-def changes_batches(config: FlowerParameters) -> bool:
-    """Whether images change from batch to batch, whatever `variants` say."""
-    return any((config.mixup, config.cutmix, config.rand_augment))
-
-
 def can_cache_features(config: FlowerParameters, training: int, validation: int, backbone) -> bool:
     """Whether the head is trained on cached features: as the settings say, or where these do not change and fit into the memory.
 
     Args:
-        config: settings; uses cache_features, backbone_trainable, faithful, augment, variants, and what `changes_batches` uses.
+        config: settings; uses cache_features, backbone_trainable, faithful, augment, variants, changes_batches.
         training, validation: numbers of images.
         backbone: keras.Model from raw pixels to features.
 
@@ -41,7 +36,7 @@ def can_cache_features(config: FlowerParameters, training: int, validation: int,
         or config.backbone_trainable
         or config.faithful
         or not variants
-        or changes_batches(config)
+        or config.changes_batches
     ):
         return False
     size = (training * variants + validation) * math.prod(backbone.output_shape[1:]) * 4

@@ -89,15 +89,17 @@ def build_resnet50_transfer(
     Differs from the text: the BGR mean subtraction that the ImageNet weights need is there (the text sets an unused mean
     instead); the backbone is one nested layer, `resnet50`.
     """
-    options = {"head": head, "dropout": dropout, "classifier_activation": classifier_activation, "dtype": dtype}
     return build_transfer(
         "resnet50",
         classes,
         input_shape=input_shape,
         weights=weights,
+        head=head,
         backbone_trainable=backbone_trainable,
+        dropout=dropout,
+        classifier_activation=classifier_activation,
+        dtype=dtype,
         name=name,
-        **options,
     )
 
 
@@ -140,15 +142,17 @@ def build_resnet152v2_transfer(
     Differs from the text, which gives no activation, pool size, dropout rate or preprocessing: we take ReLU, 2x2, .5 and
     the [-1, 1] of the ImageNet weights.
     """
-    options = {"head": head, "dropout": dropout, "classifier_activation": classifier_activation, "dtype": dtype}
     return build_transfer(
         "resnet152v2",
         classes,
         input_shape=input_shape,
         weights=weights,
+        head=head,
         backbone_trainable=backbone_trainable,
+        dropout=dropout,
+        classifier_activation=classifier_activation,
+        dtype=dtype,
         name=name,
-        **options,
     )
 
 

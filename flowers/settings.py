@@ -226,7 +226,7 @@ class FlowerParameters(SharedSettings):
             raise UsageError(
                 "--cache_features=on needs images that do not change; use --augment=false or --variants=N, such as 8"
             )
-        if self.cache_features == "on" and any((self.mixup, self.cutmix, self.rand_augment)):
+        if self.cache_features == "on" and self.changes_batches:
             raise UsageError(
                 "--cache_features=on needs images that do not change; leave out --mixup, --cutmix and --rand_augment"
             )
@@ -282,6 +282,11 @@ class FlowerParameters(SharedSettings):
     def model_choices(self) -> dict:
         """What makes the network another one than its name says."""
         return {} if self.head == "auto" else {"head": self.head}
+
+    @property
+    def changes_batches(self) -> bool:
+        """Whether images change from batch to batch, whatever `variants` say."""
+        return any((self.mixup, self.cutmix, self.rand_augment))
 
     @property
     def backbone_trainable(self) -> bool:
