@@ -3,8 +3,8 @@
 load_model(path)            a trained model: raw pixels -> probabilities; `open_model` takes ONNX, LiteRT and SavedModel, too
 test(model, images)         probabilities of any number of images
 evaluate(config)            metrics of a run on the test part -> result.json, predictions.npy
+evaluate_others(config, found)  the same on other images, in a folder of their own
 calibrate(config)           a copy of a trained model whose probabilities can be believed -> calibrated.keras, calibration.json
-evaluate_others(config, ...)  the same on other images, in a folder of their own
 predict(config, paths)      the most likely classes of image files
 export(config, formats)     the model as files for other programs
 """
@@ -52,7 +52,7 @@ from resnet_study.training.work import training_pflop
 def test(
     model: keras.Model | Predictor, images: np.ndarray, batch_size: int = 125
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """Softmax probabilities of any number of images, computed in float32.
+    """Probabilities of any number of images, computed in float32: of a softmax, or of several labels of a sigmoid for each class.
 
     Args:
         model: keras.Model of `load_model`, or a `Predictor`. A model is prepared at each call; a `Predictor` is prepared once for
@@ -265,7 +265,8 @@ class Predictions:
         probabilities: {name of the head: float32 [n, classes]}; a single head is called "".
         class_names: {name of the head: names of its classes}.
         table: the columns image, class_1, probability_1, ... class_3, probability_3; of several heads <head>_1,
-            <head>_probability_1, ... for each; and true_class where images lie in folders named like classes.
+            <head>_probability_1, ... for each; classes, all with a probability of `class_names.THRESHOLD` or more, where an image can have
+            several labels; and true_class where images lie in folders named like classes.
         csv_path: the file of the table; beside it lie all probabilities, see `resnet_study.prediction`.
     """
 

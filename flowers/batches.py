@@ -54,8 +54,9 @@ def training_batches(
         classes: number of classes, for MixUp and CutMix.
 
     Returns:
-        tf.data.Dataset of (images uint8 [batch / replicas, height, width, RGB], or features; labels int32 [batch / replicas]); with
-        RandAugment, MixUp and CutMix the images are float32, with the last two the labels float32 [batch / replicas, classes].
+        tf.data.Dataset of (images uint8 [batch / replicas, height, width, RGB], or features; labels int32 [batch / replicas], of several
+        for an image [batch / replicas, classes]); with RandAugment, MixUp and CutMix the images are float32, with the last two the labels
+        float32 [batch / replicas, classes].
     """
     import tensorflow as tf
 

@@ -4,7 +4,7 @@ evaluate_new(...)         metrics and predictions of all images of a labelled da
 predict_unlabelled(...)   predictions of the test images of a run that have no labels
 
 Below the run folder lies `evaluations/<name of the images>/` with `result.json` and the files of `prediction`; the `result.json` and
-figures of the run itself are left alone.
+figures of the run itself are left alone. For a model that is given by its file that is the folder of `evaluation.find_model`.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     """Tests a model on all images of a labelled data set, a few in memory at a time; gone on with after a kill.
 
     Args:
-        config: settings of the model's run; uses test_ckpt_path, runs_dir, run_name, test_batch_size, value_range, on_bad_image.
+        config: settings of the model's run; uses test_batch_size, on_bad_image and those of `find_model`.
         found: of `find_new`; its classes are some or all of those that the model knows.
-        model: what `saved_models.load_model` made of what `evaluation.find_model` names.
+        model: what `exported_model.open_model` made of what `evaluation.find_model` names.
         read: of `cifar10_test.make_reader`: gives an image for (path, shape).
 
     Returns:

@@ -75,7 +75,7 @@ class Predictor:
         self._answer = answer
 
     def predict(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray | dict[str, np.ndarray]:
-        """Softmax probabilities of any number of images.
+        """Probabilities of any number of images: of a softmax, or of several labels of a sigmoid for each class.
 
         Args:
             images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to

@@ -25,10 +25,12 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
     """Finds the images that the settings mean, and says what was taken for what.
 
     Args:
-        config: uses data_dir, labels, label_separator, label_level.
+        config: uses data_dir, labels, label_separator, label_level, folds, fold; and where images have several labels the settings that
+            are for one.
 
     Raises:
-        UsageError: as `find_labelled`; or there are fewer than two classes, or one without training images.
+        UsageError: as `find_labelled`; or there are fewer than two classes, or one without training images; or all folds are meant, or a
+            setting is for one label of each image.
     """
     data = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
     if len(data.classes) < 2:
