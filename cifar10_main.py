@@ -348,7 +348,7 @@ def _test(config, actions):
         unless = "unless --patience has ended it, " if config.patience else ""
         print(
             f"note: the last report of the run came after {result['last_step']:,} of {config.train_steps:,} steps, these are the weights of "
-            f"step {result['best_step']:,}; {unless}--mode=train --version={run.path.name} --resume goes on with it"
+            f"step {result['best_step']:,}; {unless}{config.resume_command(run.path)} goes on with it"
         )
     if run.holds_run():
         from resnet_study.reports.figures import draw

@@ -371,7 +371,9 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
     train(from_flags({name: value for name, value in settings.items() if name in fields}), callbacks=[Stop()])
     assert "a batch of 100 images is more than the" in capsys.readouterr().out
     assert main(["--mode=test", f"--runs_dir={tmp_path}", "--version=x"]) == 0
-    assert "came after 1 of 2 steps" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "came after 1 of 2 steps" in said
+    assert f"--mode=train --runs_dir={tmp_path} --version=x --resume goes on with it" in said
 
 
 def test_the_index_draws_the_errors_of_each_depth(tmp_path):
