@@ -51,12 +51,14 @@ def _find_state(run):
             history = run.read_history()
             step, reports = int(history["step"].iloc[-1]), len(history) - 1
             row["seconds"] = float(history["seconds"].iloc[-1])
-        state = "running" if run.is_locked() else "finished" if run.has_final() else "stopped"
-        if state == "stopped" and (found := latest_checkpoint_in(run.checkpoints)):  # between two reports, perhaps
-            step = check_checkpoint(found)["step"]
         # A run of cifar10_main.py counts steps, one of flowers epochs, each with a report.
         is_counted = "train_steps" in config
         trained, planned = (step, config["train_steps"]) if is_counted else (reports, config.get("epochs"))
+        # Of a copied run the times of files may be lost.
+        has_ended = run.final.is_file() and (trained >= planned or run.has_final())
+        state = "running" if run.is_locked() else "finished" if has_ended else "stopped"
+        if is_counted and state == "stopped" and (found := latest_checkpoint_in(run.checkpoints)):
+            trained = check_checkpoint(found)["step"]  # between two reports, perhaps
         return row | {"state": state, "detail": f"{'step' if is_counted else 'epoch'} {trained:,} of {planned:,}"}
     except (UsageError, TypeError, ValueError) as error:
         return row | {"state": "damaged", "detail": shorten(str(error).partition(";")[0], 120)}

@@ -117,7 +117,7 @@ def _write(run, tested):
     if "reliability" in metrics:  # which results of earlier versions lack
         curves["reliability"] = plots.draw_reliability(metrics)
     matrix = np.array(metrics.get("confusion_matrix", [[0]]))
-    layers = run.figures / "layers.md"
+    layers, planned = run.figures / "layers.md", getattr(config, "train_steps", None)
     return write_page(
         run.page,
         "run.html",
@@ -135,7 +135,7 @@ def _write(run, tested):
         history=_thin(history),
         columns=[name for name in history.columns if name != "train_error_smoothed"],
         last=history.iloc[-1],
-        planned=None if run.has_final() else getattr(config, "train_steps", None),  # of a run that was stopped
+        planned=None if result["last_step"] == planned or run.has_final() else planned,  # of a run that was stopped
         names=names,
         several=several,
         matrix=_describe_cells(matrix) if len(names) <= _MOST_CLASSES else None,
