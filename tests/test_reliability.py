@@ -598,6 +598,15 @@ def test_runs_published_at_the_same_time_all_stay(tmp_path, monkeypatch):
     assert rows[0]["values"] == {"0": 10.0, "1": 11.0, "2": 12.0} and rows[0]["runs"] == 3
 
 
+def test_a_folder_that_was_trained_again_with_another_seed_has_one_row(tmp_path):
+    run = a_tested_run(tmp_path, 0)
+    publish(run, "smoke", tmp_path / "results")
+    write_json(run.config, read_json(run.config, dict) | {"seed": 7, "split_seed": 3})
+    publish(run, "smoke", tmp_path / "results")
+    rows = [row for row in read_json(tmp_path / "results" / "smoke.json", [dict]) if row["metric"] == "test_error"]
+    assert [row["values"] for row in rows] == [{"7": 10.0}] and "split_seed 3" in rows[0]["preset"]
+
+
 def test_results_that_stay_locked_are_one_line(tmp_path, monkeypatch):
     run, results = a_tested_run(tmp_path, 0), tmp_path / "results"
     results.mkdir()

@@ -73,7 +73,7 @@ def is_changed(config: HyperParameters) -> bool:
 
 
 def list_changes(config: HyperParameters) -> dict:
-    """What the training has otherwise than its preset, beside network, data, length, start and teacher: {setting: value}."""
+    """What the training has otherwise than its preset, beside network, data, length, start and who the teacher is: {setting: value}."""
     usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
     told = set(_TOLD_OTHERWISE)
     if config.train_steps != usual.train_steps:

@@ -62,11 +62,15 @@ def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_ci
     """
     _check_experiment(experiment)
     numbers = list_numbers(run)
-    _check_index(results)
-    # Rows are read, changed and written: those of another process would be lost.
-    taken = f"another process publishes in {results}; wait for it and repeat the command"
-    with holding_lock(results / ".lock", _LOCK_SECONDS, taken):
+    with _held(results):
         return _publish(run, experiment, results, *numbers)
+
+
+def _held(results):
+    """The lock of the folder: rows are read, changed and written, and those of another process would be lost."""
+    _check_index(results)
+    taken = f"another process publishes in {results}; wait for it and repeat the command"
+    return holding_lock(results / ".lock", _LOCK_SECONDS, taken)
 
 
 def _check_experiment(name):
@@ -101,7 +105,8 @@ def _publish(run, experiment, results, config, recipe, numbers):
     def is_kept(row):
         """Published again, a run replaces its rows: it may have been trained or tested otherwise, or an earlier version named its recipe otherwise."""
         is_same = row["preset"] == recipe and _flags(row.get("recipe", "")) == _flags(command)
-        return row["run"] != run.path.name or len(row["values"]) > 1 or (is_same and row["metric"] in numbers)
+        is_same = is_same and row["metric"] in numbers and str(config.seed) in row["values"]
+        return row["run"] != run.path.name or len(row["values"]) > 1 or is_same
 
     rows = [row for row in rows if is_kept(row)]
     pflop = read_result(run).get("pflop")
@@ -223,10 +228,7 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
         UsageError: the folder or the list among the results is of other runs, or a run of the study is gone or was trained on since.
     """
     _check_experiment(experiment)
-    _check_index(results)
-    # Rows are read, changed and written: those of another process would be lost.
-    taken = f"another process publishes in {results}; wait for it and repeat the command"
-    with holding_lock(results / ".lock", _LOCK_SECONDS, taken):
+    with _held(results):
         return _publish_study(folder, experiment, results)
 
 

@@ -364,11 +364,12 @@ def result_row(runs, metric, values, published=None, source=None, *, unit="%") -
     values = [float(value) for value in values]
     config, origins = runs[0].config, [describe_origin(each.run, each.config) for each in runs]
     spread = describe(values)
+    recipes = {list_numbers(each.run)[1] for each in runs}  # patience may have ended seeds at other steps
     known = published is not None and not pd.isna(published)
     return {
         "dataset": config.dataset_name,
         "model": config.model_name,
-        "preset": list_numbers(runs[0].run)[1],
+        "preset": recipes.pop() if len(recipes) == 1 else getattr(config, "preset", ""),
         "options": config.model_choices,
         "metric": metric,
         "unit": unit,
