@@ -106,6 +106,7 @@ class SavedModel:
         if threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # as `devices.import_tensorflow`
         _refuse_side_effects(path)
         self._loaded = tf.saved_model.load(path)
         signature = self._loaded.signatures["serving_default"]
@@ -165,6 +166,10 @@ class Keras:
     def __init__(self, path, threads):
         import keras
 
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.experimental.enable_tensor_float_32_execution(False)  # as `devices.import_tensorflow`
         self._model = keras.saving.load_model(path, compile=False)
         self.runtime = f"keras {keras.__version__} on {keras.backend.backend()}"
         self.inputs, outputs = [(list(self._model.input_shape), "float32")], self._model.output

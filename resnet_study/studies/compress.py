@@ -78,6 +78,8 @@ def compress(given: dict, sources: dict[str, HyperParameters]) -> Path:
                 f"--versions must name networks by different folders, received {other} and {name}, whose files would replace each other; "
                 "rename one"
             )
+    if tf.config.get_visible_devices("GPU"):  # all forms are of the processor
+        devices.choose_strategy("cpu")
     tf.get_logger().setLevel("ERROR")  # it warns that each network's `predict` is built anew
     known, missing, forms = folder / "measured.json", [], []
     for name, config in sources.items():

@@ -17,6 +17,7 @@ import pandas as pd
 import cifar10_input
 from cifar10_train import Train
 from hyper_parameters import HyperParameters
+from resnet_study import devices
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.networks.multiply_adds import multiply_adds
@@ -132,4 +133,5 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":  # the process of `measure_apart`
+    devices.import_tensorflow()
     print(json.dumps(measure_cost(HyperParameters.from_json(sys.stdin.read(), "the standard input"))))
