@@ -23,7 +23,9 @@ def _changed(name: str, default=None, **facts):
 
 def _given(flags: dict, *names: str) -> str:
     """The first of some flags that was given and asks for something, as it was given; "" = none."""
-    return next((f"--{name}={flags[name]}" for name in names if flags.get(name)), "")
+    usual = FlowerParameters.__dataclass_fields__
+    asks = (name for name in names if flags.get(name) and flags[name] != usual[name].default)
+    return next((f"--{name}={flags[name]}" for name in asks), "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

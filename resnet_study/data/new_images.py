@@ -64,9 +64,10 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
             f"note: {found.place} has no images in folders of --label_level={given['label_level']}, which {run} has; its first folders are taken "
             "for classes"
         )
-    # Those of the parts of a run may name it.
-    ignored = [name for name in _PARTS if flags.get(name, kept := getattr(stored, name, None)) != kept]
-    if ignored := ignored + [name for name in _NOT_DONE if flags.get(name)]:
+    # Those of the parts of a run may name it, and where there is none, that is told later.
+    parts = _PARTS if stored or flags.get("test_ckpt_path") else ()
+    ignored = [name for name in parts if flags.get(name, kept := getattr(stored, name, None)) != kept]
+    if ignored := ignored + [name for name in _NOT_DONE if flags.get(name) in (True, "on")]:
         raise UsageError(
             f"all images of {found.place} are tested, each once and as it is, received --{ignored[0]}={flags[ignored[0]]}; leave that out"
         )
@@ -139,9 +140,10 @@ def check_own_of(path: str, config, fingerprint: str, place: str) -> None:
         fingerprint, place: of the images.
 
     Raises:
-        UsageError: as `check_own`; or the run is of the other program, which draws other parts of the same images.
+        UsageError: as `check_own`; or the run is of the other program, which draws other parts of the same folder.
     """
     run = run_around(path)
     if run is not None and run.holds_run() and read_json(run.config, dict).get("dataset") == config.dataset:
-        run.read_config(type(config))
+        if config.dataset == "folder":
+            run.read_config(type(config))
         check_own(run, fingerprint, place)
