@@ -158,7 +158,10 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             )
     if len(config.tasks) > 1:
         raise UsageError(f"--mode=calibrate is for models with one head, received --heads={config.heads}")
-    recipe = dataclasses.replace(recipe, **{name: getattr(config, name) for name in PLACES})
+    # What was moved since; two runs on one folder may have had tables of their own.
+    kept = run.read_config(HyperParameters)
+    moved = {name: getattr(config, name) for name in PLACES if getattr(config, name) != getattr(kept, name)}
+    recipe = dataclasses.replace(recipe, **{"data_dir": config.data_dir} | moved)
     data = cifar10_input.load_data(recipe)
     if data.several:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")

@@ -200,6 +200,7 @@ def test_a_table_may_name_the_parts(tmp_path):
         # Where some of the folders are here, images of the others are missing, also where the data folder itself is one of them.
         (["2021/1.png", "2021/2.png"], "2021/2.png,b\n2022/1.png,a", {"b": ["2021/2.png"]}),
         (["1.png", "2.png"], "x/2.png,b\n2022/1.png,a", {"b": ["2.png"]}),
+        (["train/1.png", "test/1.png", "test/3.png"], "x/1.png,a\nx/3.png,b", {"a": ["train/1.png"]}),
         # Parts that are not numbered alike.
         (["train/1.png", "test/1.png", "valid/7.png"], "1,a\n7,b", {"a": ["train/1.png"]}),
         # Names that no two parts share.

@@ -144,9 +144,9 @@ def _find_all(called, top: str, path: list[str], alone: bool) -> tuple[list, lis
     """The files, pairs of folder and name, that the path of a row may mean; and its folders, unless the name alone decides."""
     *folders, last = path
     found = sorted(called.get(last, ()))
-    if alone or not folders:
+    if alone or not folders or folders[-1] == top:
         return found, []
-    return [place for place in found if folders[-1] in (top, *place[0])], folders
+    return [place for place in found if folders[-1] in place[0]], folders
 
 
 def _choose(found, folders, name: str, part: str, table: Path):
