@@ -220,7 +220,7 @@ class Train:
             self._keeper.go_on(reports, self.step)
 
     def _describe(self):
-        """Prints what was chosen, and adds this start to `environment.json` and `data.json`."""
+        """Prints what was chosen, and adds this start to `environment.json`, where it trains, and to `data.json`."""
         write_json(self.run.data, self.task.describe_data(resumed=bool(self.history)))
         environment = describe_environment(self.policy, self.config.strategy, self.towers)
         if not self._has_ended():

@@ -210,7 +210,7 @@ class HyperParameters(SharedSettings):
         TRAINING,
         "Lookahead (Zhang et al. 2019, arXiv:1907.08610): every that many steps, and after the last, weights and moving statistics are "
         "averaged and training goes on from the average; the decay is weight_averaging * (step / train_steps)**3 (Jordan 2024, "
-        "arXiv:2404.00498); 0 = off",
+        "arXiv:2404.00498), with extend in each part by itself; 0 = off",
         minimum=0,
     )
 

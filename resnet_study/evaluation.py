@@ -225,9 +225,8 @@ def read_as_trained(config, path: str, model):
     """The settings, with images read as the file of the model says, brought to the size of the network so where the settings leave it open."""
     told = find_class_names(path, model)
     if told.resize == "nearest" and config.resize == "auto" and hasattr(config, "faithful"):
-        return dataclasses.replace(
-            config, faithful=True
-        )  # the setting of `flowers` that goes with this, and with an order of classes
+        # The setting of `flowers` that goes with this, and with an order of classes.
+        return dataclasses.replace(config, faithful=True)
     resize = told.resize if config.resize == "auto" and told.resize in ("pad", "stretch") else config.resize
     return dataclasses.replace(config, resize=resize, jpeg_size=told.jpeg_size or config.jpeg_size)
 

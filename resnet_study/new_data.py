@@ -91,12 +91,8 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
 def _split_labels(found: LabelledFiles, names) -> LabelledFiles:
     """Labels for a model of several where the table did not show what stands between them: whatever leaves names that the model knows."""
     known = {name.lower() for name in names}
-    whole = "\0"
-    for mark in (
-        whole,
-        *SEPARATORS.values(),
-        whole,
-    ):  # where nothing fits, the message is to name the cells as they are
+    # Where nothing fits, the message is to name the cells as they are.
+    for mark in ("\0", *SEPARATORS.values(), "\0"):
         split = {label: split_cell(label, mark) for label in found.classes}
         classes = tuple(sorted({name for labels in split.values() for name in labels}))
         if known.issuperset(map(str.lower, classes)):

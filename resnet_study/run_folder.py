@@ -2,7 +2,7 @@
 
 runs/<version>/                 written by
     config.json                 this module: settings
-    environment.json            this module, at each start: versions, devices, number format, towers
+    environment.json            this module, at each start that trains: versions, devices, number format, towers
     data.json                   cifar10_train: class names, image counts, where the data was found (training.tasks, flowers.transfer)
     checkpoints/step-*.npz      checkpoints: the last two
     error.csv                   training.state: one row per report

@@ -77,6 +77,13 @@ def test_a_run_with_weights(tmp_path, capsys):
     with pytest.raises(UsageError, match="--class_weight must be balanced or a JSON file"):
         cifar10_train.train(from_preset("smoke", class_weight="nowhere.json", version="y", **given))
     assert not (tmp_path / "y").exists()
+    weights = tmp_path / "w.json"
+    weights.write_text(json.dumps(dict.fromkeys(SYNTHETIC_CLASSES, 2.0)))
+    # Who overwrites a run must not train by the weights that it had.
+    config = from_preset("smoke", class_weight=str(weights), version="w", **given)
+    cifar10_train.train(config)
+    with pytest.raises(UsageError, match=r"has taken class weights or --jpeg_size from the run in .*w, which"):
+        cifar10_train.Train(config).train(overwrite=True)
     cifar10_train.train(from_preset("smoke", balanced_sampling=True, version="z", **given))
     with pytest.raises(UsageError, match="received it and --class_weight=balanced"):
         from_preset("smoke", balanced_sampling=True, class_weight="balanced")

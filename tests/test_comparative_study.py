@@ -358,7 +358,7 @@ def test_gradient_norms_are_those_of_the_untrained_and_the_trained_network(study
     _, given = study
     finished = read_finished(plan_runs(given, ["resnet8"], ["synthetic"], [0])[0])
     norms = measure_gradient_norms(finished)
-    assert norms["step"].tolist() == [0, 4]
+    assert norms["step"].tolist() == [0, finished.result["best_step"]]
     assert [name for name in norms.columns if "conv" in name][:2] == ["stem_conv", "stage1_block1_conv1"]
     assert (norms.iloc[:, 1:] > 0).all().all() and norms.equals(measure_gradient_norms(finished))
     # By hand, for the last layer: the gradient by the scores is probability - label.
@@ -681,7 +681,8 @@ def test_a_killed_study_goes_on(tmp_path):
     for depth in (8, 14):
         for form in ("plain", "resnet"):
             run = RunFolder(tmp_path / "runs" / f"{form}{depth}-synthetic-smoke-seed0")
-            assert pd.read_csv(run.gradient_norms)["step"].tolist() == [0, 60]
+            best = json.loads(run.result.read_text())["best_step"]
+            assert pd.read_csv(run.gradient_norms)["step"].tolist() == [0, best]
             assert run.read_history()["step"].tolist() == [0, 20, 40, 60]
     assert "run 1 of" not in run_main(*flags, cwd=tmp_path).stdout
     run_main("--mode=compare", "--models=resnet8,plain8", *flags[2:], cwd=tmp_path)

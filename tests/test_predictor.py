@@ -84,7 +84,9 @@ def test_the_second_call_builds_nothing():
 def test_cores_share_a_batch_where_an_operation_has_one_thread(monkeypatch):
     monkeypatch.setattr(devices, "count_cores", lambda: 4)
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 1)
-    assert devices.count_inference_towers() == 4
+    for threads, towers in ((0, 4), (2, 2)):
+        monkeypatch.setattr(tf.config.threading, "get_inter_op_parallelism_threads", lambda count=threads: count)
+        assert devices.count_inference_towers() == towers
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
     assert devices.count_inference_towers() == 1
 

@@ -14,7 +14,7 @@ def list_operations(model: keras.Model) -> list[Operation]:
     given, made = keras.Operation.input.fget, keras.Operation.output.fget
     weighted = keras.layers.Conv2D | keras.layers.Dense | keras.Model
     return [
-        (isinstance(layer, weighted), *(map(id, keras.tree.flatten(end(layer))) for end in (given, made)))
+        (isinstance(layer, weighted), *({id(one) for one in keras.tree.flatten(end(layer))} for end in (given, made)))
         for layer in model.operations
     ]
 

@@ -15,7 +15,6 @@ from matplotlib.ticker import LogFormatter
 
 import cifar10_input
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import read_result
 from resnet_study.files import write_atomically
 from resnet_study.reports.canvas import BLUE, STYLE, VERMILION, make_panels, save_figure
 from resnet_study.reports.published import DEPTH_TABLE, published_number
@@ -56,7 +55,7 @@ def measure_gradient_norms(finished: FinishedRun) -> pd.DataFrame:
     training, _ = cifar10_input.split_data(cifar10_input.load_data(config), config)
     part = training.take(np.arange(min(128, len(training))))
     rows = []
-    for step, model in ((0, untrained), (read_result(finished.run)["best_step"], trained)):
+    for step, model in ((0, untrained), (finished.result["best_step"], trained)):
         kernels = {layer.name: layer.kernel for layer in model.layers if hasattr(layer, "kernel")}
         with tf.GradientTape() as tape:
             chosen = tf.gather(model(part.images, training=True), part.labels, batch_dims=1)

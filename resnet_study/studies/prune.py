@@ -58,9 +58,8 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         return dataclasses.replace(run.read_config(HyperParameters), **asked | place)
     # Before anything is computed, as the training would have it.
     run.check(config, resume=resume, overwrite=overwrite)
-    devices.choose_towers(
-        config.towers, devices.choose_strategy(config.strategy), config.train_batch_size // config.accumulate
-    )
+    images = dataclasses.replace(config, hard_share=given.get("hard_share", 1.0)).images_per_step
+    devices.choose_towers(config.towers, devices.choose_strategy(config.strategy), images // config.accumulate)
     model = load_model(path, config.shipped_name)
     data = next(iter(load_as_trained(config, path, model, own=False).values()))
     steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
