@@ -596,6 +596,8 @@ def test_runs_published_at_the_same_time_all_stay(tmp_path, monkeypatch):
         assert len(list(pool.map(lambda run: publish(run, "smoke", results), runs[1:]))) == 2
     rows = read_json(results / "smoke.json", [dict])
     assert rows[0]["values"] == {"0": 10.0, "1": 11.0, "2": 12.0} and rows[0]["runs"] == 3
+    for run in runs:  # each page tells of all seeds
+        assert "± 1.00 (3 seeds)" in (results / run.path.name / "README.md").read_text()
 
 
 def test_a_folder_that_was_trained_again_with_another_seed_has_one_row(tmp_path):

@@ -139,6 +139,7 @@ def _publish(run, experiment, results, config, recipe, numbers):
             **origin,
             "pflop": pflop,
             "run": run.path.name,
+            "folders": row.get("folders", {}) | {str(config.seed): run.path.name},
             "note": note if len(values) == 1 else "",
             "options": config.model_choices,
         }
@@ -292,7 +293,8 @@ def write_table(results: Path) -> Path:
         has_ratios = any(_is_ratio(row) for row in rows)
         for row in rows:
             page = row["run"] or path.stem
-            pages.setdefault(page, {}).setdefault(path.stem, []).append(row)
+            for place in dict.fromkeys((page, *row.get("folders", {}).values())):  # of each seed
+                pages.setdefault(place, {}).setdefault(path.stem, []).append(row)
             if has_ratios and row["run"] is None and not _is_ratio(row):
                 continue
             key = (row["dataset"], _name_row(row), row["preset"], row["metric"] if _is_ratio(row) else None, page)
