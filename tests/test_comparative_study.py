@@ -203,7 +203,7 @@ def test_a_comparison_writes_tables_figures_and_rows(study, tmp_path):
     assert main(flags) == 0
     first = (tmp_path / "README.md").read_text()
     page = (tmp_path / "compare" / "README.md").read_text()
-    assert "## compare" in first and "[compare](compare/README.md)" in first
+    assert "## compare" in first and "[page](compare/README.md)" in first
     assert "![accuracy-synthetic](accuracy-synthetic.png)" in page and report[:40] in page
     kept = tmp_path / "compare" / "runs" / run.path.name
     assert (kept / "error.csv").read_text() == run.error_csv.read_text() and (kept / "result.json").is_file()

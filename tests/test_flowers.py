@@ -612,7 +612,7 @@ def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, 
     assert row["value"] == round(json.loads(before)["validation"]["accuracy"], 6)
     page = (tmp_path / "done" / "README.md").read_text()
     assert "| validation f1 |" in page and "(accuracy_and_loss.png)" in page
-    assert "[done](done/README.md)" in (tmp_path / "README.md").read_text()
+    assert "[page](done/README.md)" in (tmp_path / "README.md").read_text()
     assert flowers.evaluate.main([*flags, *results, "--test_ckpt_path=x"]) == 2
     assert flowers.predict.main([str(image_folder / "valid" / "10"), *flags, "--explain"]) == 0
     assert len(list((finished.path / "explanations").glob("*.png"))) == 2

@@ -249,7 +249,8 @@ def test_publish_writes_rows_and_a_table(trained_run, tmp_path):
     assert len(rows) == 4 and keys <= rows[0].keys() and "--train_steps=6" in rows[0]["command"]
     assert [row["pflop"] > 0 for row in rows] == 4 * [True]
     table = (tmp_path / "results" / "README.md").read_text()
-    assert "test_error" in table and "[p](p/README.md)" in table
+    assert "test_error" in table and "[page](p/README.md)" in table
+    assert re.search(r"\| 192 \| [\d.e-]+ \|", (tmp_path / "results" / "p" / "README.md").read_text())  # images, PFLOP
     assert "the test](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
 

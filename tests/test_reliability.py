@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -591,13 +592,20 @@ def test_runs_published_at_the_same_time_all_stay(tmp_path, monkeypatch):
         return value
 
     publish(runs[0], "smoke", results)
+    for run in runs[1:]:
+        write_json(run.environment, [read_json(run.environment, list)[0] | {"processor": "another"}])
     monkeypatch.setattr(reports, "read_json", read_slowly)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         assert len(list(pool.map(lambda run: publish(run, "smoke", results), runs[1:]))) == 2
     rows = read_json(results / "smoke.json", [dict])
     assert rows[0]["values"] == {"0": 10.0, "1": 11.0, "2": 12.0} and rows[0]["runs"] == 3
     for run in runs:  # each page tells of all seeds
-        assert "± 1.00 (3 seeds)" in (results / run.path.name / "README.md").read_text()
+        page = (results / run.path.name / "README.md").read_text()
+        assert "± 1.00 (3 seeds)" in page
+        for seed, machine in enumerate(("p", "another", "another")):
+            assert re.search(
+                rf"\| test_error \| {seed} \| 1{seed}.00 % \| \S+ \|  \| 0 min \| {machine}, 2 cores", page
+            )
 
 
 def test_a_folder_that_was_trained_again_with_another_seed_has_one_row(tmp_path):

@@ -109,7 +109,6 @@ def _publish(run, experiment, results, config, recipe, numbers):
         return row["run"] != run.path.name or len(row["values"]) > 1 or is_same
 
     rows = [row for row in rows if is_kept(row)]
-    pflop = read_result(run).get("pflop")
     for metric, (value, published, published_source, note) in numbers.items():
         key = {
             "experiment": experiment,
@@ -137,9 +136,9 @@ def _publish(run, experiment, results, config, recipe, numbers):
             if seeds == [str(config.seed)]
             else f"for seed in {' '.join(seeds)}; do {command} --seed=$seed; done",
             **origin,
-            "pflop": pflop,
             "run": run.path.name,
             "folders": row.get("folders", {}) | {str(config.seed): run.path.name},
+            "origins": row.get("origins", {}) | {str(config.seed): origin},
             "note": note if len(values) == 1 else "",
             "options": config.model_choices,
         }
@@ -151,7 +150,7 @@ def _publish(run, experiment, results, config, recipe, numbers):
 
 
 def describe_origin(run: RunFolder, config: Settings) -> dict:
-    """Where the numbers of a run come from: images_seen, wall_seconds, hardware and commit, as in a row of results.
+    """Where the numbers of a run come from: images_seen, pflop (None = not known), wall_seconds, hardware and commit, as in a row of results.
 
     Raises:
         UsageError: the run has not been trained, or was trained on since it was tested.
@@ -164,6 +163,7 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     last = run.read_history().iloc[-1]
     return {
         "images_seen": int(last["step"]) * config.images_per_step,
+        "pflop": read_result(run).get("pflop"),
         "wall_seconds": round(float(last["seconds"])),
         "hardware": name_hardware(starts[-1]),
         "commit": starts[0]["commit"],
@@ -306,9 +306,10 @@ def write_table(results: Path) -> Path:
             continue
         for (*_, page), row in shown.items():
             published = "" if row["published"] is None else f"{row['published']:.2f} {row['unit']}"
-            cells.append([*_cells(row), published, f"[{page}]({page}/README.md)"])
-        header = ["data set", "model", "preset", "metric", "value", "published", "page"]
-        lines += ["", f"## {path.stem}", "", *table_lines(header, "llllrrl", cells)]
+            pflop = row.get("pflop")
+            cells.append([*_cells(row), published, pflop and f"{pflop:.3g}", f"[page]({page}/README.md)"])
+        header = ["data set", "model", "preset", "metric", "value", "published", "PFLOP", "page"]
+        lines += ["", f"## {path.stem}", "", *table_lines(header, "llllrrrl", cells)]
         if figure := draw_depths(rows, path.stem):
             save_figure(figure, results / f"depth-{path.stem}.png")
             lines += ["", f"![error against depth](depth-{path.stem}.png)"]
@@ -325,8 +326,8 @@ _NOTES = (
     "`test_error_flip` is that of the mean answer for image and mirror image, by `--mode=test --test_flip` of the same run;",
     "`test_error_shifts` (`--test_shifts`) gives half the weight to both moved by one pixel, up and left, down and right.",
     "`±` is the sample standard deviation over seeds; a range in brackets goes from the smallest to the largest of the values whose",
-    "median stands before it. Time and commit are those of the last run; studies (compare, degradation, robustness) add up the time",
-    "of the runs of a row. The machine of a row names the towers of its training where there were several; repeat the others with",
+    "median stands before it. Images, PFLOP, time and commit are those of the last run; studies (compare, degradation, robustness) add up",
+    "the time of the runs of a row. The machine of a row names the towers of its training where there were several; repeat the others with",
     "`--towers=1`, since towers change the numbers.",
 )
 
@@ -351,13 +352,28 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
     for experiment, rows in experiments.items():
         cells = []
         for row in rows:
-            origin = [f"{row['wall_seconds'] / 60:.0f} min", row["hardware"], row["commit"]]
             published = (
                 "" if row["published"] is None else f"{row['published']:.2f} {row['unit']} ({row['published_source']})"
             )
-            cells.append([*_cells(row), published, *origin])
-        header = ["data set", "model", "preset", "metric", "value", "published", "time", "hardware", "commit"]
-        lines += ["", f"## {experiment}", "", *table_lines(header, "llllrrrll", cells)]
+            cells.append([*_cells(row), published, *_describe_origin(row)])
+        header = ["data set", "model", "preset", "metric", "value", "published", *_ORIGIN]
+        lines += ["", f"## {experiment}", "", *table_lines(header, "llllrrrrrll", cells)]
+        seeds = [
+            [
+                _name_row(row),
+                row["preset"],
+                row["metric"],
+                seed,
+                f"{row['values'][seed]:.2f} {row['unit']}",
+                *_describe_origin(origin),
+            ]
+            for row in rows
+            for seed, origin in sorted(row.get("origins", {}).items(), key=lambda item: int(item[0]))
+            if row["runs"] > 1
+        ]
+        if seeds:
+            header = ["model", "preset", "metric", "seed", "value", *_ORIGIN]
+            lines += ["", "Each seed:", "", *table_lines(header, "lllrrrrrll", seeds)]
         lines += ["", "Commands:", "", "```", *dict.fromkeys(row["command"] for row in rows), "```"]
     report = results / page / "report.md"
     if report.is_file():
@@ -367,6 +383,21 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
         lines += ["", "## Figures", ""]
         lines += [f"![{_SHOWN.get(figure.stem, figure.stem)}]({figure.name})" for figure in figures]
     return "\n".join(lines) + "\n"
+
+
+_ORIGIN = ("images", "PFLOP", "time", "hardware", "commit")
+
+
+def _describe_origin(origin) -> list:
+    """The cells of what `describe_origin` gives; measurements without training have no images."""
+    images, pflop = origin["images_seen"], origin.get("pflop")
+    return [
+        f"{images:,}" if images else None,
+        pflop and f"{pflop:.3g}",
+        f"{origin['wall_seconds'] / 60:.0f} min",
+        origin["hardware"],
+        origin["commit"],
+    ]
 
 
 def _is_ratio(row) -> bool:
