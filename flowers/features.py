@@ -1,5 +1,6 @@
 """What a frozen backbone gives for each image and each of its fixed variants: computed once, and trained on in the place of the images."""
 
+import functools
 import itertools
 import math
 
@@ -9,7 +10,9 @@ import tensorflow as tf
 from flowers.augmentation import make_variant
 from flowers.image_part import ImagePart
 from flowers.settings import FlowerParameters
+from resnet_study import devices
 from resnet_study.errors import UsageError
+from resnet_study.training.step import shard
 
 _LARGEST_FEATURES = 2 << 30  # bytes, of training and validation images together
 
@@ -63,10 +66,14 @@ def compute_features(backbone, training: ImagePart, validation_batches, config: 
     Returns:
         Features of the training images float32 [n, variants, ...]; of the validation images float32 [n, ...], and their labels.
     """
-    run = tf.function(lambda images: backbone(images, training=False), reduce_retracing=True)
+    towers = devices.count_inference_towers()
+
+    @functools.partial(tf.function, reduce_retracing=True)
+    def run(images, towers):
+        return tf.concat([backbone(*part, training=False) for part in shard(towers, images)], 0)
 
     def compute(images):
-        return np.asarray(run(images), np.float32)
+        return np.asarray(run(images, min(towers, len(images))), np.float32)
 
     variants, size = count_variants(config), config.validation_batch_size
     pairs = list(itertools.product(range(len(training)), range(variants)))

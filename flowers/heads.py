@@ -17,6 +17,7 @@ import contextlib
 import re
 import socket
 import tempfile
+from numbers import Integral
 from pathlib import Path
 
 import h5py
@@ -419,7 +420,7 @@ def _policy(dtype):
 def _check_arguments(spec, classes, input_shape, head):
     if head not in HEADS:
         raise UsageError(f"head must be one of {', '.join(HEADS)}; received {head!r}")
-    if not isinstance(classes, int) or classes < 2:
+    if not isinstance(classes, Integral) or classes < 2:
         raise UsageError(f"classes must be an int >= 2, received {classes!r}")
     shape = tuple(input_shape)
     if len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < spec.smallest:

@@ -35,7 +35,7 @@ from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, shorten
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
-from resnet_study.networks.layers import PixelNormalization, finalize_layers
+from resnet_study.networks.layers import PatchWhitening, PixelNormalization, finalize_layers
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
@@ -43,6 +43,8 @@ from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.run_log import count_parameters
 from resnet_study.training.step import UpdateRule, is_seed
 from resnet_study.training.task import Task
+
+_WHITENED = 5000 * 32 * 32  # pixels of the images that whitening filters are made from
 
 
 class Transfer(Task):
@@ -192,8 +194,22 @@ class Transfer(Task):
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.
         if self._load_weights and not known and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
+        if self._load_weights and config.weights == "none":
+            self._adapt_whitening()
         self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)
         return head if self.caches_features else self.transfer
+
+    def _adapt_whitening(self):
+        """Sets the filters that are made from training images and never trained, of networks that have some."""
+        found = [layer for layer in self.backbone.layers if isinstance(layer, PatchWhitening)]
+        if not found:
+            return
+        height, width = self.training.shape[:2]
+        most = max(100, _WHITENED // (height * width))
+        chosen = np.random.default_rng((self.config.seed, 10)).permutation(len(self.training))[:most]
+        images = self._preprocessing(self.training.load(chosen)[0])
+        for layer in found:
+            layer.adapt(images)
 
     def _unfreeze(self):
         """Begins the second stage."""

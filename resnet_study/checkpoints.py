@@ -59,7 +59,7 @@ def delete_checkpoints_beside(path: Path) -> None:
     """Deletes all checkpoints but `path`, which was read, and the one before it."""
     found = list_checkpoints(path.parent)
     # Those of later steps were damaged, or the run would have gone on from them.
-    kept = [other for other in found if other <= path][-_KEPT:]
+    kept = found[: found.index(path) + 1][-_KEPT:]
     for other in found:
         if other not in kept:
             with contextlib.suppress(

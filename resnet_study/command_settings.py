@@ -132,9 +132,9 @@ def _read_data_flags(flags):
 
 def find_sources(flags: dict, versions: list[str]) -> dict[str, hyper_parameters.HyperParameters]:
     """Name -> settings to test with, of each run, model file or network with shipped weights."""
-    found = {}
+    found, runs = {}, Path(hyper_parameters.from_flags(flags).runs_dir).expanduser()
     for name in versions:
-        place = Path(hyper_parameters.from_flags(flags).runs_dir) / name
+        place = runs / name
         source = {"test_ckpt_path": str(place) if place.is_dir() else name}
         if name in registry.MODELS and not place.is_dir():
             weights = flags.get("dataset", "cifar10")

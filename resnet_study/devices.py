@@ -188,13 +188,14 @@ def share_batches() -> None:
 
 
 def count_inference_towers() -> int:
-    """Shards of a batch in inference: as many as TensorFlow computes operations at a time where it gives each one thread, else 1."""
+    """Shards of a batch in inference: as many as the cores compute at a time where the threads of an operation were set, else 1."""
     import tensorflow as tf
 
     threading = tf.config.threading
-    if threading.get_intra_op_parallelism_threads() != 1:
+    of_an_operation = threading.get_intra_op_parallelism_threads()
+    if not of_an_operation:
         return 1
-    return threading.get_inter_op_parallelism_threads() or count_cores()
+    return max(1, (threading.get_inter_op_parallelism_threads() or count_cores()) // of_an_operation)
 
 
 def _set_threads(of_an_operation: int, operations: int):

@@ -74,6 +74,13 @@ def run_command(command) -> int:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib
+            print(
+                "error: a path that begins with ~ must name a user of this machine, received another; mend it",
+                file=sys.stderr,
+            )
+            _show_traceback()
+            return 2
         if (told := _describe_memory(error)) is None:
             raise
         print(

@@ -1,7 +1,6 @@
 """A trained model made ready to answer with the probabilities of raw images: for tests of this library and for programs of others."""
 
 import functools
-import itertools
 import os
 import warnings
 
@@ -14,13 +13,14 @@ from resnet_study.errors import UsageError, naming_memory, say_once, shorten
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.saved_models import as_functional, find_heads
+from resnet_study.training.step import shard
 
 
 class Predictor:
     """Answers with probabilities, in compiled batches; only the first call takes time to prepare.
 
     The answers come from a copy of the model whose batch normalisation is folded into the convolutions, see `fold_batch_norm`. Where
-    TensorFlow gives each operation one thread, as in a training with towers, the cores share each batch.
+    the threads of each operation were set, as by a training with towers or by `devices.share_batches`, the cores share each batch.
 
     Args:
         model: what `exporting.exported_model.open_model` gives, or what it takes: a path, "cifar10". Weights that change afterwards
@@ -68,8 +68,7 @@ class Predictor:
 
         @functools.partial(tf.function, reduce_retracing=True)
         def answer(images, towers):
-            bounds = [number * tf.shape(images)[0] // towers for number in range(towers + 1)]
-            parts = [folded(images[start:end], training=False) for start, end in itertools.pairwise(bounds)]
+            parts = [folded(*part, training=False) for part in shard(towers, images)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
         self._answer = answer
@@ -104,7 +103,7 @@ class Predictor:
         """As `predict`, of a model whose outputs [batch, n] may be any numbers, such as features."""
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"batch_size must be an int >= 1, received {batch_size!r}")
-        images = _check_images(images, self.model)
+        images = check_images(images, self.model)
         answers = {
             name: np.empty((len(images), classes), np.float32) for name, classes in find_heads(self.model).items()
         }
@@ -122,7 +121,7 @@ class Predictor:
         return answers.get("", answers)
 
 
-def _check_images(images, model) -> np.ndarray:
+def check_images(images, model) -> np.ndarray:
     """The images as uint8 or float32, of the shape that the model takes; raises UsageError for anything else."""
     try:
         images = np.asarray(images)

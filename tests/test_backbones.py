@@ -213,3 +213,20 @@ def test_constants_of_a_backbone_come_with_its_weights(monkeypatch):
     monkeypatch.setattr(keras.applications, "EfficientNetB0", build)
     backbone = backbones.find("efficientnetb0").build((8, 8, 3), "imagenet", True)
     np.testing.assert_allclose(backbone(np.full((1, 8, 8, 3), 8.0)), 2.0)
+
+
+def test_filters_that_are_made_from_images_are_so_in_a_transfer_from_random_weights(tmp_path):
+    """They never train, and would stay random."""
+
+    def whiten(**changes):
+        config = FlowerParameters(dataset="digits", model="resnet9", **changes)
+        task = Transfer(config, RunFolder(tmp_path))
+        task.build(0, "float32", tf.distribute.get_strategy())
+        images, _ = task.training.load(np.arange(len(task.training)))
+        layer = task.backbone.get_layer("stem_whitening")
+        found = tf.nn.conv2d(task._preprocessing(images), layer.kernel.value, 1, "VALID")
+        return np.cov(np.reshape(found, [-1, found.shape[-1]])[:, : found.shape[-1] // 2].T).diagonal()
+
+    variances = whiten(weights="none", base="trained")
+    assert variances.max() < 1.01 and (variances > 0.5).sum() >= 3  # of directions in which grey digits differ
+    np.testing.assert_array_equal(whiten(weights="none"), variances)

@@ -27,7 +27,7 @@ import flowers.predict
 import flowers.train
 from flowers import augmentation, backbones, batches, data, features, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
-from resnet_study import saved_models
+from resnet_study import devices, saved_models
 from resnet_study.data import download
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -742,7 +742,9 @@ def losses(trainer, steps):
     return [trainer._take_step(*batch) for batch in itertools.islice(trainer.task.training_batches(), steps)]
 
 
-def test_cached_features_give_the_losses_of_the_whole_model(image_folder, tmp_path):
+@pytest.mark.parametrize("towers", [1, 2])
+def test_cached_features_give_the_losses_of_the_whole_model(image_folder, tmp_path, monkeypatch, towers):
+    monkeypatch.setattr(devices, "count_inference_towers", lambda: towers)
     both = []
     for cache in ("on", "off"):
         trainer = make_trainer(settings(image_folder, tmp_path, variants=2, cache_features=cache, head="flatten"))

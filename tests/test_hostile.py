@@ -1003,7 +1003,7 @@ def test_settings_from_strangers_do_not_say_where_to_write(trained_run, tmp_path
 
 
 @pytest.mark.parametrize("flags", [["--data_dir=~nobody-here/x"], ["--data_dir=" + "a" * 5000], ["--data_dir=a\0b"], ["--version=" + "v" * 300], ["--version=.."],
-                                   ["--runs_dir=/dev/null/x"], ["--train_steps=" + "9" * 4000], ["--seed=-1"]])  # fmt: skip
+                                   ["--class_weight=~nobody-here/w.json"], ["--runs_dir=/dev/null/x"], ["--train_steps=" + "9" * 4000], ["--seed=-1"]])  # fmt: skip
 def test_odd_flags(tmp_path, monkeypatch, capsys, flags):
     monkeypatch.chdir(tmp_path)
     dataset = "cifar10" if "data_dir" in flags[0] else "synthetic"

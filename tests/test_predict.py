@@ -438,6 +438,13 @@ def test_weights_are_meant_of_the_data_set_that_is_named(monkeypatch):
     assert [registry.default_network(weights) for weights in registry.SHIPPED] == ["resnet20", "resnet20", "resnet9"]
 
 
+def test_runs_are_found_in_a_folder_of_ones_home(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "resnet9")  # a run, not the shipped weights
+    found = command_settings.find_sources({"runs_dir": "~/runs"}, ["resnet9"])["resnet9"]
+    assert found.test_ckpt_path == str(tmp_path / "runs" / "resnet9")
+
+
 def test_labels_of_other_classes_are_refused_wherever_they_are_used():
     config = from_preset("demo", test_ckpt_path="cifar10")
     for use in (

@@ -81,14 +81,18 @@ def test_the_second_call_builds_nothing():
     assert predictor._answer.experimental_get_tracing_count() == built
 
 
-def test_cores_share_a_batch_where_an_operation_has_one_thread(monkeypatch):
+@pytest.mark.parametrize(
+    ("of_an_operation", "operations", "towers"),
+    [(1, 0, 4), (1, 2, 2), (2, 4, 2), (3, 4, 1), (4, 2, 1), (0, 0, 1), (0, 4, 1)],
+)
+def test_cores_share_a_batch_where_the_threads_of_an_operation_were_set(
+    monkeypatch, of_an_operation, operations, towers
+):
+    """As by `choose_towers` on machines with more cores than towers, and by `share_batches`."""
     monkeypatch.setattr(devices, "count_cores", lambda: 4)
-    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 1)
-    for threads, towers in ((0, 4), (2, 2)):
-        monkeypatch.setattr(tf.config.threading, "get_inter_op_parallelism_threads", lambda count=threads: count)
-        assert devices.count_inference_towers() == towers
-    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
-    assert devices.count_inference_towers() == 1
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: of_an_operation)
+    monkeypatch.setattr(tf.config.threading, "get_inter_op_parallelism_threads", lambda: operations)
+    assert devices.count_inference_towers() == towers
 
 
 def test_cores_share_a_batch_of_any_size(monkeypatch):

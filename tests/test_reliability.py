@@ -35,6 +35,7 @@ from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.reports import results as reports
+from resnet_study.reports import run_list
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder, shutil
 
@@ -215,6 +216,24 @@ def test_a_run_without_its_checkpoints_is_not_begun_anew(trained_run, tmp_path, 
     kept = {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
     assert train_here(tmp_path, "--resume") == 2 and refused(capsys, "expected a checkpoint", "--overwrite")
     assert {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()} == kept
+
+
+def test_the_checkpoint_before_stays_where_steps_grow_by_a_digit(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, step, {"a": np.ones(3)}, FACTS | {"step": step})
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["step-100000000", "step-99999999"]
+
+
+def test_runs_are_listed_while_one_deletes_files(tmp_path, monkeypatch):
+    run, find_state = a_tested_run(tmp_path, 0), run_list._find_state
+    (run.path / "passing").touch()
+
+    def find_late(folder):
+        (run.path / "passing").unlink()
+        return find_state(folder)
+
+    monkeypatch.setattr(run_list, "_find_state", find_late)
+    assert [row["name"] for row in run_list.list_runs(str(tmp_path))] == ["run0"]
 
 
 def test_new_checkpoints_outlive_damaged_later_ones(tmp_path):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cifar10_test import Predictions
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
+from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
 
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
@@ -31,7 +32,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
 
     Args:
         model: model that ends in a dense layer, as `saved_models.load_model` returns.
-        images: raw pixels [n, height, width, RGB], 0..255.
+        images: raw pixels [n, height, width, RGB], 0..255; a warning tells where they seem to be scaled to 0..1.
         labels: int [n], the class that each map explains.
         head: of a model with several, the name of the one whose classes these are.
 
@@ -39,7 +40,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
         float32 [n, height, width], 0..1 in each image; all 0 where nothing speaks for the class.
 
     Raises:
-        UsageError: the model has no such maps or does not end in a dense layer.
+        UsageError: the model has no such maps or does not end in a dense layer, or takes images of another shape.
 
     Example:
         import numpy as np
@@ -51,7 +52,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
         heat = explain(load_model("cifar10"), image[None], np.array([3]))  # what speaks for a cat
         print(heat.shape)  # (1, 32, 32)
     """
-    heat_map = make_explainer(model, head)
+    heat_map, images = make_explainer(model, head), check_images(images, model)
     return np.stack([heat_map(image, label) for image, label in zip(images, labels, strict=True)])
 
 

@@ -1,6 +1,8 @@
 """What lies in a folder of runs: a line for each, read from small files; importing this module imports neither TensorFlow nor Keras."""
 
+import contextlib
 import datetime
+import stat
 from pathlib import Path
 
 from resnet_study.checkpoints import check_checkpoint, latest_checkpoint_in
@@ -25,15 +27,23 @@ def list_runs(runs_dir: str) -> list[dict]:
         raise UsageError(f"--runs_dir must be a folder with runs, found none in {place}; train one first")
     rows = []
     for path in place.iterdir():
-        files = [entry for entry in path.rglob("*") if entry.is_file()] if path.is_dir() else []
-        state = _find_state(RunFolder(path)) if files else None
+        stats = _stat_files(path)
+        state = _find_state(RunFolder(path)) if stats else None
         if state:
-            stats = [entry.stat() for entry in files]
-            changed = datetime.datetime.fromtimestamp(max(stat.st_mtime for stat in stats))
+            changed = datetime.datetime.fromtimestamp(max(each.st_mtime for each in stats))
             rows.append(
-                {"name": as_text(path.name), **state, "bytes": sum(stat.st_size for stat in stats), "changed": changed}
+                {"name": as_text(path.name), **state, "bytes": sum(each.st_size for each in stats), "changed": changed}
             )
     return sorted(rows, key=lambda row: row["changed"], reverse=True)
+
+
+def _stat_files(folder):
+    """The stats of all files; a run that trains meanwhile deletes some."""
+    stats = []
+    for entry in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            stats.append(entry.stat())
+    return [each for each in stats if stat.S_ISREG(each.st_mode)]
 
 
 def _find_state(run):
