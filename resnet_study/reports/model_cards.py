@@ -17,6 +17,7 @@ import cifar10_input
 from hyper_parameters import from_preset
 from resnet_study import devices
 from resnet_study.calibration import change_temperature, error_by_chance
+from resnet_study.class_names import read_class_names
 from resnet_study.data import corruptions
 from resnet_study.errors import UsageError, run_command
 from resnet_study.exporting.export import hash_file
@@ -36,6 +37,7 @@ from resnet_study.settings import Parser
 from resnet_study.studies.robustness import draw_robustness
 from resnet_study.training.work import training_pflop
 
+_WEAKEST = 3  # classes that a card names
 # What a card and its diagram tell of the probabilities of a file.
 _OF_PROBABILITIES = ("calibration_error", "brier_score", "loss", "reliability")
 
@@ -85,9 +87,12 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         if config.validation_fraction and not config.sparsity
         else "the last of the training",
         "calibrated": facts.get("temperature"),
+        # "its own validation images", or the name of the run that held some out.
+        "fitted_on": f"{Path(facts['fitted_on']).name}: {facts['images']:,} images" if facts else None,
+        "images": read_json(run.data, {"images": dict})["images"],
         "command": config.command,
-        "pflop": training_pflop(config, load_model(str(run.best)), steps, run),
         **origin,
+        "pflop": training_pflop(config, load_model(str(run.best)), steps, run),
     }
 
 
@@ -101,7 +106,7 @@ def measure_file(path: Path, test, temperature: float | None = None) -> dict:
     """
     model = load_model(str(path))
     predictor = Predictor(model, "float32")
-    names = range(model.output_shape[-1])
+    names = read_class_names(path, {"": model.output_shape[-1]})[""]
     plain = predictor.predict(test.images)
     both = (plain + predictor.predict(test.images[:, :, ::-1])) / 2
     metrics = measure(plain, test.labels, names)
@@ -119,6 +124,10 @@ def measure_file(path: Path, test, temperature: float | None = None) -> dict:
     return {
         **{name: metrics[name] for name in ("error", *_OF_PROBABILITIES)},
         "uncalibrated": before and {name: before[name] for name in _OF_PROBABILITIES},
+        "weakest": {
+            row["class"]: 100 * row["recall"]
+            for row in sorted(metrics["per_class"], key=lambda row: row["recall"])[:_WEAKEST]
+        },
         "error_flip": measure(both, test.labels, names)["error"],
         "corrupted": corrupted,
         "parameters": model.count_params(),
@@ -202,23 +211,25 @@ def _describe(card):
     """The card of one file."""
     temperature, before = card["calibrated"], card["uncalibrated"]
     spec = registry.find(card["model"])
+    weakest = ", ".join(f"{name} {recall:.1f} %" for name, recall in card["weakest"].items())
     steps = ", ".join(f"{name} {values[0]:.1f} .. {values[-1]:.1f} %" for name, values in card["corrupted"].items())
     return [
         f"- network: {spec.summary} ({spec.source}), {card['parameters']:,} parameters",
         f"- recipe: {card['recipe']}, seed {card['seed']}; weights: {card['chosen']}",
         f"- command: `{card['command']}`",
-        f"- training: {card['images_seen']:,} images, {card['pflop']:.3f} PFLOP, "
+        f"- data: {card['images']['training']:,} training images of {registry.dataset_of(card['weights'])}, {card['images']['validation']:,} held out",
+        f"- training: {card['images_seen']:,} images seen, {card['pflop']:.3f} PFLOP, "
         + (f"{card['wall_seconds'] / 60:.0f} min " if card["wall_seconds"] else "")
         + f"on {card['hardware']}",
         f"- probabilities: expected calibration error {card['calibration_error']:.2f} points "
         f"(by chance {error_by_chance(pd.DataFrame(card['reliability'])):.2f}), Brier score {card['brier_score']:.4f}; "
         + (
-            f"logits divided by the temperature {temperature:.3f}; {before['calibration_error']:.2f} points and "
+            f"logits divided by the temperature {temperature:.3f}, fitted on {card['fitted_on']}; {before['calibration_error']:.2f} points and "
             f"{before['brier_score']:.4f} before"
             if temperature
             else "as trained, not calibrated"
         ),
-        f"- weakness: accuracy on corrupted test images, from the weakest strength to the strongest: {steps}",
+        f"- weaknesses: the lowest recalls are {weakest}; accuracy on corrupted test images, from the weakest strength to the strongest: {steps}",
         f"- sha256: `{card['sha256']}`",
     ]
 
