@@ -213,6 +213,10 @@ def _study(flags, actions):
         raise UsageError(
             f"--mode=degradation has no --{min(named)}, received one; leave it out, --models or --depths name the networks"
         )
+    if flags.get("strategy") == "multi_worker":
+        raise UsageError(
+            "studies train one run after the other on one machine, received --strategy=multi_worker; train the runs first, one by one"
+        )
     for one, several in (("model", "models"), ("dataset", "datasets"), ("seed", "seeds")):
         if one in flags and actions[several]:
             raise UsageError(f"--{one} and --{several} exclude each other; give one of them")
@@ -233,8 +237,7 @@ def _study(flags, actions):
                 "--mode=compress has no --num_residual_blocks, received one; give --versions=resnet32 and so on"
             )
         # Here --model names no run, but the network of shipped weights.
-        given = {name: value for name, value in flags.items() if name != "seed"}
-        folder = compress(given, find_sources(flags, actions["versions"] or [defaults.model]))
+        folder = compress(flags, find_sources(flags, actions["versions"] or [defaults.model]))
     else:
         from resnet_study.studies.compare import compare
         from resnet_study.studies.degradation import degrade

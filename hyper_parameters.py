@@ -341,8 +341,8 @@ def _check_together(config: HyperParameters) -> None:
         )
     if config.sparsity and (config.patience or config.lr_schedule == "plateau"):
         raise UsageError(
-            "--sparsity keeps the newest weights, which alone are sparse, so it takes no --patience and no --lr_schedule=plateau; leave "
-            "them out"
+            "--sparsity keeps the newest weights, which alone are sparse, so it takes no --patience and no --lr_schedule=plateau; give "
+            "--patience=0, and another --lr_schedule"
         )
     if config.quantize_aware and not (config.is_use_ckpt and config.precision == "float32"):
         raise UsageError(
@@ -434,7 +434,9 @@ def from_preset(name: str, **settings) -> HyperParameters:
     asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
     if not is_made_for(name, str(asked["model"])):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NETWORK_OPTIONS}
-    of_dataset = OF_DATASET.get(str(asked["dataset"]), {})
+    of_dataset = dict(OF_DATASET.get(str(asked["dataset"]), {}))
+    if recipe.get("validation_fraction") == 0:  # it is for all training images, of whatever data set
+        of_dataset.pop("validation_fraction", None)
     return HyperParameters(**{**recipe, **of_dataset, **settings, "preset": name})
 
 

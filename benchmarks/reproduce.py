@@ -189,7 +189,7 @@ def _reproduce(argv):
         raise UsageError(
             f"--only must be part of a name, received '{flags.only}'; the names are {', '.join(each.name for each in EXPERIMENTS)}"
         )
-    path = Path(flags.runs_dir) / "reproduce.json"
+    path = Path(flags.runs_dir).expanduser() / "reproduce.json"
     known = _read_known(path)
     for each in chosen:
         print(f"{_state(known, each):<34}  {each.name:<16} {each.shows}")
@@ -225,13 +225,14 @@ def _make(experiment, flags, path, known) -> bool:
     print(f"\n== {experiment.name}: {experiment.shows}; {_state(known, experiment)}", flush=True)
     before, started = known.get(experiment.name, {}).get("seconds", 0), time.monotonic()
     finished = False
-    places = [f"--runs_dir={flags.runs_dir}", f"--results_dir={flags.results_dir}"]
-    places += [f"--data_dir={flags.data_dir}"] if flags.data_dir else []
+    places = [f"--runs_dir={flags.runs_dir}"] + ([f"--data_dir={flags.data_dir}"] if flags.data_dir else [])
+    results = [f"--results_dir={flags.results_dir}"]
     try:
         for command in experiment.commands:
             program, *arguments = command.split()
             print(f"python {command}", flush=True)
-            if _run_to_its_end([sys.executable, str(ROOT / program), *arguments, *places]):
+            publishes = results if "--mode=publish" in arguments else []
+            if _run_to_its_end([sys.executable, str(ROOT / program), *arguments, *places, *publishes]):
                 return False
         finished = True
         return True

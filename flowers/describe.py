@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flowers.settings import FlowerParameters
 from resnet_study.errors import UsageError, run_command
+from resnet_study.run_folder import RunFolder
 from resnet_study.settings import Parser, add_flags
 
 _NEAR = 4  # bits of 64 in which the hashes of images that resemble each other differ at most
@@ -86,9 +87,21 @@ def describe(config: FlowerParameters) -> Path:
     table["resembles"] = pd.Series(near, dtype=object)
     table.loc[table["equals"].notna(), "resembles"] = None
     folder = Path(config.runs_dir).expanduser() / f"describe-{config.folder_name}"
+    _check_folder(folder, table)
     write_atomically(folder / "images.csv", table.drop(columns=["sha256"], errors="ignore").to_csv(index=False))
     _write_page(folder / "report.html", config, found, table)
     return folder
+
+
+def _check_folder(folder, table):
+    """Raises UsageError where the page of a run, or of images of which none are described now, would be lost."""
+    import pandas as pd
+
+    if RunFolder(folder).holds_run():
+        raise UsageError(f"{folder} must hold no run, received one; give another --runs_dir")
+    before = folder / "images.csv"
+    if before.is_file() and not pd.read_csv(before)["image"].isin(table["image"]).any():
+        raise UsageError(f"{before} tells of other images; give another --runs_dir, or delete it")
 
 
 def find_near(hashes) -> dict[int, int]:

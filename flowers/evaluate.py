@@ -13,11 +13,11 @@ from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result
-from resnet_study.run_folder import find_run, find_settings, run_around, run_folder_of
+from resnet_study.run_folder import find_run, find_settings, run_around, run_folder_of, tell_known_validation
 from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
-_NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed", "folds", "fold")
+NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed", "folds", "fold")
 # The settings that make the parts of the data.
 _DATA = (
     "dataset",
@@ -33,7 +33,7 @@ _DATA = (
     "fold",
 )
 _PARTS = _DATA[5:]
-PREDICT_READS = (*_NAMING, "faithful", "value_range", "resize", "test_batch_size", "test_ckpt_path")
+PREDICT_READS = (*NAMING, "faithful", "value_range", "resize", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
 EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
 
@@ -65,7 +65,9 @@ def evaluate(config: FlowerParameters):
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
     data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
     check_own_of(path, config, data.fingerprint, data.found)
-    if not config.test_ckpt_path:
+    if config.test_ckpt_path:
+        tell_known_validation(path, config)
+    else:
         _check_data(run, data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
 
@@ -237,7 +239,9 @@ def stored_settings(flags: dict, *, goes_on: bool = True, begins: bool = False) 
             raise UsageError(f"--version={flags['version']} and --test_ckpt_path both name a model; give one of them")
         config = make(_read_data_flags(flags) | flags)
     else:
-        run = find_run(make, flags, _NAMING)
+        if not begins and not {"dataset", "data_dir", "labels", "version"} & flags.keys():
+            flags = flags | {"dataset": "oxford102"}  # as `flowers.train` without images
+        run = find_run(make, flags, NAMING)
         config = find_settings(run, FlowerParameters, make, flags, goes_on=goes_on, begins=begins)
     config.check_given(flags)
     return config
@@ -248,7 +252,7 @@ def _find_others(flags):
     from resnet_study.data.new_images import find_new
 
     path = flags.get("test_ckpt_path")
-    run = run_around(path) if path else find_run(lambda given: FlowerParameters(**given), flags, _NAMING)
+    run = run_around(path) if path else find_run(lambda given: FlowerParameters(**given), flags, NAMING)
     holds = run is not None and run.holds_run() and "preset" not in read_json(run.config, dict)
     return find_new(flags, run.read_config(FlowerParameters) if holds else None, run, "folder")
 

@@ -11,6 +11,7 @@ import sys
 
 from flowers.settings import FlowerParameters
 from resnet_study.errors import UsageError, run_command
+from resnet_study.run_folder import find_run
 from resnet_study.settings import Parser, add_flags
 
 
@@ -43,14 +44,17 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    from flowers.evaluate import report, stored_settings
+    from flowers.evaluate import NAMING, report, stored_settings
 
     flags = vars(make_parser().parse_args(argv))
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     if not {"dataset", "data_dir", "labels"} & flags.keys() and not (resume and "version" in flags):
-        flags |= {"dataset": "oxford102", "classes": flags.get("classes", 10)}
+        flags |= {"dataset": "oxford102"}
+        # A run that goes on has its number of classes.
+        if not resume or not find_run(lambda given: FlowerParameters(**given), flags, NAMING).holds_run():
+            flags.setdefault("classes", 10)
     crosses = flags.get("folds", 0) and not flags.get("fold")
     config = stored_settings(flags, goes_on=resume and not crosses, begins=True)
     if config.dataset == "oxford102" and not resume:

@@ -36,7 +36,7 @@ from resnet_study.errors import UsageError, shorten
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization, finalize_layers
-from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_folder import RunFolder, run_folder_of, tell_known_validation
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
@@ -194,6 +194,8 @@ class Transfer(Task):
         # Outside the scope: within it every variable, also those of a network from a file, belongs to all devices.
         if self._load_weights and not known and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
+        if self._load_weights:
+            tell_known_validation(config.weights, config)
         if self._load_weights and config.weights == "none":
             self._adapt_whitening()
         self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)

@@ -54,9 +54,20 @@ def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_paramet
             f"expected a run in {run}, found none; train it first, give another --version, or --test_ckpt_path=cifar10 for the "
             "shipped weights"
         )
+    if mode == "prune":
+        _check_source(run, flags)
     crosses = flags.get("folds", 0) and not flags.get("fold")
     goes_on, begins = (resume and not crosses) or mode != "train", mode in ("train", "prune")
     return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
+
+
+def _check_source(run, flags):
+    """Raises UsageError for flags that a run which is pruned cannot have: with other parts, it would be tested on what it was trained on."""
+    if "preset" in flags and "version" in flags:
+        raise UsageError(
+            f"--mode=prune takes the recipe of {run}, received --preset={flags['preset']}; give single settings, such as --init_lr"
+        )
+    _read_data_flags(flags | {"test_ckpt_path": str(run.path)})
 
 
 def find_others(flags: dict):
@@ -83,6 +94,7 @@ def with_recipe(flags: dict) -> hyper_parameters.HyperParameters:
         run = run_around(path)
         if run is None or not run.holds_run():
             return config
+        _check_source(run, flags | {"version": ""})
         stored = run.read_config(hyper_parameters.HyperParameters)
         return dataclasses.replace(stored, **{"runs_dir": config.runs_dir, "version": ""} | flags)
     commands = [

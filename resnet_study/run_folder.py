@@ -297,13 +297,37 @@ def run_folder_of(config) -> RunFolder:
 
 
 def run_around(path: str) -> RunFolder | None:
-    """The run that a path leads to: its folder, a file in it, a checkpoint or an exported file. None where no `data.json` is found,
-    and for the name of shipped weights."""
+    """The run that a path leads to: its folder, a file in it, a checkpoint or an exported file. None where no `data.json` of a run is
+    found, and for the name of shipped weights."""
     if path in registry.SHIPPED:
         return None
     place = Path(path).expanduser()
     runs = (RunFolder(folder) for folder in (place, *list(place.parents)[:3]))
-    return next((run for run in runs if run.data.is_file()), None)
+    return next((run for run in runs if run.data.is_file() and (run.holds_run() or _tells_classes(run.data))), None)
+
+
+def _tells_classes(data: Path) -> bool:
+    """Whether a `data.json` without settings beside it is of a run; others may have a file of this name."""
+    with contextlib.suppress(UsageError):
+        return "class_names" in read_json(data, dict)
+    return False
+
+
+def tell_known_validation(path: str, config) -> None:
+    """Says so where the weights of `path` may have been trained on the validation images of settings of either program: shipped ones of that
+    data set, or those of a run on the same images that held out others."""
+    if not config.validation_fraction:
+        return
+    if path in registry.SHIPPED:
+        knows = registry.dataset_of(path) == config.dataset
+    else:
+        run = run_around(path)
+        stored = read_json(run.config, dict) if run is not None and run.holds_run() else {}
+        same_images = all(stored.get(name) == getattr(config, name) for name in ("dataset", "data_dir"))
+        split = [name for name in ("validation_fraction", "split_seed") if stored.get(name) != getattr(config, name)]
+        knows = same_images and bool(split)
+    if knows:
+        say_once(f"note: {path} may have been trained on the validation images; then errors on these are too small")
 
 
 def find_run(make: Callable, flags: dict, naming: tuple[str, ...]) -> RunFolder:

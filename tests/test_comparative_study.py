@@ -632,6 +632,7 @@ def test_diagrams_tell_the_network_that_they_show(tmp_path, monkeypatch):
         ),
         (["--mode=compare", "--validation_fraction=0"], "a study chooses weights on validation images"),
         (["--mode=compare", "--overwrite"], "delete run folders by hand"),
+        (["--mode=robustness", "--strategy=multi_worker"], "one run after the other on one machine"),
         (["--mode=degradation", "--datasets=mnist"], "--mode=degradation has no --datasets"),
         (["--mode=diagram", "--seeds=0"], "--mode=diagram has no --seeds"),
         (
@@ -696,3 +697,13 @@ def test_a_network_with_a_network_in_it_is_drawn():
     inner = registry.find("resnet8").build(include_top=False)
     images = keras.Input((32, 32, 3))
     draw_network(keras.Model(images, keras.layers.Dense(3, "softmax")(inner(images)), name="outer"))
+
+
+def test_a_study_reads_the_images_of_a_run_where_they_lie(tmp_path):
+    config = from_preset("fast", runs_dir=str(tmp_path), data_dir="/data")
+    run = RunFolder(f"{tmp_path}/{config.run_name}")
+    with run.locked():
+        run.begin(config, resume=False, overwrite=False)
+    asked = dataclasses.replace(config, data_dir="")
+    assert study_runs._as_stored(asked).data_dir == "/data"
+    assert study_runs._as_stored(dataclasses.replace(config, data_dir="/other")).data_dir == "/other"

@@ -34,6 +34,13 @@ def test_a_folder_is_described(tmp_path, capsys):
     assert table.loc["1.png", ["part", "class", "width", "height"]].tolist() == ["training", "a", 64, 48]
     page = (tmp_path / "describe-data" / "report.html").read_text()
     assert "&lt;b&gt;" in page and "<b>" not in page and "64 x 48" in page and page.count("<img") == 6
+    # Other images of that name leave the page as it is.
+    (tmp_path / "other" / "data" / "a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "other" / "data" / "a" / "1.png"), image)
+    assert flowers.describe.main([str(tmp_path / "other" / "data"), f"--runs_dir={tmp_path}"]) == 2
+    assert "tells of other images; give another --runs_dir" in capsys.readouterr().err
+    assert (tmp_path / "describe-data" / "report.html").read_text() == page
+    assert flowers.describe.main([str(tmp_path / "data"), f"--runs_dir={tmp_path}"]) == 0
     (tmp_path / "empty").mkdir()
     assert flowers.describe.main([str(tmp_path / "empty")]) == 2
 

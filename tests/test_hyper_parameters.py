@@ -236,3 +236,8 @@ def test_flags_and_values_keep_their_other_names():
     assert HyperParameters.from_json(stored, "config.json") == config and "whiten" in stored
     with pytest.raises(UsageError, match=r"--normalization must be one of .*image_standard; received 'other'"):
         HyperParameters(normalization="other")
+
+
+def test_a_recipe_for_all_training_images_is_so_on_every_data_set():
+    assert from_preset("ten_minutes", dataset="mnist").validation_fraction == 0
+    assert from_preset("fast", dataset="mnist").validation_fraction == 1 / 12

@@ -182,6 +182,7 @@ def test_a_batch_that_the_memory_cannot_hold_is_refused_at_once(tmp_path, monkey
         (["--mode=test", "--version=never"], "expected a run in runs/never"),
         (["--mode=test", "--test_ckpt_path=nowhere.keras", "--dataset=digits"], "expected a run folder, .keras file"),
         (["--mode=predict", "--test_ckpt_path=cifar10"], "needs --images"),
+        (["--mode=export", "--test_ckpt_path=cifar10", "--compare=abc"], "expected an int >= 1, received 'abc'"),
         (["--mode=predict", "--test_ckpt_path=cifar10", "--images", "nothing.png"], "received 'nothing.png'"),
         (["--mode=publish", "--version=never"], "expected a run in runs/never"),
         (["--mode=publish", "--test_ckpt_path=cifar10"], "publish a run, by its --version"),

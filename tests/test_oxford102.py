@@ -12,11 +12,14 @@ import PIL.Image
 import pytest
 import scipy.io
 
+import flowers.evaluate
 import flowers.train
+import flowers.transfer
 from flowers import data, oxford102
 from flowers.settings import FlowerParameters
 from resnet_study.data import download
 from resnet_study.errors import UsageError
+from resnet_study.run_folder import RunFolder
 
 LABELS = np.tile([1, 2, 10], 20).astype(np.uint8)  # of the images 1..60
 
@@ -166,3 +169,17 @@ def test_without_a_network_it_ends_soon_and_names_the_ways(tmp_path, monkeypatch
     (error,) = capsys.readouterr().err.strip().splitlines()
     for way in ("--data_dir=FOLDER", "--dataset=digits", "--weights=none (or --weights=FILE or RUN)"):
         assert way in error
+
+
+def test_a_run_on_the_flowers_goes_on_and_is_tested_without_flags(tmp_path, monkeypatch):
+    config = FlowerParameters(dataset="oxford102", classes=20, runs_dir=str(tmp_path))
+    run = RunFolder(f"{tmp_path}/{config.run_name}")
+    with run.locked():
+        run.begin(config, resume=False, overwrite=False)
+    trained = []
+    monkeypatch.setattr(flowers.transfer, "train", lambda config, **_: trained.append(config))
+    monkeypatch.setattr(flowers.evaluate, "report", lambda _: None)
+    assert flowers.train.main(["--resume", f"--runs_dir={tmp_path}"]) == 0
+    assert flowers.train.main([f"--runs_dir={tmp_path}"]) == 0
+    assert [(each.dataset, each.classes) for each in trained] == [("oxford102", 20), ("oxford102", 10)]
+    assert flowers.evaluate.stored_settings({"runs_dir": str(tmp_path)}).classes == 20

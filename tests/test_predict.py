@@ -26,7 +26,7 @@ from resnet_study import command_settings, evaluation, prediction
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, _said
 from resnet_study.evaluation import PARTS, read_result
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
@@ -36,7 +36,7 @@ from resnet_study.reports import published
 from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
-from resnet_study.run_folder import RunFolder, run_around
+from resnet_study.run_folder import RunFolder, run_around, tell_known_validation
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.studies import compress, prune
 
@@ -96,6 +96,45 @@ def test_shipped_weights_lie_in_no_run(tmp_path, monkeypatch):
     write_json(tmp_path / "data.json", {"class_names": ["a", "b"]})
     monkeypatch.chdir(tmp_path)
     assert run_around("cifar10") is None and run_around(str(tmp_path / "x.keras")).path == tmp_path
+    for content in ("[1, 2]", '{"rows": 3}', "no JSON"):  # of another program
+        (tmp_path / "data.json").write_text(content)
+        assert run_around(str(tmp_path / "x.keras")) is None
+
+
+def begun(config):
+    """The folder of a run with these settings that has done nothing yet."""
+    run = RunFolder(f"{config.runs_dir}/{config.run_name}")
+    with run.locked():
+        run.begin(config, resume=False, overwrite=False)
+    return run
+
+
+def test_weights_that_may_know_the_validation_images_are_told(tmp_path, capsys):
+    run = begun(from_preset("fast", runs_dir=str(tmp_path)))
+    write_json(run.data, {"class_names": ["a"]})
+    for path, changes, told in (
+        ("cifar10", {}, True),
+        ("cifar10", {"validation_fraction": 0.0}, False),
+        ("cifar100", {}, False),
+        (str(run.best), {}, False),
+        (str(run.best), {"split_seed": 1}, True),
+        (str(run.best), {"validation_fraction": 0.02}, True),
+        (str(run.best), {"split_seed": 1, "dataset": "mnist"}, False),
+    ):
+        _said.clear()
+        tell_known_validation(path, from_preset("fast", **changes))
+        assert ("may have been trained on the validation images" in capsys.readouterr().out) == told, (path, changes)
+
+
+def test_a_run_that_is_pruned_keeps_its_parts_and_its_recipe(tmp_path, capsys):
+    run = begun(from_preset("folder", dataset="folder", data_dir="photos", version="mine", runs_dir=str(tmp_path)))
+    write_json(run.data, {"class_names": ["a", "b"]})
+    flags = ["--mode=prune", "--sparsity=.5", f"--runs_dir={tmp_path}"]
+    for source in ("--version=mine", f"--test_ckpt_path={run.path}"):
+        assert cifar10_main.main([*flags, source, "--split_seed=1"]) == 2
+        assert "was trained with --split_seed=0, received --split_seed=1; leave that out" in capsys.readouterr().err
+        assert cifar10_main.main([*flags, source, "--preset=he2015"]) == 2
+        assert "received --preset=he2015; give single settings" in capsys.readouterr().err
 
 
 def test_other_predictions_are_kept(tmp_path):

@@ -636,6 +636,22 @@ def test_a_folder_that_was_trained_again_with_another_seed_has_one_row(tmp_path)
     assert [row["values"] for row in rows] == [{"7": 10.0}] and "split_seed 3" in rows[0]["preset"]
 
 
+def test_another_run_of_a_published_name_is_refused(tmp_path, capsys):
+    run, results = a_tested_run(tmp_path, 0), tmp_path / "results"
+    publish(run, "smoke", results)
+    kept = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    write_json(run.config, read_json(run.config, dict) | {"model": "resnet14"})
+    with pytest.raises(UsageError, match="run0 is of resnet8 on synthetic, received resnet14 on synthetic; rename"):
+        publish(run, "other", results)
+    write_json(results / "run0" / "files.json", [])
+    with pytest.raises(UsageError, match="run0 holds a study; rename"):
+        publish(run, "smoke", results)
+    (results / "run0" / "files.json").unlink()
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == kept
+    assert reports.main([str(tmp_path / "none")]) == 2 and "expected lists of results" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_results_that_stay_locked_are_one_line(tmp_path, monkeypatch):
     run, results = a_tested_run(tmp_path, 0), tmp_path / "results"
     results.mkdir()

@@ -43,6 +43,15 @@ def test_make_reproduce_goes_on_where_it_was_stopped(tmp_path, monkeypatch, caps
     assert reproduce.main(["--only=x"]) == 2
 
 
+def test_only_publishing_is_told_where_the_results_lie(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(reproduce, "_run_to_its_end", lambda command: commands.append(command) or 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert reproduce.main(["--only=diagrams", "--results_dir=other", "--runs_dir=~/runs"]) == 0
+    assert ["--results_dir=other" in command for command in commands] == [False, True]
+    assert (tmp_path / "runs" / "reproduce.json").is_file()
+
+
 def test_two_make_reproduce_at_a_time_keep_both_entries(tmp_path, monkeypatch):
     script = tmp_path / "other.py"
     script.write_text(

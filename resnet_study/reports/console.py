@@ -151,8 +151,8 @@ def print_exports(exports: list[dict]) -> None:
 
 
 def _positive(text):
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, received {text}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an int >= 1, received {text!r}")
     return int(text)
 
 

@@ -7,6 +7,7 @@
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -263,16 +264,22 @@ def main(argv=None) -> int:
         devices.import_tensorflow()
         devices.share_batches()
         cards = {(card["model"], card["weights"]): card for card in registry.read_cards()}
-        changed = list(cards)
         if flags.version:
-            # Before a file is replaced: data that are missing leave it as it was.
-            read_test_images(flags.weights, flags.data_dir)
-            card = ship(RunFolder(Path(flags.runs_dir) / flags.version), flags.weights)
-            changed = [(card["model"], card["weights"])]
-            cards[changed[0]] = card
-        for key in changed:
-            test = read_test_images(key[1], flags.data_dir)
-            cards[key] |= measure_file(registry.shipped_file(*key), test, cards[key]["calibrated"])
+            source, test = (
+                RunFolder(Path(flags.runs_dir).expanduser() / flags.version),
+                read_test_images(flags.weights, flags.data_dir),
+            )
+            # Measured before it takes the place of what ships, whose card would tell of another file after a stop.
+            with tempfile.TemporaryDirectory(dir=registry.PRETRAINED) as place:
+                card = ship(source, flags.weights, Path(place))
+                (file,) = Path(place).iterdir()
+                card |= measure_file(file, test, card["calibrated"])
+                cards[card["model"], card["weights"]] = card
+                file.replace(registry.PRETRAINED / file.name)
+        else:
+            for key, card in cards.items():
+                test = read_test_images(key[1], flags.data_dir)
+                card |= measure_file(registry.shipped_file(*key), test, card["calibrated"])
         print(f"written: {write_cards(list(cards.values()))}")
         draw_cards(read_json(registry.PRETRAINED / "cards.json", list))
 

@@ -15,7 +15,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, run_command
 from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import holding_lock, is_kind, read_json, read_text, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
@@ -24,7 +24,7 @@ from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import list_cifar_numbers
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
-from resnet_study.settings import Settings
+from resnet_study.settings import Parser, Settings
 
 _ROW = dict.fromkeys(
     ("dataset", "model", "preset", "metric", "unit", "runs", "published_source", "hardware", "commit"), object
@@ -91,7 +91,25 @@ def _flags(command):
     return sorted(shlex.split(command))
 
 
+def _check_name(run, config, results):
+    """Raises UsageError where the pages of a run would replace those of another one, or of a study, of that name."""
+    name = run.path.name
+    if (results / name / "files.json").exists():
+        raise UsageError(f"{results / name} holds a study; rename the run folder {run} and publish it again")
+    for path in results.glob("*.json"):
+        for row in read_json(path, [_ROW]):
+            if name in (row["run"], *row.get("folders", {}).values()) and (row["dataset"], row["model"]) != (
+                config.dataset_name,
+                config.model_name,
+            ):
+                raise UsageError(
+                    f"{results / name} is of {row['model']} on {row['dataset']}, received {config.model_name} on {config.dataset_name}; rename "
+                    f"the run folder {run} and publish it again"
+                )
+
+
 def _publish(run, experiment, results, config, recipe, numbers):
+    _check_name(run, config, results)
     origin = describe_origin(run, config)
     if not run.figures.is_dir():
         raise UsageError(f"expected the figures of a tested run in {run.figures}, found none; test the run again")
@@ -427,5 +445,21 @@ def _format_value(row) -> str:
     return text + (f"; {row['note']}" if row.get("note") else "")
 
 
+def main(argv=None) -> int:
+    """Makes the index and the pages again. Returns the exit code, see `run_command`."""
+
+    def run():
+        parser = Parser(
+            prog="python -m resnet_study.reports.results", description="Makes the index and the pages again."
+        )
+        parser.add_argument("folder", nargs="?", default="results", help="the folder of results [results]")
+        folder = Path(parser.parse_args(argv).folder).expanduser()
+        if not any(folder.glob("*.json")):
+            raise UsageError(f"expected lists of results (.json) in {folder}, found none; give their folder")
+        print(f"written: {write_table(folder)}")
+
+    return run_command(run)
+
+
 if __name__ == "__main__":
-    print(f"written: {write_table(Path(sys.argv[1] if len(sys.argv) > 1 else 'results'))}")
+    sys.exit(main())

@@ -105,7 +105,8 @@ def compress(given: dict, sources: dict[str, HyperParameters]) -> Path:
             save_figure(draw_choices(table, labels, datasets[0]), folder / "error-latency.png"),
         ]
     command = study_command("compress", given, versions=sources)
-    runs = [name for name in sources if (folder.parent / name / "error.csv").is_file()]
+    # Runs by their path are no runs beside the study.
+    runs = [name for name in sources if Path(name).name == name and (folder.parent / name / "error.csv").is_file()]
     return write_study(
         folder, command, _make_rows(table, datasets[0], threads), _report(table, threads, missing), drawn, runs
     )
@@ -126,6 +127,8 @@ def _make_forms(name, config, known, missing) -> list[dict]:
         raise UsageError(f"--mode=compress is for one label of each image, received {name}; leave it out")
     test = data.test
     begins = f"{name} on {config.dataset_name}, sha256 {describe_source(path, model)['source_sha256']}"
+    if data.fingerprint:  # of images of one's own, of which others may have the same name
+        begins += f", images {data.fingerprint}"
     # What a Predictor chooses depends on the machine, and so do its answers.
     keras_forms = remembered(known, f"{begins}, {_own_precision()}", lambda: _test_keras(model, test))
     common = {"model": name, "multiply_adds": multiply_adds(model), "shape": model.input_shape[1:]}
@@ -138,7 +141,9 @@ def _make_forms(name, config, known, missing) -> list[dict]:
             return cifar10_test.export(config, [kind], quantize, compared=len(test.images))[0]
 
         try:
-            facts = remembered(known, f"{begins}, {form}", export)
+            # The seed draws the images that int8 is fitted to. Files of before there was a choice have none in their name.
+            seed = f", seed {config.seed}" if config.seed and quantize != "none" else ""
+            facts = remembered(known, f"{begins}, {form}{seed}", export)
         except UsageError as error:
             missing.append(f"{form} of {name}: {error}")
             continue

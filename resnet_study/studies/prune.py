@@ -88,10 +88,6 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         print(
             f"{multiply_adds(model):,} -> {multiply_adds(smaller):,} multiply-adds, channels within the blocks: {recipe['widths']}"
         )
-    if path in registry.SHIPPED and config.validation_fraction:
-        print(
-            "note: shipped weights may have been trained on the validation images; then errors on these are too small"
-        )
     start = {"is_use_ckpt": True, "ckpt_path": path, "test_ckpt_path": "", "version": run.path.name}
     return dataclasses.replace(config, **recipe | given | start)
 

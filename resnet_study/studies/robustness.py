@@ -97,7 +97,8 @@ def _measure_corrupted(finished: FinishedRun) -> dict[str, list[float]]:
 
     def accuracy(corruption, severity):
         images = corruptions.corrupt(test.images, corruption, severity)
-        return 100 * float(np.mean(predictor.predict(images).argmax(axis=1) == test.labels))
+        answers = predictor.predict(images, config.test_batch_size)
+        return 100 * float(np.mean(answers.argmax(axis=1) == test.labels))
 
     clean = accuracy("noise", 0)
     return {

@@ -34,6 +34,7 @@ from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw
 from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import describe_origin, write_study
+from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.training.work import training_pflop
 
@@ -196,7 +197,10 @@ def _as_stored(config):
             "these settings to use it, or another --runs_dir"
         )
     operational = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.metadata["operational"]
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        # Where the images of the run lie stays, if nothing else is asked for.
+        if field.metadata["operational"] and not (field.name in PLACES and getattr(config, field.name) == field.default)
     }
     return run.as_begun(dataclasses.replace(stored, **operational))
 

@@ -19,7 +19,7 @@ from resnet_study.networks.layers import PatchWhitening, PixelNormalization
 from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, tell_known_validation
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
@@ -219,6 +219,7 @@ class Classification(Task):
             copy_weights(source, model, new_heads)
         except ValueError as error:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
+        tell_known_validation(path, self.config)
         begin_random = [f"{name} ({here} classes, {there} there)" for name, (there, here) in new_heads.items()]
         print(
             f"starting from the weights of {path}"
