@@ -769,7 +769,7 @@ def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_stopped_between_reports_ends_as_one_never_stopped(image_folder, tmp_path):
-    config = settings(image_folder, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True)
+    config = settings(image_folder, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True, towers=2)
 
     def train(version, **how):
         return transfer.train(dataclasses.replace(config, version=version), **how)

@@ -46,6 +46,12 @@ def test_every_file_has_a_card_with_its_checksum_and_the_page_shows_it(tmp_path)
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
 
 
+def test_the_files_of_the_papers_networks_stay_below_15_mb():
+    """ResNet-9, which is of no text, has two files of 6 MB more."""
+    sizes = {name: card["bytes"] for name, card in CARDS.items() if card["model"] != "resnet9"}
+    assert len(sizes) >= 5 and sum(sizes.values()) < 15e6
+
+
 @pytest.mark.slow
 def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undrawn):
     flags = [f"--data_dir={cifar_folder}", f"--runs_dir={tmp_path}", "--train_steps=2", "--report_freq=2"]

@@ -16,7 +16,7 @@ from tensorflow.python.eager import context
 
 from cifar10_train import Train, train
 from resnet_study import devices
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, _said
 from resnet_study.files import read_json, write_json
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.step import CompiledSteps, UpdateRule
@@ -245,6 +245,20 @@ def test_no_sum_of_a_step_depends_on_what_is_ready_first(tmp_path, towers, optim
 def test_one_tower_for_each_core_where_shards_are_large_enough(monkeypatch, cores, batch_size, expected):
     monkeypatch.setattr(devices, "count_cores", lambda: cores)
     assert devices.choose_towers(0, tf.distribute.get_strategy(), batch_size) == expected
+
+
+def test_a_gpu_has_one_tower(monkeypatch):
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU:0"] if kind == "GPU" else [])
+    assert devices.choose_towers(0, tf.distribute.get_strategy(), 1024) == 1
+
+
+def test_a_process_that_has_computed_says_that_its_threads_stay(monkeypatch, capsys):
+    """As in a notebook: TensorFlow takes no other threads then."""
+    tf.zeros(1) + 1
+    monkeypatch.setattr(devices, "count_cores", lambda: 7)  # no process has 4 threads for each of 7 operations
+    _said.clear()
+    assert devices.choose_towers(2, tf.distribute.get_strategy(), 64) == 2
+    assert "its threads stay as they are; towers are faster with 4 for each operation" in capsys.readouterr().out
 
 
 def test_too_many_towers_are_refused():

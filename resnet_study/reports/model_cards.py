@@ -149,7 +149,8 @@ def write_cards(cards: list[dict], folder: Path = registry.PRETRAINED) -> Path:
         cards, key=lambda card: (registry.SHIPPED.index(card["weights"]), card["multiply_adds"], card["model"])
     )
     write_json(folder / "cards.json", cards)
-    lines, rows = _INTRODUCTION.strip().splitlines(), []
+    introduction = _INTRODUCTION.format(megabytes=sum(card["bytes"] for card in cards) / 1e6)
+    lines, rows = introduction.strip().splitlines(), []
     for card in cards:
         worst = {name: values[-1] for name, values in card["corrupted"].items()}
         rows.append(
@@ -245,7 +246,7 @@ probabilities out. The builders load them, such as `build_resnet20(weights="cifa
 Made by `python -m resnet_study.reports.model_cards`; not to be edited. Everything was measured on all 10,000 test images, once for each file. Seed 0 is
 shipped, whichever seed came out best. The mirror image gives half of the answer where that is said. Noise has a standard deviation of a tenth of the pixel range,
 and JPEG the quality 40; the data sets have neither. Expected calibration error: 15 bins; by chance: what
-a model would have of it whose answers are right exactly as often as their confidence says.
+a model would have of it whose answers are right exactly as often as their confidence says. Together the files take {megabytes:.1f} MB.
 """
 
 
