@@ -104,8 +104,9 @@ class Train:
         return self._state.history
 
     def test(self, images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
-        """Softmax probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255.
+        """Probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255.
 
+        They are those of a softmax, or of a sigmoid for each label where images have several.
         With several heads a dict, name of the head -> such an array.
         """
         return Predictor(self._export.update(self.stage)).predict(images, self.config.test_batch_size)

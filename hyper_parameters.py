@@ -285,7 +285,7 @@ class HyperParameters(SharedSettings):
 
     @property
     def network_options(self) -> dict:
-        """Arguments of the network's builder that differ from their defaults: settings of the group NETWORK."""
+        """Arguments of the network's builder that differ from their defaults: of `NETWORK_OPTIONS`."""
         options = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

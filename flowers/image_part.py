@@ -30,7 +30,7 @@ class ImagePart:
         shape: (height, width, RGB) that images are brought to.
         images: uint8 [n, height, width, RGB], of any size; None = each is read from its file whenever it is needed.
         skips: whether files that turn out to be broken are left out; otherwise they are an error.
-        reading: how files are read, see `resnet_study.shared_settings.SharedSettings.reading`.
+        reading: how files are read, see `resnet_study.own_image_settings.OwnImageSettings.reading`.
         broken: {index: reason} of the files found broken so far.
     """
 

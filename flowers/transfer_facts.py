@@ -13,7 +13,8 @@ from resnet_study.data.balance import describe_balance
 from resnet_study.data.image_files import read_content
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json
-from resnet_study.training.run_log import count_parameters, note_large_batch
+from resnet_study.networks.multiply_adds import count_parameters
+from resnet_study.training.run_log import note_large_batch
 
 _SMALL, _ASKED = 64, 9  # pixels; images that are looked at
 

@@ -63,8 +63,7 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         raise NoTableError(
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
-    rows, has_parts, kind = _read_table(place, separator)
-    sorting.several = kind.startswith("several")
+    rows, has_parts, sorting.several, kind = _read_table(place, separator)
     top = sorting.place.resolve().name.removesuffix(".zip")
     called, known = collections.defaultdict(set), {top, *(name for folder in sorting.images for name in folder)}
     for folder, names in sorting.images.items():
@@ -172,9 +171,9 @@ def _choose(found, folders, name: str, part: str, table: Path):
     return found[0] if found else None
 
 
-def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
-    """Rows of (file name; label, with several a tuple of them, None = none; part or None), whether there is a column of parts, and what
-    is to be said of several labels.
+def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, str]:
+    """Rows of (file name; label, with several a tuple of them, None = none; part or None), whether there is a column of parts, whether
+    images have several labels, and what is to be said of that.
     """
     try:
         content = read_member(str(place), _LARGEST)
@@ -225,16 +224,16 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, str]:
             rows.append((cells[name].strip(), cells[label].strip() or None, told))
     if classes:
         if not rows or any(len(labels) != 1 for _, labels, _ in rows):
-            return rows, part is not None, f"several for an image: {len(classes)} columns of 0 and 1"
+            return rows, part is not None, True, f"several for an image: {len(classes)} columns of 0 and 1"
         one = [(file, label, told) for file, (label,), told in rows]
-        return one, part is not None, f"one for an image: {len(classes)} columns, of which each row has one 1"
+        return one, part is not None, False, f"one for an image: {len(classes)} columns, of which each row has one 1"
     found = _find_separator({cell for _, cell, _ in rows if cell}, separator, columns[label])
     if not found:
-        return rows, part is not None, ""
+        return rows, part is not None, False, ""
     mark = SEPARATORS[found]
     rows = [(file, cell and split_cell(cell, mark), told) for file, cell, told in rows]
     kind = f"several for an image, with a {found} between them (--label_separator=none makes one of each cell)"
-    return rows, part is not None, kind
+    return rows, part is not None, True, kind
 
 
 def _holds_parts(lines, index) -> bool:

@@ -42,7 +42,7 @@ def build_airbench(
     384 and 512, a third convolution in each stage and a shortcut around the second and the third, whose sum goes through the last GELU;
     9,915,416 parameters are trained, 452 million multiply-adds an image.
 
-    The filters of the first layer are set by training images: `PatchWhitening.adapt`, which `cifar10_train.Train` calls.
+    The filters of the first layer are set by training images: `PatchWhitening.adapt`, which the tasks of a training call.
 
     Differs from its source: GELU is x * sigmoid(1.702 x), which takes less than half the time on a processor. The patches are
     whitened about their mean. The bias behind them is trained to the end, not for three epochs. Batch normalisation adds 1e-5 to the

@@ -4,17 +4,17 @@ from collections.abc import Hashable, Iterable
 
 import keras
 
+from resnet_study.networks.graph import inputs_of, outputs_of
+
 # Whether an operation has weights that are multiplied with maps, and what it reads and writes, by name or number.
 Operation = tuple[bool, Iterable[Hashable], Iterable[Hashable]]
 
 
 def list_operations(model: keras.Model) -> list[Operation]:
     """The operations of a functional model that uses each layer once, for `find_first`. A model within it counts as a layer with weights."""
-    # They tell of the first use of a layer. A model within the model has attributes of the same names, which are tensors within it.
-    given, made = keras.Operation.input.fget, keras.Operation.output.fget
     weighted = keras.layers.Conv2D | keras.layers.Dense | keras.Model
     return [
-        (isinstance(layer, weighted), *({id(one) for one in keras.tree.flatten(end(layer))} for end in (given, made)))
+        (isinstance(layer, weighted), *({id(tensor) for tensor in end(layer)} for end in (inputs_of, outputs_of)))
         for layer in model.operations
     ]
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from resnet_study.networks.first_and_last import find_first, list_operations
+from resnet_study.networks.graph import find_producers, inputs_of
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
 
 
@@ -77,13 +78,9 @@ def find_pairs(model) -> dict:
     """Batch normalisation -> the convolution that can take it in, of a functional model. Raises ValueError for another one."""
     if not hasattr(model, "operations"):
         raise ValueError(f"expected a functional model, received {type(model).__name__} '{model.name}'")
-    # They tell of the first use of a layer only. With a second use, somebody reads what nobody produces. A model within the model has
-    # attributes of the same names, which are tensors within it.
-    given, made = keras.Operation.input.fget, keras.Operation.output.fget
-    producers = {
-        id(tensor): operation for operation in model.operations for tensor in keras.tree.flatten(made(operation))
-    }
-    read = [id(tensor) for operation in model.operations for tensor in keras.tree.flatten(given(operation))]
+    # With a second use of a layer, somebody reads what nobody produces.
+    producers = find_producers(model)
+    read = [id(tensor) for operation in model.operations for tensor in inputs_of(operation)]
     readers = collections.Counter(read + [id(tensor) for tensor in model.outputs])
     if not readers.keys() <= producers.keys():
         raise ValueError(f"expected a model that uses each layer once, received '{model.name}'")

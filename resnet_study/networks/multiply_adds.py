@@ -1,7 +1,13 @@
-"""How much arithmetic a network needs."""
+"""How large a network is: its parameters, and the multiply-adds of an image."""
+
+import math
 
 import keras
 import tensorflow as tf
+
+
+def count_parameters(variables) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def multiply_adds(model: keras.Model) -> int:

@@ -81,7 +81,7 @@ def build_resnet9(
     The layout is that of Page 2019 ("How to train your ResNet"). The stem, the pooling before BN, BN without gamma, the kernels
     that begin as copies and the head are those of Jordan 2024 (arXiv:2404.00498). The widths and the residual blocks are ours.
 
-    The filters of the first layer are set by training images: `PatchWhitening.adapt`, which `cifar10_train.Train` calls.
+    The filters of the first layer are set by training images: `PatchWhitening.adapt`, which the tasks of a training call.
 
     Args:
         weights: None = random; "cifar10", "cifar10_robust" or "cifar100" = shipped weights, where there are such (`python

@@ -16,6 +16,7 @@ import keras
 
 from resnet_study.errors import UsageError, one_line, shorten
 from resnet_study.networks import registry
+from resnet_study.networks.graph import inputs_of, outputs_of
 from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization, finalize_layers
 from resnet_study.saved_models import as_functional, read_model
 
@@ -158,15 +159,13 @@ def _copy_normalization(source):
         UsageError: it puts several there, or one that is not known.
     """
     source = as_functional(source)
-    # `layer.input` of a model within the model is a tensor within it.
-    given, made = keras.Operation.input.fget, keras.Operation.output.fget
     found, tensor = [], source.inputs[0]
     for layer in source.layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        if given(layer) is not tensor or not _is_preprocessing(layer):
+        if [id(read) for read in inputs_of(layer)] != [id(tensor)] or not _is_preprocessing(layer):
             break
-        tensor = made(layer)
+        (tensor,) = outputs_of(layer)
         if not type(layer).__name__.startswith("Random"):  # which changes nothing but in training
             found.append(layer)
     if len(found) > 1 or not all(isinstance(layer, _NORMALIZATIONS) for layer in found):

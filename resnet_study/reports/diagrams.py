@@ -12,10 +12,11 @@ import itertools
 import re
 
 import keras
-import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from resnet_study.errors import UsageError
+from resnet_study.networks.graph import find_producers, inputs_of
+from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.reports.canvas import make_panels
 
 _BLOCK = re.compile(r"(.+block\d+)_")  # layers of one block share this beginning of their names
@@ -129,8 +130,7 @@ def draw_network(model: keras.Model):
             _straight(axes, points[-1], (next_x - 0.8, next_y))
     axes.set(xlim=(-1.05, 1.9 * per_row - 0.85), ylim=(-1.8 * (rows - 1) - 0.8, 0.95))
     axes.axis("off")
-    parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-    axes.set_title(f"{model.name}: {parameters:,} trainable parameters")
+    axes.set_title(f"{model.name}: {count_parameters(model.trainable_weights):,} trainable parameters")
     return figure
 
 
@@ -138,14 +138,12 @@ def _graph(model):
     """Layers in the order in which they are computed, and the edges between them, by name."""
     if not hasattr(model, "operations"):
         raise UsageError(f"expected a functional model, received {type(model).__name__} '{model.name}'")
-    # A model within the model has attributes of the same names, which are tensors within it.
-    given, made = keras.Operation.input.fget, keras.Operation.output.fget
-    producers = {id(tensor): each.name for each in model.operations for tensor in keras.tree.flatten(made(each))}
+    producers = find_producers(model)
     edges = [
-        (producers[id(tensor)], each.name)
+        (producers[id(tensor)].name, each.name)
         for each in model.operations
         if not isinstance(each, keras.layers.InputLayer)
-        for tensor in keras.tree.flatten(given(each))
+        for tensor in inputs_of(each)
     ]
     return {each.name: each for each in model.operations}, edges
 

@@ -2,7 +2,7 @@
 
 import re
 
-import numpy as np
+from resnet_study.networks.multiply_adds import count_parameters
 
 
 def table_lines(header, align: str, rows) -> list[str]:
@@ -35,8 +35,7 @@ def describe_layers(model) -> str:
     """A Markdown table of the layers of a model: output shape, trainable and non-trainable parameters, MB of float32 weights."""
     rows = []
     for layer in model.layers:
-        trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
-        fixed = sum(int(np.prod(weight.shape)) for weight in layer.non_trainable_weights)
+        trainable, fixed = map(count_parameters, (layer.trainable_weights, layer.non_trainable_weights))
         shape = " x ".join(str(size) for size in layer.output.shape[1:])
         rows.append((layer.name, type(layer).__name__, shape, trainable, fixed))
     total = ("total", "", "", sum(row[3] for row in rows), sum(row[4] for row in rows))

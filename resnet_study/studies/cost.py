@@ -20,7 +20,7 @@ from hyper_parameters import HyperParameters
 from resnet_study import devices
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
-from resnet_study.networks.multiply_adds import multiply_adds
+from resnet_study.networks.multiply_adds import count_parameters, multiply_adds
 from resnet_study.predictor import Predictor
 from resnet_study.reports.results import name_hardware
 from resnet_study.run_folder import run_folder_of
@@ -117,7 +117,7 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
                 "dataset": dataset,
                 "model": model_name,
                 "preset": preset,
-                "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
+                "parameters": count_parameters(model.trainable_weights),
                 "multiply_adds": multiply_adds(model),
                 "training_tflop": 1000
                 * training_pflop(first.config, model, int(first.history["step"].iloc[-1]), first.run),

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 
 from hyper_parameters import HyperParameters
 from resnet_study.networks import registry
+from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.diagrams import BLOCKS, describe_shape, draw_blocks, draw_network
 from resnet_study.reports.results import write_study
@@ -41,7 +41,7 @@ def draw_study(given: dict, models) -> Path:
     with matplotlib.rc_context(STYLE):
         for name, (model, options) in built.items():
             drawn.append(save_figure(draw_network(model), folder / f"{name}.png"))
-            parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+            parameters = count_parameters(model.trainable_weights)
             cells.append([name, ", ".join(f"{key} {value}" for key, value in options.items()), f"{parameters:,}"])
             row = dict.fromkeys(("preset", "std", "published", "published_source", "hardware", "commit", "run"))
             row |= {"dataset": f"{describe_shape(model.input_shape)}, {model.output_shape[-1]} classes", "model": name}

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import math
 import os
 import sys
 import time
@@ -26,10 +25,6 @@ def name_columns(part: str, sums: dict, images: int) -> dict:
             column, factor = ("loss", 1) if kind == "loss" else ("error", 100)
             columns["_".join(filter(None, (part, column, head)))] = factor * value / images
     return columns
-
-
-def count_parameters(variables) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def note_large_batch(batch_size: int, images: int) -> str:

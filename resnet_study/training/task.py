@@ -1,7 +1,7 @@
 """What `cifar10_train.Train` asks of a training: what is trained, and on what. Its loop knows nothing of that.
 
-A task is made from settings, run folder and data set. `training.tasks.Classification` is the task of one label for each image,
-`SeveralHeads` that of several; `flowers.transfer.Transfer` trains a new head on a backbone. All have:
+A task is made from settings, run folder and data set. `training.tasks.Classification` is the task of one label or several for each image,
+`SeveralHeads` that of one for each head; `flowers.transfer.Transfer` trains a new head on a backbone. All have:
 
 data         `data`, `training`, `validation`, `normalization`, `training_batches`, `validation_batches`, `test_batches`, `watched_images`
 network      `build`, `begin` with its first weights; `build_proxy`; `build_for_users`, `copy_for_users`, `class_names`; `name_variables` and

@@ -1,4 +1,4 @@
-"""The tasks of `cifar10_train`: one label for each image, or one for each of several heads. See `training.task` for what a task has."""
+"""The tasks of `cifar10_train`: one label or several for each image, or one for each of several heads. See `training.task` for what a task has."""
 
 import dataclasses
 import math
@@ -16,6 +16,7 @@ from resnet_study.errors import UsageError, say_once
 from resnet_study.files import read_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization
+from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
@@ -25,13 +26,13 @@ from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.proxy import SMALLEST, build_proxy
-from resnet_study.training.run_log import count_parameters, note_large_batch, note_long_warmup, note_many_epochs
+from resnet_study.training.run_log import note_large_batch, note_long_warmup, note_many_epochs
 from resnet_study.training.step import UpdateRule, measure_classes
 from resnet_study.training.task import Task
 
 
 class Classification(Task):
-    """One label for each image of a data set of `cifar10_input`.
+    """One label for each image of a data set of `cifar10_input`, or several.
 
     Attributes:
         data: the data set without its training images (`data.train` is None), which are in `training` and `validation`.
