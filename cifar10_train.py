@@ -32,6 +32,7 @@ from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
 from resnet_study.training.export import Export
+from resnet_study.training.machine import choose_machine
 from resnet_study.training.memory import check_batch, naming_batch, naming_size
 from resnet_study.training.run_log import Forecast, TensorBoardLog, callback_logs, format_row, seconds_left, trim_events
 from resnet_study.training.signals import catch_signals, check_loss, naming_errors
@@ -52,6 +53,7 @@ class Train:
 
     Attributes:
         task: what is trained, and on what; see `resnet_study.training.task`.
+        machine: what it computes on, `resnet_study.training.machine.Machine`.
         stage: what trains now: network, optimizer, averages, compiled steps; see `resnet_study.training.stage`.
         model: the network of the stage, keras.Model from normalised images to logits, in the precision of the run.
         data: the data set without its training images, see the task.
@@ -74,18 +76,7 @@ class Train:
         self.run = run or run_folder_of(config)
         config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)
-        self.is_chief = devices.is_chief(config.strategy)
-        self.strategy = devices.choose_strategy(config.strategy)
-        self.policy = devices.choose_policy(config.precision, config.strategy, self.run.stored_policy())
-        if config.strategy == "multi_worker":  # machines of different kinds would choose differently
-            self.policy = devices.policy_of_chief(self.strategy, self.policy)
-        if config.images_per_step < config.train_batch_size and (count := self.strategy.num_replicas_in_sync) > 1:
-            raise UsageError(
-                f"--hard_share is for one device, received {count} of them; give --hard_share=1, or --strategy=one_gpu or cpu"
-            )
-        self.towers = devices.choose_towers(
-            config.towers, self.strategy, config.images_per_step // config.accumulate, self.run.stored_towers()
-        )
+        self.machine = choose_machine(config, devices.choose_strategy(config.strategy), self.run)
         if task is None:
             task = SeveralHeads if len(config.tasks) > 1 else Classification
         self.task = task(config, self.run, data)
@@ -139,19 +130,22 @@ class Train:
         callbacks = check_callbacks(callbacks)
         self._export.frozen = self.model.stop_training = False  # of an earlier call
         self._under_way.clear()
-        with self.run.locked() if self.is_chief else contextlib.nullcontext(), naming_errors(self.config, self.run):
+        with (
+            self.run.locked() if self.machine.is_chief else contextlib.nullcontext(),
+            naming_errors(self.config, self.run),
+        ):
             if not resume:  # before the folder is emptied, so that a file that cannot be read costs no run
                 self.task.begin(self.model, resumed=False)
-            if self.is_chief:
+            if self.machine.is_chief:
                 self.run.begin(self.config, resume=resume, overwrite=overwrite)
-            checkpoint = find_checkpoint(self.run, self.strategy, self.is_chief)
+            checkpoint = find_checkpoint(self.run, self.machine)
             if checkpoint:
                 self.restore(checkpoint)
             else:
                 if resume:
                     self.task.begin(self.model, resumed=False)
                 self.stage.start_averages()
-            if self.is_chief:
+            if self.machine.is_chief:
                 if checkpoint:
                     delete_checkpoints_beside(checkpoint)  # a kill may have come before that
                 else:
@@ -162,13 +156,13 @@ class Train:
             had_ended = self._has_ended()
             if not had_ended:
                 self._loop(callbacks)
-            if self.is_chief and not (
+            if self.machine.is_chief and not (
                 had_ended and self.run.has_final()
             ):  # which may be the weights that a callback put back
                 self._export.save(self.stage, self.run.final)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
-                atexit.register(devices.wait_for_all, self.strategy)
+                atexit.register(devices.wait_for_all, self.machine.strategy)
 
     def _check_own_choice(self):
         """Raises UsageError where something is that of the run which `overwrite` deletes, and a new one might have another."""
@@ -180,21 +174,17 @@ class Train:
             )
         if config.strategy == "multi_worker":  # the machines would have to agree again
             return
-        batch = config.images_per_step // config.accumulate
-        own = (
-            devices.choose_policy(config.precision, config.strategy),
-            devices.choose_towers(config.towers, self.strategy, batch),
-        )
-        if own != (self.policy, self.towers):
+        taken, own = self.machine, choose_machine(config, self.machine.strategy)
+        if own != taken:
             raise UsageError(
-                f"this Train has taken {self.policy} and {self.towers} tower(s) from the run in {self.run}, which overwrite=True deletes; a new one "
-                f"would have {own[0]} and {own[1]}: call cifar10_train.train(config, overwrite=True)"
+                f"this Train has taken {taken.policy} and {taken.towers} tower(s) from the run in {self.run}, which overwrite=True deletes; a new one "
+                f"would have {own.policy} and {own.towers}: call cifar10_train.train(config, overwrite=True)"
             )
 
     def _enter_stage(self, number):
         """Makes what is trained in a stage of the task: its network, a fresh optimizer, the compiled steps."""
         with naming_size(self.config):
-            self.stage = Stage(number, self.task, self.config, self.policy, self.strategy, self.towers)
+            self.stage = Stage(number, self.task, self.config, self.machine)
         self.model = self.stage.model
         check_batch(self.model, self.config, self.stage.proxy and self.stage.proxy.model)
 
@@ -214,7 +204,7 @@ class Train:
         reports = self._state.reports()
         for watcher in self.task.watchers:
             watcher.go_on(reports)
-        if self.is_chief:  # what follows a checkpoint at a report may have been cut off by a kill
+        if self.machine.is_chief:  # what follows a checkpoint at a report may have been cut off by a kill
             if isinstance(facts.get("tensorboard"), dict):
                 trim_events(self.run.tensorboard, facts["tensorboard"])
             self._state.write_table(self.run)
@@ -223,12 +213,10 @@ class Train:
     def _describe(self):
         """Prints what was chosen, and adds this start to `environment.json`, where it trains, and to `data.json`."""
         write_json(self.run.data, self.task.describe_data(resumed=bool(self.history)))
-        environment = describe_environment(self.policy, self.config.strategy, self.towers)
+        environment = describe_environment(self.machine.policy, self.config.strategy, self.machine.towers)
         if not self._has_ended():
             self.run.note_start({"step": self.step, **environment})
-        hardware = f"{', '.join(environment['gpus']) or environment['processor']} ({environment['cores']} cores)"
-        shared = devices.describe_strategy(self.strategy, self.towers)
-        print(self.task.describe(self.model, f"{self.policy}, {shared}, on {hardware}"))
+        print(self.task.describe(self.model, self.machine.describe(environment)))
         if self._has_ended():
             print(f"finished after step {self.step:,}, nothing is left to train; --overwrite begins it again")
         elif self.step:
@@ -238,19 +226,19 @@ class Train:
 
     def _loop(self, callbacks):
         """Trains from `step` on."""
-        callbacks = callbacks if self.is_chief else []
+        callbacks = callbacks if self.machine.is_chief else []
         shown = self._export.update(self.stage) if callbacks else self.model
         shown.stop_training = False
         callback_list = make_callback_list(
             callbacks, shown, epochs=math.ceil(self.train_steps / self.report_freq), steps=self.report_freq
         )
         self._state.start_clock()
-        shows = self.config.tensorboard and self.is_chief
+        shows = self.config.tensorboard and self.machine.is_chief
         tensorboard = TensorBoardLog(self.run.tensorboard, self.model, self.task.watched_images()) if shows else None
         with (
             catch_signals() as caught,
             tqdm(
-                total=self.train_steps, initial=self.step, unit="step", disable=None if self.is_chief else True
+                total=self.train_steps, initial=self.step, unit="step", disable=None if self.machine.is_chief else True
             ) as bar,
         ):
             callback_list.on_train_begin()
@@ -258,7 +246,7 @@ class Train:
             if not self.history:
                 self._report_start(tensorboard, bar)
             forecast.end_report()
-            spread_dropout(self.model, self.strategy)
+            spread_dropout(self.model, self.machine.strategy)
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
             for images, labels in self._batches():
@@ -268,26 +256,28 @@ class Train:
                 callback_list.on_train_batch_end(self.step - 1, {"loss": loss})
                 bar.update()
                 steps_left = self.train_steps - self.step
-                if (line := forecast.end_step(steps_left, math.ceil(steps_left / self.report_freq))) and self.is_chief:
+                if (
+                    line := forecast.end_step(steps_left, math.ceil(steps_left / self.report_freq))
+                ) and self.machine.is_chief:
                     bar.write(line)
                 if self.step % self.report_freq == 0 or self.step == self.train_steps:
                     row = self._report(tensorboard, bar)
                     if callbacks:
                         self._export.update(self.stage)  # so that they see this report's weights
                     callback_list.on_epoch_end((self.step - 1) // self.report_freq, callback_logs(row))
-                    if devices.is_any(self.strategy, shown.stop_training or self._has_ended()):
+                    if devices.is_any(self.machine.strategy, shown.stop_training or self._has_ended()):
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
-                if devices.is_any(self.strategy, bool(caught)):
+                if devices.is_any(self.machine.strategy, bool(caught)):
                     self._wait()
-                    if self.is_chief:
+                    if self.machine.is_chief:
                         self._state.write(self.run, self.stage)
                     raise self._interrupted(caught)
                 clock = time.perf_counter()
             callback_list.on_train_end()
             # EarlyStopping may have put back the weights of its best report; they are then those of the result.
             self._export.frozen = bool(callbacks)
-            if devices.is_any(self.strategy, bool(caught)):  # it came while the last report was written
+            if devices.is_any(self.machine.strategy, bool(caught)):  # it came while the last report was written
                 raise self._interrupted(caught)
 
     def _has_ended(self) -> bool:
@@ -300,8 +290,8 @@ class Train:
                 continue
             if stage > self.stage.number:
                 self._enter_stage(stage)
-                spread_dropout(self.model, self.strategy)
-                if self.is_chief:
+                spread_dropout(self.model, self.machine.strategy)
+                if self.machine.is_chief:
                     self._export.update(self.stage)  # with the new optimizer, where callbacks look for it
             yield from self.stage.batches(self.step)
 
@@ -348,7 +338,7 @@ class Train:
         report = self._state.reports()[-1]
         for watcher in self.task.watchers:
             watcher.on_epoch_end(*report)
-        if self.is_chief:
+        if self.machine.is_chief:
             if tensorboard:
                 tensorboard.write(self.history, self.config.train_ema_decay, self.task.validates_fully)
             self._state.write(self.run, self.stage)

@@ -78,7 +78,7 @@ def measure_ours(job: dict) -> dict:
             training = Train(config, RunFolder(Path(folder) / "run"), data)
             check_parameters(training.model.trainable_variables, job)
             training.train(callbacks=[timer])
-        policy = training.policy
+        policy = training.machine.policy
         result = training_result(timer.ends, job)
     return {"number_format": policy.removeprefix("mixed_"), "software": _software()} | result
 

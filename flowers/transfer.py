@@ -338,6 +338,6 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
     goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
     trainer = Train(config, run, task=functools.partial(Transfer, load_weights=not goes_on))
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)
-    if trainer.is_chief:
+    if trainer.machine.is_chief:
         write_json(run.data, read_json(run.data, {}) | {"skipped": trainer.data.skipped})
     return run

@@ -103,7 +103,7 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_pa
     run = train(config)
     assert run.stored_policy() == "float32" and read_checkpoint(run.latest_checkpoint())[1]["precision"] == "float32"
     machine(processor="AuthenticAMD avx512_bf16")
-    assert Train(config, RunFolder(run.path)).policy == "float32"
+    assert Train(config, RunFolder(run.path)).machine.policy == "float32"
     # As if it had been begun in bfloat16.
     starts = read_json(run.environment, [dict])
     write_json(run.environment, [*starts, starts[-1] | {"dtype_policy": "mixed_bfloat16"}])
@@ -111,12 +111,16 @@ def test_a_run_that_moves_to_another_machine_keeps_its_precision(machine, tmp_pa
     capsys.readouterr()
     trainer = Train(config, RunFolder(run.path))
     printed = capsys.readouterr().out
-    assert trainer.policy == "mixed_bfloat16" and len(printed.splitlines()) == 1 and "is slower in bfloat16" in printed
+    assert (
+        trainer.machine.policy == "mixed_bfloat16"
+        and len(printed.splitlines()) == 1
+        and "is slower in bfloat16" in printed
+    )
     assert "bfloat16" in {layer.compute_dtype for layer in trainer.model.layers}
     trainer.train(resume=True)
     # What starts anew chooses anew.
     trainer = Train(config, RunFolder(run.path))
-    assert trainer.policy == "mixed_bfloat16"
+    assert trainer.machine.policy == "mixed_bfloat16"
     with pytest.raises(UsageError, match=r"has taken mixed_bfloat16 .* a new one would have float32"):
         trainer.train(overwrite=True)
     assert run.stored_policy() == "mixed_bfloat16" and run.final.is_file()

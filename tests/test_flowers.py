@@ -865,13 +865,13 @@ from flowers import transfer
 
 config = settings(sys.argv[1], sys.argv[2], augment=False, deterministic=True, strategy="mirrored", version="whole")
 whole = make_trainer(config)
-assert whole.task.caches_features and whole.strategy.num_replicas_in_sync == 2
+assert whole.task.caches_features and whole.machine.strategy.num_replicas_in_sync == 2
 whole.train()
 assert_resumes_exactly(lambda version, **how: transfer.train(dataclasses.replace(config, version=version), **how), 4, whole.run)
 
 ones = tf.ones((4, *whole.model.input_shape[1:]))
-outputs = whole.strategy.run(tf.function(lambda: whole.model(ones, training=True)))
-outputs = [np.array(output) for output in whole.strategy.experimental_local_results(outputs)]
+outputs = whole.machine.strategy.run(tf.function(lambda: whole.model(ones, training=True)))
+outputs = [np.array(output) for output in whole.machine.strategy.experimental_local_results(outputs)]
 assert len(outputs) == 2 and not np.allclose(*outputs)
 """
     done = subprocess.run(

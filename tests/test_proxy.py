@@ -169,6 +169,6 @@ def small_images():
 
 
 def test_few_chosen_images_are_not_shared_among_towers(tmp_path):
-    assert Train(tiny(tmp_path, train_batch_size=64, hard_share=0.25, version="few")).towers == 1
+    assert Train(tiny(tmp_path, train_batch_size=64, hard_share=0.25, version="few")).machine.towers == 1
     with pytest.raises(UsageError, match="--towers must be at most the 1 images"):
         Train(tiny(tmp_path, hard_share=0.125, towers=2, version="one"))

@@ -200,10 +200,10 @@ def test_a_run_keeps_its_towers_wherever_it_goes(tmp_path, monkeypatch):
     run = train(config)
     assert run.stored_towers() == 2
     monkeypatch.setattr(devices, "count_cores", lambda: 1)
-    assert Train(config, RunFolder(run.path)).towers == 2
+    assert Train(config, RunFolder(run.path)).machine.towers == 2
     # A version without towers noted none.
     write_json(run.environment, [{"step": 0}])
-    assert Train(config, RunFolder(run.path)).towers == 1
+    assert Train(config, RunFolder(run.path)).machine.towers == 1
     run.environment.unlink()
     assert RunFolder(run.path).stored_towers() == 1
     assert train(config, overwrite=True).stored_towers() == 1  # what starts anew chooses anew

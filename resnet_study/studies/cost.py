@@ -79,7 +79,7 @@ def measure_cost(config: HyperParameters) -> dict:
         "training_seconds": 1000 / speed * config.images_per_step / config.train_batch_size,
         "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
         "training_memory": int(peak[1]) / 1024 if peak else None,
-        "hardware": name_hardware(describe_environment(trainer.policy, config.strategy)),
+        "hardware": name_hardware(describe_environment(trainer.machine.policy, config.strategy)),
     }
 
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from resnet_study.networks.airbench import build_airbench
+from resnet_study.training.machine import Machine
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.step import CompiledSteps, shard
 
@@ -27,16 +28,17 @@ class Proxy:
         model: keras.Model from normalised images to logits.
     """
 
-    def __init__(self, model, task, config, policy, strategy, towers):
+    def __init__(self, model, task, config, machine: Machine):
         """Builds the optimizer; see `Stage` for the arguments.
 
         Args:
             model: of `build_proxy`.
             config: settings; uses hard_share and those of the optimizer.
         """
-        self.model, self._task, self._share, self._towers = model, task, config.hard_share, towers
-        with strategy.scope():
-            self._optimizer = make_optimizer(config, model.trainable_variables, strategy.num_replicas_in_sync, policy)
+        self.model, self._task, self._share, self._towers = model, task, config.hard_share, machine.towers
+        replicas = machine.strategy.num_replicas_in_sync
+        with machine.strategy.scope():
+            self._optimizer = make_optimizer(config, model.trainable_variables, replicas, machine.policy)
         plain = {"weight_averaging": 0.0, "lookahead_steps": 0, "sparsity": 0.0, "quantize_aware": False}
         self._steps = CompiledSteps(
             model=model,
@@ -44,8 +46,8 @@ class Proxy:
             averages=[],
             measure=self._measure_hardest,
             normalization=task.normalization,
-            strategy=strategy,
-            towers=towers,
+            strategy=machine.strategy,
+            towers=machine.towers,
             update=dataclasses.replace(task.update, **plain),
             train_steps=task.stage_ends[-1],
         )

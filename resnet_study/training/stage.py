@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from resnet_study import devices
 from resnet_study.training.averages import averaged_weights
+from resnet_study.training.machine import Machine
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.proxy import Proxy
 from resnet_study.training.run_log import name_columns
@@ -25,19 +26,18 @@ class Stage:
         steps: `CompiledSteps`.
     """
 
-    def __init__(self, number: int, task, config, policy: str, strategy, towers: int):
+    def __init__(self, number: int, task, config, machine: Machine):
         """Builds all of it.
 
         Args:
             number: see above.
             task: see `resnet_study.training.task`.
             config: settings; uses those of the optimizer.
-            policy: Keras dtype policy of the network.
-            strategy: tf.distribute.Strategy.
-            towers: shards of each batch, see `resnet_study.training.step`.
+            machine: what it computes on.
         """
+        policy, strategy = machine.policy, machine.strategy
         self.number, self._task, self._strategy = number, task, strategy
-        self._arithmetic = {"precision": policy, "towers": towers}
+        self._arithmetic = {"precision": policy, "towers": machine.towers}
         self.model = task.build(number, policy, strategy)
         with strategy.scope():
             self.optimizer = make_optimizer(
@@ -49,7 +49,7 @@ class Stage:
         for watcher in task.watchers:
             watcher.set_model(self.model)
         proxy = task.build_proxy(policy, strategy)
-        self.proxy = proxy and Proxy(proxy, task, config, policy, strategy, towers)
+        self.proxy = proxy and Proxy(proxy, task, config, machine)
         self.steps = CompiledSteps(
             model=self.model,
             optimizer=self.optimizer,
@@ -57,7 +57,7 @@ class Stage:
             measure=task.measure,
             normalization=task.normalization,
             strategy=strategy,
-            towers=towers,
+            towers=machine.towers,
             update=task.update,
             train_steps=task.stage_ends[-1],
             teach=task.teach,

@@ -10,6 +10,7 @@ from resnet_study.checkpoints import checkpoint_of, read_checkpoint, save_checkp
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.run_folder import RunFolder
+from resnet_study.training.machine import Machine
 from resnet_study.training.run_log import event_sizes, name_columns, smooth
 
 
@@ -110,16 +111,16 @@ class TrainingState:
         return facts
 
 
-def find_checkpoint(run: RunFolder, strategy, is_chief: bool) -> Path | None:
+def find_checkpoint(run: RunFolder, machine: Machine) -> Path | None:
     """The checkpoint that all machines go on from, which the chief chooses; None for a new run.
 
     Raises:
         UsageError: this machine cannot see what the chief chose.
     """
-    checkpoint = run.latest_checkpoint() if is_chief else None
+    checkpoint = run.latest_checkpoint() if machine.is_chief else None
     chosen = -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
-    chosen = int(devices.from_chief(strategy, [chosen])[0])
-    if is_chief or chosen < 0:
+    chosen = int(devices.from_chief(machine.strategy, [chosen])[0])
+    if machine.is_chief or chosen < 0:
         return checkpoint
     path = checkpoint_of(run.checkpoints, chosen)
     if not path.is_file():
