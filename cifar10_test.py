@@ -370,4 +370,4 @@ def export(
         chosen = choose_images(len(first), compared, config.seed)
         images, labels = first.images[chosen], {head: part.labels[chosen] for head, part in tested.items()}
         real = RealImages(images, labels, f"{len(images):,} test images of {config.dataset}", choose_training)
-    return export_model(path, run, model, real, formats, quantize, pixels)
+    return export_model(path, run, model, real, formats, quantize, pixels, batch_size=config.test_batch_size)

@@ -52,7 +52,7 @@ def export(
             raise UsageError(f"no {name} image of {load_data().found} can be read; mend some, or give --images=PATH")
         found = f"{len(images):,} {name} images of {config.dataset_name}"
         real = RealImages(images, {"": labels}, found, choose_training)
-    return export_model(path, run, model, real, formats, quantize, pixels)
+    return export_model(path, run, model, real, formats, quantize, pixels, batch_size=config.test_batch_size)
 
 
 def main(argv=None) -> int:

@@ -100,6 +100,8 @@ def export(
     formats,
     quantize: str = "none",
     pixels: str = "uint8",
+    *,
+    batch_size: int = 128,
 ) -> list[dict]:
     """Writes a network in some formats, each in a folder of its own, such as `exported/onnx-int8/` in the folder of the run.
 
@@ -112,6 +114,7 @@ def export(
         formats: keys of `formats.QUANTIZATIONS`.
         quantize: see `formats`.
         pixels: "uint8" or "float32", what the files take.
+        batch_size: images that the network answers for at a time.
 
     Returns:
         For each format the content of its `model.json`, with "path", that of the file.
@@ -136,7 +139,7 @@ def export(
         pixels,
         lambda: training()[0],
     )
-    expected = _by_head(Predictor(model).predict(real.images))
+    expected = _by_head(Predictor(model).predict(real.images, batch_size))
     made = []
     for kind in formats:
         place = run.path / "exported" / (kind if quantize == "none" else f"{kind}-{quantize}")

@@ -130,7 +130,9 @@ def _make_forms(name, config, known, missing) -> list[dict]:
     if data.fingerprint:  # of images of one's own, of which others may have the same name
         begins += f", images {data.fingerprint}"
     # What a Predictor chooses depends on the machine, and so do its answers.
-    keras_forms = remembered(known, f"{begins}, {_own_precision()}", lambda: _test_keras(model, test))
+    keras_forms = remembered(
+        known, f"{begins}, {_own_precision()}", lambda: _test_keras(model, test, config.test_batch_size)
+    )
     common = {"model": name, "multiply_adds": multiply_adds(model), "shape": model.input_shape[1:]}
     job = {"path": path, "shipped_name": config.model_name, "shape": model.input_shape[1:]}
     made = [{"form": form, **facts, "job": job | {"kind": form.split(",")[0]}} for form, facts in keras_forms.items()]
@@ -157,13 +159,15 @@ def _own_precision() -> str:
     return devices.choose_policy("auto", "auto").removeprefix("mixed_")
 
 
-def _test_keras(model, test):
+def _test_keras(model, test, batch_size):
     """{form: error and same_class in %, bytes} of the network in Keras: in float32, and as this library chooses."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")
         save_model(model, path)
         size = path.stat().st_size
-    plain, ours = (Predictor(model, precision).predict(test.images).argmax(1) for precision in ("float32", "auto"))
+    plain, ours = (
+        Predictor(model, precision).predict(test.images, batch_size).argmax(1) for precision in ("float32", "auto")
+    )
     return {
         form: {
             "error": round(100 * float(np.mean(answers != test.labels)), 6),
