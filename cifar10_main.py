@@ -13,7 +13,7 @@ from pathlib import Path
 
 import hyper_parameters
 from resnet_study import devices
-from resnet_study.command_settings import find_command_settings, find_others, find_sources, with_data
+from resnet_study.command_settings import check_read, find_command_settings, find_others, find_sources, with_data
 from resnet_study.errors import UsageError, run_command
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
@@ -26,7 +26,7 @@ from resnet_study.reports.console import (
     print_result,
 )
 from resnet_study.reports.run_list import print_runs
-from resnet_study.run_folder import RunFolder, run_around, run_folder_of
+from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
@@ -131,7 +131,6 @@ def make_parser() -> Parser:
         "--depths",
         type=list_of(int),
         metavar="INT,...",
-        default=[20, 32, 44, 56],
         help="depths 6n+2 for --mode=degradation [20,32,44,56]",
     )
     studies.add_argument(
@@ -155,13 +154,13 @@ def _run(argv):
     fields = hyper_parameters.HyperParameters.__dataclass_fields__
     actions = {name: flags.pop(name) for name in list(flags) if name not in fields}
     _check_actions(actions, parser)
+    if actions["mode"] != "serve":  # which looks at what its models are first
+        check_read(flags, actions["mode"], [path] if (path := flags.get("test_ckpt_path")) else (), actions["versions"])
     if actions["mode"] == "models":
         return _list_models()
     if actions["mode"] == "runs":
         return print_runs(hyper_parameters.from_flags(flags).runs_dir)
     if actions["mode"] == "report":
-        if flags.get("test_ckpt_path"):
-            raise UsageError("--test_ckpt_path is for --mode=test and predict; report a run, by its --version")
         return _report(hyper_parameters.from_flags(flags), actions["versions"])
     if actions["mode"] == "serve":
         return _serve(flags, actions["versions"], actions["port"])
@@ -172,13 +171,11 @@ def _run(argv):
             raise KeyboardInterrupt(str(stop) or "stopped; the same command again goes on with the study") from stop
     if actions["resume"] and actions["overwrite"]:
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
-    if actions["mode"] == "train" and flags.get("test_ckpt_path"):
-        raise UsageError(
-            "--test_ckpt_path is for --mode=test, predict, export and prune; give --ckpt_path to start from weights"
-        )
     actions["others"] = find_others(flags) if actions["mode"] == "test" else None
     config = find_command_settings(flags, actions["mode"], actions["resume"])
-    config.check_given(flags)
+    # A pruned run has a warm-up of its own.
+    own = ("warmup_lr", "warmup_shape") if actions["mode"] == "prune" else ()
+    config.check_given({name: value for name, value in flags.items() if name not in own})
     actions["given"] = flags
     devices.import_tensorflow()
     if actions["mode"] not in ("train", "prune"):
@@ -207,16 +204,16 @@ def _check_actions(actions, parser):
 
 
 def _study(flags, actions):
-    if flags.get("test_ckpt_path"):
-        raise UsageError("--test_ckpt_path is for --mode=test, predict and export; a study tests its own runs")
-    if actions["mode"] == "degradation" and (named := {"model", "num_residual_blocks"} & flags.keys()):
+    if actions["short"] and "preset" in flags:
         raise UsageError(
-            f"--mode=degradation has no --{min(named)}, received one; leave it out, --models or --depths name the networks"
+            f"--short is --preset=degradation, received it and --preset={flags['preset']}; give one of them"
         )
     if flags.get("strategy") == "multi_worker":
         raise UsageError(
             "studies train one run after the other on one machine, received --strategy=multi_worker; train the runs first, one by one"
         )
+    if actions["depths"] and actions["models"]:
+        raise UsageError("--depths and --models both name networks, received both; give one of them")
     for one, several in (("model", "models"), ("dataset", "datasets"), ("seed", "seeds")):
         if one in flags and actions[several]:
             raise UsageError(f"--{one} and --{several} exclude each other; give one of them")
@@ -232,10 +229,6 @@ def _study(flags, actions):
     elif actions["mode"] == "compress":
         from resnet_study.studies.compress import compress
 
-        if "num_residual_blocks" in flags:
-            raise UsageError(
-                "--mode=compress has no --num_residual_blocks, received one; give --versions=resnet32 and so on"
-            )
         # Here --model names no run, but the network of shipped weights.
         folder = compress(flags, find_sources(flags, actions["versions"] or [defaults.model]))
     else:
@@ -244,7 +237,9 @@ def _study(flags, actions):
         from resnet_study.studies.robustness import measure_robustness
 
         if actions["mode"] == "degradation":
-            folder = degrade(given, actions["depths"], seeds, actions["short"], actions["models"] or ())
+            folder = degrade(
+                given, actions["depths"] or (20, 32, 44, 56), seeds, actions["short"], actions["models"] or ()
+            )
         else:
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
             study = {"compare": compare, "robustness": measure_robustness}
@@ -282,6 +277,11 @@ def _serve(flags, versions, port):
         raise UsageError("--version and --test_ckpt_path both name a model; give one of them, or several by --versions")
     if versions and (named := {"version", "test_ckpt_path"} & flags.keys()):
         raise UsageError(f"--versions and --{min(named)} exclude each other; give one of them")
+    config = hyper_parameters.from_flags(flags)
+    runs = Path(config.runs_dir).expanduser()
+    named = versions or [config.test_ckpt_path or config.run_name]
+    paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
+    check_read(flags, "serve", paths.values() if versions or {"version", "test_ckpt_path"} & flags.keys() else ())
     devices.import_tensorflow()
     try:
         from resnet_study.serving.app import serve
@@ -291,14 +291,6 @@ def _serve(flags, versions, port):
         ) from error
     from resnet_study.serving.served_model import ServedModel
 
-    config = hyper_parameters.from_flags(flags)
-    runs = Path(config.runs_dir).expanduser()
-    named = versions or [config.test_ckpt_path or config.run_name]
-    paths = {name: str(runs / name) if (runs / name).is_dir() else name for name in named}
-    reading = [name for name in ("value_range", "resize", "jpeg_size") if name in flags]
-    for path in paths.values() if reading else ():
-        if (run := run_around(path)) is not None and run.holds_run():
-            raise UsageError(f"{path} reads images as {run} was trained, received --{reading[0]}; leave that out")
     # Shipped weights tell what they were trained on; other models have a run that does, or are told by flags.
     settings = {
         name: with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config

@@ -14,7 +14,7 @@ import math
 from typing import ClassVar
 
 from resnet_study.errors import UsageError
-from resnet_study.networks.registry import name_with_blocks
+from resnet_study.networks.registry import find, name_with_blocks
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
 from resnet_study.shared_settings import SharedSettings
@@ -266,6 +266,33 @@ class HyperParameters(SharedSettings):
     def __post_init__(self):
         super().__post_init__()
         _check_together(self)
+
+    def needs(self):
+        # Commands of runs that --mode=prune began tell their decays, whatever the schedule is.
+        decays = self.lr_schedule == "step" or self.is_use_ckpt
+        has_beta = self.beta_lr_factor == 1 or find(self.model_name).has_batch_norm
+        return [
+            *super().needs(),
+            (("synthetic_images",), self.dataset == "synthetic", "--dataset=synthetic"),
+            (
+                ("split_seed",),
+                self.validation_fraction > 0 or self.dataset == "folder",
+                "--validation_fraction above 0",
+            ),
+            (("rotation", "flip", "padding_size", "padding_mode", "cutout"), self.augment, "--augment=true"),
+            (("head_weights",), len(self.tasks) > 1, "several --heads"),
+            (("teacher_temperature", "teacher_share"), self.teacher != "", "--teacher"),
+            (("decay_step0", "decay_step1"), decays, "--lr_schedule=step"),
+            (("beta_lr_factor",), has_beta, f"batch norm, which --model={self.model} lacks"),
+        ]
+
+    def check_given(self, flags):
+        super().check_given(flags)
+        size = self.image_size if self.dataset == "folder" else 28 if self.dataset == "mnist" else 32
+        if flags.get("cutout", 0) > size:
+            raise UsageError(
+                f"--cutout must be at most {size}, the height and width of the images in pixels, received {flags['cutout']}; give such as 8"
+            )
 
     @property
     def model_name(self) -> str:

@@ -21,13 +21,6 @@ def _changed(name: str, default=None, **facts):
     )
 
 
-def _given(flags: dict, *names: str) -> str:
-    """The first of some flags that was given and asks for something, as it was given; "" = none."""
-    usual = FlowerParameters.__dataclass_fields__
-    asks = (name for name in names if flags.get(name) and flags[name] != usual[name].default)
-    return next((f"--{name}={flags[name]}" for name in asks), "")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowerParameters(SharedSettings):
     """One transfer run. Images are [height, width, RGB] of 0..255; an epoch is one pass over the training images."""
@@ -256,16 +249,20 @@ class FlowerParameters(SharedSettings):
                 f"--faithful squeezes images as the text did, received --resize={self.resize}; leave one out"
             )
 
-    def check_given(self, flags: dict) -> None:
-        """As `OwnImageSettings.check_given`, of the flags that are about fine-tuning and augmentation, too."""
-        super().check_given(flags)
-        if not self.unfreeze_at_epoch and (named := _given(flags, "fine_tune_lr", "fine_tune_stages")):
-            raise UsageError(
-                f"{named} is about fine-tuning, received no --unfreeze_at_epoch; give that too, such as --unfreeze_at_epoch=10, or leave both out"
-            )
-        names = ("rotation", "shear", "zoom", "horizontal_flip", "variants", "pipeline")
-        if not self.augment and (named := _given(flags, *names)):
-            raise UsageError(f"{named} is a part of the augmentation, received it and --augment=false; leave one out")
+    def needs(self):
+        split = self.dataset != "oxford102"
+        augmentation = ("rotation", "shear", "zoom", "horizontal_flip", "variants", "pipeline")
+        return [
+            *super().needs(),
+            (
+                ("validation_fraction", "split_seed"),
+                split,
+                "images that are to be split, other than --dataset=oxford102",
+            ),
+            (("find_leaks",), self.dataset in ("folder", "oxford102"), "image files, such as --dataset=folder"),
+            (augmentation, self.augment, "--augment=true"),
+            (("fine_tune_lr", "fine_tune_stages"), self.unfreeze_at_epoch > 0, "--unfreeze_at_epoch, such as 10"),
+        ]
 
     def reading(self, told=None) -> dict:
         """As `SharedSettings.reading`, with the quirk of the text."""

@@ -14,6 +14,9 @@ from resnet_study.errors import UsageError, run_command
 from resnet_study.run_folder import find_run
 from resnet_study.settings import Parser, add_flags
 
+# Settings of how one folder is split; the first where there are no parts at all, the others where there is none for validation.
+_OF_SPLIT = ("test_fraction", "validation_fraction", "split_seed")
+
 
 def make_parser() -> Parser:
     parser = Parser(
@@ -57,6 +60,14 @@ def _run(argv):
             flags.setdefault("classes", 10)
     crosses = flags.get("folds", 0) and not flags.get("fold")
     config = stored_settings(flags, goes_on=resume and not crosses, begins=True)
+    if config.dataset == "folder" and not config.folds and (asked := [name for name in _OF_SPLIT if flags.get(name)]):
+        from resnet_study.data.labelled_files import find_labelled
+
+        found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
+        if "validation" in found.parts or (found.has_parts and asked[0] == "test_fraction"):
+            raise UsageError(
+                f"{found.place} must be one whole to be split by --{asked[0]}, received parts ({', '.join(found.parts)}); leave it out"
+            )
     if config.dataset == "oxford102" and not resume:
         print(
             f"images: Oxford 102 Flowers, {config.classes or 'all'} classes, in the parts of the flower text; --data_dir=FOLDER takes others"

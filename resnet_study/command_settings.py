@@ -25,6 +25,91 @@ _OF_FOLDER = (
     "folds", "fold",
 )  # fmt: skip
 
+_FIELDS = dataclasses.fields(hyper_parameters.HyperParameters)
+_EVERY = {field.name for field in _FIELDS}
+# Those that a run is held against, see `find_settings`.
+_KEPT = {field.name for field in _FIELDS if not field.metadata["operational"]}
+# Where things lie, which scripts say in each of their commands, and what a run or study is called.
+_WHERE = {"runs_dir", "data_dir"}
+_PLACES = {"version", *_WHERE}
+_NETWORK = {"model", "num_residual_blocks"}
+# What tells how images of one's own are read; of their JPEG files each model tells itself.
+_READING = {"value_range", "resize"}
+# What tells on which data a model is tested that no run or flag of a run tells of.
+_OF_DATA = {"preset", "dataset", "synthetic_images", "heads", *_OF_FOLDER, *_READING}
+_TABLE = {"labels", "label_separator"}
+_TEST = {"test_batch_size", "test_flip", "test_shifts"}
+_STUDY = _EVERY - {"test_ckpt_path", "prune_by"}
+# The settings that each mode reads, where no model is named by its path or the like.
+_READS = {
+    "train": _EVERY - {"test_ckpt_path"},
+    "test": _KEPT | _PLACES | _TABLE | _TEST,
+    "predict": _KEPT | _PLACES | {"test_batch_size"},
+    "export": _KEPT | _PLACES | _TABLE | {"test_batch_size"},
+    "prune": _EVERY - {"is_use_ckpt", "ckpt_path"},
+    "calibrate": _KEPT | _PLACES | _TABLE | {"test_batch_size"},
+    "models": _WHERE,
+    "report": {*_NAMING, "labels"},
+    "serve": {*_NAMING},
+    "runs": _WHERE,
+    "publish": _KEPT | _PLACES,
+    "compare": _STUDY,
+    "degradation": _STUDY - _NETWORK,
+    "robustness": _STUDY,
+    "compress": _OF_DATA | _PLACES | {"model", "seed", "test_batch_size"},
+    "diagram": _PLACES | _NETWORK | {*hyper_parameters.NETWORK_OPTIONS},
+}
+# The same where paths name the models; `_NETWORK` is that of shipped weights.
+_READS_OF_MODELS = {
+    "test": _OF_DATA | _PLACES | _TEST,
+    "predict": {"preset", "dataset", "test_batch_size"} | _PLACES | _READING,
+    "export": _OF_DATA | _PLACES | {"seed", "test_batch_size"},
+    "serve": _OF_DATA | _PLACES | {"validation_fraction"},
+}
+# What to do about a setting that is not read, where that is more than to leave it out: (mode, setting) -> what.
+_ADVICE = {
+    ("train", "test_ckpt_path"): "give --ckpt_path to start from weights; --test_ckpt_path is for --mode=test, predict, export, serve and prune",
+    **{(mode, "test_ckpt_path"): f"{mode} a run, by its --version" for mode in ("calibrate", "publish", "report")},
+    **{("degradation", name): "leave it out, --models or --depths name the networks" for name in _NETWORK},
+    ("compress", "num_residual_blocks"): "give --versions=resnet32 and so on",
+    **{("prune", name): "name what to prune by --version or --test_ckpt_path" for name in ("is_use_ckpt", "ckpt_path")},
+}  # fmt: skip
+
+
+def check_read(flags: dict, mode: str, paths=(), versions=()) -> None:
+    """Raises UsageError for a setting that was given and that the mode would ignore.
+
+    Args:
+        flags: those of the settings that were given.
+        mode: what is done.
+        paths: what `test_ckpt_path` or for serve anything else names: run folders, model files, names of shipped weights.
+        versions: what --versions names.
+    """
+    read, of = _READS[mode], " with --versions" * bool(versions)
+    if paths and mode in _READS_OF_MODELS:
+        read, of = _READS_OF_MODELS[mode] | {"test_ckpt_path"}, " of a model file"
+        if mode == "serve":
+            held = [(run := run_around(path)) is not None and run.holds_run() for path in paths]
+            if any(held):
+                read, of = (_PLACES | {"test_ckpt_path"} if all(held) else read - _READING), " of a run"
+        if any(path in registry.SHIPPED for path in paths):
+            read, of = read | _NETWORK, of.replace("a model file", "shipped weights")
+    elif mode == "report" and versions:
+        read = _PLACES
+    elif mode == "report" and "version" in flags:
+        # A table of labels needs --dataset=folder.
+        read, of = _PLACES | {"labels"} | ({"dataset"} if flags.get("dataset") == "folder" else set()), " of a run"
+    elif mode == "compress" and versions:
+        read = read - {"model"}
+    _refuse_others(flags, read, mode, of)
+
+
+def _refuse_others(flags, read, mode, of):
+    for name, value in flags.items():
+        if name not in read and value != "":
+            advice = _ADVICE.get((mode, name), "leave it out")
+            raise UsageError(f"--mode={mode}{of} reads no --{name}, received --{name}={value}; {advice}")
+
 
 def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_parameters.HyperParameters:
     """The settings of the run: those it has stored, where it exists and goes on, changed by the flags that were given.
@@ -39,8 +124,6 @@ def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_paramet
     """
     make = hyper_parameters.from_flags
     if flags.get("test_ckpt_path"):
-        if mode in ("calibrate", "publish"):
-            raise UsageError(f"--test_ckpt_path is for --mode=test and predict; {mode} a run, by its --version")
         if mode != "prune" and flags.get("version"):
             raise UsageError(
                 f"--version={flags['version']} and --test_ckpt_path both name a model for --mode={mode}; give one of them"
@@ -48,6 +131,7 @@ def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_paramet
         return with_recipe(flags) if mode == "prune" else with_data(flags)
     run = find_run(make, flags, _NAMING)
     if mode == "publish" and (run.path / "study.json").is_file():
+        _refuse_others(flags, _NAMING, mode, " of a study")
         return make(flags)
     if mode in ("test", "predict", "calibrate", "export", "prune") and not run.holds_run():
         raise UsageError(

@@ -103,8 +103,16 @@ class OwnImageSettings(Settings):
                         f"--{name} is for --dataset=folder, received --{name}={value} and {self.dataset}; leave it out"
                     )
 
+    def needs(self):
+        # With images of one's own --resize and --value_range are read, too: by predictions.
+        return [
+            *super().needs(),
+            (("test_fraction",), self.dataset == "folder" and not self.folds, "--dataset=folder without --folds"),
+            (("on_bad_image", "jpeg_size"), self.dataset in _OF_FILES, "image files, such as --dataset=folder"),
+        ]
+
     def check_given(self, flags: dict) -> None:
-        """Raises UsageError where a flag that was given would be ignored; settings of runs of before may have it."""
+        super().check_given(flags)
         if flags.get("data_dir") and self.dataset in WITHOUT_PLACE:
             raise UsageError(
                 f"--dataset={self.dataset} reads no --data_dir, received --data_dir={flags['data_dir']}; leave it out, or give "

@@ -68,6 +68,9 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# Values that ask for nothing.
+_NOTHING = (None, False, 0, "", "none", "off", "auto")
+
 # A field that only the settings of one program have, and the commands of that program.
 _COMMANDS = {
     "preset": "python cifar10_main.py --mode=train, test or predict",
@@ -113,6 +116,19 @@ class Settings:
             raise UsageError(
                 f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
             )
+
+    def needs(self) -> list[tuple[tuple[str, ...], bool, str]]:
+        """What other settings switch off: (names, whether they are read as the others are, what has to be so for that)."""
+        return []
+
+    def check_given(self, flags: dict) -> None:
+        """Raises UsageError where a flag that was given would be ignored; presets and settings of runs of before may have it."""
+        for names, read, needed in self.needs():
+            for name in names if not read else ():
+                if (value := flags.get(name)) not in _NOTHING:
+                    raise UsageError(
+                        f"--{name} needs {needed}, received --{name}={value} without, which would change nothing; give that too, or leave it out"
+                    )
 
     def flags_beside(self, other: "Settings") -> list[str]:
         """The flags of what differs from `other`, and not only in where things lie."""

@@ -205,6 +205,17 @@ class SharedSettings(OwnImageSettings):
         if self.corrupt and not self.augment:
             raise UsageError("--corrupt is a part of the augmentation, received it and --augment=false; leave one out")
 
+    def needs(self):
+        schedule = self.lr_schedule
+        return [
+            *super().needs(),
+            (("final_lr",), schedule not in ("constant", "step"), "--lr_schedule=linear, cosine or plateau"),
+            (("lr_decay_factor",), schedule in ("step", "plateau"), "--lr_schedule=step or plateau"),
+            (("plateau_patience",), schedule == "plateau", "--lr_schedule=plateau"),
+            (("warmup_lr", "warmup_shape"), self.warmup_steps > 0, "--warmup_steps above 0"),
+            (("weight_decay_on",), self.weight_decay > 0, "--weight_decay above 0"),
+        ]
+
     @property
     def images_per_step(self) -> int:
         """Images of each batch that are trained on."""

@@ -1039,14 +1039,24 @@ def test_a_trained_backbone_changes_and_a_frozen_one_does_not(image_folder, tmp_
         (["--faithful", "--model=resnet152v2"], "has the quirks of the text on resnet50"),
         (
             ["--data_dir=x", "--fine_tune_lr=1e-5"],
-            "--fine_tune_lr=1e-05 is about fine-tuning, received no --unfreeze_at_epoch",
+            "--fine_tune_lr needs --unfreeze_at_epoch, such as 10, received --fine_tune_lr=1e-05 without",
         ),
-        (["--data_dir=x", "--fine_tune_stages=2"], "--fine_tune_stages=2 is about fine-tuning"),
-        (["--data_dir=x", "--augment=false", "--rotation=9"], "--rotation=9.0 is a part of the augmentation"),
+        (["--data_dir=x", "--fine_tune_stages=2"], "--fine_tune_stages needs --unfreeze_at_epoch"),
+        (["--data_dir=x", "--augment=false", "--rotation=9"], "--rotation needs --augment=true"),
+        (["--data_dir=x", "--augment=false", "--pipeline=generator"], "--pipeline needs --augment=true"),
+        (["--data_dir=x", "--weight_decay_on=all"], "--weight_decay_on needs --weight_decay above 0"),
+        (["--data_dir=x", "--final_lr=0.1"], "--final_lr needs --lr_schedule=linear, cosine or plateau"),
+        (["--data_dir=x", "--warmup_lr=0.1"], "--warmup_lr needs --warmup_steps above 0"),
         (
-            ["--data_dir=x", "--augment=false", "--pipeline=generator"],
-            "--pipeline=generator is a part of the augmentation",
+            ["--data_dir=x", "--folds=2", "--test_fraction=0.2"],
+            "--test_fraction needs --dataset=folder without --folds",
         ),
+        (["--split_seed=1"], "--split_seed needs images that are to be split, other than --dataset=oxford102"),
+        (["--validation_fraction=0.2"], "--validation_fraction needs images that are to be split"),
+        (["--test_fraction=0.2"], "--test_fraction needs --dataset=folder"),
+        (["--dataset=cifar10", "--find_leaks=on"], "--find_leaks needs image files"),
+        (["--dataset=cifar10", "--test_fraction=0.2"], "--test_fraction needs --dataset=folder"),
+        (["--dataset=cifar10", "--on_bad_image=skip"], "--on_bad_image needs image files"),
         (["--strategy=multi_worker", "--data_dir=x"], "needs the environment variable TF_CONFIG"),
     ],
 )
@@ -1056,6 +1066,14 @@ def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expe
     error = capsys.readouterr().err
     assert expected in error and len(error.strip().splitlines()) == 1 and error.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["test_fraction=0.2", "validation_fraction=0.2", "split_seed=1"])
+def test_images_in_parts_are_not_split(image_folder, tmp_path, capsys, flag):
+    assert flowers.train.main([f"--data_dir={image_folder}", f"--runs_dir={tmp_path}", f"--{flag}"]) == 2
+    error = capsys.readouterr().err
+    assert f"must be one whole to be split by --{flag.partition('=')[0]}, received parts" in error
+    assert len(error.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

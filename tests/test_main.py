@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import keras
 import numpy as np
@@ -22,7 +23,9 @@ from cifar10_main import main, make_parser
 from cifar10_train import train
 from hyper_parameters import HyperParameters, from_flags
 from resnet_study.checkpoints import HISTORY, write_checkpoint
+from resnet_study.command_settings import check_read
 from resnet_study.files import write_json
+from resnet_study.reports import model_cards
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.stage import Stage
 
@@ -189,7 +192,7 @@ def test_a_batch_that_the_memory_cannot_hold_is_refused_at_once(tmp_path, monkey
         (["--mode=report", "--test_ckpt_path=cifar10"], "report a run, by its --version"),
         (["--mode=test", "--test_ckpt_path=cifar10", "--version=mine"], "both name a model"),
         (["--mode=compare", "--models=resnet8", "--model=resnet20"], "--model and --models exclude each other"),
-        (["--mode=compress", "--num_residual_blocks=5"], "has no --num_residual_blocks"),
+        (["--mode=compress", "--num_residual_blocks=5"], "reads no --num_residual_blocks"),
         (["--mode=serve", "--port=99999"], "--port must be 0 (any that is free) to 65535, received 99999"),
         (["--mode=serve", "--versions=a,b", "--version=c"], "--versions and --version exclude each other"),
         ([], "argument is required: --mode"),
@@ -203,6 +206,130 @@ def test_mistakes_give_one_line_and_2(tmp_path, monkeypatch, capsys, flags, expe
     error = capsys.readouterr().err
     assert expected in error and len(error.strip().splitlines()) == 1 and error.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+_FILE = "--test_ckpt_path=cifar10"
+_PRUNED = ["--mode=prune", _FILE, "--sparsity=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--mode=models", "--dataset=mnist"], "dataset"),
+        (["--mode=runs", "--model=resnet20"], "model"),
+        (["--mode=runs", "--version=x"], "version"),
+        (["--mode=report", "--version=x", "--train_steps=5"], "train_steps"),
+        (["--mode=report", "--version=x", "--model=resnet20"], "model"),
+        (["--mode=report", "--label_separator=space"], "label_separator"),
+        (["--mode=report", "--versions=a,b", "--dataset=folder", "--labels=a.csv"], "dataset"),
+        (["--mode=serve", _FILE, "--train_steps=5"], "train_steps"),
+        (["--mode=serve", _FILE, "--test_batch_size=5"], "test_batch_size"),
+        (["--mode=serve", _FILE, "--jpeg_size=full"], "jpeg_size"),
+        (["--mode=serve", "--test_ckpt_path=a.keras", "--model=resnet20"], "model"),
+        (["--mode=serve", "--strategy=cpu"], "strategy"),
+        (["--mode=test", _FILE, "--train_steps=5"], "train_steps"),
+        (["--mode=test", _FILE, "--init_lr=9"], "init_lr"),
+        (["--mode=test", _FILE, "--normalization=pixel_mean"], "normalization"),
+        (["--mode=test", _FILE, "--precision=float32"], "precision"),
+        (["--mode=test", _FILE, "--watch_test"], "watch_test"),
+        (["--mode=test", _FILE, "--jpeg_size=full"], "jpeg_size"),
+        (["--mode=test", "--test_ckpt_path=a.keras", "--model=resnet20"], "model"),
+        (["--mode=test", "--version=x", "--strategy=cpu"], "strategy"),
+        (["--mode=test", "--version=x", "--tensorboard"], "tensorboard"),
+        (["--mode=test", "--version=x", "--watch_test"], "watch_test"),
+        (["--mode=test", "--version=x", "--jpeg_size=full"], "jpeg_size"),
+        (["--mode=predict", _FILE, "--test_flip"], "test_flip"),
+        (["--mode=predict", _FILE, "--init_lr=9"], "init_lr"),
+        (["--mode=predict", "--version=x", "--test_shifts"], "test_shifts"),
+        (["--mode=predict", "--version=x", "--watch_test"], "watch_test"),
+        (["--mode=predict", "--version=x", "--jpeg_size=full"], "jpeg_size"),
+        (["--mode=export", _FILE, "--test_flip"], "test_flip"),
+        (["--mode=export", "--version=x", "--test_shifts"], "test_shifts"),
+        (["--mode=export", "--version=x", "--strategy=cpu"], "strategy"),
+        (["--mode=calibrate", "--version=x", "--tensorboard"], "tensorboard"),
+        (["--mode=calibrate", "--version=x", "--test_flip"], "test_flip"),
+        (["--mode=publish", "--version=x", "--watch_test"], "watch_test"),
+        (["--mode=train", _FILE], "test_ckpt_path"),
+        ([*_PRUNED, "--is_use_ckpt"], "is_use_ckpt"),
+        ([*_PRUNED, "--ckpt_path=x"], "ckpt_path"),
+    ],
+)
+def test_flags_that_a_mode_does_not_read_are_refused(tmp_path, monkeypatch, capsys, flags, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {flags[0]}") and f" reads no --{name}, received --{name}=" in error
+    assert len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_a_served_run_is_read_as_it_was_trained(trained_run, capsys):
+    for named in (f"--test_ckpt_path={trained_run}", f"--versions={trained_run.best}"):
+        for flag in ("dataset=mnist", "model=resnet20", "resize=pad"):
+            assert main(["--mode=serve", named, f"--{flag}"]) == 2
+            assert f"--mode=serve of a run reads no --{flag.partition('=')[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--synthetic_images=500"], "--synthetic_images needs --dataset=synthetic, received --synthetic_images=500"),
+        (["--test_fraction=0.2"], "--test_fraction needs --dataset=folder"),
+        (["--on_bad_image=skip"], "--on_bad_image needs image files"),
+        (["--jpeg_size=full"], "--jpeg_size needs image files"),
+        (["--heads=kind", "--head_weights=2"], "--head_weights needs several --heads"),
+        (["--teacher_temperature=3"], "--teacher_temperature needs --teacher"),
+        (["--teacher_share=0.3"], "--teacher_share needs --teacher"),
+        (["--model=lenet5", "--optimizer=momentum", "--beta_lr_factor=2"], "batch norm, which --model=lenet5 lacks"),
+        (["--validation_fraction=0", "--split_seed=3"], "--split_seed needs --validation_fraction above 0"),
+        (["--augment=false", "--rotation=9"], "--rotation needs --augment=true"),
+        (["--augment=false", "--flip=random"], "--flip needs --augment=true"),
+        (["--augment=false", "--padding_size=2"], "--padding_size needs --augment=true"),
+        (["--augment=false", "--padding_mode=zero"], "--padding_mode needs --augment=true"),
+        (["--augment=false", "--cutout=8"], "--cutout needs --augment=true"),
+        (["--cutout=33"], "--cutout must be at most 32"),
+        (["--dataset=mnist", "--cutout=29"], "--cutout must be at most 28"),
+        (["--lr_schedule=constant", "--final_lr=0.1"], "--final_lr needs --lr_schedule=linear, cosine or plateau"),
+        (["--preset=he2015", "--final_lr=0.1"], "--final_lr needs --lr_schedule=linear"),
+        (["--decay_step0=5"], "--decay_step0 needs --lr_schedule=step"),
+        (["--decay_step1=5"], "--decay_step1 needs --lr_schedule=step"),
+        (["--lr_decay_factor=0.5"], "--lr_decay_factor needs --lr_schedule=step or plateau"),
+        (["--plateau_patience=3"], "--plateau_patience needs --lr_schedule=plateau"),
+        (["--warmup_steps=0", "--warmup_lr=0.1"], "--warmup_lr needs --warmup_steps above 0"),
+        (["--preset=he2015", "--warmup_shape=constant"], "--warmup_shape needs --warmup_steps above 0"),
+        (["--weight_decay=0", "--weight_decay_on=all"], "--weight_decay_on needs --weight_decay above 0"),
+        ([_FILE, "--mode=prune", "--sparsity=0.5", "--prune_by=l1"], "chooses the channels that --macs leaves"),
+    ],
+)
+def test_settings_that_another_switches_off_are_refused(tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--mode=train", *flags]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        # What asks for nothing, what the preset carries, and what --mode=prune writes into the commands of its runs.
+        ["--augment=false", "--flip=none", "--cutout=0"],
+        ["--model=lenet5", "--preset=resnet9"],
+        ["--preset=he2015", "--weight_decay=0"],
+        ["--decay_step0=10000", "--decay_step1=15000", "--is_use_ckpt=True", "--ckpt_path=cifar10"],
+        ["--dataset=folder", "--data_dir=x", "--validation_fraction=0", "--split_seed=1", "--test_fraction=0.2"],
+        ["--resize=pad", "--value_range=0,4095"],  # which predictions read
+    ],
+)
+def test_settings_that_change_something_or_ask_for_nothing_are_taken(flags):
+    given = vars(make_parser().parse_args(["--mode=train", *flags]))
+    given = {name: value for name, value in given.items() if name in {field.name for field in fields(HyperParameters)}}
+    check_read(given, "train")
+    from_flags(given).check_given(given)
+
+
+@pytest.mark.parametrize("flag", ["--weights=cifar100", "--runs_dir=mine"])
+def test_cards_are_measured_again_without_flags_of_a_run(capsys, flag):
+    assert model_cards.main([flag]) == 2
+    assert f"{flag.partition('=')[0]} is about the run to ship" in capsys.readouterr().err
 
 
 def test_a_network_of_another_data_set_is_refused(tmp_path, capsys):

@@ -120,7 +120,7 @@ def test_names_that_strangers_lead_here_are_not_answered(client):
 def test_mistakes_of_the_command_line(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["--mode=serve", f"--versions={run.path}", "--value_range=0,4095"]) == 2
-    assert "was trained, received --value_range; leave that out" in capsys.readouterr().err
+    assert "--mode=serve of a run reads no --value_range, received --value_range=0,4095" in capsys.readouterr().err
     assert main(["--mode=serve", "--version=none"]) == 2
     assert "expected a run folder" in capsys.readouterr().err
     with socket.create_server((serving.HOST, 0)) as taken:

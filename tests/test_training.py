@@ -185,7 +185,7 @@ def test_a_stored_run_is_tested_as_it_was_trained(finished, capsys):
     assert main([*flags, "--synthetic_images=300"]) == 2
     assert "received --synthetic_images=300; leave that out" in capsys.readouterr().err
     assert main([*flags, "--test_ckpt_path=cifar10", "--mode=train", "--resume"]) == 2
-    assert "--test_ckpt_path is for --mode=test" in capsys.readouterr().err
+    assert "--mode=train reads no --test_ckpt_path" in capsys.readouterr().err
 
 
 def test_a_second_run_needs_a_word(finished, monkeypatch, capsys):

@@ -49,6 +49,11 @@ class ModelSpec:
         """What `weights` calls the shipped weights of this network -> their top-1 test error in %."""
         return {card["weights"]: card["error"] for card in read_cards() if card["model"] == self.name}
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the network has batch norm, as all but those of `networks.baselines`."""
+        return not self.builder.startswith("resnet_study.networks.baselines:")
+
     def check_options(self, options: dict) -> None:
         """Raises UsageError for a setting of `hyper_parameters.NETWORK_OPTIONS` that the network does not have."""
         for name, value in options.items():

@@ -262,6 +262,11 @@ def main(argv=None) -> int:
         )
         parser.add_argument("--data_dir", default="", help="folder of CIFAR-10 and CIFAR-100 [Keras' cache]")
         flags = parser.parse_args(argv)
+        for name in ("weights", "runs_dir"):
+            if not flags.version and getattr(flags, name) != parser.get_default(name):
+                raise UsageError(
+                    f"--{name} is about the run to ship, received --{name}={getattr(flags, name)} and no --version; give that too, or leave it out"
+                )
         devices.import_tensorflow()
         devices.share_batches()
         cards = {(card["model"], card["weights"]): card for card in registry.read_cards()}

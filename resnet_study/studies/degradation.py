@@ -86,10 +86,12 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
     folder = study_folder(given, "degradation")
     dataset = given.get("dataset", "cifar10")
     recipe = given.get("preset") or ("degradation" if short else "he2015")
-    if others := [name for name in models if not re.match(_NETWORK.pattern + "([:@]|$)", name)]:
-        raise UsageError(
-            f"--mode=degradation takes plain and residual networks such as plain20 and resnet20, received {others[0]}; leave it out"
-        )
+    for name in models:
+        match = re.match(_NETWORK.pattern + "([:@]|$)", name)
+        if not match or int(match[2]) % 6 != 2:  # ResNet-9 is of another family
+            raise UsageError(
+                f"--mode=degradation takes plain and residual networks such as plain20 and resnet20, received {name}; leave it out, depths are 6n+2"
+            )
     entries = models or [
         form + (f"{depth}:he2015_110" if depth >= 110 and recipe == "he2015" else f"{depth}")
         for depth in depths

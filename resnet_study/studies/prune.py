@@ -43,6 +43,10 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         raise UsageError(
             f"--macs chooses the widths itself, received --widths={given['widths']}; leave one of them out"
         )
+    if macs == 1 and "prune_by" in given:
+        raise UsageError(
+            f"--prune_by={given['prune_by']} chooses the channels that --macs leaves, received no --macs; give such as --macs=0.6, or leave it out"
+        )
     path, source = find_model(config)
     name = source.path.name.removeprefix("test-") + (f"-macs{macs:g}" if macs < 1 else "")
     name += f"-zeros{config.sparsity:g}" if config.sparsity else ""

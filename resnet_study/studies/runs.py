@@ -105,6 +105,15 @@ def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> li
             preset = preset or given.get("preset") or default_preset(dataset, model)
             for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
+    for name, value in given.items():
+        refusals = []
+        for config in configs:
+            try:
+                config.check_given({name: value})
+            except UsageError as refusal:
+                refusals.append(refusal)
+        if refusals and len(refusals) == len(configs):  # what some of the runs read is for these
+            raise refusals[0]
     if not configs:
         raise UsageError("a study needs at least one model, one data set and one seed, received none")
     for config in configs:
