@@ -13,7 +13,14 @@ from pathlib import Path
 
 import hyper_parameters
 from resnet_study import devices
-from resnet_study.command_settings import check_read, find_command_settings, find_others, find_sources, with_data
+from resnet_study.command_settings import (
+    check_read,
+    find_command_settings,
+    find_named,
+    find_others,
+    find_sources,
+    with_data,
+)
 from resnet_study.errors import UsageError, run_command
 from resnet_study.networks import registry
 from resnet_study.presets import PRESETS
@@ -26,6 +33,7 @@ from resnet_study.reports.console import (
     print_result,
 )
 from resnet_study.reports.run_list import print_runs
+from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
@@ -161,7 +169,7 @@ def _run(argv):
     if actions["mode"] == "runs":
         return print_runs(hyper_parameters.from_flags(flags).runs_dir)
     if actions["mode"] == "report":
-        return _report(hyper_parameters.from_flags(flags), actions["versions"])
+        return _report(flags, actions["versions"])
     if actions["mode"] == "serve":
         return _serve(flags, actions["versions"], actions["port"])
     if actions["mode"] in STUDIES:
@@ -250,21 +258,20 @@ def _study(flags, actions):
     print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
 
 
-def _report(config, versions):
-    """Writes the page of `config.version`, a run of either program or a study, or of several runs."""
+def _report(flags, versions):
+    """Writes the page of the run or study that the flags name, of either program, or of several runs."""
     devices.import_tensorflow()
     from resnet_study.reports import comparison_page, run_page
 
-    folder = Path(config.runs_dir).expanduser()
+    named = find_named(flags)
     if versions:
-        runs = [RunFolder(folder / name) for name in dict.fromkeys(versions)]
-        page = comparison_page.write_comparison(folder / (config.version or "comparison"), runs)
-    elif (folder / config.run_name / "study.json").is_file():
-        page = comparison_page.write_study_page(folder / config.run_name)
+        runs = [RunFolder(named.path.parent / name) for name in dict.fromkeys(versions)]
+        page = comparison_page.write_comparison(named.path.parent / (flags.get("version") or "comparison"), runs)
+    elif (named.path / "study.json").is_file():
+        page = comparison_page.write_study_page(named.path)
     else:
-        run = RunFolder(folder / config.run_name)
         page = run_page.write_run_page(
-            run, run_page.find_tested_images(run, config.data_dir or None, config.labels or None)
+            named, run_page.find_tested_images(named, **{name: flags.get(name) for name in PLACES})
         )
     print(f"written: {page}")
 
@@ -348,7 +355,7 @@ def _test(config, actions):
     if run.holds_run():
         from resnet_study.reports.figures import draw
 
-        draw(run, config.data_dir, config.labels)
+        draw(run, **{name: getattr(config, name) for name in PLACES})
     print(f"written: {run.result}" + (f", figures in {run.figures}, all in {run.page}" if run.holds_run() else ""))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import hyper_parameters
 from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
-from resnet_study.run_folder import find_run, find_settings, run_around
+from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
 from resnet_study.settings import add_flags
 
 # The settings that the name of a run folder follows from.
@@ -49,7 +49,7 @@ _READS = {
     "prune": _EVERY - {"is_use_ckpt", "ckpt_path"},
     "calibrate": _KEPT | _PLACES | _TABLE | {"test_batch_size"},
     "models": _WHERE,
-    "report": {*_NAMING, "labels"},
+    "report": {*_NAMING, *_TABLE},
     "serve": {*_NAMING},
     "runs": _WHERE,
     "publish": _KEPT | _PLACES,
@@ -97,8 +97,7 @@ def check_read(flags: dict, mode: str, paths=(), versions=()) -> None:
     elif mode == "report" and versions:
         read = _PLACES
     elif mode == "report" and "version" in flags:
-        # A table of labels needs --dataset=folder.
-        read, of = _PLACES | {"labels"} | ({"dataset"} if flags.get("dataset") == "folder" else set()), " of a run"
+        read, of = _PLACES | _TABLE, " of a run"
     elif mode == "compress" and versions:
         read = read - {"model"}
     _refuse_others(flags, read, mode, of)
@@ -129,7 +128,7 @@ def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_paramet
                 f"--version={flags['version']} and --test_ckpt_path both name a model for --mode={mode}; give one of them"
             )
         return with_recipe(flags) if mode == "prune" else with_data(flags)
-    run = find_run(make, flags, _NAMING)
+    run = find_named(flags)
     if mode == "publish" and (run.path / "study.json").is_file():
         _refuse_others(flags, _NAMING, mode, " of a study")
         return make(flags)
@@ -154,12 +153,17 @@ def _check_source(run, flags):
     _read_data_flags(flags | {"test_ckpt_path": str(run.path)})
 
 
+def find_named(flags: dict) -> RunFolder:
+    """The folder of the run or study that flags name, by its version or by what its name follows from; it need not exist."""
+    return find_run(hyper_parameters.from_flags, flags, _NAMING)
+
+
 def find_others(flags: dict):
     """The labelled images to test on, where they are others than those of the run, see `find_new`."""
     from resnet_study.data.new_images import find_new
 
     path = flags.get("test_ckpt_path")
-    run = run_around(path) if path else find_run(hyper_parameters.from_flags, flags, _NAMING)
+    run = run_around(path) if path else find_named(flags)
     holds = run is not None and run.holds_run()
     settings = hyper_parameters.HyperParameters
     stored = run.read_config(settings) if holds else None

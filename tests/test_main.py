@@ -220,7 +220,7 @@ _PRUNED = ["--mode=prune", _FILE, "--sparsity=0.5"]
         (["--mode=runs", "--version=x"], "version"),
         (["--mode=report", "--version=x", "--train_steps=5"], "train_steps"),
         (["--mode=report", "--version=x", "--model=resnet20"], "model"),
-        (["--mode=report", "--label_separator=space"], "label_separator"),
+        (["--mode=report", "--value_range=0,1"], "value_range"),
         (["--mode=report", "--versions=a,b", "--dataset=folder", "--labels=a.csv"], "dataset"),
         (["--mode=serve", _FILE, "--train_steps=5"], "train_steps"),
         (["--mode=serve", _FILE, "--test_batch_size=5"], "test_batch_size"),

@@ -15,7 +15,7 @@ from cifar10_main import main
 from resnet_study.data.toy_data import draw_synthetic
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
-from resnet_study.reports import plots
+from resnet_study.reports import plots, run_page
 from resnet_study.reports.comparison_page import write_comparison, write_study_page
 from resnet_study.reports.gallery import LabelledImages, choose_images
 from resnet_study.reports.page import render_markdown
@@ -237,6 +237,15 @@ def test_the_page_is_written_again_on_demand(runs_dir):
     run.page.unlink()
     assert main(["--mode=report", f"--runs_dir={runs_dir}", "--version=b"]) == 0
     assert abs(run.page.stat().st_size - len(before)) < 500  # identifiers of plots differ
+
+
+def test_the_page_of_a_run_whose_table_of_labels_was_moved(runs_dir, monkeypatch):
+    found = []
+    monkeypatch.setattr(run_page, "find_tested_images", lambda run, **places: found.append((run.path.name, places)))
+    monkeypatch.setattr(run_page, "write_run_page", lambda run, _: run.page)
+    flags = ["--labels=new.csv", "--label_separator=semicolon", "--data_dir=elsewhere"]
+    assert main(["--mode=report", f"--runs_dir={runs_dir}", "--version=b", *flags]) == 0
+    assert found == [("b", {"labels": "new.csv", "label_separator": "semicolon", "data_dir": "elsewhere"})]
 
 
 def test_a_study_has_a_page(runs_dir):

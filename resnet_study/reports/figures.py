@@ -39,19 +39,18 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
 
-def draw(run: RunFolder, data_dir: str | None = None, labels: str | None = None) -> list[Path]:
+def draw(run: RunFolder, **places: str | None) -> list[Path]:
     """Draws every figure of a tested run into `run.figures` and writes its page, `report.html`; returns their paths.
 
     Args:
         run: the run folder.
-        data_dir, labels: where the data set lies; None = where it lay when the run began.
+        **places: see `find_tested_images`.
 
     Raises:
         UsageError: the run has not been trained and tested.
     """
     config = run.read_config(HyperParameters)
-    places = {name: value for name, value in (("data_dir", data_dir), ("labels", labels)) if value is not None}
-    config = dataclasses.replace(config, **places)
+    config = dataclasses.replace(config, **{name: value for name, value in places.items() if value is not None})
     result, names, history = read_result(run, "test"), run.read_class_names(), run.read_history()
     matrix = result["test"].get("confusion_matrix")  # which images with several labels have none of
     data = cifar10_input.load_data(config)

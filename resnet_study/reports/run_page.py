@@ -40,12 +40,12 @@ _FILES = {
 }
 
 
-def find_tested_images(run: RunFolder, data_dir: str | None = None, labels: str | None = None) -> LabelledImages:
+def find_tested_images(run: RunFolder, **places: str | None) -> LabelledImages:
     """The images that `predictions.npy` of a run is about, read from its data set.
 
     Args:
         run: a run of either program.
-        data_dir, labels: where the data set lies; None = where it lay when the run began.
+        **places: data_dir, labels and label_separator, where the data set lies; None = as when the run began.
 
     Returns:
         The images; none where they have changed since the run was trained.
@@ -54,8 +54,7 @@ def find_tested_images(run: RunFolder, data_dir: str | None = None, labels: str 
         UsageError: there is no such data set.
     """
     config = run.read_config(settings_class(run))
-    places = {name: value for name, value in (("data_dir", data_dir), ("labels", labels)) if value is not None}
-    config = dataclasses.replace(config, **places)
+    config = dataclasses.replace(config, **{name: value for name, value in places.items() if value is not None})
     data = cifar10_input.load_data(config) if isinstance(config, HyperParameters) else load_images(config, run)
     try:
         check_own(run, data.fingerprint, data.found)

@@ -230,7 +230,7 @@ def _finish(config, data):
     run = run_folder_of(config)
     Train(config, run, data).train(resume=True)
     cifar10_test.evaluate(config)
-    draw(run, config.data_dir)
+    draw(run, data_dir=config.data_dir)
 
 
 def read_finished(config) -> FinishedRun:
