@@ -30,6 +30,7 @@ from flowers.heads import (
 )  # fmt: skip
 from flowers.settings import FlowerParameters
 from resnet_study import devices
+from resnet_study.checkpoints import list_checkpoints
 from resnet_study.data.balance import class_weights
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, shorten
@@ -335,7 +336,7 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
     """
     run = run_folder_of(config)
     run.check(config, resume=resume, overwrite=overwrite)
-    goes_on = resume and any(run.checkpoints.glob("step-*.npz"))
+    goes_on = resume and bool(list_checkpoints(run.checkpoints))
     trainer = Train(config, run, task=functools.partial(Transfer, load_weights=not goes_on))
     trainer.train(resume=resume, overwrite=overwrite, callbacks=callbacks)
     if trainer.machine.is_chief:

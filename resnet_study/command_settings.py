@@ -88,10 +88,11 @@ def check_read(flags: dict, mode: str, paths=(), versions=()) -> None:
     read, of = _READS[mode], " with --versions" * bool(versions)
     if paths and mode in _READS_OF_MODELS:
         read, of = _READS_OF_MODELS[mode] | {"test_ckpt_path"}, " of a model file"
-        if mode == "serve":
-            held = [(run := run_around(path)) is not None and run.holds_run() for path in paths]
-            if any(held):
-                read, of = (_PLACES | {"test_ckpt_path"} if all(held) else read - _READING), " of a run"
+        held = [(run := run_around(path)) is not None and run.holds_run() for path in paths]
+        if any(held):
+            of = " of a run"
+            if mode == "serve":
+                read = _PLACES | {"test_ckpt_path"} if all(held) else read - _READING
         if any(path in registry.SHIPPED for path in paths):
             read, of = read | _NETWORK, of.replace("a model file", "shipped weights")
     elif mode == "report" and versions:

@@ -323,7 +323,8 @@ def tell_known_validation(path: str, config) -> None:
     else:
         run = run_around(path)
         stored = read_json(run.config, dict) if run is not None and run.holds_run() else {}
-        same_images = all(stored.get(name) == getattr(config, name) for name in ("dataset", "data_dir"))
+        places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
+        same_images = stored.get("dataset") == config.dataset and places[0] == places[1]
         split = [name for name in ("validation_fraction", "split_seed") if stored.get(name) != getattr(config, name)]
         knows = same_images and bool(split)
     if knows:

@@ -158,3 +158,12 @@ def test_transfer_learning_and_images_that_cannot_be_read(two_classes, tmp_path,
     assert str(tmp_path) not in study["command"]
     config = flowers.evaluate.stored_settings({"version": "other-fold2of2", "runs_dir": str(tmp_path / "runs")})
     assert (config.folds, config.fold) == (2, 2) and dataclasses.replace(config, fold=0).crosses
+
+
+def test_names_that_cannot_be_told_apart_in_a_cell_are_refused(tmp_path, capsys):
+    folder = make(tmp_path / "data", *(f"{number}.png" for number in range(12)))
+    rows = [f"{number}.png,{number % 2},{number // 6}" for number in range(12)]
+    (folder / "labels.csv").write_text("\n".join(['image,"x; y",z', *rows]))
+    flags = ["--dataset=folder", f"--data_dir={folder}", "--labels=labels.csv", "--folds=2", f"--runs_dir={tmp_path}"]
+    assert cifar10_main.main(["--mode=train", *flags]) == 2
+    assert "received a class 'x; y'; name it otherwise" in capsys.readouterr().err

@@ -109,8 +109,9 @@ def begun(config):
     return run
 
 
-def test_weights_that_may_know_the_validation_images_are_told(tmp_path, capsys):
-    run = begun(from_preset("fast", runs_dir=str(tmp_path)))
+def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = begun(from_preset("fast", runs_dir=str(tmp_path), data_dir="."))
     write_json(run.data, {"class_names": ["a"]})
     for path, changes, told in (
         ("cifar10", {}, True),
@@ -120,9 +121,11 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, capsys):
         (str(run.best), {"split_seed": 1}, True),
         (str(run.best), {"validation_fraction": 0.02}, True),
         (str(run.best), {"split_seed": 1, "dataset": "mnist"}, False),
+        (str(run.best), {"split_seed": 1, "data_dir": str(tmp_path)}, True),
+        (str(run.best), {"split_seed": 1, "data_dir": str(tmp_path / "others")}, False),
     ):
         _said.clear()
-        tell_known_validation(path, from_preset("fast", **changes))
+        tell_known_validation(path, from_preset("fast", **{"data_dir": ".", **changes}))
         assert ("may have been trained on the validation images" in capsys.readouterr().out) == told, (path, changes)
 
 

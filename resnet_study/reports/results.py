@@ -383,11 +383,11 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
                 row["metric"],
                 seed,
                 f"{row['values'][seed]:.2f} {row['unit']}",
-                *_describe_origin(origin),
+                *(_describe_origin(row["origins"][seed]) if seed in row["origins"] else [None] * len(_ORIGIN)),
             ]
             for row in rows
-            for seed, origin in sorted(row.get("origins", {}).items(), key=lambda item: int(item[0]))
-            if row["runs"] > 1
+            if row["runs"] > 1 and row.get("origins")
+            for seed in sorted(row["values"], key=int)
         ]
         if seeds:
             header = ["model", "preset", "metric", "seed", "value", *_ORIGIN]

@@ -39,6 +39,7 @@ from resnet_study.studies.runs import check_study_folder, describe, format_sprea
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
 _SEVERAL = {"mean_average_precision": ("mean average precision", 4), "macro_f1": ("macro F1", 3), "accuracy": ("all classes right, %", 2), "loss": ("loss", 4)}  # fmt: skip
 _MOST_CLASSES = 50  # of a table and a confusion matrix
+_BETWEEN = "; "  # several classes of a cell
 _ANSWERS = "out_of_fold.csv"  # of a run: written last, so that it tells that the run is finished
 
 
@@ -77,6 +78,10 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
         if run_folder_of(folds[-1]).data.is_file():
             check_own(run_folder_of(folds[-1]), found.fingerprint(), str(found.place))
         find_parts(found, folds[-1])
+    if found.several and (named := [name for name in found.class_names if _BETWEEN in name]):
+        raise UsageError(
+            f"--folds writes the classes of an image with '{_BETWEEN}' between them, received a class {named[0]!r}; name it otherwise"
+        )
     tf.get_logger().setLevel("ERROR")  # it warns that `predict` is built anew for each model
     for number, fold in enumerate(folds, start=1):
         run = run_folder_of(fold)
@@ -134,7 +139,8 @@ def _list_answers(config, run: RunFolder) -> pd.DataFrame:
 
     def name_all(numbers):
         return [
-            "; ".join(names[label] for label in np.flatnonzero(row)) if found.several else names[row] for row in numbers
+            _BETWEEN.join(names[label] for label in np.flatnonzero(row)) if found.several else names[row]
+            for row in numbers
         ]
 
     table = {
@@ -170,7 +176,7 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
     several = "mean_average_precision" in finished[0].test
     metrics, truth = _SEVERAL if several else _ONE_LABEL, answers["true_class"]
     if several:
-        labels = np.array([[name in cell.split("; ") for name in names] for cell in truth], int)
+        labels = np.array([[name in cell.split(_BETWEEN) for name in names] for cell in truth], int)
     else:
         labels = truth.map({name: label for label, name in enumerate(names)}).to_numpy()
     pooled = measure(answers.iloc[:, 4:].to_numpy(), labels, names)
