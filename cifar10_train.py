@@ -160,6 +160,7 @@ class Train:
                 had_ended and self.run.has_final()
             ):  # which may be the weights that a callback put back
                 self._export.save(self.stage, self.run.final)
+                self.run.note_final(self.step)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
                 atexit.register(devices.wait_for_all, self.machine.strategy)

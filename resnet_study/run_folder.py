@@ -164,7 +164,13 @@ class RunFolder:
     def has_final(self) -> bool:
         """Whether `final.keras` is of the newest checkpoint, so that the training has ended with it."""
         found = list_checkpoints(self.checkpoints)
-        return self.final.is_file() and (not found or self.final.stat().st_mtime >= found[-1].stat().st_mtime)
+        if not self.final.is_file() or not found:
+            return self.final.is_file()
+        starts = read_json(self.environment, [dict]) if self.environment.is_file() else []
+        if (step := (starts or [{}])[-1].get("final_step")) is not None:
+            return step == int(found[-1].stem.removeprefix("step-"))
+        # Runs of earlier versions note no step; copies of them may have lost the times of their files.
+        return self.final.stat().st_mtime >= found[-1].stat().st_mtime
 
     def read_config(self, settings: type[Settings]):
         """The settings of the run, of the class `settings`. Raises UsageError if there are none."""
@@ -195,6 +201,11 @@ class RunFolder:
         """Adds a start of the run to `environment.json`."""
         starts = read_json(self.environment, [dict]) if self.environment.exists() else []
         write_json(self.environment, [*starts, environment])
+
+    def note_final(self, step: int) -> None:
+        """Adds to the last start in `environment.json` the step of `final.keras`, which ends it."""
+        if starts := read_json(self.environment, [dict]) if self.environment.is_file() else []:
+            write_json(self.environment, [*starts[:-1], starts[-1] | {"final_step": step}])
 
     def stored_policy(self) -> str | None:
         """The Keras dtype policy of the last start; None for a run that begins, or of a version that did not note it.

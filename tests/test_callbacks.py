@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import signal
 import types
 
@@ -94,6 +95,7 @@ def test_a_finished_run_keeps_the_weights_that_a_callback_put_back(tmp_path):
     trainer.train(callbacks=(callback for callback in [stopping]))
     before = trainer.run.final.read_bytes()
     assert stopping.best_epoch == 0  # so the generator was not used up
+    os.utime(trainer.run.final, (1, 1))  # as in a copy
     Train(config).train(resume=True)
     assert trainer.run.final.read_bytes() == before
     with pytest.raises(UsageError, match="callbacks must be a list, received a EarlyStopping"):
