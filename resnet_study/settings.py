@@ -79,6 +79,7 @@ _COMMANDS = {
 
 
 # What no folder can be called.
+_LONGEST_NAME = 255  # bytes, on all file systems in use
 _NO_FOLDERS = r'|[<>:"|?*]|[. ]$|^(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$)' if os.name == "nt" else ""
 
 
@@ -116,6 +117,8 @@ class Settings:
             raise UsageError(
                 f"--version must be a plain folder name, received '{self.version}'; use --runs_dir for the place"
             )
+        if (size := len(self.version.encode(errors="replace"))) > _LONGEST_NAME:
+            raise UsageError(f"--version must have at most {_LONGEST_NAME} bytes, received {size}; give a shorter one")
 
     def needs(self) -> list[tuple[tuple[str, ...], bool, str]]:
         """What other settings switch off: (names, whether they are read as the others are, what has to be so for that)."""

@@ -1002,12 +1002,24 @@ def test_settings_from_strangers_do_not_say_where_to_write(trained_run, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-@pytest.mark.parametrize("flags", [["--data_dir=~nobody-here/x"], ["--data_dir=" + "a" * 5000], ["--data_dir=a\0b"], ["--version=" + "v" * 300], ["--version=.."],
-                                   ["--class_weight=~nobody-here/w.json"], ["--runs_dir=/dev/null/x"], ["--train_steps=" + "9" * 4000], ["--seed=-1"]])  # fmt: skip
-def test_odd_flags(tmp_path, monkeypatch, capsys, flags):
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--data_dir=~nobody-here/x", "--data_dir must be a path"),
+        ("--data_dir=" + "a" * 5000, "File name too long"),
+        ("--data_dir=a\0b", "--data_dir must be text without NUL characters"),
+        ("--version=" + "v" * 300, "--version must have at most 255 bytes, received 300"),
+        ("--version=..", "--version must be a plain folder name"),
+        ("--class_weight=~nobody-here/w.json", "a path that begins with ~ must name a user of this machine"),
+        ("--runs_dir=/dev/null/x", "could not write to /dev/null/x"),
+        ("--train_steps=" + "9" * 4000, "--train_steps must be below"),
+        ("--seed=-1", "--seed must be at least 0, received -1"),
+    ],
+)
+def test_odd_flags(tmp_path, monkeypatch, capsys, flag, words):
     monkeypatch.chdir(tmp_path)
-    dataset = "cifar10" if "data_dir" in flags[0] else "synthetic"
-    assert run_main(capsys, "", "--mode=train", f"--dataset={dataset}", "--synthetic_images=40", *flags) == 2
+    dataset = "cifar10" if "data_dir" in flag else "synthetic"
+    assert run_main(capsys, words, "--mode=train", f"--dataset={dataset}", flag) == 2
     assert list(tmp_path.iterdir()) == []
 
 

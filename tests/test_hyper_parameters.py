@@ -90,6 +90,7 @@ def test_constant_schedule_and_decay_factor():
         ({"maxout": 1}, "--maxout must be 0 or at least 2"),
         ({"is_use_ckpt": True}, "needs --ckpt_path"),
         ({"version": "../elsewhere"}, "plain folder name"),
+        ({"version": 128 * "é"}, "at most 255 bytes, received 256"),
     ],
 )
 def test_values_out_of_range_are_refused(settings, message):
@@ -141,7 +142,7 @@ def test_flags_override_the_preset_and_small_data_sets_have_their_own():
         ("digits", "lenet5", "demo"),
     ],
 )
-def test_networks_without_batch_norm_have_recipes_of_their_own(dataset, model, preset):
+def test_data_set_and_network_choose_the_recipe(dataset, model, preset):
     given = {name: value for name, value in (("dataset", dataset), ("model", model)) if value}
     config = from_flags(given)
     assert config.preset == preset and given.items() <= dataclasses.asdict(config).items()
