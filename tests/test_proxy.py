@@ -26,7 +26,13 @@ from resnet_study.training.proxy import build_proxy
 from resnet_study.training.work import training_pflop
 
 tiny = functools.partial(
-    conftest.tiny, train_steps=10, report_freq=5, synthetic_images=80, train_batch_size=8, hard_share=0.5
+    conftest.tiny,
+    model="lenet5",
+    train_steps=10,
+    report_freq=5,
+    synthetic_images=80,
+    train_batch_size=8,
+    hard_share=0.5,
 )
 
 
@@ -55,7 +61,7 @@ def test_the_images_with_the_largest_losses_are_chosen(tmp_path, towers):
 
 @pytest.mark.parametrize("towers", [1, 2])
 def test_a_step_is_that_of_the_chosen_images_at_their_share_of_the_rate(tmp_path, towers):
-    changes = {"model": "lenet5", "optimizer": "momentum", "momentum": 0.0, "weight_decay": 0.0, "towers": towers}
+    changes = {"optimizer": "momentum", "momentum": 0.0, "weight_decay": 0.0, "towers": towers}
     training, images, labels = new_stage(tmp_path, **changes, init_lr=0.2, warmup_steps=0, lr_schedule="constant")
     chosen = training.stage.proxy.choose(images, labels)
     apart = Train(
@@ -122,7 +128,7 @@ def test_the_work_is_that_of_the_chosen_images_and_of_the_proxy(tmp_path):
     config = tiny(tmp_path, train_steps=5)
     run = train(config)
     result, _ = evaluate(config)
-    assert result["pflop"] == pytest.approx(training_pflop(config, model, 5), rel=1e-3)
+    assert result["pflop"] == pytest.approx(training_pflop(config, registry.find("lenet5").build(), 5), rel=1e-3)
     assert describe_origin(run, config)["images_seen"] == 5 * 4
 
 

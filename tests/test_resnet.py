@@ -246,7 +246,13 @@ def files_of(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", WITH_FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("airbench", "lenet5", "plain_cnn") else ())
+        for name in WITH_FILES
+    ],
+)
 class TestWeightsForOtherTasks:
     """What `keras.applications` does with its weights, every builder does with a file."""
 
