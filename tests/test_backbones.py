@@ -79,6 +79,15 @@ def test_a_backbone_trains_a_head_is_saved_and_explained(name, tmp_path):
         assert heat.shape == (2, size, size) and np.isfinite(heat).all()
 
 
+def test_a_stage_begins_where_the_maps_become_smaller():
+    layers = [keras.layers.Conv2D(2, 3, strides, padding="same") for strides in (1, 2, 2)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers[:2], keras.layers.ReLU(), layers[2]])
+    model = keras.Model(model.inputs, model.outputs)
+    assert heads.find_stages(model) == [0, 0, 1, 1, 2]
+    heads.unfreeze_stages(model, 1)
+    assert [id(variable) for variable in model.trainable_variables] == [id(variable) for variable in layers[2].weights]
+
+
 def test_shipped_weights_come_with_their_normalisation():
     model = heads.build_transfer("resnet20", 4, input_shape=(32, 32, 3), weights="cifar10", head="linear")
     shipped = load_model("cifar10", "resnet20")

@@ -531,6 +531,16 @@ def test_a_mix_says_how_often_what_happens(monkeypatch):
         from_preset("smoke", corrupt_mix="compressed")
 
 
+def test_severities_are_those_of_cifar10_c():
+    """`make_cifar_c.py` of Hendrycks & Dietterich 2019."""
+    assert {name: values for name, (_, values) in corruptions.CORRUPTIONS.items()} == {
+        "noise": (0.04, 0.06, 0.08, 0.09, 0.10),
+        "blur": (0.4, 0.6, 0.7, 0.8, 1.0),
+        "brightness": (0.05, 0.10, 0.15, 0.20, 0.30),
+        "jpeg": (80, 65, 58, 50, 40),
+    }
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_corruption(channels):
     images = cifar10_input.load_data(from_preset("smoke", synthetic_images=40)).test.images[:8, ..., :channels]

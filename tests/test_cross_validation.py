@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,12 @@ from flowers import data as flowers_data
 from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study.data import folder_data
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.files import write_json
+from resnet_study.metrics import measure
+from resnet_study.run_folder import RunFolder
+from resnet_study.studies import cross_validation
 
 SMALL = ["--dataset=folder", "--preset=smoke", "--image_size=8", "--train_steps=4", "--report_freq=2", "--tensorboard=false", "--train_batch_size=8"]  # fmt: skip
 
@@ -62,6 +68,33 @@ def test_each_image_is_tested_once_and_validation_is_of_the_others(two_classes, 
     assert {"test": len(data.test), "training": len(data.train), "validation": len(data.validation)} == {
         part: len(members) for part, members in parts[1].items()
     }
+
+
+@pytest.mark.parametrize("bad_image", ["refuse", "skip"])
+def test_each_row_has_the_answer_of_its_own_image(two_classes, tmp_path, bad_image):
+    """The network of this test is as sure of a class as the image is red."""
+    config = fold_of(two_classes, on_bad_image=bad_image)
+    if bad_image == "skip":
+        Path(folder_data.find_parts(folder_data.list_classes(config), config)["test"][1][0]).write_bytes(b"no image")
+    tested = folder_data.load_folder(config).test
+    red = tested.images[:, 0, 0, 0].astype(np.float32) / 255
+    probabilities = np.stack([1 - red, red], axis=1)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    np.save(run.predictions, probabilities)
+    write_json(run.data, {"class_names": ["A", "B"], "class_folders": ["a", "b"]})
+    write_json(run.result, {"best_step": 1, "last_step": 1, "test": measure(probabilities, tested.labels, "AB")})
+    answers = cross_validation._list_answers(config, run)
+    assert len(answers) == {"refuse": 6, "skip": 5}[bad_image] and set(answers["fold"]) == {1}
+    for row in answers.to_dict("records"):
+        expected = read_image(Path(two_classes) / row["image"], (8, 8, 3))[0, 0, 0] / 255
+        assert (row["probability of A"], row["probability of B"]) == pytest.approx((1 - expected, expected), abs=1e-6)
+        assert row["true_class"].lower() == row["image"].split("/")[1]
+        assert row["predicted_class"] == ("B" if expected > 0.5 else "A")
+    # The other program asks its network in the same order.
+    small = {"model": "resnet8", "weights": "none", "image_size": 8, "folds": 3, "fold": 1}
+    other = flowers_data.load_images(FlowerParameters(data_dir=two_classes, on_bad_image=bad_image, **small)).test
+    assert list(other.files) == [f"{two_classes}/{image}" for image in answers["image"]]
 
 
 @pytest.mark.parametrize(

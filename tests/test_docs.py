@@ -25,6 +25,7 @@ from hyper_parameters import HyperParameters, from_flags, from_preset
 from resnet_study.settings import Parser, add_flags
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = sorted((ROOT / "docs" / "texts").glob("*.md"))
 # They download files, need a folder of images, or say much while they train.
 NOT_RUN = ("load_cifar", "load_mnist", "load_images", "train")
 
@@ -56,6 +57,12 @@ def test_links_lead_somewhere(page):
     assert not broken
 
 
+def test_pages_and_examples_are_found():
+    """Without, the tests of them would be left out."""
+    assert {page.stem for page in TEXTS} >= {"liang"} and len(PAGES) > 10
+    assert len(list(find_blocks())) > 3 and len(list(find_examples())) > 20
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
@@ -76,7 +83,7 @@ def test_the_first_example_ends_in_a_word(monkeypatch, capsys):
     assert capsys.readouterr().out == "cat\n"
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "texts").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
 def test_the_numbers_of_the_texts_are_those_of_the_results(page):
     """Every percentage of what came out, in the last column or a column "here", stands in results/: on the pages that its line links to."""
     rows = [row for path in (ROOT / "results").glob("*.json") for row in json.loads(path.read_text(encoding="utf-8"))]

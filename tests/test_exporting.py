@@ -119,6 +119,25 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, c
     assert sorted(path.name for path in exported.iterdir()) == ["litert", "onnx"]
 
 
+def test_a_file_is_judged_by_its_own_answers():
+    labels = np.arange(20) % 2
+    expected = np.eye(2)[labels]
+    real = export.RealImages(np.zeros((20, 2, 2, 3), np.uint8), {"": labels}, "x", lambda: None)
+
+    def compare(quantize, received):
+        return export._compare("m.onnx", "best.keras", quantize, real, {"": expected}, {"": received}, several=False)
+
+    one_wrong, two_wrong = (np.eye(2)[np.where(np.arange(20) < count, 1 - labels, labels)] for count in (1, 2))
+    facts = compare("int8", one_wrong)
+    assert (facts["error"], facts["source_error"]) == (5, 0)
+    assert (facts["parity"]["same_class"], facts["parity"]["largest_difference"]) == (0.95, 1)
+    assert compare("none", expected + 5e-5)["parity"]["same_class"] == 1
+    with pytest.raises(UsageError, match=r"within 0\.0001, received probabilities that are 0\.0002 apart"):
+        compare("none", expected + 2e-4)
+    with pytest.raises(UsageError, match=r"for 95% of the images, received 90\.0% of x"):
+        compare("int8", two_wrong)
+
+
 def test_an_interrupt_between_two_renames_keeps_the_older_file(tmp_path, monkeypatch):
     place, replace = tmp_path / "onnx", Path.replace
     place.mkdir()

@@ -116,6 +116,7 @@ def test_the_sheet_of_the_augmentation_alternates_as_the_training_does(monkeypat
     )
     training = Split(np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.int32))
     draw_augmentation(training, from_preset("fast", train_batch_size=8, padding_size=2))
+    assert len(flips) == 9
     for before, after in itertools.pairwise(flips):
         np.testing.assert_array_equal(before, ~after)
 

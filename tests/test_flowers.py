@@ -767,6 +767,27 @@ def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_pa
         caches(augment=False, cache_features="on")
 
 
+def test_a_resumed_run_takes_its_frozen_backbone_from_its_folder(image_folder, tmp_path):
+    config, run = settings(image_folder, tmp_path), RunFolder(tmp_path / "x")
+    first = make_trainer(config, run=run)
+    for variable in first.task.backbone.weights:
+        variable.assign(variable + 0.5)
+    first.task.keep_files()
+    resumed = make_trainer(config, data=first.data, run=run, load_weights=False)
+    resumed.task.begin(resumed.model, resumed=True)
+    for expected, received in zip(first.task.backbone.get_weights(), resumed.task.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+
+
+def test_earlier_stages_of_a_backbone_learn_more_slowly(image_folder, tmp_path):
+    task = make_trainer(settings(image_folder, tmp_path, base="trained", layer_decay=0.5)).task
+    rates = dict(zip([one.path for one in task.transfer.trainable_variables], task.rates(task.transfer), strict=True))
+    for stage in range(1, 6):
+        for part in ("conv/kernel", "bn/gamma"):
+            assert rates[f"conv{stage}_block1_1_{part}"] == 0.5 ** (6 - stage)
+    assert {rate for path, rate in rates.items() if not path.startswith("conv")} == {1.0}
+
+
 @pytest.mark.slow
 def test_a_run_stopped_between_reports_ends_as_one_never_stopped(image_folder, tmp_path):
     config = settings(image_folder, tmp_path, variants=2, epochs=2, train_batch_size=4, deterministic=True, towers=2)

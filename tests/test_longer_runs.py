@@ -88,6 +88,15 @@ def test_the_averages_of_lookahead_grow_anew_where_the_schedule_does():
     assert decays == pytest.approx({4: 0.8 * (4 / 6) ** 3, 6: 0.8, 8: 0.8 * (2 / 4) ** 3, 10: 0.8})
 
 
+def test_the_moving_average_forgets_the_random_start():
+    update = UpdateRule(batch_size=1, weight_decay=0.0, weight_decay_on="kernels", weight_averaging=0.5)
+    for count, decay in ((1, 2 / 11), (4, 5 / 14), (8, 0.5), (100, 0.5)):
+        weight, average = keras.Variable(1.0), tf.Variable(0.0)
+        update_averages([average], [weight], update, tf.constant(count), 100)
+        assert 1 - float(average) == pytest.approx(decay), count
+        assert weight.numpy() == 1
+
+
 def test_a_plateau_lowers_the_rate_wherever_the_run_was_resumed():
     values = [5.0, 4.0, 4.0, 4.5, 3.0, 3.0, 3.0, 3.0]
     reports = [(number, {"e": value}) for number, value in enumerate(values)]
@@ -186,6 +195,34 @@ def test_mixed_batches_are_a_function_of_seed_and_shard(tmp_path):
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(UsageError, match="colour images"):
         check_mixing(tiny(tmp_path, rand_augment=0.3), (8, 8, 1))
+
+
+@pytest.mark.parametrize("changes", [{"mixup": 0.8}, {"cutmix": 0.8}, {"mixup": 0.8, "cutmix": 0.8}])
+def test_labels_are_mixed_as_their_images_are(tmp_path, changes):
+    """The mean colour of an image is the shares of its classes, which are a colour each."""
+    labels = np.arange(32) % 3
+    images = np.broadcast_to(np.eye(3, dtype=np.float32)[labels][:, None, None], (32, 64, 64, 3))
+    mixer, has_squares = Mixer(tiny(tmp_path, seed=1, **changes), (64, 64, 3), 3), set()
+    for shard in (3, 4):
+        mixed, shares = (np.asarray(part) for part in mixer.mix(images, labels, tf.constant(shard, tf.int64)))
+        np.testing.assert_allclose(mixed.mean(axis=(1, 2)), shares, atol=0.035)  # a pixel at each edge of a square
+        assert (shares.max(axis=1) < 0.9).mean() > 0.2
+        has_squares.add(bool(mixed.std(axis=(1, 2)).max() > 0.1))
+    assert has_squares == {kind == "cutmix" for kind in changes}
+
+
+def test_rand_augment_is_a_function_of_seed_and_shard(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+
+    def augment(seed, shard):
+        mixer = Mixer(tiny(tmp_path, seed=seed, rand_augment=0.3), (8, 8, 3), 3)
+        return np.asarray(mixer.augment(images, tf.constant(shard, tf.int64)))
+
+    first = augment(1, 0)
+    np.testing.assert_array_equal(first, augment(1, 0))
+    for other in (augment(2, 0), augment(1, 1), images):
+        assert np.abs(first - other).mean() > 1
+    assert first.shape == images.shape and first.min() >= 0 and 100 < first.max() <= 255
 
 
 def test_shares_of_classes_are_measured_as_labels_are():

@@ -6,6 +6,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cifar10_input import Split
 from cifar10_main import main
@@ -22,6 +23,7 @@ from resnet_study.networks.registry import find
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.studies.prune import plan
+from resnet_study.training.sparsity import MagnitudePruning
 
 RNG = np.random.default_rng(0)
 IMAGES = Split(RNG.normal(size=(8, 16, 16, 3)).astype(np.float32), RNG.integers(0, 10, 8).astype(np.int32))
@@ -70,6 +72,28 @@ def test_widths_are_multiples_of_16_within_the_budget():
         assert multiply_adds(smaller) <= share * multiply_adds(model) + 1
     with pytest.raises(UsageError, match="at least"):
         pruning.choose_widths(model, scores, 0.01)
+
+
+def test_channels_that_are_worth_least_go_first():
+    model = build_resnet(2, "v1", input_shape=(16, 16, 3))
+    scores = [np.ones(place.width) for place in pruning.find_inner(model)]
+    scores[-1] = np.float64([100] * 24 + [0] * 16 + [100] * 24)
+    whole = [len(score) for score in scores]
+    assert pruning.choose_widths(model, scores, 0.99) == [*whole[:-1], 48]
+    fewer = pruning.choose_widths(model, scores, 0.7)
+    assert fewer[-1] == 48 and sum(fewer) < sum(whole) - 16
+
+
+def test_channels_are_scored_by_their_filters_or_by_their_scale():
+    model = build_resnet(1, input_shape=(16, 16, 3))
+    for place in (inner := pruning.find_inner(model)):
+        place.norm.gamma.assign(RNG.normal(size=place.width))
+    by_filter, by_scale = (pruning.score_channels(model, name, IMAGES, 0) for name in ("l1", "norm"))
+    for place, filters, scales in zip(inner, by_filter, by_scale, strict=True):
+        np.testing.assert_allclose(filters, abs(place.before.kernel.numpy()).sum(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_array_equal(scales, abs(place.norm.gamma.numpy()))
+    with pytest.raises(UsageError, match="--prune_by=norm needs batch norm with a scale, which resnet9 has not"):
+        pruning.score_channels(build_resnet9(input_shape=(16, 16, 3)), "norm", IMAGES, 0)
 
 
 TINY_RUN = {"train_steps": 6, "report_freq": 3, "synthetic_images": 200, "tensorboard": False}
@@ -140,6 +164,22 @@ def test_labels_of_several_classes_are_scored_as_such():
     scores = [pruning.score_channels(model, "taylor", Split(images, np.int32(labels)), 0) for labels in (one, other)]
     assert all(np.isfinite(score).all() for score in scores[0])
     assert any(not np.allclose(*pair, atol=0) for pair in zip(*scores, strict=True))  # the third label counts
+
+
+def test_the_smallest_weights_become_zero_and_the_first_layer_stays():
+    rng = np.random.default_rng(0)
+    layers = [keras.layers.Conv2D(4, 3, use_bias=False) for _ in range(3)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    before = [scale * rng.normal(size=layer.kernel.shape) for scale, layer in zip((0.1, 1, 3), layers, strict=True)]
+    model.set_weights(before)
+    averages = [tf.Variable(tf.ones(kernel.shape)) for kernel in model.weights]
+    sparse = MagnitudePruning(model, averages, 0.5, train_steps=4)
+    sparse.prune(sparse.find_kept(3), tf.constant(3))  # the last time: three quarters of the training
+    limit = np.median(np.concatenate([abs(kernel).ravel() for kernel in before[1:]]))
+    for kernel, weight, average in zip(before, model.get_weights(), averages, strict=True):
+        kept = abs(kernel) > limit if kernel is not before[0] else np.ones_like(kernel, bool)
+        np.testing.assert_allclose(weight, kernel * kept, rtol=1e-6)
+        np.testing.assert_array_equal(average, kept)
 
 
 def test_zeros_stay_zero_in_weights_and_averages(tmp_path):

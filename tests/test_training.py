@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from conftest import (
     ROOT,
     TINY,
@@ -32,13 +34,14 @@ import cifar10_test
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study import devices
 from resnet_study.checkpoints import checkpoint_of, read_checkpoint
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_model
 from resnet_study.metrics import confidence_interval, measure
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
-from resnet_study.training import optimizers
+from resnet_study.training import optimizers, run_log
 
 GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -76,6 +79,33 @@ def test_tensorboard_has_the_original_names(finished):
                  "stem_relu/activations", "stage3_block1_relu2/sparsity"):  # fmt: skip
         assert name in names, name
     assert events.Tags()["graph"]
+    history = finished.read_history()
+    for name, column, unit in (
+        ("learning_rate", "learning_rate", 1),
+        ("train_loss", "train_loss", 1),
+        ("train_top1_error", "train_error", 100),
+        ("train_top1_error_avg", "train_error_smoothed", 100),
+        ("val_loss", "validation_loss", 1),
+        ("val_top1_error", "validation_error", 100),
+        ("full_validation_error", "validation_error", 100),
+    ):
+        written = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
+        assert written == pytest.approx(dict(zip(history["step"], history[column] / unit, strict=True)), rel=1e-5), name
+
+
+def test_a_smoothed_curve_leaves_out_the_untrained_network():
+    assert run_log.smooth([90, 4, 2], 0.8) == pytest.approx((0.8 * 4 + 2) / 1.8)
+    assert run_log.smooth([90], 0.8) == 90
+
+
+def test_event_files_go_back_to_what_a_checkpoint_knew(tmp_path):
+    for name in ("longer", "shorter", "newer", "damaged", "empty"):
+        (tmp_path / f"events.out.tfevents.{name}").write_bytes(b"12345")
+    (tmp_path / "notes.txt").write_bytes(b"12345")
+    known = {"longer": 3, "shorter": 9, "damaged": "3", "empty": 0, "gone": 4}
+    run_log.trim_events(tmp_path, {f"events.out.tfevents.{name}": size for name, size in known.items()})
+    left = {path.name.removeprefix("events.out.tfevents."): path.read_bytes() for path in tmp_path.iterdir()}
+    assert left == {"longer": b"123", "shorter": b"12345", "notes.txt": b"12345"}
 
 
 def test_mode_test_and_predict(finished, undrawn, tmp_path, monkeypatch, capsys):
@@ -394,7 +424,7 @@ def test_watching_the_test_error_changes_nothing_else(averaged, tmp_path):
     assert watched["test_loss"].iloc[-1] == pytest.approx(expected["loss"], rel=1e-2)
 
 
-def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_example_of_the_page_on_training_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Train(" in block)
     assert '"demo"' in code
@@ -572,9 +602,11 @@ for version, changes in (("parts", {"accumulate": 2}), ("other", {"model": "resn
     assert all((tmp_path / version / "best.keras").exists() for version in ("mirrored", "parts", "other"))
 
 
-def test_a_batch_must_fit_its_devices(tmp_path):
+def test_devices_that_share_a_batch_are_several_and_get_equal_parts(tmp_path):
     with pytest.raises(UsageError, match="needs two devices or more, TensorFlow found 1"):
         Train(tiny(tmp_path, strategy="mirrored"))
+    with pytest.raises(UsageError, match="a multiple of the 2 devices, received 7"):
+        devices.choose_towers(1, types.SimpleNamespace(num_replicas_in_sync=2), 7)
 
 
 @pytest.mark.parametrize(
