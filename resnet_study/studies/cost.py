@@ -31,17 +31,16 @@ from resnet_study.training.work import training_pflop
 COST_STEPS, COST_REPORTS = 20, 5  # what a short training for speed and memory takes: steps of each report, reports
 
 
-def measure_cost(config: HyperParameters) -> dict:
-    """Measures speed and memory of a trained model; to be called in a process of its own, since the peak never falls.
+def measure_training(config: HyperParameters) -> dict:
+    """Measures speed and memory of a training; to be called in a process of its own, since the peak never falls.
 
     Args:
         config: settings of a finished run.
 
     Returns:
-        dict with four keys.
+        dict with three keys.
             training_seconds: seconds per 1,000 images with the run's own settings; the median of the reports of a short training,
                 without the first.
-            inference_seconds: seconds per 1,000 images of a `Predictor` in float32 with batches of 125; the median of five.
             training_memory: peak resident memory of this process after that training, data included, in MB (2**20 bytes); None where
                 the system does not tell.
             hardware: on which this was measured; it need not be that of the run.
@@ -68,19 +67,32 @@ def measure_cost(config: HyperParameters) -> dict:
     speed = statistics.median(row["examples_per_sec"] for row in trainer.history[2:])
     status = Path("/proc/self/status")
     peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    predictor = Predictor(str(run.best))
-    images = data.test.images[np.arange(1000) % len(data.test)]
+    return {
+        "training_seconds": 1000 / speed * config.images_per_step / config.train_batch_size,
+        "training_memory": int(peak[1]) / 1024 if peak else None,
+        "hardware": name_hardware(describe_environment(trainer.machine.policy, config.strategy)),
+    }
+
+
+def measure_inference(config: HyperParameters) -> dict:
+    """Measures how fast a trained model answers; to be called in a process of its own, whose threads are those of a command that tests.
+
+    Args:
+        config: settings of a finished run.
+
+    Returns:
+        dict with one key, inference_seconds: seconds per 1,000 images of a `Predictor` in float32 with batches of 125; the median of five.
+    """
+    devices.share_batches()
+    test = cifar10_input.load_data(config).test
+    predictor = Predictor(str(run_folder_of(config).best))
+    images = test.images[np.arange(1000) % len(test)]
     seconds = []
     for _ in range(6):
         started = time.perf_counter()
         predictor.predict(images, batch_size=125)
         seconds.append(time.perf_counter() - started)
-    return {
-        "training_seconds": 1000 / speed * config.images_per_step / config.train_batch_size,
-        "inference_seconds": statistics.median(seconds[1:]),  # the first builds the graph
-        "training_memory": int(peak[1]) / 1024 if peak else None,
-        "hardware": name_hardware(describe_environment(trainer.machine.policy, config.strategy)),
-    }
+    return {"inference_seconds": statistics.median(seconds[1:])}  # the first builds the graph
 
 
 def measure_apart(module: str, job: str, measured: str):
@@ -99,12 +111,19 @@ def measure_apart(module: str, job: str, measured: str):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+_MEASURES = {"training": measure_training, "inference": measure_inference}
+
+
 def _measure_cost_apart(config) -> dict:
-    return measure_apart("resnet_study.studies.cost", config.to_json(), f"what {run_folder_of(config)} costs")
+    measured = {}
+    for name in _MEASURES:
+        job = json.dumps({"measures": name, "config": config.to_json()})
+        measured |= measure_apart("resnet_study.studies.cost", job, f"what {run_folder_of(config)} costs")
+    return measured
 
 
 def cost_table(groups, folder: Path) -> pd.DataFrame:
-    """What each model costs: one row per group of runs. Speed and memory are measured once per model, in a process of its own."""
+    """What each model costs: one row per group of runs. Speed and memory are measured once per model, in processes of their own."""
     rows = []
     for (dataset, model_name, preset), runs in groups.items():
         first = runs[0]
@@ -134,4 +153,5 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
 
 if __name__ == "__main__":  # the process of `measure_apart`
     devices.import_tensorflow()
-    print(json.dumps(measure_cost(HyperParameters.from_json(sys.stdin.read(), "the standard input"))))
+    job = json.load(sys.stdin)
+    print(json.dumps(_MEASURES[job["measures"]](HyperParameters.from_json(job["config"], "the standard input"))))
