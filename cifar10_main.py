@@ -237,8 +237,9 @@ def _study(flags, actions):
     elif actions["mode"] == "compress":
         from resnet_study.studies.compress import compress
 
-        # Here --model names no run, but the network of shipped weights.
-        folder = compress(flags, find_sources(flags, actions["versions"] or [defaults.model]))
+        # Here --model names no run, but the network of shipped weights; the command that repeats the study has it among --versions.
+        named = flags if actions["versions"] else {name: value for name, value in flags.items() if name != "model"}
+        folder = compress(named, find_sources(flags, actions["versions"] or [defaults.model]))
     else:
         from resnet_study.studies.compare import compare
         from resnet_study.studies.degradation import degrade

@@ -60,6 +60,8 @@ def describe(config: FlowerParameters) -> Path:
         raise UsageError(
             f"{found.place} must hold images, received {describe_lack(found, config.data_dir, config.labels)}"
         )
+    folder = Path(config.runs_dir).expanduser() / f"describe-{config.folder_name}"
+    _check_folder(folder, [file for file, *_ in members])
     facts: dict[str, dict] = {}
 
     def read(file):
@@ -86,21 +88,26 @@ def describe(config: FlowerParameters) -> Path:
     near = {good[here]: rows[good[there]]["image"] for here, there in find_near(hashes[good]).items()}
     table["resembles"] = pd.Series(near, dtype=object)
     table.loc[table["equals"].notna(), "resembles"] = None
-    folder = Path(config.runs_dir).expanduser() / f"describe-{config.folder_name}"
-    _check_folder(folder, table)
     write_atomically(folder / "images.csv", table.drop(columns=["sha256"], errors="ignore").to_csv(index=False))
     _write_page(folder / "report.html", config, found, table)
     return folder
 
 
-def _check_folder(folder, table):
+def _check_folder(folder, files):
     """Raises UsageError where the page of a run, or of images of which none are described now, would be lost."""
     import pandas as pd
 
     if RunFolder(folder).holds_run():
         raise UsageError(f"{folder} must hold no run, received one; give another --runs_dir")
     before = folder / "images.csv"
-    if before.is_file() and not pd.read_csv(before)["image"].isin(table["image"]).any():
+    if not before.is_file():
+        return
+    try:
+        told = pd.read_csv(before, dtype=str)["image"].fillna("")
+    except (ValueError, KeyError):  # of another program
+        told = []
+    # The folder may have been named from another place.
+    if {Path(file).resolve() for file in told}.isdisjoint(Path(file).resolve() for file in files):
         raise UsageError(f"{before} tells of other images; give another --runs_dir, or delete it")
 
 

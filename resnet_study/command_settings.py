@@ -99,7 +99,7 @@ def check_read(flags: dict, mode: str, paths=(), versions=()) -> None:
         read = _PLACES
     elif mode == "report" and "version" in flags:
         read, of = _PLACES | _TABLE, " of a run"
-    elif mode == "compress" and versions:
+    elif mode == "compress" and versions and not set(versions) & set(registry.SHIPPED):
         read = read - {"model"}
     _refuse_others(flags, read, mode, of)
 

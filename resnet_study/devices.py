@@ -193,7 +193,7 @@ def count_inference_towers() -> int:
 
     threading = tf.config.threading
     of_an_operation = threading.get_intra_op_parallelism_threads()
-    if not of_an_operation:
+    if not of_an_operation or tf.config.get_visible_devices("GPU"):
         return 1
     return max(1, (threading.get_inter_op_parallelism_threads() or count_cores()) // of_an_operation)
 

@@ -121,8 +121,10 @@ class Predictor:
         return answers.get("", answers)
 
 
-def check_images(images, model) -> np.ndarray:
-    """The images as uint8 or float32, of the shape that the model takes; raises UsageError for anything else."""
+def check_images(images, model, stacklevel: int = 4) -> np.ndarray:
+    """The images as uint8 or float32, of the shape that the model takes; raises UsageError for anything else. Warnings are of the caller that
+    many calls up, as of `warnings.warn`.
+    """
     try:
         images = np.asarray(images)
     except ValueError as error:
@@ -139,11 +141,12 @@ def check_images(images, model) -> np.ndarray:
         )
     if images.dtype.kind == "f" and len(images) and 0 < images.max() <= 1:
         warnings.warn(
-            "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out", stacklevel=4
+            "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out",
+            stacklevel=stacklevel,
         )
     elif images.dtype != np.uint8 and len(images) and (images.min() < 0 or images.max() > 255):
         warnings.warn(
             f"expected raw pixels 0..255, received {images.min():g} .. {images.max():g}; bring them to this range",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     return images if images.dtype == np.uint8 else images.astype(np.float32)

@@ -167,8 +167,9 @@ class RunFolder:
         if not self.final.is_file() or not found:
             return self.final.is_file()
         starts = read_json(self.environment, [dict]) if self.environment.is_file() else []
-        if (step := (starts or [{}])[-1].get("final_step")) is not None:
-            return step == int(found[-1].stem.removeprefix("step-"))
+        steps = [start["final_step"] for start in starts if "final_step" in start]
+        if steps:
+            return steps[-1] == int(found[-1].stem.removeprefix("step-"))
         # Runs of earlier versions note no step; copies of them may have lost the times of their files.
         return self.final.stat().st_mtime >= found[-1].stat().st_mtime
 
@@ -334,10 +335,15 @@ def tell_known_validation(path: str, config) -> None:
     else:
         run = run_around(path)
         stored = read_json(run.config, dict) if run is not None and run.holds_run() else {}
-        places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
-        same_images = stored.get("dataset") == config.dataset and places[0] == places[1]
-        split = [name for name in ("validation_fraction", "split_seed") if stored.get(name) != getattr(config, name)]
-        knows = same_images and bool(split)
+        knows = stored.get("dataset") == config.dataset
+        parts = ["validation_fraction", "split_seed"]
+        if knows and config.dataset == "folder":
+            places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
+            knows = places[0] == places[1]
+            parts += ["test_fraction", "folds", "fold"]
+        # The two programs draw other parts by the same seed.
+        is_alike = ("preset" in stored) == hasattr(config, "preset")
+        knows = knows and not (is_alike and all(stored.get(name) == getattr(config, name) for name in parts))
     if knows:
         say_once(f"note: {path} may have been trained on the validation images; then errors on these are too small")
 

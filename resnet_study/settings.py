@@ -128,9 +128,10 @@ class Settings:
         """Raises UsageError where a flag that was given would be ignored; presets and settings of runs of before may have it."""
         for names, read, needed in self.needs():
             for name in names if not read else ():
-                if (value := flags.get(name)) not in _NOTHING:
+                usual = self.__dataclass_fields__[name].default
+                if (value := flags.get(name)) not in _NOTHING and value != usual:
                     raise UsageError(
-                        f"--{name} needs {needed}, received --{name}={value} without, which would change nothing; give that too, or leave it out"
+                        f"--{name} needs {needed}, received --{name}={value} without it, which would change nothing; leave it out, or change that"
                     )
 
     def flags_beside(self, other: "Settings") -> list[str]:

@@ -96,7 +96,7 @@ def trained_run(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs that a test wants for their numbers: eight figures take twice as long as their training and testing."""
-    monkeypatch.setattr("resnet_study.reports.figures.draw", lambda *_: [])
+    monkeypatch.setattr("resnet_study.reports.figures.draw", lambda *_, **__: [])
 
 
 def check_run_folder(run, *more_figures):

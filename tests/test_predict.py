@@ -111,8 +111,10 @@ def begun(config):
 
 def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run = begun(from_preset("fast", runs_dir=str(tmp_path), data_dir="."))
-    write_json(run.data, {"class_names": ["a"]})
+    run = begun(from_preset("fast", runs_dir=str(tmp_path)))
+    own = begun(from_preset("folder", dataset="folder", data_dir=".", version="own", runs_dir=str(tmp_path)))
+    for each in (run, own):
+        write_json(each.data, {"class_names": ["a"]})
     for path, changes, told in (
         ("cifar10", {}, True),
         ("cifar10", {"validation_fraction": 0.0}, False),
@@ -121,11 +123,16 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
         (str(run.best), {"split_seed": 1}, True),
         (str(run.best), {"validation_fraction": 0.02}, True),
         (str(run.best), {"split_seed": 1, "dataset": "mnist"}, False),
-        (str(run.best), {"split_seed": 1, "data_dir": str(tmp_path)}, True),
-        (str(run.best), {"split_seed": 1, "data_dir": str(tmp_path / "others")}, False),
+        (str(run.best), {"split_seed": 1, "data_dir": "/wherever/CIFAR-10/lies"}, True),
+        (str(own.best), {"data_dir": str(tmp_path)}, False),
+        (str(own.best), {"data_dir": str(tmp_path), "split_seed": 1}, True),
+        (str(own.best), {"data_dir": str(tmp_path), "test_fraction": 0.4}, True),
+        (str(own.best), {"data_dir": str(tmp_path), "folds": 5, "fold": 2}, True),
+        (str(own.best), {"data_dir": str(tmp_path / "others"), "split_seed": 1}, False),
     ):
         _said.clear()
-        tell_known_validation(path, from_preset("fast", **{"data_dir": ".", **changes}))
+        asked = {"dataset": "folder"} | changes if path == str(own.best) else changes
+        tell_known_validation(path, from_preset("fast", **asked))
         assert ("may have been trained on the validation images" in capsys.readouterr().out) == told, (path, changes)
 
 
@@ -394,7 +401,7 @@ def test_explanations_show_progress_and_have_a_limit(images, tmp_path, capsys):
     assert "explained the first" not in capsys.readouterr().out and len(list(folder.iterdir())) == 3
     assert cifar10_main.make_parser().parse_args(["--mode=predict"]).explain_limit == 24
     assert cifar10_main.main([*flags, "--explain_limit=0"]) == 2
-    assert "expected at least 1" in capsys.readouterr().err
+    assert "expected an int >= 1, received '0'" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_told_the_nearest():

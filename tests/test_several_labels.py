@@ -159,7 +159,7 @@ def test_small_networks(folder, table, tmp_path, capsys, monkeypatch):
     train = ["--mode=train", *small, *table, *runs, *name, "--mixup=0.2"]
     assert cifar10_main.main([*train, "--train_steps=4", "--lr_schedule=constant"]) == 0
     assert "mean average precision" in (tmp_path / "x" / "report.html").read_text()
-    monkeypatch.setattr("resnet_study.reports.figures.draw", lambda *_: [])
+    monkeypatch.setattr("resnet_study.reports.figures.draw", lambda *_, **__: [])
     assert cifar10_main.main(["--mode=train", *runs, *name, "--train_steps=6", "--resume"]) == 0
     said = capsys.readouterr().out
     assert "several for an image: 3 columns of 0 and 1" in said and "mean average precision 0." in said

@@ -52,7 +52,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
         heat = explain(load_model("cifar10"), image[None], np.array([3]))  # what speaks for a cat
         print(heat.shape)  # (1, 32, 32)
     """
-    heat_map, images = make_explainer(model, head), check_images(images, model)
+    heat_map, images = make_explainer(model, head), check_images(images, model, stacklevel=3)
     return np.stack([heat_map(image, label) for image, label in zip(images, labels, strict=True)])
 
 

@@ -89,7 +89,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         else "the last of the training",
         "calibrated": facts.get("temperature"),
         # "its own validation images", or the name of the run that held some out.
-        "fitted_on": f"{Path(facts['fitted_on']).name}: {facts['images']:,} images" if facts else None,
+        "fitted_on": f"{facts['images']:,} of {Path(facts['fitted_on']).name}" if facts else None,
         "images": read_json(run.data, {"images": dict})["images"],
         "command": config.command,
         **origin,
@@ -219,7 +219,7 @@ def _describe(card):
         f"- network: {spec.summary} ({spec.source}), {card['parameters']:,} parameters",
         f"- recipe: {card['recipe']}, seed {card['seed']}; weights: {card['chosen']}",
         f"- command: `{card['command']}`",
-        f"- data: {card['images']['training']:,} training images of {registry.dataset_of(card['weights'])}, {card['images']['validation']:,} held out",
+        f"- data: {card['images']['training']:,} training images of {registry.dataset_of(card['weights'])}, and {card['images']['validation']:,} more held out",
         f"- training: {card['images_seen']:,} images seen, {card['pflop']:.3f} PFLOP, "
         + (f"{card['wall_seconds'] / 60:.0f} min " if card["wall_seconds"] else "")
         + f"on {card['hardware']}",

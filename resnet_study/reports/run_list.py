@@ -41,7 +41,7 @@ def _stat_files(folder):
     """The stats of all files; a run that trains meanwhile deletes some."""
     stats = []
     for entry in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             stats.append(entry.stat())
     return [each for each in stats if stat.S_ISREG(each.st_mode)]
 

@@ -2,8 +2,6 @@
 
 import re
 
-from resnet_study.networks.multiply_adds import count_parameters
-
 
 def table_lines(header, align: str, rows) -> list[str]:
     """The lines of a Markdown table.
@@ -33,6 +31,8 @@ def _line(cells):
 
 def describe_layers(model) -> str:
     """A Markdown table of the layers of a model: output shape, trainable and non-trainable parameters, MB of float32 weights."""
+    from resnet_study.networks.multiply_adds import count_parameters
+
     rows = []
     for layer in model.layers:
         trainable, fixed = map(count_parameters, (layer.trainable_weights, layer.non_trainable_weights))

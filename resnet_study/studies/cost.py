@@ -128,7 +128,9 @@ def cost_table(groups, folder: Path) -> pd.DataFrame:
     for (dataset, model_name, preset), runs in groups.items():
         first = runs[0]
         measured = remembered(
-            folder / "measured_costs.json", fingerprint(first), lambda config=first.config: _measure_cost_apart(config)
+            folder / "measured_costs.json",
+            f"{fingerprint(first)}, cores share batches",
+            lambda config=first.config: _measure_cost_apart(config),
         )
         model = load_model(str(first.run.best))
         rows.append(

@@ -106,6 +106,8 @@ def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> li
             for seed in range(int(first), int(last) + 1) if first else seeds:
                 configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
     for name, value in given.items():
+        if name in PLACES:  # which scripts give in each command
+            continue
         refusals = []
         for config in configs:
             try:
@@ -205,11 +207,16 @@ def _as_stored(config):
             f"expected a run with {' '.join(flags)} in {run}, which holds one with {' '.join(held.flags_beside(wanted))}; give "
             "these settings to use it, or another --runs_dir"
         )
+    # Where the images of the run lie stays, if nothing else is asked for and they still lie there.
+    is_there = stored.dataset == "folder" or Path(stored.data_dir).expanduser().exists()
+
+    def stays(field):
+        return is_there and getattr(config, field.name) == field.default
+
     operational = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        # Where the images of the run lie stays, if nothing else is asked for.
-        if field.metadata["operational"] and not (field.name in PLACES and getattr(config, field.name) == field.default)
+        if field.metadata["operational"] and not (field.name in PLACES and stays(field))
     }
     return run.as_begun(dataclasses.replace(stored, **operational))
 
