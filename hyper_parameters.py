@@ -4,7 +4,7 @@
 from its fields. `PRESETS` holds the named recipes; a preset changes defaults, a flag on the command line changes the preset.
 
 Sources: He 2015 = arXiv:1512.03385, section 4.2. Liang = Liang 2020, J. Phys.: Conf. Ser. 1634 012110, whose program
-is the TensorFlow 1 code wenxinxu/resnet-in-tensorflow ("the original stack" below).
+is the TensorFlow 1 code wenxinxu/resnet-in-tensorflow ("the original stack" in other modules).
 
 Importing this module imports neither TensorFlow nor Keras, so that `--help` answers at once.
 """
@@ -39,11 +39,11 @@ class HyperParameters(SharedSettings):
     preset: str = setting(
         "fast",
         RUN,
-        "named recipe, the defaults of all other flags; else that of --model and --dataset",
+        "named recipe, the defaults of all other flags; else the one of --model and --dataset",
         choices=tuple(PRESETS),
     )
     version: str = setting(
-        "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
+        "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>; other flags are not in it", operational=True
     )
     report_freq: int = setting(
         352, RUN, "steps between reports: validation, console line, error.csv, checkpoint, TensorBoard", minimum=1
@@ -231,7 +231,7 @@ class HyperParameters(SharedSettings):
 
     # Validating, testing and loading
     is_full_validation: bool = setting(
-        True, LOADING, "validate on all held-out images; false = on one random batch of them, as the original stack"
+        True, LOADING, "validate on all held-out images; false = on one random batch of them, as wenxinxu/resnet-in-tensorflow"
     )
     watch_test: bool = setting(
         False,

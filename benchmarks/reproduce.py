@@ -1,4 +1,4 @@
-"""The tables and figures of He, Liang and Lu & Song on CIFAR-10 and MNIST, one command after the other: `make reproduce`.
+"""The tables and figures of He, Liang and Lu & Song on CIFAR and MNIST, one command after the other: `make reproduce`.
 
 python benchmarks/reproduce.py --list                # what there is, and how long each took the last time
 python benchmarks/reproduce.py                       # all that is not finished; Ctrl-C and kills cost the steps since the last report
@@ -97,6 +97,41 @@ EXPERIMENTS = (
             20,
         )
         for seed in range(5)
+    ),
+    *(
+        _run(
+            f"zoo-{dataset}-{depth}" + (f"-{seed}" if seed else ""),
+            f"error against depth on {dataset}, at convergence: {source}",
+            f"--preset=zoo --dataset={dataset} --model=resnet{depth} --seed={seed}",
+            f"resnet{depth}-{dataset}-zoo-seed{seed}",
+            minutes,
+            (dataset,),
+        )
+        for dataset, depth, seed, minutes, source in (
+            ("cifar10", 20, 0, 27, "He et al. 2015, table 6"),
+            ("cifar10", 20, 1, 27, "a second seed"),
+            ("cifar10", 20, 2, 27, "a third seed"),
+            ("cifar10", 32, 0, 45, "He et al. 2015, table 6"),
+            ("cifar10", 44, 0, 63, "He et al. 2015, table 6"),
+            ("cifar10", 56, 0, 77, "He et al. 2015, table 6"),
+            ("cifar10", 110, 0, 155, "He et al. 2015, table 6, and Liang, section 6"),
+            ("cifar100", 20, 0, 27, "beside the public weights of chenyaofo"),
+            ("cifar100", 32, 0, 45, "beside the public weights of chenyaofo"),
+        )
+    ),
+    _run(
+        "night",
+        "the 96 % of Jordan 2024, airbench96, for 3.13 PFLOP",
+        "--preset=night",
+        "airbench96-cifar10-night-all-seed0",
+        144,
+    ),
+    _run(
+        "robust",
+        "the resistance to noise that Liang, section 7, claims, by training on worse images",
+        "--preset=robust",
+        "resnet9-cifar10-robust-seed0",
+        60,
     ),
     _study(
         "compare-mnist",

@@ -27,7 +27,7 @@ class SharedSettings(OwnImageSettings):
     train_ema_decay: float = setting(
         0.8,
         RUN,
-        "decay of the smoothed curves, per report (the original stack: 0.95 per step)",
+        "decay of the smoothed curves, per report (wenxinxu/resnet-in-tensorflow: 0.95 per step)",
         minimum=0.0,
         maximum=0.9999,
         alias="curve_smoothing",
@@ -124,7 +124,7 @@ class SharedSettings(OwnImageSettings):
     lr_schedule: str = setting(
         "linear",
         TRAINING,
-        "course of the learning rate after warm-up; linear and cosine end at final_lr after train_steps; plateau = "
+        "course of the learning rate after warm-up; linear and cosine end at final_lr with the training; plateau = "
         "times lr_decay_factor, not below final_lr, after each plateau_patience reports without a lower validation error (flowers: loss)",
         choices=("step", "cosine", "linear", "constant", "plateau"),
     )
