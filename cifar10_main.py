@@ -226,7 +226,9 @@ def _study(flags, actions):
         if one in flags and actions[several]:
             raise UsageError(f"--{one} and --{several} exclude each other; give one of them")
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
-    defaults = hyper_parameters.from_flags(flags)
+    # Alone: the others may be for networks and data sets of the plural flags, and are checked with these.
+    named = {"preset", "model", "dataset", "data_dir", "seed"} & flags.keys()
+    defaults = hyper_parameters.from_flags({name: flags[name] for name in named})
     seeds = actions["seeds"] or [defaults.seed]
     models = actions["models"] or [defaults.model]
     devices.import_tensorflow()
@@ -238,8 +240,8 @@ def _study(flags, actions):
         from resnet_study.studies.compress import compress
 
         # Here --model names no run, but the network of shipped weights; the command that repeats the study has it among --versions.
-        named = flags if actions["versions"] else {name: value for name, value in flags.items() if name != "model"}
-        folder = compress(named, find_sources(flags, actions["versions"] or [defaults.model]))
+        kept = flags if actions["versions"] else {name: value for name, value in flags.items() if name != "model"}
+        folder = compress(kept, find_sources(flags, actions["versions"] or [defaults.model]))
     else:
         from resnet_study.studies.compare import compare
         from resnet_study.studies.degradation import degrade
@@ -314,13 +316,17 @@ def _serve(flags, versions, port):
 
 def _train(config, actions):
     from cifar10_train import train
+    from resnet_study.data.folder_data import check_split_flags
 
     if config.crosses:
         from resnet_study.studies.cross_validation import cross_validate
 
         return cross_validate(
-            config, lambda fold: _train(fold, {"resume": True, "overwrite": False}), actions["overwrite"]
+            config, lambda fold: _train(fold, {"resume": True, "overwrite": False, "given": {}}), actions["overwrite"]
         )
+    is_new = not (actions["resume"] and run_folder_of(config).holds_run())
+    if config.dataset == "folder" and not config.folds and is_new:
+        check_split_flags(config, actions["given"])
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
     if devices.is_chief(config.strategy):
         _test(config, actions)

@@ -169,6 +169,10 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     # The parts of a run follow from its settings, and may be others than those of the run that held images out.
     own = cifar10_input.load_data(config) if held_out else data
     check_own(run, own.fingerprint, own.found)
+    if recipe.vali_random_label:
+        raise UsageError(
+            f"expected a run with true validation labels, received {fitted}, whose are random (--vali_random_label); give --held_out=RUN"
+        )
     _, validation = cifar10_input.split_data(data, recipe)
     if not len(validation):
         raise UsageError(
@@ -292,13 +296,13 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
         config: settings of either program; `test_ckpt_path` or `version` names the model.
         paths: files, or folders and `.zip`s with all images within, in the order of their paths; an image of these that cannot be decoded is
             named and left out.
-        kept: the first so many images are kept in the result.
+        kept: the first so many images are kept in the result, to be explained.
 
     Returns:
         What was read and what the model says of it.
 
     Raises:
-        UsageError: no images, or one that was named itself cannot be decoded.
+        UsageError: no images, or one that was named itself cannot be decoded; or images are kept for a model that is none of Keras.
 
     Example:
         from cifar10_test import predict
@@ -309,6 +313,10 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
     """
     path, run = find_model(config)
     model = open_model(path, config.shipped_name)
+    if kept and not isinstance(model, keras.Model):
+        raise UsageError(
+            f"--explain needs a Keras model, received {model.name} in {model.runtime}; leave it out, or give the .keras file"
+        )
     images = list_images(paths)
     class_names = find_class_names(path, model)
     read = make_reader(config, path, model)

@@ -43,7 +43,10 @@ class HyperParameters(SharedSettings):
         choices=tuple(PRESETS),
     )
     version: str = setting(
-        "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>; other flags are not in it", operational=True
+        "",
+        RUN,
+        "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>; other flags are not in it",
+        operational=True,
     )
     report_freq: int = setting(
         352, RUN, "steps between reports: validation, console line, error.csv, checkpoint, TensorBoard", minimum=1
@@ -231,7 +234,9 @@ class HyperParameters(SharedSettings):
 
     # Validating, testing and loading
     is_full_validation: bool = setting(
-        True, LOADING, "validate on all held-out images; false = on one random batch of them, as wenxinxu/resnet-in-tensorflow"
+        True,
+        LOADING,
+        "validate on all held-out images; false = on one random batch of them, as wenxinxu/resnet-in-tensorflow",
     )
     watch_test: bool = setting(
         False,
@@ -387,7 +392,7 @@ def _check_together(config: HyperParameters) -> None:
     if config.lookahead_steps and not config.weight_averaging:
         raise UsageError(
             f"--lookahead_steps needs a --weight_averaging above 0, received --lookahead_steps={config.lookahead_steps} and 0, which "
-            "would change nothing; give such as 0.774"
+            "would change nothing; give such as 0.774, or --lookahead_steps=0"
         )
     if config.lookahead_steps > config.report_freq:
         raise UsageError(

@@ -197,6 +197,10 @@ def start(run: RunFolder, flags, instant=None, *, count=0, size=0, seconds=0.0) 
                     break
             else:
                 process.join(600)
+                if process.is_alive():
+                    raise SystemExit(
+                        f"expected a run that ends or is killed within ten minutes, received one that goes on:\n{output()}"
+                    )
         finally:
             process.kill()
             process.join()

@@ -2,7 +2,7 @@
 
 python benchmarks/throughput.py                                     # an hour or more on two cores
 python benchmarks/throughput.py --torch_python PYTHON               # PyTorch lives in another environment
-python benchmarks/throughput.py --contenders ours,torch-compile-bfloat16 --models resnet20 --rounds 3
+python benchmarks/throughput.py --contenders ours,torch-compile-bfloat16 --models resnet20 --results_dir PART
 python benchmarks/throughput.py --rounds 1 --steps 3 --models resnet20 --results_dir TRIAL      # does it work?
 
 Contenders are measured in turn, A B C A B C ..., so that a machine that slows down slows all of them. Each measurement

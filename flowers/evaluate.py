@@ -187,7 +187,7 @@ def _draw(config, run, data, result):
         return figure
 
     more = {
-        "accuracy_and_loss": lambda: draw_epochs(history, title, config.unfreeze_at_epoch),
+        "accuracy_and_loss": lambda: draw_epochs(history, title, config.unfreeze_at_epoch, data.several),
         "augmentation": draw_augmentation,
         "samples": lambda: draw_grid(
             [data.training.load(indices)[0] for indices in first],

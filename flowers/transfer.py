@@ -106,7 +106,7 @@ class Transfer(Task):
             weight_decay_on=config.weight_decay_on,
             parts=config.accumulate,
         )
-        begins = (config.unfreeze_at_epoch, config.extend)
+        begins = tuple(epochs * self.report_freq for epochs in (config.unfreeze_at_epoch, config.extend))
         self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch, begins=begins)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"
@@ -259,7 +259,7 @@ class Transfer(Task):
         # A run that was killed before its first report was done has no best.keras yet.
         kept = not self._load_weights and self.run.best.is_file()
         given, shipped = self.run.best if kept else find_weights(weights), weights in registry.SHIPPED
-        is_file = given.suffix == ".keras" and given.is_file()
+        is_file = given.name.endswith((".keras", ".weights.h5")) and given.is_file()
         try:
             return find(self.config.model).make_preprocessing(str(given) if is_file else weights if shipped else "")
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import statistics
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import PIL.Image
 from flowers.backbones import APPLICATIONS
 from resnet_study.data.balance import describe_balance
 from resnet_study.data.image_files import read_content
-from resnet_study.errors import UsageError
-from resnet_study.files import read_json
 from resnet_study.networks.multiply_adds import count_parameters
+from resnet_study.run_folder import check_same_images
 from resnet_study.training.run_log import note_large_batch
 
 _SMALL, _ASKED = 64, 9  # pixels; images that are looked at
@@ -36,19 +34,7 @@ def describe_data(task, resumed: bool) -> dict:
     if task.config.class_weight not in ("", "balanced"):
         facts["class_weights"] = task.class_weights.tolist()
     if resumed:
-        same = {"class_folders": [str], "images": dict.fromkeys(facts["images"], int)}
-        kept = read_json(task.run.data, same)
-        if kept.get("fingerprint", facts["fingerprint"]) != facts["fingerprint"]:
-            raise UsageError(
-                f"--resume goes on with the images of {task.run}, those of {data.found} are others; give the same --data_dir or start another "
-                "--version"
-            )
-        for name in same:
-            if json.loads(json.dumps(facts[name])) != kept[name]:
-                raise UsageError(
-                    f"--resume goes on with the images of {task.run}: expected {name} {kept[name]}, received {facts[name]}; "
-                    "give the same --data_dir or start another --version"
-                )
+        check_same_images(task.run, facts)
     return facts
 
 

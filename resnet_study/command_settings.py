@@ -140,6 +140,7 @@ def find_command_settings(flags: dict, mode: str, resume: bool) -> hyper_paramet
         )
     if mode == "prune":
         _check_source(run, flags)
+        flags = {"extend": 0} | flags  # it begins a schedule of its own
     crosses = flags.get("folds", 0) and not flags.get("fold")
     goes_on, begins = (resume and not crosses) or mode != "train", mode in ("train", "prune")
     return find_settings(run, hyper_parameters.HyperParameters, make, flags, goes_on=goes_on, begins=begins)
@@ -185,7 +186,8 @@ def with_recipe(flags: dict) -> hyper_parameters.HyperParameters:
             return config
         _check_source(run, flags | {"version": ""})
         stored = run.read_config(hyper_parameters.HyperParameters)
-        return dataclasses.replace(stored, **{"runs_dir": config.runs_dir, "version": ""} | flags)
+        # A pruned run begins its own schedule, also that of a run which was extended.
+        return dataclasses.replace(stored, **{"runs_dir": config.runs_dir, "version": "", "extend": 0} | flags)
     commands = [
         card["command"]
         for card in registry.read_cards()

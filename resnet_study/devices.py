@@ -155,7 +155,9 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
 
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
-        raise UsageError(f"--train_batch_size must be a multiple of the {replicas} devices, received {batch_size}")
+        raise UsageError(
+            f"--train_batch_size must be a multiple of the {replicas} devices, received {batch_size} (images of a part with --accumulate or --hard_share)"
+        )
     if towers > 1 and replicas > 1:
         raise UsageError(f"--towers={towers} is for one device, received {replicas} of them; use --towers=1")
     if replicas > 1 and not towers and (stored or 1) > 1:
@@ -163,7 +165,9 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
             f"expected one device for a run that was begun with {stored} towers, received {replicas}; give --strategy=one_gpu or cpu"
         )
     if towers > batch_size:
-        raise UsageError(f"--towers must be at most the {batch_size} images of a batch, received {towers}")
+        raise UsageError(
+            f"--towers must be at most the {batch_size} images of a batch, or of a part of it (--accumulate, --hard_share), received {towers}"
+        )
     cores = count_cores()
     on_processor = replicas == 1 and not tf.config.get_visible_devices("GPU")
     chosen = towers or stored or (max(1, min(cores, batch_size // SMALLEST_SHARD)) if on_processor else 1)

@@ -93,11 +93,12 @@ def find_model(config) -> tuple[str, RunFolder]:
     place = Path(path).expanduser().resolve()
     if place.is_file() or find_format(path):
         folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
-        name = f"{folder.name}-{place.stem}"
+        name = f"{folder.name}-{place.name if place.is_dir() else place.stem}"
         if (kind := find_format(path)) and folder.name != kind:  # beside a .keras file of that name
             name += f"-{kind}"
     else:
-        name = f"{config.model_name}-{path}" if path in registry.SHIPPED else place.name  # of a run folder
+        shipped = path in registry.SHIPPED and (config.shipped_name or registry.default_network(path))
+        name = f"{shipped}-{path}" if shipped else place.name  # of a run folder
     return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
 
 

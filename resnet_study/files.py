@@ -1,6 +1,7 @@
 """Files written so that a kill leaves the old or the new one, never half, and JSON that is checked when it is read."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -147,6 +148,12 @@ def is_kind(value, kind) -> bool:
     if kind is float:
         return type(value) in (int, float) and -1e18 < value < 1e18
     return isinstance(value, kind)
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path) -> str:

@@ -81,6 +81,7 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         "weights": config.test_ckpt_path or run.best.name,
         "found": found.place,
         "fingerprint": found.fingerprint(),
+        "answers": answers.csv_path.name,  # by another number where other weights have answered before
         "test": measure(answers.probabilities[""], labels[answers.indices], names),
     }
     write_json(folder.result, result)

@@ -294,7 +294,8 @@ PRESETS = {
 }
 
 # What a data set asks of every recipe: digits are never mirrored, and MNIST is split 55,000 / 5,000.
-OF_DATASET: dict[str, dict] = {"mnist": {"validation_fraction": 1 / 12, "flip": "none"}, "digits": {"flip": "none"}}
+_NO_MIRROR = {"flip": "none", "test_flip": False, "test_shifts": False}  # test_shifts has mirror images, too
+OF_DATASET: dict[str, dict] = {"mnist": _NO_MIRROR | {"validation_fraction": 1 / 12}, "digits": _NO_MIRROR}
 
 # A recipe for 50,000 photographs makes no sense for a small data set, so these have one of their own.
 DEFAULT_PRESET = {"digits": "demo", "synthetic": "smoke", "mnist": "mnist", "folder": "folder"}

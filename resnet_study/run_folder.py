@@ -7,7 +7,7 @@ runs/<version>/                 written by
     checkpoints/step-*.npz      checkpoints: the last two
     error.csv                   training.state: one row per report
     tensorboard/                training.run_log
-    best.keras, final.keras     training.export: by validation error (without validation: the newest); at the last step
+    best.keras, final.keras     training.export: by validation error or loss (without validation, with --sparsity: the newest); at the last step
     teacher.keras, base.keras   training.tasks, flowers.transfer: the teacher of a distillation; a backbone that stays frozen
     result.json, predictions*.npy    evaluation: test metrics; test probabilities, float32 [images, classes]
     calibration.json, calibrated.keras    cifar10_test, --mode=calibrate
@@ -25,6 +25,7 @@ locked the next time.
 import contextlib
 import dataclasses
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -325,27 +326,54 @@ def _tells_classes(data: Path) -> bool:
     return False
 
 
+def check_same_images(run: RunFolder, facts: dict) -> None:
+    """Raises UsageError where a resumed run was begun on other images of one's own, or where others of them could be read then.
+
+    Args:
+        run: the run, with its `data.json`.
+        facts: what that file is to hold now: class_folders, images, found, fingerprint.
+    """
+    kept = read_json(run.data, dict)
+    if kept.get("fingerprint", facts["fingerprint"]) != facts["fingerprint"]:
+        raise UsageError(
+            f"--resume goes on with the images of {run}, those of {facts['found']} are others; give the same --data_dir or start another "
+            "--version"
+        )
+    for name in ("class_folders", "images"):
+        if name in kept and json.loads(json.dumps(facts[name])) != kept[name]:
+            raise UsageError(
+                f"--resume goes on with the images of {run}: expected {name} {kept[name]}, received {facts[name]}; "
+                "give the same --data_dir or start another --version"
+            )
+
+
 def tell_known_validation(path: str, config) -> None:
     """Says so where the weights of `path` may have been trained on the validation images of settings of either program: shipped ones of that
     data set, or those of a run on the same images that held out others."""
     if not config.validation_fraction:
         return
     if path in registry.SHIPPED:
-        knows = registry.dataset_of(path) == config.dataset
+        knows = _images_of(registry.dataset_of(path)) == _images_of(config.dataset)
     else:
         run = run_around(path)
         stored = read_json(run.config, dict) if run is not None and run.holds_run() else {}
-        knows = stored.get("dataset") == config.dataset
-        parts = ["validation_fraction", "split_seed"]
+        knows = _images_of(stored.get("dataset")) == _images_of(config.dataset)
+        # The parts are drawn class by class, so other labels give others.
+        parts = ["dataset", "heads", "validation_fraction", "split_seed"]
         if knows and config.dataset == "folder":
             places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
             knows = places[0] == places[1]
-            parts += ["test_fraction", "folds", "fold"]
+            parts += ["test_fraction", "folds", "fold", "labels", "label_level"]
         # The two programs draw other parts by the same seed.
         is_alike = ("preset" in stored) == hasattr(config, "preset")
-        knows = knows and not (is_alike and all(stored.get(name) == getattr(config, name) for name in parts))
+        knows = knows and not (is_alike and all(stored.get(name) == getattr(config, name, None) for name in parts))
     if knows:
         say_once(f"note: {path} may have been trained on the validation images; then errors on these are too small")
+
+
+def _images_of(dataset: str | None) -> str | None:
+    """The data set whose images another one has, too, under other labels."""
+    return "cifar100" if dataset == "cifar100_coarse" else dataset
 
 
 def find_run(make: Callable, flags: dict, naming: tuple[str, ...]) -> RunFolder:

@@ -91,6 +91,14 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
         train(tiny(tmp_path, teacher=str(teacher_file), normalization="image_standard"), overwrite=True)
     with pytest.raises(UsageError, match=r"^--teacher: expected .*nonsense.* or the name of a network"):
         train(tiny(tmp_path, teacher="nonsense"), overwrite=True)
+    names, raw = ["a", "b"], PixelNormalization(0.0, 1.0)
+    for activation, answers in ((None, "with a sum of"), ("sigmoid", "end it in a softmax")):
+        inputs = keras.Input((4, 4, 3))
+        relu = keras.layers.ReLU()
+        pooled = keras.layers.GlobalAveragePooling2D()(relu(relu(inputs)))
+        keras.Model(inputs, keras.layers.Dense(2, activation)(pooled)).save(tmp_path / "other.keras")
+        with pytest.raises(UsageError, match=f"must give the probabilities of one label.*{answers}"):
+            Teacher(str(tmp_path / "other.keras"), raw, names, (4, 4, 3), "float32")
     with pytest.raises(UsageError, match="networks with one head"):
         from_preset("smoke", dataset="cifar10", heads="class,kind", teacher="resnet9")
 

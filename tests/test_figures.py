@@ -16,7 +16,7 @@ import cifar10_input
 from cifar10_input import Split, load_data, split_data
 from hyper_parameters import from_preset
 from resnet_study.metrics import measure
-from resnet_study.reports import figures, fonts, image_sheets
+from resnet_study.reports import figures, fonts, image_sheets, plots
 from resnet_study.reports.calibration import draw_reliability
 from resnet_study.reports.image_sheets import draw_augmentation
 
@@ -93,6 +93,16 @@ def test_the_smoothed_curve_stands_on_the_raw_one_also_in_short_runs(errors):
         assert [line.get_label() for line in axes.lines[:2]] == ["training (augmented)", "validation"]
         smoothed = figures.centred_means(errors, 0.8)
         assert np.isnan(smoothed[0]) and abs(smoothed - errors)[1:].max() < 1
+
+
+def test_the_test_is_within_the_axes_where_no_validation_image_is_wrong():
+    history = pd.DataFrame({"step": range(3), "train_error": [90.0, 20.0, 3.0], "validation_error": [90.0, 5.0, 0.0]})
+    result = {"test": {"error": 4.0}, "best_step": 2}
+    for sign, tested in ((1, 4.0), (-1, 96.0)):
+        low, high = figures._draw_percent(history, "t", "l", result, sign, 0.8, None, "test").axes[0].get_ylim()
+        assert low < tested < high
+    shown = plots.draw_errors(history, result | {"test": {"error": 4.0}}, "test", None)
+    assert shown.y_range.end > 4
 
 
 def test_a_published_number_of_several_views_or_a_noisy_curve():

@@ -242,3 +242,11 @@ def test_flags_and_values_keep_their_other_names():
 def test_a_recipe_for_all_training_images_is_so_on_every_data_set():
     assert from_preset("ten_minutes", dataset="mnist").validation_fraction == 0
     assert from_preset("fast", dataset="mnist").validation_fraction == 1 / 12
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+def test_no_recipe_tests_mirrored_digits(dataset):
+    for name in PRESETS:
+        if from_preset(name).dataset == "cifar10":
+            config = from_preset(name, dataset=dataset)
+            assert (config.flip, config.test_flip, config.test_shifts) == ("none", False, False), name

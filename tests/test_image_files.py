@@ -16,7 +16,7 @@ import pytest
 from conftest import SPECIAL_FILES
 
 from resnet_study import errors
-from resnet_study.data import image_files
+from resnet_study.data import image_files, pixel_values
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.prediction import list_images
@@ -254,6 +254,24 @@ def test_floating_point_images(tmp_path, capsys):
     assert "has the one value 1000: such images are read as grey" in capsys.readouterr().out
     with pytest.raises(UsageError, match="received NaN or infinity in every pixel"):
         read(save_array(np.full((9, 9), np.nan, np.float32), tmp_path / "none.tif"))
+
+
+def test_strips_give_the_same_bytes_as_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    holes = rng.normal(0, 9, (40, 30, 3)).astype(np.float32)
+    holes[3, 4, 1] = np.nan
+    kinds = [(holes, False), (rng.integers(0, 4000, (40, 30, 4)).astype(np.uint16), True), (rng.integers(0, 256, (40, 30, 2), np.uint8), True)]  # fmt: skip
+    whole = [pixel_values.to_colors(image, has_alpha, "x", None) for image, has_alpha in kinds]
+    monkeypatch.setattr(pixel_values, "_STRIP", 200)
+    for (image, has_alpha), expected in zip(kinds, whole, strict=True):
+        np.testing.assert_array_equal(pixel_values.to_colors(image, has_alpha, "x", None), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_exif_block_spoils_no_pixels(tmp_path, kind):
+    PIL.Image.fromarray(draw()).save(tmp_path / "x", kind, exif=b"Exif\0\0no tiff at all", quality=95)
+    PIL.Image.fromarray(draw()).save(tmp_path / "y", kind, quality=95)
+    np.testing.assert_array_equal(read(tmp_path / "x"), read(tmp_path / "y"))
 
 
 def test_transparency_and_bands(tmp_path, capsys):

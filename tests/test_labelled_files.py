@@ -21,9 +21,10 @@ from resnet_study.data import folder_data
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.data.new_images import find_new
+from resnet_study.data.splits import hold_out
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
-from resnet_study.run_folder import RunFolder
+from resnet_study.run_folder import RunFolder, check_same_images
 from resnet_study.training.run_log import note_many_epochs
 
 
@@ -386,8 +387,9 @@ def test_settings_that_do_not_fit(tmp_path, capsys, flags, message):
 
 
 def test_a_folder_of_few_images_is_told_how_to_train_it_sooner():
-    assert "seen 1,053 times; --train_steps=189 --warmup_steps=18 (100 times)" in note_many_epochs(2000, 128, 243)
-    assert note_many_epochs(2000, 128, 5000) == ""
+    assert "seen 1,053 times; --train_steps=189 --warmup_steps=18 (100 times)" in note_many_epochs(2000, 128, 243, True)
+    assert note_many_epochs(2000, 128, 5000, True) == ""
+    assert "patience" not in note_many_epochs(2000, 128, 243, False)
 
 
 def test_what_is_left_aside_for_one_reason_is_told_once_and_of_many_reasons_the_largest(tmp_path):
@@ -544,3 +546,55 @@ def test_names_within_an_archive_are_written_in_any_way(tmp_path):
 def test_a_level_beside_a_table_is_told_to_change_nothing(tmp_path):
     (make(tmp_path, "1.png", "2.png") / "t.csv").write_text("id,label\n1,a\n2,b\n")
     assert "so --label_level=2 changes nothing" in found(tmp_path, labels="t.csv", label_level=2)[2]
+
+
+def test_an_archive_below_a_path_whose_letters_grow_when_made_small(tmp_path):
+    place = tmp_path / "İndirilenler"
+    place.mkdir()
+    make(tmp_path / "set", "a/1.png", "b/2.png")
+    shutil.make_archive(str(place / "photos"), "zip", tmp_path / "set")
+    parts, _, _ = found(place / "photos.zip")
+    (file,) = parts["training"]["a"]
+    assert read_image(place / "photos.zip" / file, (10, 12, 3)).shape == (10, 12, 3)
+
+
+def test_flags_of_a_split_that_the_folders_make_are_refused(tmp_path):
+    whole = make(tmp_path / "whole", *(f"{name}/{i}.png" for name in "ab" for i in range(4)))
+    parts = make(tmp_path / "parts", *(f"{part}/{name}/1.png" for part in ("train", "valid", "test") for name in "ab"))
+    some = make(tmp_path / "some", *(f"{part}/{name}/1.png" for part in ("train", "test") for name in "ab"))
+    for place, flags, refused in (
+        (whole, {"validation_fraction": 0.3, "test_fraction": 0.2, "split_seed": 1}, ""),
+        (parts, {"validation_fraction": 0.3}, "validation_fraction"),
+        (parts, {"split_seed": 1}, "split_seed"),
+        (parts, {"validation_fraction": 0.0}, ""),
+        (some, {"validation_fraction": 0.3, "split_seed": 1}, ""),
+        (some, {"test_fraction": 0.3}, "test_fraction"),
+    ):
+        config = from_preset("folder", dataset="folder", data_dir=str(place), **flags)
+        if refused:
+            with pytest.raises(UsageError, match=f"--{refused} splits images that have no such part"):
+                folder_data.check_split_flags(config, flags)
+        else:
+            folder_data.check_split_flags(config, flags)
+    command = [f"--data_dir={parts}", "--dataset=folder", f"--runs_dir={tmp_path}", "--test_fraction=0.3"]
+    assert cifar10_main.main(["--mode=train", *command]) == 2 and not (tmp_path / "resnet20-parts").exists()
+
+
+def test_a_run_does_not_go_on_with_images_that_could_not_be_read_before(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    facts = {"class_folders": ["a"], "images": {"training": 8}, "found": "photos", "fingerprint": "f"}
+    write_json(run.data, facts)
+    check_same_images(run, facts)
+    with pytest.raises(UsageError, match=r"expected images \{'training': 8\}, received \{'training': 9\}"):
+        check_same_images(run, facts | {"images": {"training": 9}})
+    with pytest.raises(UsageError, match="those of photos are others"):
+        check_same_images(run, facts | {"fingerprint": "g"})
+    write_json(run.data, {"class_names": ["a"]})  # of before there were these
+    check_same_images(run, facts)
+
+
+def test_a_class_of_one_image_is_told_what_helps():
+    with pytest.raises(UsageError, match="give more images, or leave the class out"):
+        hold_out([0, 1, 1, 1], {"validation_fraction": 0.1}, 0, ["a", "b"])
+    with pytest.raises(UsageError, match="or a smaller --validation_fraction, or leave"):
+        hold_out([0, 0, 1, 1, 1], {"validation_fraction": 0.9}, 0, ["a", "b"])

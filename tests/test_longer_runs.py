@@ -258,7 +258,7 @@ def test_variables_learn_at_rates_of_their_own(optimizer):
 def test_a_plateau_begins_anew_with_a_stage():
     plateau, counts = Plateau("e", 1, (2,)), []
     for report in enumerate([5.0, 4.0, 4.0, 6.0, 6.0]):
-        plateau.on_epoch_end(report[0], {"e": report[1]})
+        plateau.on_epoch_end(report[0], {"e": report[1], "step": report[0]})
         counts.append(plateau.lowered)
     assert counts == [0, 0, 0, 0, 1]
 

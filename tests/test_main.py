@@ -389,6 +389,25 @@ def test_publish_writes_rows_and_a_table(trained_run, tmp_path):
     again = json.loads((tmp_path / "results" / "study.json").read_text())
     assert len(again) == 4 and ["--towers=2" in row["command"] for row in again] == 4 * [True]
 
+    # Trained again otherwise, a seed leaves the mean that it was part of.
+    shutil.copytree(tmp_path / "runs" / "p", tmp_path / "runs" / "p1")
+    config = tmp_path / "runs" / "p1" / "config.json"
+    write_json(config, json.loads(config.read_text()) | {"seed": 1})
+    second = ["--version=p1", *published[1:]]
+    assert main(["--mode=publish", *second]) == 0
+    rows = json.loads((tmp_path / "results" / "study.json").read_text())
+    assert [(row["runs"], row["run"]) for row in rows] == 4 * [(2, "p1")] and "for seed in 0 1" in rows[0]["command"]
+    write_json(config, json.loads(config.read_text()) | {"towers": 4})
+    assert main(["--mode=publish", *second]) == 0
+    rows = json.loads((tmp_path / "results" / "study.json").read_text())
+    assert [(row["runs"], row["run"], row["std"]) for row in rows] == 4 * [(1, "p", None)] + 4 * [(1, "p1", None)]
+    assert (
+        "--seed" not in rows[0]["command"]
+        and rows[0]["folders"] == {"0": "p"}
+        and rows[0]["value"] == again[0]["value"]
+    )
+    (tmp_path / "results" / "study.json").write_text(json.dumps(rows[:4]))
+
     # A run that differs in an option of the network has rows of its own.
     shutil.copytree(tmp_path / "runs" / "p", tmp_path / "runs" / "q")
     config = tmp_path / "runs" / "q" / "config.json"

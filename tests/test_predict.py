@@ -119,6 +119,9 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
         ("cifar10", {}, True),
         ("cifar10", {"validation_fraction": 0.0}, False),
         ("cifar100", {}, False),
+        ("cifar100", {"dataset": "cifar100_coarse"}, True),
+        (str(run.best), {"heads": "kind"}, True),
+        (str(own.best), {"data_dir": str(tmp_path), "label_level": 1}, True),
         (str(run.best), {}, False),
         (str(run.best), {"split_seed": 1}, True),
         (str(run.best), {"validation_fraction": 0.02}, True),
@@ -465,6 +468,12 @@ def test_flags_with_a_model_leave_the_data_and_the_recipe_of_its_training(tmp_pa
     flags = {"test_ckpt_path": str(run.path), "data_dir": "elsewhere"}
     config = command_settings.with_data(flags)
     assert (config.dataset, config.data_dir, config.model) == ("digits", "elsewhere", "resnet20")
+    longer = begin(from_preset("demo", runs_dir=str(tmp_path), version="y", train_steps=900, extend=400))
+    assert command_settings.with_recipe({"test_ckpt_path": str(longer.path), "train_steps": 100}).extend == 0
+    named = command_settings.find_command_settings(
+        {"version": "y", "runs_dir": str(tmp_path), "train_steps": 100}, "prune", False
+    )
+    assert (named.extend, named.train_steps) == (0, 100)
     pruned = command_settings.with_recipe(flags)
     assert (pruned.preset, pruned.model, pruned.split_seed, pruned.version) == ("demo", "resnet14", 3, "")
     assert command_settings.with_recipe({"test_ckpt_path": "cifar10"}).model == "resnet20"

@@ -14,7 +14,7 @@ from conftest import TINY
 from cifar10_main import main
 from resnet_study.data.toy_data import draw_synthetic
 from resnet_study.errors import UsageError
-from resnet_study.files import write_json
+from resnet_study.files import hash_file, write_json
 from resnet_study.reports import plots, run_page
 from resnet_study.reports.comparison_page import write_comparison, write_study_page
 from resnet_study.reports.gallery import LabelledImages, choose_images
@@ -258,6 +258,21 @@ def test_a_study_has_a_page(runs_dir):
     text, page = read(write_study_page(folder))
     check_page(text, page)
     assert "of &lt;all&gt;:" in text and "plain8" in text and 'alt="figure curve"' in text and 'id="run-table"' in text
+
+
+def test_the_page_of_a_study_is_without_runs_that_changed_since(runs_dir, tmp_path, capsys):
+    for name in "ab":
+        shutil.copytree(runs_dir / name, tmp_path / name)
+    tables = {name: hash_file(tmp_path / name / "error.csv") for name in "ab"}
+    study = {"command": "python cifar10_main.py --mode=compare", "runs": ["a", "b"], "tables": tables | {"a": "other"}}
+    write_json(tmp_path / "study" / "study.json", study)
+    (tmp_path / "study" / "report.md").write_text("of before")
+    last = (tmp_path / "b" / "result.json").read_text()
+    write_study_page(tmp_path / "study")
+    assert "without a, which was trained again since; repeat the study" in capsys.readouterr().out
+    write_json(tmp_path / "b" / "result.json", json.loads(last) | {"last_step": 1})
+    write_study_page(tmp_path / "study")
+    assert "without b, which was trained on since it was tested" in capsys.readouterr().out
 
 
 def test_names_of_strangers_are_no_links_and_no_columns():

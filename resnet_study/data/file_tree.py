@@ -6,6 +6,7 @@ A file within an archive has the path `<archive>.zip/<name within>`.
 import functools
 import os
 import posixpath
+import re
 import zipfile
 from pathlib import Path
 
@@ -86,14 +87,12 @@ def _open_archive(path: str, _changed: int):
 def _find_member(path: str):
     """The opened archive and the entry of a path within a `.zip`; None for any other path."""
     path = path.replace("\\", "/") if os.sep == "\\" else path
-    start = path.lower().find(".zip/")
-    while start >= 0:
-        archive = Path(path[: start + 4])
+    for found in re.finditer(r"\.zip/", path, re.IGNORECASE):
+        archive = Path(path[: found.end() - 1])
         if archive.is_file():
             opened, files = _open_archive(str(archive), archive.stat().st_mtime_ns)
-            info = files.get(path[start + 5 :])
+            info = files.get(path[found.end() :])
             return None if info is None else (opened, info)
-        start = path.lower().find(".zip/", start + 1)
     return None
 
 

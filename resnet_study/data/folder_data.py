@@ -88,6 +88,18 @@ def find_parts(found: LabelledFiles, config: SharedSettings) -> dict[str, list[t
     return {part: [members[index] for index in indices] for part, indices in drawn.items()}
 
 
+def check_split_flags(config: SharedSettings, flags: dict) -> None:
+    """Raises UsageError for flags of a split that a folder or a table makes itself, by its parts; they would change nothing."""
+    parts = list_classes(config).parts
+    has = {"test_fraction": "test" in parts, "validation_fraction": "validation" in parts}
+    for name in (*has, "split_seed"):
+        if flags.get(name) and has.get(name, all(has.values())):
+            raise UsageError(
+                f"--{name} splits images that have no such part, received --{name}={flags[name]} and images with the parts {', '.join(parts)}; "
+                "leave it out"
+            )
+
+
 def load_folder(config) -> ImageData:
     """Reads images of one's own.
 

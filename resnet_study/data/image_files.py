@@ -1,5 +1,6 @@
 """Image files of strangers: read within limits, and brought to the input shape of a network."""
 
+import contextlib
 import io
 import os
 import threading
@@ -205,8 +206,10 @@ def decode_pixels(
             if opened.format != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
                 opened.load()
             has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
-            # How the camera was held. Of TIFF, OpenCV heeds it itself.
-            orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_EXIF_ORIENTATION, 1)
+            orientation = 1
+            if opened.format != "TIFF":  # of which OpenCV heeds how the camera was held itself
+                with contextlib.suppress(Exception):  # an EXIF block that is damaged spoils no pixels
+                    orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
             is_inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0
             by_pillow = opened.format not in _BY_OPENCV or _is_beyond_opencv(opened, tile)
             image = _as_array(opened) if by_pillow else None

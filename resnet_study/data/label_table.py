@@ -12,7 +12,7 @@ from pathlib import Path
 from resnet_study.data.file_sorting import Sorting, part_of
 from resnet_study.data.file_tree import read_member
 from resnet_study.data.image_data import read_file
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError, say_once, shorten
 
 _NAMES = (
     "filename",
@@ -223,6 +223,8 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
         else:
             rows.append((cells[name].strip(), cells[label].strip() or None, told))
     if classes:
+        if separator != "auto":
+            say_once(f"note: {place} has columns of 0 and 1, so --label_separator={separator} is of no use")
         if not rows or any(len(labels) != 1 for _, labels, _ in rows):
             return rows, part is not None, True, f"several for an image: {len(classes)} columns of 0 and 1"
         one = [(file, label, told) for file, (label,), told in rows]

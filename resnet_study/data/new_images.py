@@ -75,7 +75,7 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         check_own(run, found.fingerprint(), str(found.place))
     elif run is not None and stored and _may_be_same_place(given["data_dir"], stored):
         say_once(
-            f"note: {run} was trained on {stored.data_dir}, relative to where it was begun; if that is {found.place}, which has changed since, "
+            f"note: {run} was trained on {stored.data_dir}; if that is {found.place}, whose images or labels have changed since, "
             "images that it was trained on are among those tested"
         )
     if flags.get("test_ckpt_path"):
@@ -104,10 +104,12 @@ def _is_same_place(given, stored) -> bool:
 
 
 def _may_be_same_place(data_dir, stored) -> bool:
-    """Whether images may lie where those of a run lay, whose place was given from a folder that is not known any more."""
-    kept, here = Path(stored.data_dir).expanduser(), Path(data_dir).expanduser().resolve().parts
+    """Whether images may lie where those of a run lay, whose place may have been given from a folder that is not known any more."""
+    kept, here = Path(stored.data_dir).expanduser(), Path(data_dir).expanduser().resolve()
+    if kept.is_absolute():
+        return stored.dataset == "folder" and kept.resolve() == here
     names = tuple(name for name in kept.parts if name != "..")
-    return stored.dataset == "folder" and not kept.is_absolute() and names != () and here[-len(names) :] == names
+    return stored.dataset == "folder" and names != () and here.parts[-len(names) :] == names
 
 
 def _is_own(found, run) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from resnet_study.errors import UsageError, say_once
 
 BACKGROUND = 255  # white
+_STRIP = 1 << 20  # numbers that are computed at a time
 _DEPTHS = {255: "8", 4095: "12"}  # largest value: bits
 
 
@@ -42,13 +43,23 @@ def to_colors(image: np.ndarray, has_alpha: bool, name: str, value_range: tuple[
     if not has_alpha:
         _note("bands", f"{name} has more bands than colours: the first {bands} are read")
         return colors
-    opacity = alpha / (np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1.0)
-    if not opacity.any():
+    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1.0
+    if not alpha.any():
         _note("transparent", f"{name} is transparent everywhere: its colours are read as if it were not")
         return colors
-    if (opacity < 1).any():
+    if (alpha < opaque).any():
         _note("alpha", f"{name} has transparent parts: these are read as white")
-    return np.uint8(np.rint(colors * opacity + BACKGROUND * (1 - opacity)))
+    shown = np.empty_like(colors)
+    for rows in _strips(colors):
+        opacity = alpha[rows] / opaque
+        shown[rows] = np.rint(colors[rows] * opacity + BACKGROUND * (1 - opacity))
+    return shown
+
+
+def _strips(image):
+    """Slices of rows. In float64, a whole photograph would take gigabytes, and a server reads several at a time."""
+    rows = max(1, _STRIP // max(1, image[0].size))
+    return [slice(start, start + rows) for start in range(0, len(image), rows)]
 
 
 def _note(kind, text):
@@ -65,13 +76,12 @@ def _to_bytes(colors, name, value_range):
         told = f"{name} has 16 bits and no value above {top}: such images are read as {_DEPTHS[top]} bits, 0..{top}"
         _note(f"range {top}", f"{told}; --value_range=LOW,HIGH sets another range for all")
         value_range = (0, top)
-    colors = colors.astype(np.float64)
     finite = np.isfinite(colors)
     if not finite.any():
         raise UsageError(f"{name} must hold numbers, received NaN or infinity in every pixel; leave it out")
     if not finite.all():
         _note("nan", f"{name} has values that are no numbers: these are read as black")
-    low, high = value_range or (colors[finite].min(), colors[finite].max())
+    low, high = map(float, value_range or (colors[finite].min(), colors[finite].max()))
     if low == high:
         _note(
             "flat",
@@ -81,5 +91,8 @@ def _to_bytes(colors, name, value_range):
     if value_range is None:
         _note("scaled", f"{name} has neither 8 nor 16 bits: such images are read from their least value (black) to their greatest "
                   f"(white), here {low:g}..{high:g}; --value_range=LOW,HIGH sets one range for all")  # fmt: skip
-    scaled = (np.where(finite, colors, low) - low) * (255 / (high - low))
-    return np.uint8(np.rint(np.clip(scaled, 0, 255)))
+    scaled = np.empty(colors.shape, np.uint8)
+    for rows in _strips(colors):
+        values = (np.where(finite[rows], colors[rows].astype(np.float64), low) - low) * (255 / (high - low))
+        scaled[rows] = np.rint(np.clip(values, 0, 255))
+    return scaled

@@ -58,10 +58,13 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
     for label, *ends in zip(present, *np.cumsum(counts, axis=0), strict=True):
         members = np.flatnonzero(labels == label)
         if ends[-1] >= len(members):
-            flags = " and ".join(f"--{name}" for name in fractions)
+            # At least one of each class is held out for each part.
+            smaller = f", or a smaller {' and '.join(f'--{name}' for name in fractions)}" * (
+                len(members) > len(fractions)
+            )
             raise UsageError(
-                f"class '{[*class_names, 'none'][label]}' has {len(members)} image(s), of which {ends[-1]} would be held out; give more images, "
-                f"or a smaller {flags}"
+                f"class '{[*class_names, 'none'][label]}' has {len(members)} image(s), of which {ends[-1]} would be held out; give more images{smaller}, "
+                "or leave the class out"
             )
         drawn = np.split(rng.permutation(members), ends)
         for part, held_out in zip(parts, drawn, strict=False):  # the last piece is what is left

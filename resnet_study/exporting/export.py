@@ -16,7 +16,6 @@ The folder of each file holds the file, `labels.txt`, `class_names.json` and `mo
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
-from resnet_study.files import ASIDE, move, write_json
+from resnet_study.files import ASIDE, hash_file, move, write_json
 from resnet_study.prediction import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
@@ -185,17 +184,17 @@ def describe_source(path: str, model: keras.Model) -> dict:
     return {"source": path, "source_sha256": hash_file(place) if place.is_file() else None, "model": model.name}
 
 
+def is_as_described(facts: dict) -> bool:
+    """Whether the file of what `export` returned is still where and what it was."""
+    path = Path(facts["path"])
+    return path.exists() and _describe_file(path)["sha256"] == facts["sha256"]
+
+
 def _describe_file(path):
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     sums = {file.relative_to(path.parent).as_posix(): hash_file(file) for file in files}
     size = sum(file.stat().st_size for file in files)
     return {"file": path.name, "bytes": size, "sha256": sums if path.is_dir() else sums[path.name]}
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compare(named, path, quantize, real, expected, received, several):

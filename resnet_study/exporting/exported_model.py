@@ -78,7 +78,7 @@ class ExportedModel:
             UsageError: see `open_model`.
         """
         self._place = Path(path).expanduser()
-        self.name = self._place.stem
+        self.name = self._place.name if self._place.is_dir() else self._place.stem
         _check_place(self._place, kind)
         check_installed(kind)
         self._lock, self._was_interrupted = threading.Lock(), False

@@ -95,7 +95,9 @@ def score_channels(model: keras.Model, criterion: str, training, seed: int) -> l
         For each place float [channels].
     """
     if isinstance(model.output, dict):
-        raise UsageError(f"--macs is for networks with one head, received {model.name} with several; leave it out")
+        raise UsageError(
+            f"--macs, and --widths of a network with --ckpt_path, are for one head, received {model.name} with several; leave them out"
+        )
     inner = find_inner(model)
     if criterion == "l1":
         return [np.abs(place.before.kernel.numpy()).sum((0, 1, 2)) for place in inner]

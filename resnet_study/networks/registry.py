@@ -69,7 +69,8 @@ class ModelSpec:
         Args:
             arguments: `input_shape`, `classes`, `weights`, ... as the builder documents them. `classes` may also be a dict, {name:
                 number of classes}: the network then has a dense layer for each on a shared trunk, and its output is a dict of the
-                same names. These layers are He-normal with a bias in each network, and a dropout before the one they replace is left out.
+                same names. These layers are He-normal with a bias in each network, and a dropout before the one they replace is left out, but for
+                that of plain_cnn.
 
         Returns:
             keras.Model.

@@ -225,6 +225,13 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
         for layer in target.layers
         if layer.weights and layer.name not in without
     }
+    heads, theirs = (
+        [layer.name for layer in model.layers if layer.name.startswith("predictions")] for model in (target, source)
+    )
+    if heads and theirs and set(heads) != set(theirs):
+        raise ValueError(
+            f"weights of '{source.name}' have the heads {', '.join(theirs)}, expected {', '.join(heads)} for '{target.name}'"
+        )
     for name, shapes in wanted.items():
         received = [weight.shape for weight in given.get(name, [])]
         if received != shapes:

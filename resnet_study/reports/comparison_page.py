@@ -7,7 +7,7 @@ import PIL.Image
 
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import check_current, read_result
-from resnet_study.files import read_json, read_text
+from resnet_study.files import hash_file, read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.page import render_markdown, write_page
@@ -43,17 +43,32 @@ def write_study_page(folder: Path) -> Path:
         UsageError: there is no study in the folder, or a file of it is damaged.
     """
     study = read_json(folder / "study.json", {"command": str, "runs": [str]})
-    runs = [RunFolder(folder.parent / Path(name).name) for name in study["runs"]]
-    if gone := [run.path.name for run in runs if not run.result.is_file()]:
-        print(f"note: the page is without {', '.join(gone)}, which {folder.parent} lacks or which was not tested")
+    runs, told = [], study.get("tables", {})
+    for name in study["runs"]:
+        run = RunFolder(folder.parent / Path(name).name)
+        if reason := _why_left_out(run, told.get(name)):
+            print(f"note: the page of the study is without {run.path.name}, which {reason}")
+        else:
+            runs.append(run)
     return _write(
         folder,
         f"study {folder.name}",
-        [run for run in runs if run.result.is_file()],
+        runs,
         command=study["command"],
         report=render_markdown(read_text(folder / "report.md")),
         figures=[(path.stem, _read_figure(path)) for path in sorted(folder.glob("*.png"))],
     )
+
+
+def _why_left_out(run, told):
+    """What keeps a run from the page of its study: "" if nothing does. `told`: checksum of its table then, None = not known."""
+    if not run.result.is_file():
+        return f"{run.path.parent} lacks or which was not tested"
+    # Beside numbers of before, those of another training would look like theirs.
+    if told not in (None, hash_file(run.error_csv)):
+        return "was trained again since; repeat the study"
+    last, tested = int(run.read_history().iloc[-1]["step"]), read_result(run)["last_step"]
+    return "was trained on since it was tested; test it again" if tested != last else ""
 
 
 def _read_figure(path):

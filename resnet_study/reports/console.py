@@ -22,11 +22,21 @@ def print_result(result: dict) -> None:
                 continue
             metrics = tested[part]
             low, high = metrics["accuracy_interval"]
+            views = "".join(
+                f"{words} {metrics[name]:.2f} %, "
+                for name, words in (
+                    ("error_flip", "with mirror images"),
+                    ("error_shifts", "with mirror images and shifts"),
+                )
+                if name in metrics
+            )
+            work = f", trained with {tested['pflop']:.3g} PFLOP" if "pflop" in tested else ""
             if "mean_average_precision" in metrics:
                 print(
                     f"{result['model']} on {metrics['images']:,} {part} images of {result['dataset']}: mean average precision "
                     f"{metrics['mean_average_precision']:.4f}, macro F1 {metrics['macro_f1']:.3f}, {metrics['hamming_error']:.2f} % of the answers wrong, all "
-                    f"classes right in {metrics['accuracy']:.2f} % of the images (95 % interval {low:.1f} .. {high:.1f} %), loss {metrics['loss']:.4f}"
+                    f"classes right in {metrics['accuracy']:.2f} % of the images (95 % interval {low:.1f} .. {high:.1f} %), "
+                    f"{views and 'any class wrong '}{views}loss {metrics['loss']:.4f}{work}"
                 )
                 continue
             print(
@@ -34,13 +44,7 @@ def print_result(result: dict) -> None:
                 + f" on {metrics['images']:,} {part} images of {result['dataset']}: top-1 error {metrics['error']:.2f} %, "
                 f"accuracy {metrics['accuracy']:.2f} % (95 % interval {low:.1f} .. {high:.1f} %), "
                 + (f"top-5 error {metrics['top5_error']:.2f} %, " if len(metrics["per_class"]) > 5 else "")
-                + (f"with mirror images {metrics['error_flip']:.2f} %, " if "error_flip" in metrics else "")
-                + (
-                    f"with mirror images and shifts {metrics['error_shifts']:.2f} %, "
-                    if "error_shifts" in metrics
-                    else ""
-                )
-                + f"loss {metrics['loss']:.4f}"
+                + f"{views}loss {metrics['loss']:.4f}"
                 + (
                     f", calibration error {metrics['calibration_error']:.1f} points"
                     if "calibration_error" in metrics
@@ -51,7 +55,7 @@ def print_result(result: dict) -> None:
                     if "calibration_error_by_chance" in metrics
                     else ""
                 )
-                + (f", trained with {tested['pflop']:.3g} PFLOP" if "pflop" in tested else "")
+                + work
             )
             _print_balance(metrics)
 

@@ -122,15 +122,13 @@ def draw_figures(
         Paths of the files.
     """
     several = images.labels.ndim == 2
-    counted = "all classes right:" if several else "top-1"
+    error, accuracy = "top-1 error (%)", "top-1 accuracy (%)"
+    if several:
+        error, accuracy = "any class wrong (%)", "all classes right (%)"
     with matplotlib.rc_context(STYLE):
         figures = {
-            "error_curve": _draw_percent(
-                history, title, f"{counted} error (%)", result, 1, curve_smoothing, published, part
-            ),
-            "accuracy_curve": _draw_percent(
-                history, title, f"{counted} accuracy (%)", result, -1, curve_smoothing, published, part
-            ),
+            "error_curve": _draw_percent(history, title, error, result, 1, curve_smoothing, published, part),
+            "accuracy_curve": _draw_percent(history, title, accuracy, result, -1, curve_smoothing, published, part),
             "loss_curve": _draw_loss(history, title, 2 if several else len(names)),
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(images, probabilities, names, title, part),
@@ -254,7 +252,9 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
         history[name][1:].max() for name in history if name.endswith("_error") or name == "validation_error_unaveraged"
     ]
     trained = 1.1 * max([error for error in errors if error == error], default=100.0)
-    shown = max(1.0, 5 * lowest) if lowest < 2 else min(100.0, trained)
+    # Of few validation images none may be wrong, while the test and the last training error are larger.
+    shown = max(1.0, 5 * lowest, 1.2 * tested, 1.1 * history["train_error"].iloc[-1]) if lowest < 2 else trained
+    shown = min(100.0, shown)
     axes.set_ylim(*((0, shown) if sign == 1 else (100 - shown, 100)))
     axes.legend()
     return figure
@@ -273,13 +273,14 @@ def _draw_heads(history, title, heads):
     return figure
 
 
-def draw_epochs(history, title, switch_epoch=0):
+def draw_epochs(history, title, switch_epoch=0, several=False):
     """Accuracy and loss against epochs, training and validation: figure 3 of Waghmode, Ramisetty & Jidugu.
 
     Args:
         history: table of `error.csv`.
         title: of the figure.
         switch_epoch: a line marks where fine-tuning begins; 0 = nowhere.
+        several: whether images have several labels, all of which must be right.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 4))
     figure.suptitle(wrap_title(title, 9.6))
@@ -287,7 +288,10 @@ def draw_epochs(history, title, switch_epoch=0):
     accuracies = 100 - history["train_error"], 100 - history["validation_error"]
     losses = history["train_loss"], history["validation_loss"]
     for axis, label, (training, validation) in zip(
-        panels, ("top-1 accuracy (%)", "cross-entropy (nat)"), (accuracies, losses), strict=True
+        panels,
+        ("all classes right (%)" if several else "top-1 accuracy (%)", "cross-entropy (nat)"),
+        (accuracies, losses),
+        strict=True,
     ):
         axis.plot(epochs, training, label="training", color=ORANGE, linestyle="--")
         axis.plot(epochs, validation, label="validation", color=BLUE, marker="o", markersize=3)

@@ -21,6 +21,7 @@ from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
 
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
+_LONGEST = 200  # bytes of the name of an image in the name of its explanation; file systems take 255
 
 
 def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> np.ndarray:
@@ -134,11 +135,6 @@ def write_explanations(predictions: Predictions, limit: int) -> Path:
         The folder of the PNG files, `<number>-<name of the image>.png`: `explanations` beside the table, with its number. Of
         several heads, each has a folder in it.
     """
-    if not isinstance(predictions.model, keras.Model):
-        raise UsageError(
-            f"--explain needs a Keras model, received {predictions.model.name} in {predictions.model.runtime}; leave it out, or give the "
-            ".keras file"
-        )
     table = predictions.csv_path
     folder = table.with_name(table.stem.replace("predictions", "explanations"))
     images = predictions.images[:limit]
@@ -149,5 +145,6 @@ def write_explanations(predictions: Predictions, limit: int) -> Path:
             heat, buffer = heat_map(images[index], label), io.BytesIO()
             title = f"{predictions.class_names[head][label]} {100 * probabilities[index, label]:.1f} %"
             draw_explanation(buffer, images[index], heat, title)
-            write_atomically(folder / head / f"{index + 1:03d}-{predictions.files[index].stem}.png", buffer.getvalue())
+            stem = predictions.files[index].stem.encode()[:_LONGEST].decode(errors="ignore")
+            write_atomically(folder / head / f"{index + 1:03d}-{stem}.png", buffer.getvalue())
     return folder

@@ -21,8 +21,7 @@ from resnet_study.calibration import change_temperature, error_by_chance
 from resnet_study.class_names import read_class_names
 from resnet_study.data import corruptions
 from resnet_study.errors import UsageError, run_command
-from resnet_study.exporting.export import hash_file
-from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.files import hash_file, read_json, write_atomically, write_json
 from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds

@@ -62,7 +62,8 @@ def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest
         plot.add_tools(
             HoverTool(
                 renderers=[dots],
-                tooltips=[("", "@name"), (x_label, "@x{0,0.[00]}"), (y_label, "@y{0,0.[0000]}")],
+                tooltips=[("", "@name"), (x_label, "@x{0,0.[00]}"), (y_label, "@y{%.4g}")],
+                formatters={"@y": "printf"},
                 visible=False,
             )
         )
@@ -108,7 +109,10 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
     lowest = history["validation_error"].min() if "validation_error" in history else tested
     # Beside the error of the untrained network, those of MNIST would lie on the axis.
     trained = [1.1 * values[1:].max() for _, values in lines.values() if len(values) > 1]
-    highest = max(1.0, 5 * lowest) if lowest < 2 else min(100.0, max(trained, default=100.0))
+    # Of few validation images none may be wrong, while the test and the last training error are larger.
+    last = 1.1 * history["train_error"].iloc[-1]
+    highest = max(1.0, 5 * lowest, 1.2 * tested, last) if lowest < 2 else max(trained, default=100.0)
+    highest = min(100.0, highest)
     plot = draw_lines("step", f"{counted} error (%)", lines, highest=highest)
     source = ColumnDataSource({"x": [result["best_step"]], "y": [tested]})
     mark = plot.scatter(

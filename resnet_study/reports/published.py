@@ -38,6 +38,11 @@ _TOLD_OTHERWISE = (
     "dataset", "synthetic_images", "image_size", "channels", "heads", "resize", "jpeg_size", "label_level", "label_separator", "value_range",
     "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "teacher", "sparsity",
 )  # fmt: skip
+# Which images there are, and what of them is held out.
+_TOLD_OF_FLOWERS = (
+    "dataset", "data_dir", "classes", "labels", "label_level", "label_separator", "value_range", "validation_fraction", "test_fraction",
+    "split_seed", "folds", "fold", "on_bad_image", "find_leaks", "extend",
+)  # fmt: skip
 _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 
 
@@ -228,18 +233,11 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
-    for name in (
-        "faithful",
-        "mixup",
-        "cutmix",
-        "rand_augment",
-        "corrupt",
-        "corrupt_mix",
-        "class_weight",
-        "balanced_sampling",
-    ):
-        if (value := getattr(config, name)) != config.__dataclass_fields__[name].default:
-            recipe += f", {name}" if value is True else f", {name} {value}"
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        told = field.metadata["group"] not in (DATA, TRAINING) or field.name in _TOLD_OF_FLOWERS
+        if not told and not field.metadata["operational"] and value != field.default:
+            recipe += f", {field.name}" if value is True else f", {field.name} {value}"
     return config, recipe, numbers
 
 

@@ -8,7 +8,6 @@ publish_study(folder)  the same for a study of several runs
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import re
 import shlex
 import statistics
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from resnet_study.errors import UsageError, run_command
 from resnet_study.evaluation import check_current, read_result
-from resnet_study.files import holding_lock, is_kind, read_json, read_text, write_atomically, write_json
+from resnet_study.files import hash_file, holding_lock, is_kind, read_json, read_text, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
 from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
@@ -120,13 +119,12 @@ def _publish(run, experiment, results, config, recipe, numbers):
         config = dataclasses.replace(config, version=run.path.name)
     command = dataclasses.replace(config, seed=0, version="").command
 
-    def is_kept(row):
-        """Published again, a run replaces its rows: it may have been trained or tested otherwise, or an earlier version named its recipe otherwise."""
-        is_same = row["preset"] == recipe and _flags(row.get("recipe", "")) == _flags(command)
-        is_same = is_same and row["metric"] in numbers and str(config.seed) in row["values"]
-        return row["run"] != run.path.name or len(row["values"]) > 1 or is_same
+    def is_same(row):
+        known = row["preset"] == recipe and _flags(row.get("recipe", "")) == _flags(command)
+        return known and row["metric"] in numbers and str(config.seed) in row["values"]
 
-    rows = [row for row in rows if is_kept(row)]
+    # Published again, a run replaces its rows: it may have been trained or tested otherwise, or an earlier version named its recipe otherwise.
+    rows = [row for row in rows if is_same(row) or _take_out(row, run.path.name)]
     for metric, (value, published, published_source, note) in numbers.items():
         key = {
             "experiment": experiment,
@@ -142,22 +140,16 @@ def _publish(run, experiment, results, config, recipe, numbers):
             row = key | {"recipe": command, "unit": "%", "values": {}}
             rows.append(row)
         row["values"][str(config.seed)] = round(float(value), 6)
-        values = list(row["values"].values())
         seeds = sorted(row["values"], key=int)
-        row |= {
-            "value": round(statistics.mean(values), 6),
-            "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
-            "runs": len(values),
+        row |= _summarise(row["values"]) | {
             "published": published,
             "published_source": published_source,
-            "command": config.command
-            if seeds == [str(config.seed)]
-            else f"for seed in {' '.join(seeds)}; do {command} --seed=$seed; done",
+            "command": config.command if seeds == [str(config.seed)] else _repeat(command, seeds),
             **origin,
             "run": run.path.name,
             "folders": row.get("folders", {}) | {str(config.seed): run.path.name},
             "origins": row.get("origins", {}) | {str(config.seed): origin},
-            "note": note if len(values) == 1 else "",
+            "note": note if len(seeds) == 1 else "",
             "options": config.model_choices,
         }
     write_json(path, rows)
@@ -165,6 +157,41 @@ def _publish(run, experiment, results, config, recipe, numbers):
     for file in (*drawn, run.error_csv, run.result):
         write_atomically(results / run.path.name / file.name, file.read_bytes())
     return write_table(results)
+
+
+def _summarise(values: dict) -> dict:
+    """Mean and sample standard deviation of the values of a row, seed -> value."""
+    numbers = list(values.values())
+    return {
+        "value": round(statistics.mean(numbers), 6),
+        "std": round(statistics.stdev(numbers), 6) if len(numbers) > 1 else None,
+        "runs": len(numbers),
+    }
+
+
+def _take_out(row: dict, name: str) -> bool:
+    """Takes the seeds of a run folder out of a row of several; returns whether any are left."""
+    if name == row["run"] and len(row["values"]) == 1:
+        return False
+    folders, origins = row.get("folders", {}), row.get("origins", {})
+    taken = [seed for seed, folder in folders.items() if folder == name]
+    for seed in taken:
+        for of_seed in (row["values"], folders, origins):
+            of_seed.pop(seed, None)
+    if taken and row["values"]:
+        seeds = sorted(row["values"], key=int)
+        row |= _summarise(row["values"]) | {"command": _repeat(row["recipe"], seeds)}
+        if folders:
+            last = max(folders, key=int)
+            row |= origins.get(last, {}) | {"run": folders[last]}
+    return bool(row["values"])
+
+
+def _repeat(recipe: str, seeds: list[str]) -> str:
+    """The command that makes the runs of a row again, from that of seed 0."""
+    if len(seeds) > 1:
+        return f"for seed in {' '.join(seeds)}; do {recipe} --seed=$seed; done"
+    return recipe if seeds == ["0"] else f"{recipe} --seed={seeds[0]}"
 
 
 def describe_origin(run: RunFolder, config: Settings) -> dict:
@@ -220,15 +247,11 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
             (folder / Path(old).name).unlink(missing_ok=True)
     rows = [row | {"command": command, "run": folder.name} for row in rows]
     # Before the report: a folder with a report alone is somebody else's.
-    tables = {name: _checksum(RunFolder(folder.parent / name).error_csv) for name in runs}
+    tables = {name: hash_file(RunFolder(folder.parent / name).error_csv) for name in runs}
     study = {"command": command, "rows": rows, "runs": list(runs), "tables": tables, "figures": names}
     write_json(folder / "study.json", study)
     write_atomically(folder / "report.md", report + "\n")
     return folder
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def publish_study(folder: Path, experiment: str, results: Path) -> Path:
@@ -264,7 +287,7 @@ def _publish_study(folder, experiment, results):
         if not run.error_csv.is_file():
             raise UsageError(f"expected {run}, of which the study tells, found no such run; repeat the study")
         # Those of earlier versions say nothing of it.
-        if study.get("tables", {}).get(name, checksum := _checksum(run.error_csv)) != checksum:
+        if study.get("tables", {}).get(name, table := hash_file(run.error_csv)) != table:
             raise UsageError(f"{run} was trained on since {folder} told of it; repeat the study")
         of_run = [file for file in (run.error_csv, run.result, run.gradient_norms) if file.is_file()]
         files |= {f"runs/{run.path.name}/{file.name}": file for file in of_run}
@@ -412,7 +435,7 @@ def _describe_origin(origin) -> list:
     return [
         f"{images:,}" if images else None,
         pflop and f"{pflop:.3g}",
-        f"{origin['wall_seconds'] / 60:.0f} min",
+        f"{origin['wall_seconds'] / 60:.0f} min" if origin["wall_seconds"] else None,
         origin["hardware"],
         origin["commit"],
     ]

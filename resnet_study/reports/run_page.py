@@ -26,7 +26,7 @@ _MOST_CLASSES = 20  # of a confusion matrix; beyond, a list of confusions stands
 _CONFUSIONS = 100
 _ROWS = 200  # of the table of the curves
 _FILES = {
-    "best.keras": "the model with the lowest validation error; without validation the newest",
+    "best.keras": "the model with the lowest validation error (flowers, several labels: loss); without validation, and with --sparsity, the newest",
     "final.keras": "the model at the end",
     "config.json": "settings",
     "environment.json": "versions, devices and commit of each start",

@@ -1,5 +1,6 @@
 """A trained model as the page shows it: its answers, what it looked at, and the training images that look alike to it."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -113,7 +114,10 @@ class ServedModel:
             answer["heads"].append({"name": head, "guesses": guesses, "heat": heat})
         if details:
             answer["seen"] = encode_image(image, _SHOWN, lossless=True)
-            answer["neighbours"] = self.neighbours.find(image) if self.neighbours else []
+            answer["neighbours"] = []
+            if self.neighbours:
+                with contextlib.suppress(UsageError):  # a training image is gone since, which is no fault of who asks
+                    answer["neighbours"] = self.neighbours.find(image)
         return answer
 
 

@@ -14,7 +14,7 @@ from resnet_study.reports.canvas import BLACK, STYLE, make_panels, save_figure
 from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.image_sheets import draw_samples
 from resnet_study.reports.published import LU_SONG, LU_SONG_TABLE, find_family, is_changed
-from resnet_study.reports.tables import table_lines
+from resnet_study.reports.tables import escape, table_lines
 from resnet_study.studies.cost import COST_REPORTS, COST_STEPS, cost_table
 from resnet_study.studies.curves import draw_mean, part_shown, short_names, styles
 from resnet_study.studies.runs import (
@@ -233,7 +233,7 @@ def _compare_report(accuracies, differences, costs, classes) -> str:
             continue
         table = part.pivot_table("f1", "class", ["model", "preset"], "mean", sort=False)
         cells = [
-            [name, *(f"{value:.3f}" for value in values)]
+            [escape(name), *(f"{value:.3f}" for value in values)]
             for name, values in zip(table.index, table.to_numpy(), strict=True)
         ]
         names = short_names(table.columns).values()

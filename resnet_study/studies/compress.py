@@ -21,7 +21,7 @@ from resnet_study import devices
 from resnet_study.environment import count_cores, describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_model, read_as_trained
-from resnet_study.exporting.export import describe_source
+from resnet_study.exporting.export import describe_source, is_as_described
 from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.exporting.runtimes import time_answers
 from resnet_study.files import write_atomically
@@ -145,7 +145,8 @@ def _make_forms(name, config, known, missing) -> list[dict]:
         try:
             # The seed draws the images that int8 is fitted to. Files of before there was a choice have none in their name.
             seed = f", seed {config.seed}" if config.seed and quantize != "none" else ""
-            facts = remembered(known, f"{begins}, {form}{seed}", export)
+            # A file of before may be gone, moved, or replaced by that of another seed.
+            facts = remembered(known, f"{begins}, {form}{seed}", export, is_as_described)
         except UsageError as error:
             missing.append(f"{form} of {name}: {error}")
             continue

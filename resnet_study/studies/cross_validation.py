@@ -224,9 +224,15 @@ def _report(finished, metrics, values, pooled) -> str:
     titles = [title for title, _ in metrics.values()]
     together = ", ".join(f"{title} {pooled[name]:.{digits}f}" for name, (title, digits) in metrics.items())
     low, high = pooled["accuracy_interval"]
+    config = finished[0].config
+    chosen = (
+        "Weights were chosen on validation images of the other folds."
+        if config.validation_fraction and not config.sparsity
+        else "The weights are the last of the training."
+    )
     lines = [
-        f"**{len(finished)} folds**: each image was tested once, by the network of the fold that it is the test part of. Weights were chosen on",
-        "validation images of the other folds. The standard deviation is that of the sample of folds; their training images overlap, so",
+        f"**{len(finished)} folds**: each image was tested once, by the network of the fold that it is the test part of. {chosen}",
+        "The standard deviation is that of the sample of folds; their training images overlap, so",
         "it is no standard error of the mean.",
         "",
         *table_lines(["fold", "test images", *titles], "lrrrrr", cells),

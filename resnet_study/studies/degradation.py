@@ -226,7 +226,8 @@ def draw_error_against_depth(table, dataset: str):
             ("resnet", "residual", {"color": BLUE}),
         ):
             part = table[table["form"] == form].sort_values("depth")
-            axes.plot(part["depth"], part[column], marker="o", label=label, **style)
+            if len(part):
+                axes.plot(part["depth"], part[column], marker="o", label=label, **style)
         for marker, (source, of_data) in zip("s^", DEPTH_TABLE.items(), strict=True) if axes is panels[1] else ():
             if shown := sorted(set(of_data.get(dataset, {})) & set(table["depth"])):
                 errors = [of_data[dataset][depth] for depth in shown]
@@ -257,7 +258,7 @@ def draw_gradient_norms(norms: dict, dataset: str):
             for axes, index in zip(row, (0, len(table) - 1), strict=True):
                 values = np.maximum(table[layers].iloc[index].to_numpy(float), 1e-12)
                 axes.semilogy(range(1, 1 + len(layers)), values, label=f"{form}{depth}", linewidth=1.3, **style)
-                axes.set_title(f"{word}, step {int(table['step'].iloc[index]):,}")
+                axes.set_title(f"{word}, {'trained' if index else 'untrained'}")
         row[0].set_ylabel("norm of the gradient")
         # The powers of ten would need math in texts, which is off.
         row[0].yaxis.set_major_formatter("{x:g}")

@@ -147,7 +147,10 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
     """
     # Counted twice, a run would look like two seeds. Names of models may differ: the depth may be told by the number of blocks.
     configs = [_as_stored(config) for config in {config.run_name: config for config in configs}.values()]
-    data = {data_key(config): cifar10_input.load_data(config) for config in configs}
+    data = {}
+    for config in configs:  # several share a data set, which may be large
+        if data_key(config) not in data:
+            data[data_key(config)] = cifar10_input.load_data(config)
     if any(found.several for found in data.values()):
         raise UsageError(
             "a study compares networks on images of one label, received a table with several; train them one by one"
@@ -307,10 +310,10 @@ def training_work(config, data) -> float:
     return training_pflop(config, model, config.train_steps)
 
 
-def remembered(path: Path, name: str, measure: Callable):
-    """What was measured of a run before, or `measure()`, kept in a JSON file so that a stopped study goes on from there."""
+def remembered(path: Path, name: str, measure: Callable, holds: Callable = lambda _: True):
+    """What was measured of a run before, if it still `holds`, or `measure()`, kept in a JSON file so that a stopped study goes on from there."""
     known = read_json(path, dict) if path.exists() else {}
-    if name not in known:
+    if name not in known or not holds(known[name]):
         known[name] = measure()
         write_json(path, known)
     return known[name]

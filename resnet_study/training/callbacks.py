@@ -102,17 +102,18 @@ class Patience(keras.callbacks.EarlyStopping):
     """
 
     def __init__(self, monitor: str, patience: int, first_epoch: int, begins=()):
-        """Epochs up to and with `first_epoch` never stop the training. `begins`: after each of these it counts anew."""
+        """Epochs up to and with `first_epoch` never stop the training. `begins`: after the reports of these steps it counts anew."""
         super().__init__(monitor=monitor, mode="min", patience=patience)
         self.monitor_op = operator.lt  # that of Keras compares in float32
         self._first_epoch, self._begins = first_epoch, begins
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch <= self._first_epoch or epoch in self._begins:
+        begins = epoch > self._first_epoch and logs.get("step") in self._begins
+        if epoch <= self._first_epoch or begins:
             self.wait = -1  # to which Keras adds one
         if epoch:  # not of the untrained network, see `KeepBest`
             super().on_epoch_end(epoch, logs)
-        if epoch in self._begins:
+        if begins:
             self.best = None  # where the learning rate rises, so does the error
 
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
@@ -130,7 +131,7 @@ class Plateau(keras.callbacks.Callback):
     """
 
     def __init__(self, monitor: str, patience: int, begins=()):
-        """After each of the reports `begins` the schedule begins anew."""
+        """After the reports of the steps `begins` the schedule begins anew."""
         super().__init__()
         self._monitor, self._patience, self._begins = monitor, patience, begins
         self.go_on([])
@@ -143,7 +144,7 @@ class Plateau(keras.callbacks.Callback):
         self._best = min(self._best, value)
         if self._wait >= self._patience:
             self.lowered, self._wait = self.lowered + 1, 0
-        if epoch in self._begins:
+        if logs.get("step") in self._begins:
             self.lowered, self._wait, self._best = 0, 0, math.inf
 
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
@@ -160,13 +161,12 @@ def make_watchers(config, monitor: str | None, first_epoch: int = 0, begins=()) 
         config: uses patience, lr_schedule, plateau_patience.
         monitor: column of `error.csv`; None = there are no validation images.
         first_epoch: see `Patience`.
-        begins: reports after which the schedule begins anew.
+        begins: steps after whose reports the schedule begins anew.
 
     Raises:
         UsageError: something is asked for, and there is nothing to look at.
     """
-    later = [epoch for epoch in begins if epoch > first_epoch]
-    watchers = [Patience(monitor, config.patience, first_epoch, later)] if config.patience else []
+    watchers = [Patience(monitor, config.patience, first_epoch, begins)] if config.patience else []
     watchers += [Plateau(monitor, config.plateau_patience, begins)] if config.lr_schedule == "plateau" else []
     if watchers and not monitor:
         raise UsageError("--patience and --lr_schedule=plateau need validation images, received none; hold some out")

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_study.class_names import read_class_names
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError, say_once, shorten
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.run_folder import run_around
@@ -33,7 +33,8 @@ class Teacher:
             policy: Keras dtype policy that the teacher computes in.
 
         Raises:
-            UsageError: it cannot be loaded, tells other classes apart or takes other images, or the normalisation cannot be undone.
+            UsageError: it cannot be loaded, tells other classes apart, takes other images or gives no probabilities, or the normalisation
+                cannot be undone.
         """
         if normalization.per_image or np.ndim(normalization.mean) > 1:
             raise UsageError(
@@ -56,8 +57,15 @@ class Teacher:
                 f"--teacher={source} must know the classes {shorten(', '.join(class_names), 60)}, received one of "
                 f"{shorten(', '.join(known), 60)}; give one that was trained on the same data set"
             )
-        # Folding knows no float16.
-        self._folded = fold_batch_norm(self.model, policy if policy == "mixed_bfloat16" else "float32")
+        try:  # folding knows no float16
+            self._folded = fold_batch_norm(self.model, policy if policy == "mixed_bfloat16" else "float32")
+        # Layers of others can fail in many ways to be made again.
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            say_once(
+                f"note: --teacher={source} answers slower: its batch norm cannot be folded ({shorten(str(error))})"
+            )
+            self._folded = self.model
+        _check_answers(source, self._folded, input_shape)
 
     def teach(self, images, logits, losses, temperature: float, share: float):
         """Mixes what the teacher says into the losses of a batch; a part of the compiled step.
@@ -78,6 +86,17 @@ class Teacher:
         # From the square on, both terms' gradients keep their proportion whatever the temperature is.
         divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
         return (1 - share) * losses + share * temperature**2 * divergence
+
+
+def _check_answers(source, model, input_shape):
+    """Raises UsageError where a teacher gives logits, or the probabilities of several labels: neither can be taught from."""
+    images = np.random.default_rng(0).uniform(0, 255, (4, *input_shape)).astype("float32")
+    answers = np.asarray(tf.cast(model(images, training=False), tf.float32))
+    if answers.min() < 0 or not np.allclose(answers.sum(axis=1), 1, atol=0.02):
+        raise UsageError(
+            f"--teacher={source} must give the probabilities of one label of each image, which sum up to 1, received "
+            f"{answers.min():.3g} .. {answers.max():.3g} with a sum of {answers[0].sum():.3g}; end it in a softmax"
+        )
 
 
 def _class_names(source: str, weights: str, classes: int) -> list[str]:

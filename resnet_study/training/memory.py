@@ -21,7 +21,9 @@ _ACTIVATIONS = (keras.layers.ReLU, keras.layers.Activation)
 def naming_size(config):
     """Says, where a network does not fit into the memory, what makes it smaller."""
     lower = [
-        f"--{name}={value}" for name, value in config.model_choices.items() if isinstance(value, int) and value > 1
+        f"--{name}={value}"
+        for name, value in config.model_choices.items()
+        if isinstance(value, int) and value > 1 and name != "squeeze_excitation"  # by which channels are divided
     ]
     if config.dataset in ("folder", "oxford102"):
         lower.append(f"--image_size={config.image_size}")

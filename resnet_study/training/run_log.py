@@ -44,14 +44,14 @@ def note_long_warmup(warmup_steps: int, steps: int) -> str:
     return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {max(1, steps // 10)}"
 
 
-def note_many_epochs(steps: int, batch_size: int, images: int) -> str:
-    """A line that is due where each training image is seen very often; "" elsewhere."""
+def note_many_epochs(steps: int, batch_size: int, images: int, may_stop: bool) -> str:
+    """A line that is due where each training image is seen very often; "" elsewhere. `may_stop`: whether there is --patience to advise."""
     if steps * batch_size <= 2 * _MANY_EPOCHS * images:
         return ""
     fewer = max(1, _MANY_EPOCHS * images // batch_size)
     return (
         f"\nnote: each image is seen {steps * batch_size / images:,.0f} times; --train_steps={fewer} --warmup_steps={fewer // 10} ({_MANY_EPOCHS} times) is "
-        "shorter, and --patience=5 stops where the validation error falls no more"
+        "shorter" + ", and --patience=5 stops where the validation error falls no more" * may_stop
     )
 
 

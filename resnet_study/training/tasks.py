@@ -1,7 +1,6 @@
 """The tasks of `cifar10_train`: one label or several for each image, or one for each of several heads. See `training.task` for what a task has."""
 
 import dataclasses
-import math
 
 import keras
 import numpy as np
@@ -13,14 +12,13 @@ from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, say_once
-from resnet_study.files import read_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization
 from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
-from resnet_study.run_folder import RunFolder, tell_known_validation
+from resnet_study.run_folder import RunFolder, check_same_images, tell_known_validation
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
@@ -95,8 +93,7 @@ class Classification(Task):
         # The weights of a report before the last zeros came would not be sparse.
         kept = "validation_loss" if data.several else "validation_error"
         self.chosen_by = kept if len(self.validation) and not config.sparsity else None
-        begins = (math.ceil(config.extend / config.report_freq),)
-        self.watchers = make_watchers(config, self.chosen_by, begins=begins)
+        self.watchers = make_watchers(config, self.chosen_by, begins=(config.extend,))
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
     # Data
@@ -165,15 +162,8 @@ class Classification(Task):
         """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's. Raises
         UsageError where a resumed run was begun on other images, if the task can tell.
         """
-        if (
-            resumed
-            and self.data.fingerprint
-            and read_json(self.run.data, {"fingerprint": str})["fingerprint"] != self.data.fingerprint
-        ):
-            raise UsageError(
-                f"--resume goes on with the images of {self.run}, those of {self.data.found} are others; give the same --data_dir or start "
-                "another --version"
-            )
+        if resumed and self.data.fingerprint:
+            check_same_images(self.run, self.describe_data(resumed))
         if self.config.teacher:
             source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
@@ -288,7 +278,12 @@ class Classification(Task):
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), {self._describe_share()}run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
             + note_long_warmup(config.warmup_steps, config.train_steps)
-            + note_many_epochs(config.train_steps, config.train_batch_size, counts["training"])
+            + note_many_epochs(
+                config.train_steps,
+                config.train_batch_size,
+                counts["training"],
+                bool(self.chosen_by) and not config.patience,
+            )
             + self._describe_balance()
         )
 
