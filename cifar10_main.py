@@ -226,6 +226,7 @@ def _study(flags, actions):
         if one in flags and actions[several]:
             raise UsageError(f"--{one} and --{several} exclude each other; give one of them")
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
+    hyper_parameters.check_start(flags)
     # Alone: the others may be for networks and data sets of the plural flags, and are checked with these.
     named = {"preset", "model", "dataset", "data_dir", "seed"} & flags.keys()
     defaults = hyper_parameters.from_flags({name: flags[name] for name in named})

@@ -472,6 +472,12 @@ def from_preset(name: str, **settings) -> HyperParameters:
     return HyperParameters(**{**recipe, **of_dataset, **settings, "preset": name})
 
 
+def check_start(given: dict) -> None:
+    """Raises UsageError for flags with weights to start from that would not be read."""
+    if given.get("ckpt_path") and not given.get("is_use_ckpt"):
+        raise UsageError(f"--ckpt_path={given['ckpt_path']} is read with --is_use_ckpt only; give that too, or neither")
+
+
 def from_flags(given: dict) -> HyperParameters:
     """Settings from the flags that were given; the preset, if not given, is that of the data set and the network.
 
@@ -488,6 +494,5 @@ def from_flags(given: dict) -> HyperParameters:
     preset = given.get("preset") or default_preset(
         *(given.get(name, fields[name].default) for name in ("dataset", "model"))
     )
-    if given.get("ckpt_path") and not given.get("is_use_ckpt"):
-        raise UsageError(f"--ckpt_path={given['ckpt_path']} is read with --is_use_ckpt only; give that too, or neither")
+    check_start(given)
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -263,7 +263,8 @@ class Transfer(Task):
         try:
             return find(self.config.model).make_preprocessing(str(given) if is_file else weights if shipped else "")
         except ValueError as error:
-            raise UsageError(f"--weights={weights} could not be read: {shorten(str(error))}") from error
+            advice = "; give the .keras file of that network" if given.suffix == ".h5" else ""
+            raise UsageError(f"--weights={weights} could not be read: {shorten(str(error))}{advice}") from error
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
         """Takes the frozen backbone of a resumed run from its folder."""

@@ -366,7 +366,11 @@ def tell_known_validation(path: str, config) -> None:
             parts += ["test_fraction", "folds", "fold", "labels", "label_level"]
         # The two programs draw other parts by the same seed.
         is_alike = ("preset" in stored) == hasattr(config, "preset")
-        knows = knows and not (is_alike and all(stored.get(name) == getattr(config, name, None) for name in parts))
+        fields = config.__dataclass_fields__  # a run of before there was one of them had its default
+        knows = knows and not (
+            is_alike
+            and all(stored.get(name, fields[name].default) == getattr(config, name) for name in parts if name in fields)
+        )
     if knows:
         say_once(f"note: {path} may have been trained on the validation images; then errors on these are too small")
 

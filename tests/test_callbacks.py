@@ -195,9 +195,10 @@ def test_patience_ends_at_the_same_epoch_wherever_the_run_was_resumed(patience, 
             assert last_epoch(losses, patience, first_epoch, known) == whole, (losses, known)
 
 
-def test_patience_counts_anew_where_the_schedule_begins_anew():
+@pytest.mark.parametrize("begin", [30, 25])  # at a report, and between two
+def test_patience_counts_anew_where_the_schedule_begins_anew(begin):
     losses, model = [3.0, 2.0, 1.0, 1.5, 5.0, 4.0, 4.5, 4.2], types.SimpleNamespace(stop_training=False)
-    stopping = Patience("validation_loss", 2, 0, begins=(30,))
+    stopping = Patience("validation_loss", 2, 0, begins=(begin,))
     stopping.set_model(model)
     stopping.go_on(reports_of(losses)[:4])
     for report in reports_of(losses)[4:]:

@@ -98,7 +98,7 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
         pooled = keras.layers.GlobalAveragePooling2D()(relu(relu(inputs)))
         keras.Model(inputs, keras.layers.Dense(2, activation)(pooled)).save(tmp_path / "other.keras")
         with pytest.raises(UsageError, match=f"must give the probabilities of one label.*{answers}"):
-            Teacher(str(tmp_path / "other.keras"), raw, names, (4, 4, 3), "float32")
+            Teacher(str(tmp_path / "other.keras"), raw, names, (4, 4, 3), "float32").check_answers()
     with pytest.raises(UsageError, match="networks with one head"):
         from_preset("smoke", dataset="cifar10", heads="class,kind", teacher="resnet9")
 

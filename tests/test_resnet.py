@@ -301,7 +301,7 @@ def test_each_head_of_several_is_new_where_its_classes_are_others():
     expected, received = (model.get_layer("predictions_digit").get_weights() for model in (first, second))
     np.testing.assert_array_equal(expected[0], received[0])
     assert find_new_heads(build_resnet(1), second) == {}
-    with pytest.raises(ValueError, match="layer predictions_digit expects"):
+    with pytest.raises(ValueError, match="have the heads predictions, expected predictions_digit, predictions_kind"):
         copy_weights(build_resnet(1), second)
 
 

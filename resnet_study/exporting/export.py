@@ -186,8 +186,8 @@ def describe_source(path: str, model: keras.Model) -> dict:
 
 def is_as_described(facts: dict) -> bool:
     """Whether the file of what `export` returned is still where and what it was."""
-    path = Path(facts["path"])
-    return path.exists() and _describe_file(path)["sha256"] == facts["sha256"]
+    path = Path(facts.get("path", ""))
+    return path.name != "" and path.exists() and _describe_file(path)["sha256"] == facts.get("sha256")
 
 
 def _describe_file(path):

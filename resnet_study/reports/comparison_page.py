@@ -7,7 +7,7 @@ import PIL.Image
 
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import check_current, read_result
-from resnet_study.files import hash_file, read_json, read_text
+from resnet_study.files import hash_file, is_kind, read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.page import render_markdown, write_page
@@ -43,7 +43,8 @@ def write_study_page(folder: Path) -> Path:
         UsageError: there is no study in the folder, or a file of it is damaged.
     """
     study = read_json(folder / "study.json", {"command": str, "runs": [str]})
-    runs, told = [], study.get("tables", {})
+    runs, told = [], study.get("tables")
+    told = told if is_kind(told, dict) else {}  # those of earlier versions have none
     for name in study["runs"]:
         run = RunFolder(folder.parent / Path(name).name)
         if reason := _why_left_out(run, told.get(name)):
@@ -62,7 +63,7 @@ def write_study_page(folder: Path) -> Path:
 
 def _why_left_out(run, told):
     """What keeps a run from the page of its study: "" if nothing does. `told`: checksum of its table then, None = not known."""
-    if not run.result.is_file():
+    if not (run.result.is_file() and run.error_csv.is_file()):
         return f"{run.path.parent} lacks or which was not tested"
     # Beside numbers of before, those of another training would look like theirs.
     if told not in (None, hash_file(run.error_csv)):

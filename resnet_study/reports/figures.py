@@ -252,8 +252,8 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
         history[name][1:].max() for name in history if name.endswith("_error") or name == "validation_error_unaveraged"
     ]
     trained = 1.1 * max([error for error in errors if error == error], default=100.0)
-    # Of few validation images none may be wrong, while the test and the last training error are larger.
-    shown = max(1.0, 5 * lowest, 1.2 * tested, 1.1 * history["train_error"].iloc[-1]) if lowest < 2 else trained
+    # Of few validation images none may be wrong, and some of the test.
+    shown = max(1.0, 5 * lowest, 1.2 * tested) if lowest < 2 else trained
     shown = min(100.0, shown)
     axes.set_ylim(*((0, shown) if sign == 1 else (100 - shown, 100)))
     axes.legend()

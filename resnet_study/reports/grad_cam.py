@@ -15,7 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from cifar10_test import Predictions
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, as_text
 from resnet_study.files import write_atomically
 from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
@@ -145,6 +145,6 @@ def write_explanations(predictions: Predictions, limit: int) -> Path:
             heat, buffer = heat_map(images[index], label), io.BytesIO()
             title = f"{predictions.class_names[head][label]} {100 * probabilities[index, label]:.1f} %"
             draw_explanation(buffer, images[index], heat, title)
-            stem = predictions.files[index].stem.encode()[:_LONGEST].decode(errors="ignore")
+            stem = as_text(predictions.files[index].stem).encode()[:_LONGEST].decode(errors="ignore")
             write_atomically(folder / head / f"{index + 1:03d}-{stem}.png", buffer.getvalue())
     return folder

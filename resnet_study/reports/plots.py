@@ -38,7 +38,7 @@ def make_plot(x_label: str, y_label: str, **options):
     return plot
 
 
-def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest=None):
+def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest=None, shown="@y{0,0.[0000]}"):
     """Lines over one axis, with a legend whose entries switch them off, and their values under the pointer.
 
     Args:
@@ -62,8 +62,8 @@ def draw_lines(x_label: str, y_label: str, lines: dict, *, x_range=None, highest
         plot.add_tools(
             HoverTool(
                 renderers=[dots],
-                tooltips=[("", "@name"), (x_label, "@x{0,0.[00]}"), (y_label, "@y{%.4g}")],
-                formatters={"@y": "printf"},
+                tooltips=[("", "@name"), (x_label, "@x{0,0.[00]}"), (y_label, shown)],
+                formatters={"@y": "printf"} if "%" in shown else {},
                 visible=False,
             )
         )
@@ -109,9 +109,8 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
     lowest = history["validation_error"].min() if "validation_error" in history else tested
     # Beside the error of the untrained network, those of MNIST would lie on the axis.
     trained = [1.1 * values[1:].max() for _, values in lines.values() if len(values) > 1]
-    # Of few validation images none may be wrong, while the test and the last training error are larger.
-    last = 1.1 * history["train_error"].iloc[-1]
-    highest = max(1.0, 5 * lowest, 1.2 * tested, last) if lowest < 2 else max(trained, default=100.0)
+    # Of few validation images none may be wrong, and some of the test.
+    highest = max(1.0, 5 * lowest, 1.2 * tested) if lowest < 2 else max(trained, default=100.0)
     highest = min(100.0, highest)
     plot = draw_lines("step", f"{counted} error (%)", lines, highest=highest)
     source = ColumnDataSource({"x": [result["best_step"]], "y": [tested]})
@@ -152,7 +151,8 @@ def draw_pace(history, x_range):
     """(learning rate, images per second) of a run against step."""
     rates = history["learning_rate"]
     lines = {"learning rate": (history["step"], rates)}
-    rate = draw_lines("step", "learning rate", lines, x_range=x_range, highest=1.1 * float(rates.max()) or None)
+    highest = 1.1 * float(rates.max()) or None
+    rate = draw_lines("step", "learning rate", lines, x_range=x_range, highest=highest, shown="@y{%.4g}")
     trained = history[history["examples_per_sec"] > 0]
     pace = draw_lines("step", "images/s", {"training": (trained["step"], trained["examples_per_sec"])}, x_range=x_range)
     pace.y_range.start = 0

@@ -233,10 +233,11 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
+    usual = FlowerParameters(model=config.model, head=config.head, base=config.base)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         told = field.metadata["group"] not in (DATA, TRAINING) or field.name in _TOLD_OF_FLOWERS
-        if not told and not field.metadata["operational"] and value != field.default:
+        if not told and not field.metadata["operational"] and value != getattr(usual, field.name):
             recipe += f", {field.name}" if value is True else f", {field.name} {value}"
     return config, recipe, numbers
 

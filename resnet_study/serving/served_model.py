@@ -1,6 +1,5 @@
 """A trained model as the page shows it: its answers, what it looked at, and the training images that look alike to it."""
 
-import contextlib
 import threading
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from hyper_parameters import HyperParameters
 from resnet_study.data.download import without_downloads
 from resnet_study.data.image_files import decode_image
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import find_class_names, read_as_trained
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks import registry
@@ -116,8 +115,10 @@ class ServedModel:
             answer["seen"] = encode_image(image, _SHOWN, lossless=True)
             answer["neighbours"] = []
             if self.neighbours:
-                with contextlib.suppress(UsageError):  # a training image is gone since, which is no fault of who asks
+                try:
                     answer["neighbours"] = self.neighbours.find(image)
+                except UsageError as error:  # a training image is gone since, which is no fault of who asks
+                    say_once(f"note: the nearest training images of {self.name} cannot be shown ({error})")
         return answer
 
 

@@ -227,7 +227,7 @@ def _report(finished, metrics, values, pooled) -> str:
     config = finished[0].config
     chosen = (
         "Weights were chosen on validation images of the other folds."
-        if config.validation_fraction and not config.sparsity
+        if config.validation_fraction and not getattr(config, "sparsity", 0)  # which only one program has
         else "The weights are the last of the training."
     )
     lines = [

@@ -102,13 +102,14 @@ class Patience(keras.callbacks.EarlyStopping):
     """
 
     def __init__(self, monitor: str, patience: int, first_epoch: int, begins=()):
-        """Epochs up to and with `first_epoch` never stop the training. `begins`: after the reports of these steps it counts anew."""
+        """Epochs up to and with `first_epoch` never stop the training. `begins`: from these steps on it counts anew."""
         super().__init__(monitor=monitor, mode="min", patience=patience)
         self.monitor_op = operator.lt  # that of Keras compares in float32
-        self._first_epoch, self._begins = first_epoch, begins
+        self._first_epoch, self._begins, self._before = first_epoch, begins, 0
 
     def on_epoch_end(self, epoch, logs=None):
-        begins = epoch > self._first_epoch and logs.get("step") in self._begins
+        begins = epoch > self._first_epoch and _begins_anew(self._begins, self._before, logs)
+        self._before = logs.get("step", epoch)
         if epoch <= self._first_epoch or begins:
             self.wait = -1  # to which Keras adds one
         if epoch:  # not of the untrained network, see `KeepBest`
@@ -119,6 +120,7 @@ class Patience(keras.callbacks.EarlyStopping):
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
         """Brings it to its state after the reports of a run that goes on; that may be to stop."""
         self.on_train_begin()
+        self._before = 0
         for report in reports:
             self.on_epoch_end(*report)
 
@@ -131,7 +133,7 @@ class Plateau(keras.callbacks.Callback):
     """
 
     def __init__(self, monitor: str, patience: int, begins=()):
-        """After the reports of the steps `begins` the schedule begins anew."""
+        """At the steps `begins` the schedule begins anew."""
         super().__init__()
         self._monitor, self._patience, self._begins = monitor, patience, begins
         self.go_on([])
@@ -144,14 +146,20 @@ class Plateau(keras.callbacks.Callback):
         self._best = min(self._best, value)
         if self._wait >= self._patience:
             self.lowered, self._wait = self.lowered + 1, 0
-        if logs.get("step") in self._begins:
+        begins, self._before = _begins_anew(self._begins, self._before, logs), logs.get("step", epoch)
+        if begins:
             self.lowered, self._wait, self._best = 0, 0, math.inf
 
     def go_on(self, reports: list[tuple[int, dict]]) -> None:
         """Brings it to its state after the reports of a run that goes on."""
-        self.lowered, self._wait, self._best = 0, 0, math.inf
+        self.lowered, self._wait, self._best, self._before = 0, 0, math.inf, 0
         for report in reports:
             self.on_epoch_end(*report)
+
+
+def _begins_anew(begins, before: int, logs: dict) -> bool:
+    """Whether one of the steps `begins` came since the report of step `before`: not each has a report of its own."""
+    return any(before < step <= logs.get("step", 0) for step in begins)
 
 
 def make_watchers(config, monitor: str | None, first_epoch: int = 0, begins=()) -> tuple:
@@ -161,7 +169,7 @@ def make_watchers(config, monitor: str | None, first_epoch: int = 0, begins=()) 
         config: uses patience, lr_schedule, plateau_patience.
         monitor: column of `error.csv`; None = there are no validation images.
         first_epoch: see `Patience`.
-        begins: steps after whose reports the schedule begins anew.
+        begins: steps at which the schedule begins anew; the next report tells of it.
 
     Raises:
         UsageError: something is asked for, and there is nothing to look at.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,14 +34,14 @@ class Teacher:
             policy: Keras dtype policy that the teacher computes in.
 
         Raises:
-            UsageError: it cannot be loaded, tells other classes apart, takes other images or gives no probabilities, or the normalisation
-                cannot be undone.
+            UsageError: it cannot be loaded, tells other classes apart or takes other images, or the normalisation cannot be undone.
         """
         if normalization.per_image or np.ndim(normalization.mean) > 1:
             raise UsageError(
                 "--teacher needs the pixels back, which --normalization=image_standard gives up, and pixel_mean for images that were shifted; "
                 "use channel_standard"
             )
+        self._source = source
         self._mean, self._scale = normalization.mean, normalization.scale
         weights = "cifar100" if len(class_names) == 100 else "cifar10"  # where the source is a network's name
         try:
@@ -64,8 +65,19 @@ class Teacher:
             say_once(
                 f"note: --teacher={source} answers slower: its batch norm cannot be folded ({shorten(str(error))})"
             )
+            self.model.trainable = False  # as the folded copy is
             self._folded = self.model
-        _check_answers(source, self._folded, input_shape)
+
+    def check_answers(self) -> None:
+        """Raises UsageError where it gives logits, or the probabilities of several labels: neither can be taught from."""
+        images = np.random.default_rng(0).uniform(0, 255, (4, *self.model.input_shape[1:])).astype("float32")
+        answers = np.asarray(tf.cast(self._folded(images, training=False), tf.float32))
+        is_sigmoid = getattr(self.model.layers[-1], "activation", None) is keras.activations.sigmoid
+        if is_sigmoid or answers.min() < 0 or not np.allclose(answers.sum(axis=1), 1, atol=0.02):
+            raise UsageError(
+                f"--teacher={self._source} must give the probabilities of one label of each image, which sum up to 1, received "
+                f"{answers.min():.3g} .. {answers.max():.3g} with a sum of {answers[0].sum():.3g}; end it in a softmax"
+            )
 
     def teach(self, images, logits, losses, temperature: float, share: float):
         """Mixes what the teacher says into the losses of a batch; a part of the compiled step.
@@ -86,17 +98,6 @@ class Teacher:
         # From the square on, both terms' gradients keep their proportion whatever the temperature is.
         divergence = tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1)
         return (1 - share) * losses + share * temperature**2 * divergence
-
-
-def _check_answers(source, model, input_shape):
-    """Raises UsageError where a teacher gives logits, or the probabilities of several labels: neither can be taught from."""
-    images = np.random.default_rng(0).uniform(0, 255, (4, *input_shape)).astype("float32")
-    answers = np.asarray(tf.cast(model(images, training=False), tf.float32))
-    if answers.min() < 0 or not np.allclose(answers.sum(axis=1), 1, atol=0.02):
-        raise UsageError(
-            f"--teacher={source} must give the probabilities of one label of each image, which sum up to 1, received "
-            f"{answers.min():.3g} .. {answers.max():.3g} with a sum of {answers[0].sum():.3g}; end it in a softmax"
-        )
 
 
 def _class_names(source: str, weights: str, classes: int) -> list[str]:

@@ -168,6 +168,8 @@ class Classification(Task):
             source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
             self._teacher = Teacher(source, self.normalization, names, model.input_shape[1:], self._policy)
+            if not resumed:  # a run of before goes on
+                self._teacher.check_answers()
         if resumed:
             return
         for layer in [*model.layers, *(self._proxy.layers if self._proxy else [])]:
