@@ -45,7 +45,7 @@ class HyperParameters(SharedSettings):
     version: str = setting(
         "",
         RUN,
-        "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>; other flags are not in it",
+        "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>",
         operational=True,
     )
     report_freq: int = setting(

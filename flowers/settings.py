@@ -29,9 +29,7 @@ class FlowerParameters(SharedSettings):
     LENGTH: ClassVar[str] = "epochs"
 
     # Run and report
-    version: str = setting(
-        "", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>; other flags are not in it", operational=True
-    )
+    version: str = setting("", RUN, "name of the run folder; '' = <model>-<folder>-seed<seed>", operational=True)
     tensorboard: bool = setting(True, RUN, "write TensorBoard scalars", operational=True)
 
     # Data and augmentation
