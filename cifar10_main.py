@@ -370,8 +370,7 @@ def _test(config, actions):
 def _predict(config, actions):
     from cifar10_test import predict
 
-    kept = actions["explain_limit"] if actions["explain"] else 0
-    print_predictions(predict(config, actions["images"], kept=kept), actions["explain"], actions["explain_limit"])
+    print_predictions(predict(config, actions["images"], actions["explain_limit"] if actions["explain"] else 0))
 
 
 def _calibrate(config, actions):

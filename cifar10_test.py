@@ -100,9 +100,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     if not config.test_ckpt_path:
         pflop = training_pflop(config, model, int(run.read_history().iloc[-1]["step"]), run)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
-    # The weights of a network with zeros are the last ones, see `training.tasks`.
-    chosen_by = None if config.sparsity else "validation_loss" if parts.several else "validation_error"
-    result = evaluate_parts(config, path, run, model, parts, **views, chosen_by=chosen_by, pflop=pflop)
+    result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
     if unlabelled := first.unlabelled:
         predict_unlabelled(
             config, run, model, unlabelled, find_class_names(path, model), make_reader(config, path, model)

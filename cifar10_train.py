@@ -55,8 +55,8 @@ class Train:
         task: what is trained, and on what; see `resnet_study.training.task`.
         machine: what it computes on, `resnet_study.training.machine.Machine`.
         stage: what trains now: network, optimizer, averages, compiled steps; see `resnet_study.training.stage`.
-        model: the network of the stage, keras.Model from normalised images to logits, in the precision of the run.
-        data: the data set without its training images, see the task.
+        model: the network of the stage, keras.Model from what the task's batches hold to logits, in the precision of the run.
+        data: the data set, see the task.
         train_steps: batches to train.
         report_freq: batches between reports.
         step: batches trained so far.

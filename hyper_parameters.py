@@ -336,13 +336,27 @@ class HyperParameters(SharedSettings):
         recipe = self.preset if self.validation_fraction else f"{self.preset}-all"
         return self.version or f"{self.model_name}-{self.dataset_name}-{recipe}-seed{self.seed}{self.fold_name}"
 
+    def chosen_by(self, several: bool) -> str | None:
+        """The column of `error.csv` whose lowest value chooses the weights that are kept; None = the newest are.
+
+        Args:
+            several: whether images have several labels.
+        """
+        # The weights of a report before the last zeros came would not be sparse.
+        if self.sparsity or not self.validation_fraction:
+            return None
+        return "validation_loss" if several else "validation_error"
+
+    def as_preset(self) -> "HyperParameters":
+        """What the preset gives for this network and data set, from which some settings follow."""
+        return from_preset(self.preset, model=self.model, dataset=self.dataset)
+
     @property
     def command(self) -> str:
         """The command that repeats the run: what differs from the preset, its name if it was given one, where images of one's own are."""
         own = from_preset(self.preset)
-        # What follows from network and data set needs no flag of its own.
-        implied = from_preset(self.preset, model=self.model, dataset=self.dataset)
-        changes = self.as_published().flags_beside(dataclasses.replace(implied, model=own.model, dataset=own.dataset))
+        implied = dataclasses.replace(self.as_preset(), model=own.model, dataset=own.dataset)
+        changes = self.as_published().flags_beside(implied)
         return " ".join([self.PROGRAM, f"--preset={self.preset}", *changes, *self.folder_flags, *self.name_flags])
 
 

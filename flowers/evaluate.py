@@ -13,7 +13,14 @@ from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result
-from resnet_study.run_folder import find_run, find_settings, run_around, run_folder_of, tell_known_validation
+from resnet_study.run_folder import (
+    begun_run_around,
+    find_run,
+    find_settings,
+    run_around,
+    run_folder_of,
+    tell_known_validation,
+)
 from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
@@ -84,7 +91,7 @@ def evaluate(config: FlowerParameters):
         "the images and --classes it was trained with",
         data.several,
     )
-    result = evaluate_parts(config, path, run, model, labelled, chosen_by="validation_loss")
+    result = evaluate_parts(config, path, run, model, labelled)
     if data.unlabelled:
         from resnet_study.new_data import predict_unlabelled
 
@@ -253,17 +260,17 @@ def _find_others(flags):
 
     path = flags.get("test_ckpt_path")
     run = run_around(path) if path else find_run(lambda given: FlowerParameters(**given), flags, NAMING)
-    holds = run is not None and run.holds_run() and "preset" not in read_json(run.config, dict)
+    holds = run is not None and run.holds_run() and not run.has_presets()
     return find_new(flags, run.read_config(FlowerParameters) if holds else None, run, "folder")
 
 
 def _read_data_flags(flags):
     """The flags of the data that the model of `test_ckpt_path` was trained on, where a run tells of them and none are given."""
-    run = run_around(flags["test_ckpt_path"])
-    if run is None or not run.holds_run():
+    run = begun_run_around(flags["test_ckpt_path"])
+    if run is None:
         return {}
     # A run of cifar10_main.py, which has presets, says nothing of the parts of images here, but of how their files were read.
-    if "preset" in read_json(run.config, dict):
+    if run.has_presets():
         stored = run.read_config(HyperParameters)
         return {name: getattr(stored, name) for name in ("value_range", "resize", "jpeg_size")}
     stored = run.read_config(FlowerParameters)

@@ -38,7 +38,7 @@ def _run(argv):
     devices.import_tensorflow()
     from cifar10_test import predict
 
-    print_predictions(predict(config, images, limit if explains else 0), explains, limit)
+    print_predictions(predict(config, images, limit if explains else 0))
 
 
 if __name__ == "__main__":

@@ -292,6 +292,10 @@ class FlowerParameters(SharedSettings):
         """Whether the backbone trains from the first step on."""
         return self.model == "resnet152v2" if self.base == "auto" else self.base == "trained"
 
+    def chosen_by(self, several: bool) -> str:
+        """See `HyperParameters.chosen_by`."""
+        return "validation_loss"
+
     @property
     def head_name(self) -> str:
         """The head, with "auto" resolved: a key of `flowers.heads.HEADS`."""

@@ -68,7 +68,6 @@ class Transfer(Task):
         unfrozen: whether the second stage has begun.
     """
 
-    chosen_by = "validation_loss"
     validates_fully = True
     normalization = staticmethod(tf.identity)  # the network has its preprocessing within
 
@@ -107,6 +106,7 @@ class Transfer(Task):
             parts=config.accumulate,
         )
         begins = tuple(epochs * self.report_freq for epochs in (config.unfreeze_at_epoch, config.extend))
+        self.chosen_by = config.chosen_by(self.data.several)
         self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch, begins=begins)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"

@@ -11,7 +11,7 @@ from pathlib import Path
 import hyper_parameters
 from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
-from resnet_study.run_folder import RunFolder, find_run, find_settings, run_around
+from resnet_study.run_folder import RunFolder, begun_run_around, find_run, find_settings, run_around
 from resnet_study.settings import add_flags
 
 # The settings that the name of a run folder follows from.
@@ -88,7 +88,7 @@ def check_read(flags: dict, mode: str, paths=(), versions=()) -> None:
     read, of = _READS[mode], " with --versions" * bool(versions)
     if paths and mode in _READS_OF_MODELS:
         read, of = _READS_OF_MODELS[mode] | {"test_ckpt_path"}, " of a model file"
-        held = [(run := run_around(path)) is not None and run.holds_run() for path in paths]
+        held = [begun_run_around(path) is not None for path in paths]
         if any(held):
             of = " of a run"
             if mode == "serve":
@@ -181,8 +181,8 @@ def with_recipe(flags: dict) -> hyper_parameters.HyperParameters:
     """The settings of flags with `test_ckpt_path`; what they leave open is as in the training of the model, where that is known."""
     path, config = flags["test_ckpt_path"], with_data(flags)
     if path not in registry.SHIPPED:
-        run = run_around(path)
-        if run is None or not run.holds_run():
+        run = begun_run_around(path)
+        if run is None:
             return config
         _check_source(run, flags | {"version": ""})
         stored = run.read_config(hyper_parameters.HyperParameters)
@@ -208,8 +208,8 @@ def _read_data_flags(flags):
         named = {"model", "num_residual_blocks"} & flags.keys()
         network = {} if named else {"model": registry.default_network(path)}
         return network | ({} if "dataset" in flags else {"dataset": registry.dataset_of(path)})
-    run = run_around(path)
-    if run is None or not run.holds_run():
+    run = begun_run_around(path)
+    if run is None:
         return {}
     stored = run.read_config(hyper_parameters.HyperParameters)
     # What tells the parts of the data holds wherever these lie now: with others, it would be tested on what it was trained on.

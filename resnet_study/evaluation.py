@@ -21,7 +21,6 @@ check_current(run)      whether that is of the run as it is now
 """
 
 import dataclasses
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,7 +30,7 @@ import numpy as np
 from resnet_study.class_names import ClassNames, read_class_names, without_folder
 from resnet_study.errors import UsageError, say_once
 from resnet_study.exporting.exported_model import ExportedModel, find_format
-from resnet_study.files import is_kind, read_json, write_atomically, write_json
+from resnet_study.files import is_kind, read_json, write_array, write_json
 from resnet_study.metrics import describe_accuracy, measure
 from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
@@ -164,7 +163,6 @@ def evaluate_parts(
     model: keras.Model,
     data: LabelledParts,
     *,
-    chosen_by: str | None = "validation_error",
     mirrored: bool = False,
     shifted: bool = False,
     pflop: float | None = None,
@@ -174,11 +172,10 @@ def evaluate_parts(
     Calling this again replaces the files by equal ones.
 
     Args:
-        config: settings of either program; uses dataset_name, test_batch_size and test_ckpt_path.
+        config: settings of either program; uses dataset_name, test_batch_size, test_ckpt_path and `chosen_by`.
         path, run: see `find_model`.
-        model: what `saved_models.load_model` made of `path`.
+        model: what `exported_model.open_model` made of `path`: of Keras, or an exported one.
         data: what to test it on.
-        chosen_by: the column of `error.csv` whose lowest value chose the weights of a run; without it, or None, the last weights are meant.
         mirrored: also measure error_flip (%), that of the mean answers for an image and its mirror image.
         shifted: also measure error_shifts (%), that of the weighted mean of six answers: half of it is that of `mirrored`, half the
             same for the image one pixel further up and left, and one pixel further down and right (Jordan 2024, arXiv:2404.00498).
@@ -195,7 +192,7 @@ def evaluate_parts(
     result = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     heads = {name: {} for name in others}
     if not config.test_ckpt_path:
-        result |= _describe_training(run, chosen_by, heads)
+        result |= _describe_training(run, config.chosen_by(data.several), heads)
     if pflop is not None:
         result["pflop"] = pflop
     if heads:
@@ -215,10 +212,8 @@ def evaluate_parts(
         result["predictions"] = part
     write_json(run.result, result)
     for head, columns in answers.items():
-        buffer = io.BytesIO()
-        np.save(buffer, columns["plain"])
         place = run.predictions if head == first else run.predictions.with_stem(f"{run.predictions.stem}-{head}")
-        write_atomically(place, buffer.getvalue())
+        write_array(place, columns["plain"])
     return result
 
 

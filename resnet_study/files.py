@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import filelock
+import numpy as np
 
 from resnet_study.errors import UsageError, advise, as_text
 
@@ -108,6 +110,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a kill leaves the old or the new one. Raises UsageError if there is no room or no right to."""
     with written_aside(path) as aside:
         aside.write_bytes(as_text(content).encode() if isinstance(content, str) else content)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array as a `.npy` file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getvalue())
 
 
 def write_json(path: Path, value) -> None:

@@ -32,7 +32,7 @@ from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.errors import UsageError, as_text, say_once
 from resnet_study.exporting.exported_model import ExportedModel
-from resnet_study.files import holding_lock, move, write_atomically
+from resnet_study.files import holding_lock, move, write_array, write_atomically
 from resnet_study.saved_models import find_heads
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
@@ -123,7 +123,7 @@ def predict_files(
     """Asks a model about image files, and writes what it says.
 
     Args:
-        model: keras.Model.
+        model: keras.Model or `ExportedModel`.
         answer: function of images uint8 [n, height, width, channels] that gives the probabilities of the model, as `Predictor.predict`.
         images: of `list_images`.
         read: `functools.partial` of a function of (path, shape) that gives one image; with other keywords, nothing is gone on with.
@@ -221,7 +221,7 @@ def _write(part, images, folder, class_names, true_names) -> Answers:
     for head, answers in probabilities.items():
         columns = (f"{head}_", f"{head}_probability_") if head else ("class_", "probability_")
         order = np.argsort(-answers, axis=1, kind="stable")
-        if getattr(class_names, "several", False):
+        if class_names.several:
             table["classes"] = [
                 "; ".join(class_names[head][label] for label in labels if row[label] >= THRESHOLD)
                 for labels, row in zip(order, answers, strict=True)
@@ -236,9 +236,7 @@ def _write(part, images, folder, class_names, true_names) -> Answers:
     table = pd.DataFrame(table)
     csv_path, places = _write_beside(folder, table.to_csv(index=False), probabilities)
     for head, answers in probabilities.items():
-        buffer = io.BytesIO()
-        np.save(buffer, answers)
-        write_atomically(places[head], buffer.getvalue())
+        write_array(places[head], answers)
     part.finish(_beside(csv_path), [as_text(file) for file in files])
     return Answers([Path(file) for file in files], indices, probabilities, table, csv_path)
 

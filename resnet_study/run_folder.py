@@ -167,7 +167,7 @@ class RunFolder:
         found = list_checkpoints(self.checkpoints)
         if not self.final.is_file() or not found:
             return self.final.is_file()
-        starts = read_json(self.environment, [dict]) if self.environment.is_file() else []
+        starts = self.read_starts()
         steps = [start["final_step"] for start in starts if "final_step" in start]
         if steps:
             return steps[-1] == int(found[-1].stem.removeprefix("step-"))
@@ -199,14 +199,21 @@ class RunFolder:
         """What `data.json` of a run that goes on says of `name`; None where it says nothing, or the run begins."""
         return None if self._begins_anew or not self.data.is_file() else read_json(self.data, {}).get(name)
 
+    def read_starts(self) -> list[dict]:
+        """What `environment.json` notes of each start; runs of the first versions have no such file."""
+        return read_json(self.environment, [dict]) if self.environment.exists() else []
+
+    def has_presets(self) -> bool:
+        """Whether the run is one of `cifar10_main.py`; those of `flowers` have no presets."""
+        return "preset" in read_json(self.config, dict)
+
     def note_start(self, environment: dict) -> None:
         """Adds a start of the run to `environment.json`."""
-        starts = read_json(self.environment, [dict]) if self.environment.exists() else []
-        write_json(self.environment, [*starts, environment])
+        write_json(self.environment, [*self.read_starts(), environment])
 
     def note_final(self, step: int) -> None:
         """Adds to the last start in `environment.json` the step of `final.keras`, which ends it."""
-        if starts := read_json(self.environment, [dict]) if self.environment.is_file() else []:
+        if starts := self.read_starts():
             write_json(self.environment, [*starts[:-1], starts[-1] | {"final_step": step}])
 
     def stored_policy(self) -> str | None:
@@ -245,7 +252,7 @@ class RunFolder:
             return None
         if not self.environment.exists():
             return {} if any(self.checkpoints.glob("step-*.npz")) else None
-        return (read_json(self.environment, [dict]) or [{}])[-1]
+        return (self.read_starts() or [{}])[-1]
 
     def read_history(self):
         """The rows of `error.csv` as a pandas table. Raises UsageError if it is missing or damaged."""
@@ -319,6 +326,12 @@ def run_around(path: str) -> RunFolder | None:
     return next((run for run in runs if run.data.is_file() and (run.holds_run() or _tells_classes(run.data))), None)
 
 
+def begun_run_around(path: str) -> RunFolder | None:
+    """As `run_around`, but only a run whose settings are known."""
+    run = run_around(path)
+    return run if run is not None and run.holds_run() else None
+
+
 def _tells_classes(data: Path) -> bool:
     """Whether a `data.json` without settings beside it is of a run; others may have a file of this name."""
     with contextlib.suppress(UsageError):
@@ -355,8 +368,8 @@ def tell_known_validation(path: str, config) -> None:
     if path in registry.SHIPPED:
         knows = _images_of(registry.dataset_of(path)) == _images_of(config.dataset)
     else:
-        run = run_around(path)
-        stored = read_json(run.config, dict) if run is not None and run.holds_run() else {}
+        run = begun_run_around(path)
+        stored = read_json(run.config, dict) if run else {}
         knows = _images_of(stored.get("dataset")) == _images_of(config.dataset)
         # The parts are drawn class by class, so other labels give others.
         parts = ["dataset", "heads", "validation_fraction", "split_seed"]

@@ -21,7 +21,7 @@ import cifar10_main
 import flowers.export
 import flowers.train
 from flowers.settings import FlowerParameters
-from hyper_parameters import HyperParameters, from_flags, from_preset
+from hyper_parameters import HyperParameters, from_flags
 from resnet_study.settings import Parser, add_flags
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -159,7 +159,7 @@ def test_published_recipes_are_those_that_their_settings_give(settings):
                 config = from_flags(given) if settings is HyperParameters else settings(**given)
                 assert sorted(shlex.split(config.command)) == sorted(words)
                 if settings is HyperParameters:
-                    usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
+                    usual = config.as_preset()
                     assert ("steps" in preset) == (config.train_steps != usual.train_steps), (preset, recipe)
                 rows += 1
     assert rows

@@ -355,13 +355,13 @@ def test_grad_cam_explains_the_head_that_is_meant(tmp_path):
     predictions = cifar10_test.Predictions(
         model,
         [Path("a.png")],
-        images,
+        images[:1],
         {"class": np.eye(10)[[9]], "kind": np.eye(2)[[0]]},
         {"class": list("abcdefghij"), "kind": ["x", "y"]},
         None,
         tmp_path / "predictions-2.csv",
     )
-    folder = grad_cam.write_explanations(predictions, 1)
+    folder = grad_cam.write_explanations(predictions)
     assert folder == tmp_path / "explanations-2"
     assert (folder / "class" / "001-a.png").is_file() and (folder / "kind" / "001-a.png").is_file()
 

@@ -669,8 +669,9 @@ def test_images_of_no_likely_class_are_told(tmp_path, capsys):
         files=["a", "b", "c"],
         probabilities={"": answers},
         class_names={"": ["cat", "dog", "owl"]},
+        images=[],
     )
-    print_predictions(predictions, explain=False, limit=1)
+    print_predictions(predictions)
     told = capsys.readouterr().out
     assert "no class is likely (all below 50%) in 2 of 3 images, such as b" in told
     assert "each answer is one of cat, dog, owl, whatever the image shows" in told

@@ -11,7 +11,7 @@ from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError, say_once
 from resnet_study.files import is_kind, read_json
 from resnet_study.own_image_settings import WITHOUT_PLACE
-from resnet_study.run_folder import RunFolder, run_around
+from resnet_study.run_folder import RunFolder, begun_run_around
 
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
 # What makes parts of images, and what a test of other images does not do.
@@ -144,8 +144,8 @@ def check_own_of(path: str, config, fingerprint: str, place: str) -> None:
     Raises:
         UsageError: as `check_own`; or the run is of the other program, which draws other parts of the same folder.
     """
-    run = run_around(path)
-    if run is not None and run.holds_run() and read_json(run.config, dict).get("dataset") == config.dataset:
+    run = begun_run_around(path)
+    if run is not None and read_json(run.config, dict).get("dataset") == config.dataset:
         if config.dataset == "folder":
             run.read_config(type(config))
         check_own(run, fingerprint, place)

@@ -93,6 +93,9 @@ def score_channels(model: keras.Model, criterion: str, training, seed: int) -> l
 
     Returns:
         For each place float [channels].
+
+    Raises:
+        UsageError: the network has several heads, no such channels, or for "norm" a batch normalisation without a scale.
     """
     if isinstance(model.output, dict):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Names -> networks, with the facts needed to use each: builder, family, published error.
+"""Names -> networks, with the facts needed to use each: builder, options, published error.
 
 Builders are named by module and function and imported when a network is built, so that listing the names costs nothing.
 """

@@ -51,3 +51,29 @@ def save_figure(figure, path: Path) -> Path:
         figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())
     return path
+
+
+def highest_error(history, tested: float) -> float:
+    """Where the axis of errors ends, in %: beside the error of the untrained network, those of the trained one would lie on the axis.
+
+    Args:
+        history: table of `error.csv`.
+        tested: error of the one test, in %.
+    """
+    lowest = history["validation_error"].min() if "validation_error" in history else tested
+    if lowest < 2:  # of few validation images none may be wrong, and some of the test
+        return min(100.0, max(1.0, 5 * lowest, 1.2 * tested))
+    names = [name for name in history if name.endswith("_error") or name == "validation_error_unaveraged"]
+    trained = [error for error in (history[name][1:].max() for name in names) if error == error]
+    return min(100.0, 1.1 * max(trained, default=100.0))
+
+
+def highest_loss(history, guess: float) -> float:
+    """Where the axis of losses ends: beside that of an untrained network, which can be ten times that of guessing, the rest would lie on it.
+
+    Args:
+        history: table of `error.csv`.
+        guess: the loss of guessing.
+    """
+    names = [name for name in ("train_loss", "validation_loss") if name in history and len(history) > 1]
+    return 1.05 * max([guess, *(float(history[name][1:].max()) for name in names)])

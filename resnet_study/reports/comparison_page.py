@@ -116,7 +116,7 @@ def _describe(run, folder):
     part = result["predictions"]
     metrics, last = result[part], history.iloc[-1]
     published = published_error(numbers, part)
-    starts = read_json(run.environment, [dict]) if run.environment.is_file() else []
+    starts = run.read_starts()
     known = starts and {"processor", "cores", "dtype_policy"} <= starts[-1].keys()
     low, high = metrics["accuracy_interval"]
     place = run.path.resolve()

@@ -160,13 +160,11 @@ def _positive(text):
     return int(text)
 
 
-def print_predictions(predictions, explain: bool, limit: int) -> None:
-    """Prints the table of predictions, and draws and names the explanations that were asked for.
+def print_predictions(predictions) -> None:
+    """Prints the table of predictions; draws and names explanations of the images that were kept for that.
 
     Args:
         predictions: see `cifar10_test.predict`.
-        explain: whether to explain the answers.
-        limit: how many images to explain, at least 1.
     """
     table = predictions.table
     print(table.head(_ROWS if len(table) <= _ROWS else _FIRST_ROWS).to_string(index=False))
@@ -191,14 +189,14 @@ def print_predictions(predictions, explain: bool, limit: int) -> None:
                 f"{named}no class is likely (all below {_LIKELY:.0%}) in {len(unlikely):,} of {len(predictions.files):,} images, such as "
                 f"{unlikely[0]}"
             )
-    if not explain:
+    explained, count = len(predictions.images), len(predictions.files)
+    if not explained:
         return
     from resnet_study.reports.grad_cam import write_explanations
 
-    print(f"explanations: {write_explanations(predictions, limit)}")
-    count = len(predictions.files)
-    if count > limit:
-        print(f"explained the first {limit} of {count:,} images; --explain_limit={count} explains them all")
+    print(f"explanations: {write_explanations(predictions)}")
+    if count > explained:
+        print(f"explained the first {explained} of {count:,} images; --explain_limit={count} explains them all")
 
 
 def _print_counts(table) -> None:

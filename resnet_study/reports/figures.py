@@ -25,6 +25,8 @@ from resnet_study.reports.canvas import (
     ORANGE,
     STYLE,
     VERMILION,
+    highest_error,
+    highest_loss,
     make_panels,
     save_figure,
     wrap_title,
@@ -246,15 +248,7 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
         axes.axhline(level, color=BLACK, linewidth=1, linestyle=":", label=named)
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)
-    lowest = history["validation_error"].min() if "validation_error" in history else tested
-    # Beside the error of the untrained model, those of the trained one would lie on the axis.
-    errors = [
-        history[name][1:].max() for name in history if name.endswith("_error") or name == "validation_error_unaveraged"
-    ]
-    trained = 1.1 * max([error for error in errors if error == error], default=100.0)
-    # Of few validation images none may be wrong, and some of the test.
-    shown = max(1.0, 5 * lowest, 1.2 * tested) if lowest < 2 else trained
-    shown = min(100.0, shown)
+    shown = highest_error(history, tested)
     axes.set_ylim(*((0, shown) if sign == 1 else (100 - shown, 100)))
     axes.legend()
     return figure
@@ -334,9 +328,7 @@ def _draw_loss(history, title, classes):
         curves.append(("validation", history["validation_loss"], {"color": BLUE, "marker": "o", "markersize": 3}))
     figure = _draw_curves(history, title, "cross-entropy (nat)", curves)
     figure.axes[0].axhline(np.log(classes), color=BLACK, linewidth=1, linestyle=":", label=f"guessing, ln {classes}")
-    # Beside the loss of an untrained network, which can be ten times that of guessing, the rest would lie on the axis.
-    trained = [1.05 * values[1:].max() for _, values, _ in curves if len(values) > 1]
-    figure.axes[0].set_ylim(0, max([1.05 * np.log(classes), *trained]))
+    figure.axes[0].set_ylim(0, highest_loss(history, np.log(classes)))
     figure.axes[0].legend()
     return figure
 

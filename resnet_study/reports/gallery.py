@@ -16,7 +16,7 @@ _OF_RIGHT = 12  # right answers of a class, the least certain ones
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """The images that `predictions.npy` of a run is about.
+    """Images with their labels, such as those that `predictions.npy` of a run is about; they may be read when they are needed.
 
     Attributes:
         labels: int [n].

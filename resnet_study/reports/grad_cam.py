@@ -1,7 +1,7 @@
 """Where a model looks: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, section 3).
 
 explain(model, images, labels)          heat maps: which parts of an image speak for a class
-write_explanations(predictions, limit)  images beside their heat maps, as PNG files
+write_explanations(predictions)  images beside their heat maps, as PNG files
 """
 
 import contextlib
@@ -124,12 +124,11 @@ def _find_maps(model, last):
     )
 
 
-def write_explanations(predictions: Predictions, limit: int) -> Path:
+def write_explanations(predictions: Predictions) -> Path:
     """Draws images beside what speaks for their most likely class, with that class and its probability as the title.
 
     Args:
-        predictions: see `cifar10_test.predict`.
-        limit: how many images, from the first on, at least 1; each takes a good part of a second.
+        predictions: see `cifar10_test.predict`; the images that it kept are drawn, each in a good part of a second.
 
     Returns:
         The folder of the PNG files, `<number>-<name of the image>.png`: `explanations` beside the table, with its number. Of
@@ -137,14 +136,13 @@ def write_explanations(predictions: Predictions, limit: int) -> Path:
     """
     table = predictions.csv_path
     folder = table.with_name(table.stem.replace("predictions", "explanations"))
-    images = predictions.images[:limit]
     for head, probabilities in predictions.probabilities.items():
-        labels = probabilities[:limit].argmax(axis=1)
+        labels = probabilities[: len(predictions.images)].argmax(axis=1)
         heat_map = make_explainer(predictions.model, head)
         for index, label in enumerate(tqdm(labels, desc=f"explaining {head}".strip(), unit="image")):
-            heat, buffer = heat_map(images[index], label), io.BytesIO()
+            heat, buffer = heat_map(predictions.images[index], label), io.BytesIO()
             title = f"{predictions.class_names[head][label]} {100 * probabilities[index, label]:.1f} %"
-            draw_explanation(buffer, images[index], heat, title)
+            draw_explanation(buffer, predictions.images[index], heat, title)
             stem = as_text(predictions.files[index].stem).encode()[:_LONGEST].decode(errors="ignore")
             write_atomically(folder / head / f"{index + 1:03d}-{stem}.png", buffer.getvalue())
     return folder

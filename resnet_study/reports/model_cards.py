@@ -83,9 +83,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         "weights": weights,
         "recipe": recipe,
         "seed": config.seed,
-        "chosen": "chosen on validation images"
-        if config.validation_fraction and not config.sparsity
-        else "the last of the training",
+        "chosen": "chosen on validation images" if config.chosen_by(False) else "the last of the training",
         "calibrated": facts.get("temperature"),
         # "its own validation images", or the name of the run that held some out.
         "fitted_on": f"{facts['images']:,} of {Path(facts['fitted_on']).name}" if facts else None,

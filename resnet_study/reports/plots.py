@@ -8,7 +8,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, InlineStyleSheet, NumeralTickFormatter, Range1d
 from bokeh.plotting import figure
 
-from resnet_study.reports.canvas import BLUE, GREEN, VERMILION
+from resnet_study.reports.canvas import BLUE, GREEN, VERMILION, highest_error, highest_loss
 
 GREY, PURPLE = "#808080", "#B0609A"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)
@@ -106,12 +106,7 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
     }
     lines = {name: (history["step"], history[column]) for column, name in names.items() if column in history}
     tested = result[part]["error"]
-    lowest = history["validation_error"].min() if "validation_error" in history else tested
-    # Beside the error of the untrained network, those of MNIST would lie on the axis.
-    trained = [1.1 * values[1:].max() for _, values in lines.values() if len(values) > 1]
-    # Of few validation images none may be wrong, and some of the test.
-    highest = max(1.0, 5 * lowest, 1.2 * tested) if lowest < 2 else max(trained, default=100.0)
-    highest = min(100.0, highest)
+    highest = highest_error(history, tested)
     plot = draw_lines("step", f"{counted} error (%)", lines, highest=highest)
     source = ColumnDataSource({"x": [result["best_step"]], "y": [tested]})
     mark = plot.scatter(
@@ -140,9 +135,7 @@ def draw_losses(history, classes: int, x_range):
     names = {"train_loss": "training (augmented)", "validation_loss": "validation"}
     lines = {name: (history["step"], history[column]) for column, name in names.items() if column in history}
     guess = float(np.log(classes))
-    # Beside the loss of an untrained network, which can be ten times that of guessing, the rest would lie on the axis.
-    highest = 1.05 * max([guess, *(np.max(y[1:]) for _, y in lines.values() if len(y) > 1)])
-    plot = draw_lines("step", "cross-entropy (nat)", lines, x_range=x_range, highest=highest)
+    plot = draw_lines("step", "cross-entropy (nat)", lines, x_range=x_range, highest=highest_loss(history, guess))
     _draw_level(plot, history["step"], guess, f"guessing, ln {classes}")
     return plot
 

@@ -79,7 +79,7 @@ def is_changed(config: HyperParameters) -> bool:
 
 def list_changes(config: HyperParameters) -> dict:
     """What the training has otherwise than its preset, beside network, data, length, start and who the teacher is: {setting: value}."""
-    usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
+    usual = config.as_preset()
     told = set(_TOLD_OTHERWISE)
     if config.train_steps != usual.train_steps:
         told.add("warmup_steps")  # which goes with the length
@@ -125,7 +125,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
     numbers |= {f"test_error_{head}": tested["test"]["error"] for head, tested in result.get("heads", {}).items()}
     last = history.iloc[-1]
     numbers |= {column: last[column] for column in history if column.startswith("validation_error")}
-    recipe, usual = config.preset, from_preset(config.preset, model=config.model, dataset=config.dataset)
+    recipe, usual = config.preset, config.as_preset()
     if "validation_error" in numbers:
         if config.validation_fraction != usual.validation_fraction:
             recipe += f", {config.validation_fraction:.0%} held out"
@@ -246,7 +246,7 @@ def settings_class(run: RunFolder) -> type[HyperParameters] | type[FlowerParamet
     """The class of settings of the program that trained a run. Raises UsageError if the folder holds none."""
     if not run.holds_run():
         raise UsageError(f"expected a run in {run}, found no config.json; --mode=runs lists the runs there are")
-    return HyperParameters if "preset" in read_json(run.config, dict) else FlowerParameters
+    return HyperParameters if run.has_presets() else FlowerParameters
 
 
 def list_numbers(run: RunFolder) -> tuple:

@@ -10,7 +10,7 @@ import PIL.Image
 
 import cifar10_input
 from flowers.data import load_images
-from hyper_parameters import HyperParameters, from_preset
+from hyper_parameters import HyperParameters
 from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError, as_text, one_line, say_once
 from resnet_study.evaluation import PARTS, check_current, read_result
@@ -186,10 +186,7 @@ def _list_confusions(matrix):
 
 def _list_settings(config):
     """Every setting: name, value, what it would be without a flag, whether it differs, meaning."""
-    if isinstance(config, HyperParameters):
-        usual = from_preset(config.preset, model=config.model, dataset=config.dataset)
-    else:
-        usual = type(config)()
+    usual = config.as_preset() if isinstance(config, HyperParameters) else type(config)()
     rows = []
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), getattr(usual, field.name)
@@ -229,7 +226,7 @@ def _read_counts(run):
 def _read_starts(run):
     """What `environment.json` notes of each start, as texts; runs of the first versions have no such file."""
     rows = []
-    for start in read_json(run.environment, [dict]) if run.environment.is_file() else []:
+    for start in run.read_starts():
         gpus, packages = start.get("gpus"), start.get("packages")
         machine = [*(gpus if is_kind(gpus, [str]) else []), start.get("processor"), start.get("platform")]
         software = [f"Python {start.get('python', '?')}"]

@@ -19,7 +19,7 @@ from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.grad_cam import make_explainer
 from resnet_study.reports.published import settings_class
-from resnet_study.run_folder import run_around
+from resnet_study.run_folder import begun_run_around, run_around
 from resnet_study.serving.neighbours import Neighbours, find_training_images
 
 MOST_PIXELS = 64_000_000  # of an image that is sent
@@ -60,9 +60,8 @@ class ServedModel:
         self.runtime = model.runtime if exported else f"Keras {keras.__version__}"
         self._predictor = Predictor(model)
         self._predictor.predict(np.zeros((1, *self.input_shape), np.uint8))  # the first answer takes the longest
-        run = run_around(source)
-        self._settings = run.read_config(settings_class(run)) if run and run.holds_run() else None
-        settings = self._settings or read_as_trained(config, source, model)
+        run, begun = run_around(source), begun_run_around(source)
+        settings = begun.read_config(settings_class(begun)) if begun else read_as_trained(config, source, model)
         self._reading = settings.reading(self.class_names)
         self._explainers, self.neighbours, self.neighbours_missing = {}, None, ""
         if not exported:
@@ -73,7 +72,7 @@ class ServedModel:
         try:
             if exported:
                 raise UsageError("an exported file tells its answers only, and nothing of what it looked at")
-            if self._settings is None and source not in registry.SHIPPED and not config.data_dir:
+            if begun is None and source not in registry.SHIPPED and not config.data_dir:
                 raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
             with without_downloads():
                 found = find_training_images(settings, run, config.data_dir)

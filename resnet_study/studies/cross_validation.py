@@ -224,10 +224,9 @@ def _report(finished, metrics, values, pooled) -> str:
     titles = [title for title, _ in metrics.values()]
     together = ", ".join(f"{title} {pooled[name]:.{digits}f}" for name, (title, digits) in metrics.items())
     low, high = pooled["accuracy_interval"]
-    config = finished[0].config
     chosen = (
         "Weights were chosen on validation images of the other folds."
-        if config.validation_fraction and not getattr(config, "sparsity", 0)  # which only one program has
+        if finished[0].config.chosen_by(False)
         else "The weights are the last of the training."
     )
     lines = [

@@ -14,7 +14,7 @@ from resnet_study.evaluation import find_model
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.networks.pruning import choose_widths, score_channels
-from resnet_study.run_folder import RunFolder, run_around
+from resnet_study.run_folder import RunFolder, begun_run_around
 from resnet_study.saved_models import load_model
 
 
@@ -98,8 +98,7 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
 
 def _source_steps(path, config) -> int:
     """The steps of the training of a source, whose decays were made for it; where no run tells, those of the preset."""
-    run = run_around(path)
-    if run is not None and run.holds_run():
+    if run := begun_run_around(path):
         return run.read_config(HyperParameters).train_steps
     return from_preset(config.preset).train_steps
 

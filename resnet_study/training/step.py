@@ -82,7 +82,7 @@ class CompiledSteps:
             strategy: tf.distribute.Strategy.
             towers: shards of each batch, see the head of this file; with several replicas 1.
             update: `UpdateRule`.
-            train_steps: steps of the whole training, for Lookahead.
+            train_steps: steps of the whole training, for Lookahead and for zeros (sparsity).
             teach: function (images, logits, losses to lower) -> losses to lower, see `distillation`; None = there is no teacher.
             choose: function (images, labels) -> those of a batch that are trained on, see `proxy`; None = all.
         """

@@ -90,9 +90,7 @@ class Classification(Task):
             )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         self._proxy: keras.Model | None = None
-        # The weights of a report before the last zeros came would not be sparse.
-        kept = "validation_loss" if data.several else "validation_error"
-        self.chosen_by = kept if len(self.validation) and not config.sparsity else None
+        self.chosen_by = config.chosen_by(data.several)
         self.watchers = make_watchers(config, self.chosen_by, begins=(config.extend,))
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
