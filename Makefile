@@ -35,16 +35,16 @@ train: $(INSTALLED)
 	$(BIN)/python cifar10_main.py --mode=train --resume
 
 slow: $(INSTALLED)
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m pytest -q -m slow
 
 browser-test: $(INSTALLED)
 	command -v chromedriver >/dev/null || { apt-get update && apt-get install --yes chromium chromium-driver; }
-	$(BIN)/pip install --quiet 'selenium>=4.20'
+	$(BIN)/python -m pip install --quiet 'selenium>=4.20'
 	$(BIN)/python -m pytest -q -m slow tests/test_browser.py
 
 docs: $(INSTALLED)
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python docs/build_site.py
 
 bench: $(INSTALLED)
@@ -59,10 +59,10 @@ reproduce: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 $(INSTALLED): setup.cfg
 	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11, 3.12 or 3.13, found none; install one or give PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@

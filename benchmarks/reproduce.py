@@ -281,7 +281,7 @@ def _make(experiment, flags, path, known) -> bool:
 
 
 def _run_to_its_end(command) -> int:
-    """Runs a command and returns its exit code; Ctrl-C and SIGTERM are passed on, and it gets the time to write its checkpoint.
+    """Runs a command and returns its exit code; Ctrl-C, SIGTERM and a closed terminal are passed on, and it gets the time to write its checkpoint.
 
     Raises:
         KeyboardInterrupt: it was stopped.
@@ -292,9 +292,11 @@ def _run_to_its_end(command) -> int:
 
     def pass_on(number, _frame):
         caught.append(number)
-        process.send_signal(number)
+        process.send_signal(number if number == signal.SIGINT else signal.SIGTERM)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A terminal that is closed ends what runs in it.
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
         code = process.wait()
     finally:

@@ -31,8 +31,9 @@ async def ask(address: str, content: bytes, count: int) -> tuple[float, float, i
     """Sends `count` requests at once. Returns (answers per second, seconds until half were answered, requests without an answer)."""
     import httpx
 
-    start, ends = time.perf_counter(), []
+    ends = []
     async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=count)) as client:
+        start = time.perf_counter()
 
         async def one():
             response = await client.post(address, content=content)
@@ -106,7 +107,11 @@ def main(arguments=None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200, help="under way at the same time [200]")
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up [3]")
-    parser.add_argument("--data_dir", default="", help="CIFAR-10, for nearest training images [none are searched]")
+    parser.add_argument(
+        "--data_dir",
+        default="",
+        help="CIFAR-10, for nearest training images [Keras' cache; without it none are searched]",
+    )
     parser.add_argument("--results_dir", type=Path, default=Path("results"), help="[results]")
 
     def run():

@@ -57,8 +57,17 @@ def describe_versions() -> str:
 
 
 def count_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, which can be fewer than the machine has: by its affinity, or by the quota of a container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, kind, place = line.split(":", 2)
+        folder = Path("/sys/fs/cgroup")
+        for group in (folder / place.lstrip("/"), *(folder / place.lstrip("/")).parents) if not kind else ():
+            if group.is_relative_to(folder) and (group / "cpu.max").exists():
+                quota, period = (group / "cpu.max").read_text().split()
+                cores = min(cores, -(-int(quota) // int(period))) if quota != "max" else cores
+    return max(1, cores)
 
 
 def free_memory() -> int | None:

@@ -43,8 +43,8 @@ def say_once(text: str, kind: str = "") -> None:
 
 
 def run_command(command) -> int:
-    """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130
-    for Ctrl-C. With RESNET_STUDY_DEBUG=1 in the environment the traceback of what ended it follows.
+    """Calls `command()` for a command line. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 75 where
+    another machine of a training was lost, 130 for Ctrl-C. With RESNET_STUDY_DEBUG=1 in the environment the traceback of what ended it follows.
     """
     _said.clear()
     for stream in (sys.stdout, sys.stderr):
@@ -58,6 +58,7 @@ def run_command(command) -> int:
         if isinstance(error, LostMachineError):
             # TensorFlow cannot take down a cluster that lacks a machine: its threads, still waiting for it, may abort the process.
             atexit.register(_end_at_once)
+            return 75  # of sysexits: what may go well when it is tried again, unlike a mistake in the command
         return 2
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

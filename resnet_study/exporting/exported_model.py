@@ -149,8 +149,6 @@ class ExportedModel:
                 with contextlib.suppress(BrokenPipeError, ValueError):
                     runtimes.write_message(self._process.stdin, **arrays)
                 return self._receive()
-            except UsageError:
-                raise
             except (
                 BaseException
             ):  # such as Ctrl-C: the answer that is under way must not be taken for that of the next question

@@ -28,6 +28,7 @@ def make_plot(x_label: str, y_label: str, **options):
         x_axis_label=x_label,
         y_axis_label=y_label,
         **{"height": 340, "sizing_mode": "stretch_width", "tools": "pan,box_zoom,wheel_zoom,reset", **options},
+        active_drag=None,  # else a finger moves the plot and not the page
     )
     plot.toolbar.logo = None
     plot.toolbar.autohide = True

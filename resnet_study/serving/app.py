@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from resnet_study import devices
-from resnet_study.errors import UsageError, one_line
+from resnet_study.errors import UsageError, as_text, one_line
 from resnet_study.reports.page import render_page
 from resnet_study.serving.served_model import MOST_PIXELS, ServedModel
 
@@ -97,6 +97,7 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
     page = render_page(
         "serve.html", {}, title="Try a model", name=", ".join(model.name for model in models), models=models
     )
+    page = as_text(page)  # names of files need not be text
 
     @app.exception_handler(fastapi.exceptions.RequestValidationError)
     def refuse_parameters(_request, error):
@@ -148,7 +149,7 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
                 try:
                     return {"answers": [await run_in_threadpool(each.answer, content, top, details) for each in asked]}
                 except UsageError as error:
-                    raise fastapi.HTTPException(400, " ".join(str(error).split())) from error
+                    raise fastapi.HTTPException(400, as_text(" ".join(str(error).split()))) from error
 
     return app
 

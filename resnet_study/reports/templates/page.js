@@ -7,8 +7,8 @@ function sortKey(cell) {
   return Number.isNaN(number) ? text.toLowerCase() : number;
 }
 
-function compareKeys(a, b) {
-  if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
+function compareKeys(a, b, falling) {
+  if (typeof a === typeof b) return (falling ? -1 : 1) * (typeof a === "number" ? a - b : a.localeCompare(b));
   return typeof a === "number" ? -1 : 1; // what is no number comes last
 }
 
@@ -18,7 +18,7 @@ function sortTable(table, header) {
   header.setAttribute("aria-sort", falling ? "descending" : "ascending");
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => [sortKey(row.cells[header.cellIndex]), row]);
-  rows.sort(([a], [b]) => (falling ? -1 : 1) * compareKeys(a, b));
+  rows.sort(([a], [b]) => compareKeys(a, b, falling));
   body.append(...rows.map(([, row]) => row));
 }
 
@@ -105,5 +105,8 @@ if (store) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 }
 
-// Plots are drawn on canvas, which takes its colours when it is drawn.
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+// Plots are drawn on canvas, which takes its colours when it is drawn. Browsers turn light to print, which is no reason to begin again.
+let prints = false;
+addEventListener("beforeprint", () => { prints = true; });
+addEventListener("afterprint", () => { setTimeout(() => { prints = false; }, 1000); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (window.Bokeh && !prints) location.reload(); });
