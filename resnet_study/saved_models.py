@@ -20,7 +20,7 @@ from resnet_study.class_names import pack_class_names
 from resnet_study.errors import UsageError, shorten
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
-from resnet_study.networks.layers import PixelNormalization
+from resnet_study.networks.layers import PixelNormalization, finalize_layers
 
 _LARGEST_MODEL = 2 << 30  # bytes unpacked
 
@@ -165,7 +165,14 @@ def as_functional(model):
         UsageError: it is a keras.Model whose layers Keras does not know.
     """
     if isinstance(model, keras.Sequential) and model.built:
-        return keras.Model(model.inputs, model.outputs[0], name=model.name)
+        whole = keras.Model(model.inputs, model.outputs[0], name=model.name)
+        if all(len(layer._inbound_nodes) == 1 for layer in model.layers):
+            return whole
+        # Keras calls each layer anew for every one that is added, as it does when it loads a file; a copy has each call once.
+        copy = keras.models.clone_model(whole)
+        copy.set_weights(whole.get_weights())
+        finalize_layers(copy)
+        return copy
     if isinstance(model, keras.Model) and not hasattr(model, "operations"):
         raise UsageError(
             f"expected a functional model, received {type(model).__name__} '{model.name}'; build it with keras.Model(inputs, outputs), a "

@@ -186,6 +186,24 @@ def test_a_sequence_of_layers_is_a_model(tmp_path):
         assert load_model(str(tmp_path / "model.keras")).output_shape == (None, 4)
 
 
+def test_a_sequence_that_was_loaded_has_each_layer_once(tmp_path):
+    # Keras calls the first layers anew for each one that it adds, and it adds one by one what it loads.
+    kinds = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
+    ends = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *kinds, *ends])
+    model.layers[2].moving_mean.assign([1.0, 2.0, 3.0, 4.0])
+    model.save(tmp_path / "sequence.keras")
+    loaded = load_model(str(tmp_path / "sequence.keras"))
+    folded, images = fold_batch_norm(loaded), some_images(3).astype(np.float32)
+    assert not [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for same in (loaded, folded, make_plain(loaded)):
+        np.testing.assert_allclose(same(images), model(images), atol=1e-5)
+    nested = resnet.build_resnet(
+        1, input_shape=(16, 16, 3), preprocessing=keras.Sequential([keras.layers.Rescaling(1 / 99)])
+    )
+    np.testing.assert_allclose(fold_batch_norm(nested)(images), nested(images), atol=1e-5)
+
+
 def test_what_is_no_classifier_is_refused(tmp_path):
     images = keras.Input((16, 16, 3))
     features = keras.layers.Flatten()(images)

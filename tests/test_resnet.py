@@ -289,9 +289,35 @@ class TestWeightsForOtherTasks:
         shrunk = keras.layers.Conv2D(3, 2, 2, name="shrink")(photo)
         part = np.random.default_rng(0).random((2, 64, 64, 3)).astype("float32") * 255
         for file in files:
+            with pytest.warns(UserWarning, match="the dense layer begins random"):
+                assert WITH_FILES[name](weights=file, input_tensor=shrunk, classes=3).output_shape == (None, 3)
             whole = WITH_FILES[name](weights=file, input_tensor=shrunk)
             assert whole.input is photo
             np.testing.assert_allclose(whole(part), model(keras.Model(photo, shrunk)(part)), rtol=1e-3, atol=1e-6)
+
+
+def test_a_normalisation_within_a_model_of_a_weights_file_is_not_left_out(tmp_path):
+    within = build_resnet(1, preprocessing=keras.Sequential([PixelNormalization(120.0, 60.0)]))
+    within.save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(UsageError, match="whose pixel normalisation is known"):
+        build_resnet(1, weights=str(tmp_path / "m.weights.h5"))
+
+
+def test_weights_of_several_heads_do_not_fill_one(tmp_path):
+    heads = registry.find("resnet8").build(classes={"digit": 10, "kind": 2})
+    heads.save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match="have the heads predictions_digit, predictions_kind, expected predictions"):
+        build_resnet(1, weights=str(tmp_path / "m.weights.h5"))
+    build_resnet(1).save(tmp_path / "one.keras")
+    with pytest.warns(UserWarning, match="its heads begin random"):
+        registry.find("resnet8").build(classes={"digit": 10, "kind": 2}, weights=str(tmp_path / "one.keras"))
+
+
+def test_batch_renormalisation_is_refused():
+    if "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters:
+        pytest.skip("Keras has none yet")
+    with pytest.raises(ValueError, match="renorm=True"):
+        FusedBatchNormalization(renorm=True)
 
 
 def test_each_head_of_several_is_new_where_its_classes_are_others():

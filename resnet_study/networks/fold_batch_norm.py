@@ -8,6 +8,7 @@ import numpy as np
 from resnet_study.networks.first_and_last import find_first, list_operations
 from resnet_study.networks.graph import find_producers, inputs_of
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
+from resnet_study.saved_models import as_functional
 
 
 def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
@@ -51,7 +52,7 @@ def fold_batch_norm(model: keras.Model, dtype: str = "float32") -> keras.Model:
         if not isinstance(layer, keras.layers.Layer) or layer in convolutions:
             return layer  # a plain operation has no weights to share; a folded layer is never called
         if isinstance(layer, keras.Model):
-            return fold_batch_norm(layer, dtype)
+            return fold_batch_norm(as_functional(layer), dtype)
         config = layer.get_config()
         on_maps = len(getattr(layer.output, "shape", ())) == 4 and layer not in first
         if (on_maps or dtype == "float32") and not isinstance(layer, PixelNormalization):

@@ -38,15 +38,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     the moving statistics in these types.
 
     Raises:
-        ValueError: for an option the fused operation lacks (no center, other axis, masks, synchronized).
+        ValueError: for an option the fused operation lacks (no center, other axis, masks, synchronized, renorm).
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        if self.axis not in (-1, 3) or not self.center or self.synchronized:
+        renorm = getattr(self, "renorm", False)  # which Keras has since 3.13
+        if self.axis not in (-1, 3) or not self.center or self.synchronized or renorm:
             raise ValueError(
-                "FusedBatchNormalization needs axis -1, center and synchronized=False, received "
-                f"axis={self.axis}, center={self.center}, synchronized={self.synchronized}; "
+                "FusedBatchNormalization needs axis -1, center, synchronized=False and renorm=False, received "
+                f"axis={self.axis}, center={self.center}, synchronized={self.synchronized}, renorm={renorm}; "
                 "use keras.layers.BatchNormalization"
             )
 

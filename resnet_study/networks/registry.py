@@ -9,6 +9,7 @@ import functools
 import importlib
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class ModelSpec:
         Args:
             arguments: `input_shape`, `classes`, `weights`, ... as the builder documents them. `classes` may also be a dict, {name:
                 number of classes}: the network then has a dense layer for each on a shared trunk, and its output is a dict of the
-                same names. These layers are He-normal with a bias in each network, and a dropout before the one they replace is left out, but for
+                same names. `weights` fill the trunk alone, which a warning says. These layers are He-normal with a bias in each network, and a dropout before the one they replace is left out, but for
                 that of plain_cnn.
 
         Returns:
@@ -98,6 +99,8 @@ class ModelSpec:
             )(trunk.output)
             for name, count in classes.items()
         }
+        if arguments.get("weights") is not None:
+            warnings.warn(f"the weights for {trunk.name} fill its trunk: its heads begin random", stacklevel=2)
         return keras.Model(trunk.input, heads, name=trunk.name)
 
 

@@ -78,8 +78,9 @@ def build_resnet9(
     A residual block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))). 3,188,450 parameters are trained, 161 million multiply-adds an
     image.
 
-    The layout is that of Page 2019 ("How to train your ResNet"). The stem, the pooling before BN, BN without gamma, the kernels
-    that begin as copies and the head are those of Jordan 2024 (arXiv:2404.00498). The widths and the residual blocks are ours.
+    The layout is that of Page 2019 ("How to train your ResNet"). The whitening of the stem, the pooling before BN, BN without gamma, the kernels
+    that begin as copies and the division by 9 are those of Jordan 2024 (arXiv:2404.00498). The widths, the ReLUs, the residual blocks and the dense
+    layer, with a bias and Glorot's initialisation, are ours.
 
     The filters of the first layer are set by training images: `PatchWhitening.adapt`, which the tasks of a training call.
 

@@ -96,15 +96,14 @@ def load_weights(network: keras.Model, source) -> None:
         new_heads = _find_new_head(source, network)
         there = _list_layers(source)
         if set(there) - {"None"}:  # which the first files of Keras 3 do not tell
+            _check_heads(source, there, network)
             _check_form(source, there, network)
-        filled = network
-        if new_heads:
-            filled = keras.Model(network.inputs, network.get_layer("predictions").input, name=network.name)
+        kept = [network.get_layer(name) for name in new_heads]
         try:
             with warnings.catch_warnings():
                 # Keras warns of each layer in a wrong file, and raises then.
                 warnings.filterwarnings("ignore", "Skipping nested container")
-                filled.load_weights(source)
+                network.load_weights(source, objects_to_skip=kept)
         # Keras raises nearly anything for a file of other layers.
         except Exception as error:
             raise ValueError(
@@ -192,7 +191,11 @@ def _stored_normalization(path: Path):
             and not re.fullmatch(r"None|(.*_)?scale", str(part["vars"].attrs.get("name")))
             for name, part in groups.items()
         )
-        if scaled or {"pixel_normalization", "caffe_preprocessing", "normalization"} & set(groups):
+        kinds = {"pixel_normalization", "caffe_preprocessing", "normalization"}
+        within = {
+            name for part in groups.values() if "layers" in part for name in part["layers"]
+        }  # of models within the model
+        if scaled or kinds & set(groups) or (kinds | {"rescaling"}) & within:
             raise UsageError(
                 f"expected weights whose pixel normalisation is known, received {path}, which was saved from a network "
                 "with such a layer but without its constants; give that layer as preprocessing, such as "
@@ -225,13 +228,7 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
         for layer in target.layers
         if layer.weights and layer.name not in without
     }
-    heads, theirs = (
-        [layer.name for layer in model.layers if layer.name.startswith("predictions")] for model in (target, source)
-    )
-    if heads and theirs and set(heads) != set(theirs):
-        raise ValueError(
-            f"weights of '{source.name}' have the heads {', '.join(theirs)}, expected {', '.join(heads)} for '{target.name}'"
-        )
+    _check_heads(f"'{source.name}'", [layer.name for layer in source.layers], target)
     for name, shapes in wanted.items():
         received = [weight.shape for weight in given.get(name, [])]
         if received != shapes:
@@ -277,6 +274,18 @@ def _list_layers(path: Path) -> list[str]:
             return [str(group["vars"].attrs.get("name")) for group in _layer_groups(file).values() if "vars" in group]
     except OSError:  # which is told where its weights are loaded
         return []
+
+
+def _check_heads(source, names: list[str], target: keras.Model) -> None:
+    """Raises ValueError where the names of the layers tell of other heads than those of `target`; a network without any takes the rest."""
+    heads, theirs = (
+        sorted(name for name in known if name.startswith("predictions"))
+        for known in ([layer.name for layer in target.layers], names)
+    )
+    if heads and theirs and heads != theirs:
+        raise ValueError(
+            f"weights of {source} have the heads {', '.join(theirs)}, expected {', '.join(heads)} for '{target.name}'"
+        )
 
 
 def _check_form(source, names: list[str], target: keras.Model) -> None:

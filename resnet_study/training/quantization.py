@@ -17,7 +17,7 @@ def imitate_int8(model: keras.Model) -> keras.Model:
 
     Batch normalisation is that of a test, folded into the convolution before it where `fold_batch_norm` folds it. Kernels are rounded
     channel by channel. Maps are rounded before each layer that reads them but activations, by their range in the batch. The first and the
-    last layers with weights, what is before those and what is behind these are not rounded. Gradients pass as if nothing were rounded.
+    last layers with weights, what is before those and what is behind these are not rounded. Gradients pass as if nothing were rounded, where values lie within the range.
 
     Args:
         model: functional network in float32 that uses each layer once; it is not changed.
