@@ -294,8 +294,10 @@ def _run_to_its_end(command) -> int:
         caught.append(number)
         process.send_signal(number if number == signal.SIGINT else signal.SIGTERM)
 
-    # A terminal that is closed ends what runs in it.
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # A terminal that is closed ends what runs in it, but for what `nohup` began.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
         code = process.wait()

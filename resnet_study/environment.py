@@ -1,5 +1,6 @@
 """What machine and which versions this is: the record that stands beside every number."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -59,14 +60,15 @@ def describe_versions() -> str:
 def count_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has: by its affinity, or by the quota of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    groups = Path("/proc/self/cgroup")
-    for line in groups.read_text().splitlines() if groups.exists() else ():
-        _, kind, place = line.split(":", 2)
-        folder = Path("/sys/fs/cgroup")
-        for group in (folder / place.lstrip("/"), *(folder / place.lstrip("/")).parents) if not kind else ():
-            if group.is_relative_to(folder) and (group / "cpu.max").exists():
-                quota, period = (group / "cpu.max").read_text().split()
-                cores = min(cores, -(-int(quota) // int(period))) if quota != "max" else cores
+    groups, folder = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # what cannot be read limits nothing
+        for line in groups.read_text().splitlines() if groups.exists() else ():
+            _, kind, place = line.split(":", 2)
+            own = folder / place.lstrip("/")
+            for group in (own, *own.parents) if not kind else ():  # control groups of version 2
+                if group.is_relative_to(folder) and (group / "cpu.max").exists():
+                    quota, period = (group / "cpu.max").read_text().split()
+                    cores = min(cores, -(-int(quota) // int(period))) if quota != "max" else cores
     return max(1, cores)
 
 

@@ -33,6 +33,7 @@ def as_text(name: str) -> str:
 
 
 _said = set()
+_LOST = 75  # of sysexits: what may go well when it is tried again, unlike a mistake in the command
 
 
 def say_once(text: str, kind: str = "") -> None:
@@ -58,7 +59,7 @@ def run_command(command) -> int:
         if isinstance(error, LostMachineError):
             # TensorFlow cannot take down a cluster that lacks a machine: its threads, still waiting for it, may abort the process.
             atexit.register(_end_at_once)
-            return 75  # of sysexits: what may go well when it is tried again, unlike a mistake in the command
+            return _LOST
         return 2
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,7 +97,7 @@ def run_command(command) -> int:
 def _end_at_once():
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(2)
+    os._exit(_LOST)
 
 
 @contextlib.contextmanager

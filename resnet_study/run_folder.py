@@ -201,7 +201,7 @@ class RunFolder:
 
     def read_starts(self) -> list[dict]:
         """What `environment.json` notes of each start; runs of the first versions have no such file."""
-        return read_json(self.environment, [dict]) if self.environment.exists() else []
+        return read_json(self.environment, [dict]) if self.environment.is_file() else []
 
     def has_presets(self) -> bool:
         """Whether the run is one of `cifar10_main.py`; those of `flowers` have no presets."""

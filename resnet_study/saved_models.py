@@ -169,7 +169,15 @@ def as_functional(model):
         if all(len(layer._inbound_nodes) == 1 for layer in model.layers):
             return whole
         # Keras calls each layer anew for every one that is added, as it does when it loads a file; a copy has each call once.
-        copy = keras.models.clone_model(whole)
+        try:
+            copy = keras.models.clone_model(whole)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            NotImplementedError,
+        ):  # layers of others, which cannot be made again
+            return whole
         copy.set_weights(whole.get_weights())
         finalize_layers(copy)
         return copy

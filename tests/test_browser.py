@@ -156,7 +156,7 @@ def test_a_model_is_tried_with_a_file_a_drop_a_paste_and_the_camera(browser, add
         assert run("return [...document.querySelectorAll('#answers img')].every((i) => i.complete && i.naturalWidth)")
     run("document.getElementById('told').textContent = ''")
     run("return document.getElementById('photograph')").send_keys("\ue007")
-    wait.until(lambda _: run("return document.getElementById('video').videoWidth"))
+    wait.until(lambda _: run("return !document.getElementById('shoot').disabled"))
     run("return document.getElementById('shoot')").send_keys("\ue007")
     assert told()
     assert not run("return document.getElementById('camera').open")

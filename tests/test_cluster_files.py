@@ -17,7 +17,7 @@ def find_block(language):
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(0, 0, False), (137, 0, True), (2, 0, False), (137, 5, False)]
+    ("code", "restarts", "requeued"), [(0, 0, False), (137, 0, True), (75, 0, True), (2, 0, False), (137, 5, False)]
 )
 def test_the_script_of_slurm_starts_machines_and_requeues_what_died(tmp_path, code, restarts, requeued):
     """With stand-ins for the commands of Slurm and for Python, which ends with `code`."""

@@ -90,6 +90,8 @@ class ExportedModel:
     def _start(self):
         """Starts the process; returns what it tells of the file."""
         pipe = subprocess.PIPE
+        self._errors.seek(0)
+        self._errors.truncate()  # what an earlier process said is no reason of this one
         self._process = subprocess.Popen(
             self._command, stdin=pipe, stdout=pipe, stderr=self._errors, cwd=self._folder.name
         )

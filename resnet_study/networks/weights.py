@@ -184,18 +184,17 @@ def _stored_normalization(path: Path):
             if {"mean", "scale", "per_image"} <= set(stored):
                 mean, scale = (stored[name][()].tolist() for name in ("mean", "scale"))
                 return layer(mean, scale, per_image=bool(stored["per_image"][()]), name="normalization")
+        nested = [part["layers"] for part in groups.values() if "layers" in part]  # of models within the model
+        kinds = {"pixel_normalization", "caffe_preprocessing", "normalization"}
         # ResNet-9, airbench and Inception-ResNet have rescalings of their own.
         scaled = any(
             name.startswith("rescaling")
             and "vars" in part
             and not re.fullmatch(r"None|(.*_)?scale", str(part["vars"].attrs.get("name")))
-            for name, part in groups.items()
+            for layers in (groups, *nested)
+            for name, part in layers.items()
         )
-        kinds = {"pixel_normalization", "caffe_preprocessing", "normalization"}
-        within = {
-            name for part in groups.values() if "layers" in part for name in part["layers"]
-        }  # of models within the model
-        if scaled or kinds & set(groups) or (kinds | {"rescaling"}) & within:
+        if scaled or any(kinds & set(layers) for layers in (groups, *nested)):
             raise UsageError(
                 f"expected weights whose pixel normalisation is known, received {path}, which was saved from a network "
                 "with such a layer but without its constants; give that layer as preprocessing, such as "

@@ -1,6 +1,7 @@
 """`report.html` of several runs beside each other, and of a study: what differs in their settings, and what came out."""
 
 import dataclasses
+import os
 import urllib.parse
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def _describe(run, folder):
     place = run.path.resolve()
     return {
         "name": run.path.name,
-        "page": f"../{urllib.parse.quote(run.path.name)}/report.html"
+        "page": f"../{urllib.parse.quote(os.fsencode(run.path.name))}/report.html"
         if place.parent == folder.resolve().parent and (place / "report.html").is_file()
         else "",
         "config": config,

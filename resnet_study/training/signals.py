@@ -30,9 +30,10 @@ def catch_signals():
     def note(number, _frame):
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not caught:  # not by `print`, which this may have interrupted
-            os.write(2, b"\nstopping after this step, then writing a checkpoint; Ctrl-C again ends at once\n")
         caught.append(signal.Signals(number))
+        if len(caught) == 1:  # not by `print`, which this may have interrupted
+            with contextlib.suppress(OSError):  # the terminal is gone
+                os.write(2, b"\nstopping after this step, then writing a checkpoint; Ctrl-C again ends at once\n")
 
     stops = [
         signal.SIGINT,

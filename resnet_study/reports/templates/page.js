@@ -8,6 +8,7 @@ function sortKey(cell) {
 }
 
 function compareKeys(a, b, falling) {
+  if ((a === "") !== (b === "")) return a === "" ? 1 : -1; // empty cells come last
   if (typeof a === typeof b) return (falling ? -1 : 1) * (typeof a === "number" ? a - b : a.localeCompare(b));
   return typeof a === "number" ? -1 : 1; // what is no number comes last
 }
