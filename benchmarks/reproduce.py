@@ -119,6 +119,20 @@ EXPERIMENTS = (
             ("cifar100", 32, 0, 45, "beside the public weights of chenyaofo"),
         )
     ),
+    *(
+        _run(
+            f"zoo-cifar100-{name}",
+            "fine and coarse classes on one trunk, and each alone, CIFAR-100 (Lu & Song, conclusions)",
+            f"--preset=zoo {flags}",
+            f"resnet20-{version}-zoo-seed0",
+            27,
+            ("multi_task",),
+        )
+        for name, flags, version in (
+            ("coarse", "--dataset=cifar100_coarse", "cifar100_coarse"),
+            ("both", "--dataset=cifar100 --heads=fine,coarse", "cifar100-fine_coarse"),
+        )
+    ),
     _run(
         "night",
         "the 96 % of Jordan 2024, airbench96, for 3.13 PFLOP",
