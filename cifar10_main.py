@@ -317,7 +317,6 @@ def _serve(flags, versions, port):
 
 def _train(config, actions):
     from cifar10_train import train
-    from resnet_study.data.folder_data import check_split_flags
 
     if config.crosses:
         from resnet_study.studies.cross_validation import cross_validate
@@ -327,6 +326,8 @@ def _train(config, actions):
         )
     is_new = not (actions["resume"] and run_folder_of(config).holds_run())
     if config.dataset == "folder" and not config.folds and is_new:
+        from resnet_study.data.folder_data import check_split_flags
+
         check_split_flags(config, actions["given"])
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
     if devices.is_chief(config.strategy):

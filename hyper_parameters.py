@@ -43,10 +43,7 @@ class HyperParameters(SharedSettings):
         choices=tuple(PRESETS),
     )
     version: str = setting(
-        "",
-        RUN,
-        "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>",
-        operational=True,
+        "", RUN, "name of the run folder; '' = <model>-<dataset>-<preset>-seed<seed>", operational=True
     )
     report_freq: int = setting(
         352, RUN, "steps between reports: validation, console line, error.csv, checkpoint, TensorBoard", minimum=1

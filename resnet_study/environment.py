@@ -60,16 +60,21 @@ def describe_versions() -> str:
 def count_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has: by its affinity, or by the quota of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    groups, folder = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+    return max(1, min([cores, *_read_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
+
+
+def _read_quotas(groups: Path, folder: Path) -> list[int]:
+    """Cores that the quotas of the control groups (version 2) named in `groups` come to, rounded up; `folder`: where these lie."""
+    found = []
     with contextlib.suppress(OSError, ValueError):  # what cannot be read limits nothing
-        for line in groups.read_text().splitlines() if groups.exists() else ():
+        for line in groups.read_text().splitlines():
             _, kind, place = line.split(":", 2)
             own = folder / place.lstrip("/")
-            for group in (own, *own.parents) if not kind else ():  # control groups of version 2
+            for group in (own, *own.parents) if not kind else ():
                 if group.is_relative_to(folder) and (group / "cpu.max").exists():
                     quota, period = (group / "cpu.max").read_text().split()
-                    cores = min(cores, -(-int(quota) // int(period))) if quota != "max" else cores
-    return max(1, cores)
+                    found += [-(-int(quota) // int(period))] if quota != "max" else []
+    return found
 
 
 def free_memory() -> int | None:

@@ -12,7 +12,7 @@ from resnet_study import devices
 from resnet_study.errors import UsageError, naming_memory, say_once, shorten
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
-from resnet_study.saved_models import as_functional, find_heads
+from resnet_study.saved_models import CANNOT_COPY, as_functional, find_heads
 from resnet_study.training.step import shard
 
 
@@ -56,8 +56,7 @@ class Predictor:
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)
-        # Layers of others can fail in many ways to be made again.
-        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        except CANNOT_COPY as error:
             if precision == "bfloat16":
                 raise
             computes = sorted({layer.compute_dtype for layer in self.model.layers} - {"float32"})

@@ -22,6 +22,9 @@ from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
 
+# What Keras, or a layer of others, raises where the layer cannot be made again from its configuration.
+CANNOT_COPY = (ValueError, TypeError, AttributeError, NotImplementedError)
+
 _LARGEST_MODEL = 2 << 30  # bytes unpacked
 
 
@@ -171,12 +174,7 @@ def as_functional(model):
         # Keras calls each layer anew for every one that is added, as it does when it loads a file; a copy has each call once.
         try:
             copy = keras.models.clone_model(whole)
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            NotImplementedError,
-        ):  # layers of others, which cannot be made again
+        except CANNOT_COPY:
             return whole
         copy.set_weights(whole.get_weights())
         finalize_layers(copy)

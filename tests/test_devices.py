@@ -14,7 +14,7 @@ from conftest import ROOT, user_environment
 from cifar10_train import Train, train
 from resnet_study import devices, errors
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.environment import describe_environment
+from resnet_study.environment import _read_quotas, count_cores, describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.reports.results import name_hardware
@@ -249,3 +249,16 @@ def test_a_keras_that_the_networks_cannot_use_is_one_line(tmp_path, backend, set
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_quota_of_processor_time_counts_as_cores(tmp_path):
+    (tmp_path / "groups").write_text("3:cpu:/old\n0::/pod/box\n")
+    box = tmp_path / "pod" / "box"
+    box.mkdir(parents=True)
+    assert _read_quotas(tmp_path / "groups", tmp_path) == []
+    (box / "cpu.max").write_text("150000 100000\n")
+    (box.parent / "cpu.max").write_text("max 100000\n")
+    assert _read_quotas(tmp_path / "groups", tmp_path) == [2]
+    (box / "cpu.max").write_text("damaged")
+    assert _read_quotas(tmp_path / "groups", tmp_path) == []
+    assert _read_quotas(tmp_path / "none", tmp_path) == [] and count_cores() >= 1

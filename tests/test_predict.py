@@ -225,6 +225,7 @@ def test_other_images_have_a_folder_of_their_own_however_they_are_named(tmp_path
         monkeypatch.chdir(tmp_path / here)
         result, folder = cifar10_test.evaluate_others(config, find_labelled(name))
         assert folder.path == run.path / "evaluations" / "new" and result["dataset"] == "new"
+        assert (folder.path / result["answers"]).is_file()
     assert run.result.read_text() == "of the run"
 
 

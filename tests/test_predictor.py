@@ -204,6 +204,19 @@ def test_a_sequence_that_was_loaded_has_each_layer_once(tmp_path):
     np.testing.assert_allclose(fold_batch_norm(nested)(images), nested(images), atol=1e-5)
 
 
+def test_a_sequence_that_cannot_be_copied_answers_as_it_is():
+    model = keras.Sequential([keras.Input((16, 16, 3))])
+    for layer in (
+        keras.layers.Lambda(lambda pixels: pixels / 255),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3, "softmax"),
+    ):
+        model.add(layer)
+    np.testing.assert_allclose(
+        Predictor(model).predict(some_images(3)), model(some_images(3).astype(np.float32)), atol=1e-5
+    )
+
+
 def test_what_is_no_classifier_is_refused(tmp_path):
     images = keras.Input((16, 16, 3))
     features = keras.layers.Flatten()(images)

@@ -11,7 +11,7 @@ from resnet_study.errors import UsageError, say_once, shorten
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.run_folder import run_around
-from resnet_study.saved_models import load_model
+from resnet_study.saved_models import CANNOT_COPY, load_model
 
 _SMALLEST = 1e-37  # instead of a probability of 0, whose logarithm is no number; float32 holds hardly any smaller
 
@@ -60,8 +60,7 @@ class Teacher:
             )
         try:  # folding knows no float16
             self._folded = fold_batch_norm(self.model, policy if policy == "mixed_bfloat16" else "float32")
-        # Layers of others can fail in many ways to be made again.
-        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        except CANNOT_COPY as error:
             say_once(
                 f"note: --teacher={source} answers slower: its batch norm cannot be folded ({shorten(str(error))})"
             )
