@@ -586,7 +586,8 @@ def test_results_of_earlier_versions_are_read(path, tmp_path):
         assert result[part][name] == earlier[f"test_{name}"]
     assert result["best_step"] == kept["best_step"]
     for head, metrics in kept.get("heads", {}).items():
-        assert result["heads"][head]["test"]["error"] == metrics["test_error"]
+        told = metrics["test_error"] if "test_error" in metrics else metrics["test"]["error"]
+        assert result["heads"][head]["test"]["error"] == told
 
 
 @pytest.mark.parametrize(
