@@ -392,6 +392,7 @@ def _stop(*_):
     """Ends this process and the one that trains at once: what counts is on the disk. An exception could be lost within a fork."""
     for process in multiprocessing.active_children():
         process.kill()
+        process.join()  # while it dies it holds the lock of its run
     os._exit(128 + signal.SIGTERM)
 
 

@@ -159,7 +159,7 @@ def test_one_command_goes_on_and_sums_up(two_classes, tmp_path, monkeypatch, cap
         (["--overwrite"], "--overwrite is for single runs"),
         (["--init_lr=0.5"], "expected --init_lr=0.1, received 0.5"),
         (["--strategy=multi_worker"], "give --fold=K too"),
-        (["--version=cv-fold1of2"], "holds a run; give the cross-validation another --version"),
+        (["--version=cv-fold1of2"], "holds a run; give the study another --version"),
     ):
         assert cifar10_main.main([*command, *flags]) == 2
         assert message in capsys.readouterr().err

@@ -475,7 +475,7 @@ def test_all_images_can_be_trained_on(tmp_path):
     run_main("--mode=publish", *common, f"--results_dir={tmp_path / 'results'}", cwd=tmp_path)
     rows = json.loads((tmp_path / "results" / "synthetic.json").read_text())
     assert [row["metric"] for row in rows] == ["test_error", "test_top5_error"]
-    assert {row["preset"] for row in rows} == {"smoke, all training images, 9 steps"}
+    assert {row["preset"] for row in rows} == {"smoke, all training images, 9 steps, weight_averaging 0.9"}
 
 
 def test_averaged_weights_watch_and_are_kept(averaged, tmp_path):
