@@ -31,6 +31,7 @@ from resnet_study.reports.console import (
     print_exports,
     print_predictions,
     print_result,
+    report_others,
 )
 from resnet_study.reports.run_list import print_runs
 from resnet_study.run_changes import PLACES
@@ -343,15 +344,10 @@ def _prune(config, actions):
 
 
 def _test(config, actions):
-    from cifar10_test import evaluate, evaluate_others
+    from cifar10_test import evaluate
 
     if (others := actions.get("others")) is not None:
-        result, run = evaluate_others(config, others)
-        print_result(result)
-        from resnet_study.reports.figures import draw_evaluation
-
-        draw_evaluation(run, result)
-        print(f"written: {run.result}, figures and the answers for each image beside it")
+        report_others(config, others)
         return
     result, run = evaluate(config)
     print_result(result)

@@ -204,8 +204,9 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
     path = run.path / "calibrated.keras"
     with run.locked():
-        names = ClassNames({"": list(data.class_names)}, config.resize, jpeg_size=config.reading()["jpeg_size"])
-        save_model(model, path, names)
+        names = {"": list(data.class_names)}
+        jpeg_size = config.reading()["jpeg_size"]
+        save_model(model, path, ClassNames(names, config.resize, jpeg_size=jpeg_size, value_range=config.value_range))
         write_json(run.path / "calibration.json", facts)
     return facts, path
 
@@ -238,7 +239,7 @@ def _label_parts(config, data):
     return LabelledParts(
         {"test": [(first.test.images, labels)]},
         {name: labelled.class_names for name, labelled in data.items()},
-        f"--dataset={config.dataset}",
+        f"--dataset={config.dataset_name}" if config.dataset != "folder" else str(config.data_dir),
         "the data set it was trained on",
         first.several,
     )
@@ -338,7 +339,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
 
 
 def export(
-    config: HyperParameters, formats, quantize="none", pixels="uint8", *, compared: int = 1000, paths=()
+    config: HyperParameters, formats, quantize="none", pixels="uint8", *, compared: int = 1000, paths=(), load=None
 ) -> list[dict]:
     """Writes a model as files that compute without this library, into `exported/` of the folder of `find_model`.
 
@@ -349,6 +350,8 @@ def export(
         formats, quantize, pixels: see `resnet_study.exporting.export.export`.
         compared: test images, at most.
         paths: image files or folders to check with in their place, as many of them.
+        load: function (config, path, model) -> {"training" and what it is checked on: (number of images, function of places in it ->
+            (images, {head: labels}))}; None = those of the data set.
 
     Returns:
         See `resnet_study.exporting.export.export`.
@@ -359,21 +362,36 @@ def export(
     path, run = find_model(config)
     model = load_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
-    cached = functools.cache(lambda: load_as_trained(config, path, model))
+    parts = functools.cache(lambda: (load or _list_parts)(config, path, model))
+
+    def draw(part, most):
+        count, take = parts()[part]
+        images, labels = take(choose_images(count, most, config.seed))
+        if not len(images):
+            raise UsageError(f"no {part} image of {config.dataset_name} can be read; mend some, or give --images=PATH")
+        return images, labels, f"{len(images):,} {part} images of {config.dataset_name}"
 
     def choose_training():
-        images = next(iter(cached().values())).train.images
-        chosen = choose_images(len(images), CALIBRATION_IMAGES, config.seed)
-        return images[chosen], f"{len(chosen):,} training images of {config.dataset}"
+        images, _, found = draw("training", CALIBRATION_IMAGES)
+        return images, found
 
     if paths:
-        shape, read = model.input_shape[1:], make_reader(config, path, model)
-        images = read_given(paths, read, shape, compared, config.seed)
-        real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
+        images = read_given(paths, make_reader(config, path, model), model.input_shape[1:], compared, config.seed)
+        labels, found = None, f"{len(images):,} images that were given"
     else:
-        tested = {head: data.test for head, data in cached().items()}
-        first = next(iter(tested.values()))
-        chosen = choose_images(len(first), compared, config.seed)
-        images, labels = first.images[chosen], {head: part.labels[chosen] for head, part in tested.items()}
-        real = RealImages(images, labels, f"{len(images):,} test images of {config.dataset}", choose_training)
+        images, labels, found = draw(next(name for name in parts() if name != "training"), compared)
+    real = RealImages(images, labels, found, choose_training)
     return export_model(path, run, model, real, formats, quantize, pixels, batch_size=config.test_batch_size)
+
+
+def _list_parts(config, path, model):
+    data = load_as_trained(config, path, model)
+    first = next(iter(data.values()))
+
+    def take_test(places):
+        return first.test.images[places], {head: each.test.labels[places] for head, each in data.items()}
+
+    return {
+        "training": (len(first.train), lambda places: (first.train.images[places], None)),
+        "test": (len(first.test), take_test),
+    }

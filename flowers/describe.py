@@ -82,6 +82,8 @@ def describe(config: FlowerParameters) -> Path:
         row = {"image": file, "part": part, "class": label} | facts.get(file, {})
         rows.append(row | {"cannot_be_read": reasons.get(number, "")})
     table = pd.DataFrame(rows)
+    sizes = [name for name in ("width", "height", "bytes") if name in table]
+    table[sizes] = table[sizes].astype("Int64")  # whole numbers, also where an image that cannot be read has none
     good = [number for number in range(len(rows)) if number not in reasons]
     same = table.loc[good].groupby("sha256")["image"].transform("first") if good else pd.Series(dtype=str)
     table["equals"] = same.where(same != table["image"].loc[good])

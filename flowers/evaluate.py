@@ -12,9 +12,10 @@ from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
-from resnet_study.reports.console import print_result
+from resnet_study.reports.console import print_result, report_others
 from resnet_study.run_folder import (
     begun_run_around,
+    check_parts,
     find_run,
     find_settings,
     run_around,
@@ -42,7 +43,7 @@ _DATA = (
 _PARTS = _DATA[5:]
 PREDICT_READS = (*NAMING, "faithful", "value_range", "resize", "test_batch_size", "test_ckpt_path")
 # What else is read of the data, for a model that is given by --test_ckpt_path and not by its run.
-EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image", "find_leaks")
+EVALUATE_READS = (*PREDICT_READS, *_DATA, "on_bad_image")
 
 
 def evaluate(config: FlowerParameters):
@@ -70,7 +71,8 @@ def evaluate(config: FlowerParameters):
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
-    data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
+    image_size = model.input_shape[1]
+    data = load_images(dataclasses.replace(config, image_size=image_size, find_leaks="off"), run_around(path))
     check_own_of(path, config, data.fingerprint, data.found)
     if config.test_ckpt_path:
         tell_known_validation(path, config)
@@ -136,7 +138,7 @@ def _trial_table(config, data, result, history) -> str:
         mine[f"{part} accuracy"] = f"{metrics['accuracy']:.2f} % ({low:.1f} .. {high:.1f} %)"
         for name in ("precision", "recall", "f1"):
             classes = [row for row in metrics["per_class"] if row.get("images", 1)]
-            mine[f"{part} {name}"] = sum(row[name] for row in classes) / len(classes)
+            mine[f"{part} {name}"] = sum(row[name] for row in classes) / max(1, len(classes))
     for trial in trials:
         for part, (accuracy, loss) in trial.numbers.items():
             columns[trial.name] |= {f"{part} loss": loss, f"{part} accuracy": f"{accuracy:.2f} %"}
@@ -209,17 +211,6 @@ def _draw(config, run, data, result):
     write_run_page(run, LabelledImages(tested.labels, lambda places: tested.load(places)[0]))
 
 
-def report_others(config: FlowerParameters, found) -> None:
-    """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
-    from cifar10_test import evaluate_others
-    from resnet_study.reports.figures import draw_evaluation
-
-    result, folder = evaluate_others(config, found)
-    print_result(result)
-    draw_evaluation(folder, result)
-    print(f"written: {folder.result}, figures and the answers for each image beside it")
-
-
 def report(config: FlowerParameters) -> None:
     """Tests, prints what came out, a line for each part, and draws the figures of a run."""
     result, run, data = evaluate(config)
@@ -276,9 +267,7 @@ def _read_data_flags(flags):
     stored = run.read_config(FlowerParameters)
     # Those of its parts hold wherever its images lie now: with others, it would be tested on what it was trained on.
     names = _DATA if flags.get("dataset", stored.dataset) == stored.dataset else ()
-    for name in _PARTS if names else ():
-        if (given := flags.get(name, kept := getattr(stored, name))) != kept:
-            raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
+    check_parts(run, stored, flags, _PARTS if names else ())
     return {name: getattr(stored, name) for name in (*names, "model", "faithful", "value_range", "resize", "jpeg_size")}
 
 

@@ -1,58 +1,42 @@
 """A transfer model as files that compute without this library: `python -m flowers.export --version=NAME --format=litert,onnx`."""
 
 import dataclasses
-import functools
 import sys
 
 from flowers.settings import FlowerParameters
-from resnet_study.errors import UsageError, run_command
+from resnet_study.errors import run_command
 from resnet_study.reports.console import add_export_flags, print_exports
 from resnet_study.settings import Parser, add_flags
 
 
-def export(
-    config: FlowerParameters, formats, quantize="none", pixels="uint8", *, compared: int = 1000, paths=()
-) -> list[dict]:
+def export(config: FlowerParameters, formats, quantize="none", pixels="uint8", **options) -> list[dict]:
     """As `cifar10_test.export`, of a transfer model; without test images it is checked on validation images."""
-    from cifar10_test import make_reader
+    import cifar10_test
+
+    return cifar10_test.export(config, formats, quantize, pixels, load=_list_parts, **options)
+
+
+def _list_parts(config, path, model):
     from flowers.data import load_images
     from resnet_study.data.new_images import check_own_of
-    from resnet_study.evaluation import LabelledParts, check_classes, find_model, read_as_trained
-    from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, read_given
-    from resnet_study.exporting.export import export as export_model
+    from resnet_study.evaluation import LabelledParts, check_classes
     from resnet_study.run_folder import run_around
-    from resnet_study.saved_models import load_model
 
-    path, run = find_model(config)
-    model = load_model(path, config.shipped_name)
-    config = read_as_trained(config, path, model)
+    config = dataclasses.replace(config, image_size=model.input_shape[1], find_leaks="off")
+    data = load_images(config, run_around(path))
+    check_own_of(path, config, data.fingerprint, data.found)
+    advice = "the images and --classes it was trained with"
+    check_classes(path, model, LabelledParts({}, {"": data.class_names}, data.found, advice, data.several))
 
-    @functools.cache
-    def load_data():
-        data = load_images(dataclasses.replace(config, image_size=model.input_shape[1]), run_around(path))
-        check_own_of(path, config, data.fingerprint, data.found)
-        advice = "the images and --classes it was trained with"
-        check_classes(path, model, LabelledParts({}, {"": data.class_names}, data.found, advice, data.several))
-        return data
+    def describe(part):
+        def take(places):
+            images, labels = part.load(places)
+            return images, {"": labels}
 
-    def choose_training():
-        part = load_data().training
-        images, _ = part.load(choose_images(len(part), CALIBRATION_IMAGES, config.seed))
-        return images, f"{len(images):,} training images of {config.dataset_name}"
+        return len(part), take
 
-    if paths:
-        shape, read = model.input_shape[1:], make_reader(config, path, model)
-        images = read_given(paths, read, shape, compared, config.seed)
-        real = RealImages(images, None, f"{len(images):,} images that were given", choose_training)
-    else:
-        name = "validation" if load_data().test is None else "test"
-        part = getattr(load_data(), name)
-        images, labels = part.load(choose_images(len(part), compared, config.seed))
-        if not len(images):
-            raise UsageError(f"no {name} image of {load_data().found} can be read; mend some, or give --images=PATH")
-        found = f"{len(images):,} {name} images of {config.dataset_name}"
-        real = RealImages(images, {"": labels}, found, choose_training)
-    return export_model(path, run, model, real, formats, quantize, pixels, batch_size=config.test_batch_size)
+    tested = {"validation": data.validation} if data.test is None else {"test": data.test}
+    return {name: describe(part) for name, part in ({"training": data.training} | tested).items()}
 
 
 def main(argv=None) -> int:

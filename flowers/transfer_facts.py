@@ -12,7 +12,7 @@ from resnet_study.data.balance import describe_balance
 from resnet_study.data.image_files import read_content
 from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.run_folder import check_same_images
-from resnet_study.training.run_log import note_large_batch
+from resnet_study.training.run_log import note_large_batch, note_long_warmup
 
 _SMALL, _ASKED = 64, 9  # pixels; images that are looked at
 
@@ -78,7 +78,11 @@ def describe(task, machine: str) -> str:
         )
     weighted = task.class_weights is not None or config.balanced_sampling
     lines += describe_balance(task.training.labels, data.class_names, weighted)
-    return "\n".join(lines) + note_large_batch(config.train_batch_size, counts["training"])
+    return (
+        "\n".join(lines)
+        + note_large_batch(config.train_batch_size, counts["training"])
+        + note_long_warmup(config.warmup_steps, task.stage_ends[0])
+    )
 
 
 def _find_side(files) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import hyper_parameters
 from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
-from resnet_study.run_folder import RunFolder, begun_run_around, find_run, find_settings, run_around
+from resnet_study.run_folder import RunFolder, begun_run_around, check_parts, find_run, find_settings, run_around
 from resnet_study.settings import add_flags
 
 # The settings that the name of a run folder follows from.
@@ -219,11 +219,7 @@ def _read_data_flags(flags):
         names = ("dataset", "synthetic_images", "heads", "value_range", "resize", "jpeg_size")
         if stored.dataset == "folder":
             names += _OF_FOLDER
-            for name in ("test_fraction", "split_seed", "folds", "fold"):
-                if (given := flags.get(name, kept := getattr(stored, name))) != kept:
-                    raise UsageError(
-                        f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out"
-                    )
+            check_parts(run, stored, flags, ("test_fraction", "split_seed", "folds", "fold"))
         elif stored.data_dir and Path(stored.data_dir).expanduser().exists():
             names += ("data_dir",)
         elif stored.data_dir and "data_dir" not in flags:

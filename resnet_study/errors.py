@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import unicodedata
 
 # What TensorFlow says where it finds no memory, on processors and on GPUs.
 _MEMORY_SIGNS = ("OOM when allocating", "out of memory", "OUT_OF_MEMORY", "Dst tensor is not initialized")
@@ -30,6 +31,11 @@ class LostMachineError(UsageError):
 def as_text(name: str) -> str:
     """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def composed(name: str) -> str:
+    """A name to be compared: macOS and its archives write an umlaut as two characters, tables and other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 _said = set()

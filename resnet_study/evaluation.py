@@ -21,6 +21,7 @@ check_current(run)      whether that is of the run as it is now
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def find_model(config) -> tuple[str, RunFolder]:
 
     Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images where it held some out. What
     `test_ckpt_path` names gets the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone; the
-    name is that of the run folder, with that of the file if it is one.
+    name is that of the run folder, with that of the file if it is one, and a number where another model of that name was tested.
 
     Args:
         config: settings of either program; uses test_ckpt_path, runs_dir, run_name, model_name and dataset_name.
@@ -98,7 +99,12 @@ def find_model(config) -> tuple[str, RunFolder]:
     else:
         shipped = path in registry.SHIPPED and (config.shipped_name or registry.default_network(path))
         name = f"{shipped}-{path}" if shipped else place.name  # of a run folder
-    return path, RunFolder(f"{config.runs_dir}/test-{name}-{config.dataset_name}")
+    base = f"{config.runs_dir}/test-{name}-{config.dataset_name}"
+    for number in itertools.count(1):  # folders of other places may have the same name
+        run = RunFolder(base + f"-{number}" * (number > 1))
+        tested = read_json(run.result, {}).get("weights", path) if run.result.is_file() else path
+        if Path(str(tested)).expanduser().resolve() == place:
+            return path, run
 
 
 def find_file(path: str, model: keras.Model) -> Path:
@@ -224,7 +230,10 @@ def read_as_trained(config, path: str, model):
         # The setting of `flowers` that goes with this, and with an order of classes.
         return dataclasses.replace(config, faithful=True)
     resize = told.resize if config.resize == "auto" and told.resize in ("pad", "stretch") else config.resize
-    return dataclasses.replace(config, resize=resize, jpeg_size=told.jpeg_size or config.jpeg_size)
+    value_range = config.value_range or told.value_range
+    return dataclasses.replace(
+        config, resize=resize, jpeg_size=told.jpeg_size or config.jpeg_size, value_range=value_range
+    )
 
 
 def check_classes(path: str, model, data: LabelledParts) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
-from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.errors import UsageError, as_text, composed, say_once
 from resnet_study.evaluation import find_class_folders, find_class_names, find_model
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
@@ -106,11 +106,12 @@ def _match_classes(found, folders, names, path) -> dict[str, int]:
     """The label of each class of the images: by the folder's name, or the name that is shown, in any case."""
     known = {}
     for called in (names, folders):
+        called = [composed(name) for name in called]
         known |= {name.lower(): label for label, name in enumerate(called)}
         known |= {name: label for label, name in enumerate(called)}
     rank = {
         name: next((known[key] for key in (name, shown, name.lower(), shown.lower()) if key in known), None)
-        for name, shown in zip(found.classes, found.class_names, strict=True)
+        for name, shown in zip(found.classes, map(composed, found.class_names), strict=True)
     }
     if not rank:
         raise UsageError(f"{found.place} must hold images of classes that {path} knows ({', '.join(names[:5])}, ...), received none; "

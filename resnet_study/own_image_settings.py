@@ -163,7 +163,7 @@ class OwnImageSettings(Settings):
         chosen = next((way for way in (self.resize, getattr(told, "resize", "auto")) if way != "auto"), "crop")
         own = self.jpeg_size if self.dataset in _OF_FILES else "full"
         return {
-            "value_range": self.pixel_range,
+            "value_range": _parse_range(self.value_range or getattr(told, "value_range", "")),
             "resize": chosen,
             "jpeg_size": getattr(told, "jpeg_size", "") or own,
         }
@@ -171,14 +171,16 @@ class OwnImageSettings(Settings):
     @property
     def pixel_range(self) -> tuple[float, float] | None:
         """`value_range` as (low, high)."""
-        if not self.value_range:
-            return None
-        try:
-            low, high = map(float, self.value_range.split(","))
-            if low < high < float("inf") and low > float("-inf"):
-                return low, high
-        except ValueError:
-            pass
-        raise UsageError(
-            f"--value_range must be LOW,HIGH with LOW below HIGH, such as 0,4095, received '{self.value_range}'"
-        )
+        return _parse_range(self.value_range)
+
+
+def _parse_range(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+        if low < high < float("inf") and low > float("-inf"):
+            return low, high
+    except ValueError:
+        pass
+    raise UsageError(f"--value_range must be LOW,HIGH with LOW below HIGH, such as 0,4095, received '{text}'")

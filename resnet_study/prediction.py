@@ -16,6 +16,7 @@ import concurrent.futures
 import contextlib
 import csv
 import dataclasses
+import glob
 import hashlib
 import io
 import os
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
-from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.errors import UsageError, as_text, composed, say_once
 from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import holding_lock, move, write_array, write_atomically
 from resnet_study.saved_models import find_heads
@@ -69,7 +70,7 @@ def list_images(paths) -> ImageList:
         UsageError: nothing is named, or a folder or archive holds no image.
     """
     named, folders = set(), {}
-    for path in map(Path, paths):
+    for path in (place for given in paths for place in _expand(given)):
         if not path.is_dir() and path.suffix.lower() != ".zip":
             named.add(path.as_posix())
             folders.setdefault(path.as_posix(), (path.parent.name,))
@@ -89,6 +90,14 @@ def list_images(paths) -> ImageList:
     if not folders:
         raise UsageError("--mode=predict needs --images FILE_OR_FOLDER..., received none; give some")
     return ImageList(list(folders), frozenset(named), list(folders.values()))
+
+
+def _expand(given) -> list[Path]:
+    """What a shell leaves to the program: `~` behind `--images=`, and under Windows `*`."""
+    path = Path(given).expanduser()
+    if path.exists() or os.name != "nt":
+        return [path]
+    return sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207 - Path.glob takes no absolute pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,12 +341,12 @@ def find_true_names(images: ImageList, names, shown) -> list[str | None]:
     """
     known: dict[str, str] = {}
     for called in (shown, names):  # a and A may be two classes
-        known |= {name.lower(): label for name, label in zip(called, shown, strict=True)}
+        known |= {composed(name).lower(): label for name, label in zip(called, shown, strict=True)}
     for called in (shown, names):
-        known |= dict(zip(called, shown, strict=True))
+        known |= {composed(name): label for name, label in zip(called, shown, strict=True)}
 
     def find(folder):
-        return known.get(folder, known.get(folder.lower()))
+        return known.get(composed(folder), known.get(composed(folder).lower()))
 
     return [next(filter(None, map(find, reversed(inner))), None) for inner in images.folders]
 

@@ -326,6 +326,13 @@ def run_around(path: str) -> RunFolder | None:
     return next((run for run in runs if run.data.is_file() and (run.holds_run() or _tells_classes(run.data))), None)
 
 
+def check_parts(run: "RunFolder", stored, flags: dict, names) -> None:
+    """Raises UsageError where `flags` change the parts that a run had of its images: it would be tested on what it was trained on."""
+    for name in names:
+        if (given := flags.get(name, kept := getattr(stored, name))) != kept:
+            raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
+
+
 def begun_run_around(path: str) -> RunFolder | None:
     """As `run_around`, but only a run whose settings are known."""
     run = run_around(path)

@@ -327,3 +327,28 @@ def test_threads_that_read_images_leave_warnings_as_they_were(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: read_image(tmp_path / "x.png", (8, 8, 3)), range(400)))
     assert warnings.filters == before
+
+
+def test_jpegs_of_phones_are_decoded_smaller_as_well():
+    """They hold a second image, which Pillow calls MPO, or bytes behind their end."""
+    buffer = io.BytesIO()
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (320, 480, 3), np.uint8))
+    image.save(buffer, "MPO", save_all=True, append_images=[image.resize((48, 32))])
+    plain = encode("JPEG", (320, 480))
+    for content in (plain, buffer.getvalue(), plain + b"SEFT" * 8):
+        shapes = [
+            image_files.decode_pixels("photo.jpg", content, None, wanted)[0].shape for wanted in (None, (32, 32, 3))
+        ]
+        assert shapes == [(320, 480, 3), (80, 120, 3)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "color"), [("RGBA", (200, 100, 50, 128)), ("RGBA", (200, 100, 50, 0)), ("LA", (200, 128))]
+)
+def test_a_tiff_is_as_transparent_as_a_png(tmp_path, mode, color):
+    image = PIL.Image.new(mode, (32, 32), color)
+    images = []
+    for ending in ("png", "tif"):
+        image.save(tmp_path / f"a.{ending}")
+        images.append(read_image(tmp_path / f"a.{ending}", SHAPE))
+    np.testing.assert_allclose(images[0].astype(int), images[1], atol=1)

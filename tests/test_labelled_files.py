@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import shutil
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -68,6 +69,7 @@ def found(folder, **options):
         (["a/1.png", "a/test/3.png", "b/2.png", "b/test/4.png"], {"training": "1324"}),  # no part to train on
         (["a/1.png", "b/2.png"], {"training": "12"}),
         (["a/1.png", "b/2.png", "__MACOSX/a/1.png"], {"training": "12"}),
+        (["a/1.png", "b/2.png", "$RECYCLE.BIN/9.png", "a/@eaDir/1.png/9.png", "lost+found/8.png"], {"training": "12"}),
         (["inner/a/1.png", "inner/b/2.png"], {"training": "12"}),
         (["test/a/1.png", "test/b/2.png"], {"test": "12"}),
     ],
@@ -598,3 +600,25 @@ def test_a_class_of_one_image_is_told_what_helps():
         hold_out([0, 1, 1, 1], {"validation_fraction": 0.1}, 0, ["a", "b"])
     with pytest.raises(UsageError, match="or a smaller --validation_fraction, or leave"):
         hold_out([0, 0, 1, 1, 1], {"validation_fraction": 0.9}, 0, ["a", "b"])
+
+
+def test_names_are_the_same_however_an_umlaut_is_written(tmp_path):
+    """macOS stores it as two characters, other systems and tables as one."""
+    one, two = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
+    make(tmp_path, f"train/{two}/1.png", "train/b/2.png", f"valid/{one}/3.png", "valid/b/4.png")
+    (tmp_path / "class_names.json").write_text(json.dumps({one: "gull", "b": "bee"}))
+    data = find_labelled(str(tmp_path))
+    assert data.class_names == ("gull", "bee") or data.class_names == ("bee", "gull")
+    assert len(data.classes) == 2 and all((tmp_path / file).is_file() for file, _ in data.parts["training"])
+
+    make(tmp_path / "flat", f"{two}.png", f"{one}s.png", "b.png")
+    (tmp_path / "flat" / "t.csv").write_text(f"image,label\n{one}.png,x\n{two}s.png,y\nb.png,x\n")
+    data = find_labelled(str(tmp_path / "flat"), labels="t.csv")
+    assert sorted(label for _, label in data.parts["training"]) == ["x", "x", "y"]
+
+
+def test_a_table_that_was_written_where_case_is_the_same(tmp_path):
+    make(tmp_path, "a.png", "b.png", "B.png")
+    (tmp_path / "t.csv").write_text("sep=,\nimage,label\nA.PNG,x\nb.png,y\nB.png,x\n")
+    data = find_labelled(str(tmp_path), labels="t.csv")
+    assert {file.rpartition("/")[2]: label for file, label in data.parts["training"]} == {"a.png": "x", "b.png": "y", "B.png": "x"}  # fmt: skip

@@ -677,3 +677,32 @@ def test_images_of_no_likely_class_are_told(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "no class is likely (all below 50%) in 2 of 3 images, such as b" in told
     assert "each answer is one of cat, dog, owl, whatever the image shows" in told
+
+
+def test_a_moved_model_knows_the_range_of_its_pixels(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(inputs)))
+    moved, image = str(tmp_path / "moved.keras"), str(tmp_path / "dark.png")
+    save_model(model, tmp_path / "moved.keras", ClassNames({"": ["a", "b"]}, value_range="0,2000"))
+    cv2.imwrite(image, np.full((8, 8, 3), 1000, np.uint16))
+    config = from_preset("demo", runs_dir=str(tmp_path), test_ckpt_path=moved)
+    assert (cifar10_test.predict(config, [image], 1).images[0] == 128).all()
+    wider = dataclasses.replace(config, value_range="0,4000")
+    assert (cifar10_test.predict(wider, [image], 1).images[0] == 64).all()
+
+
+def test_models_of_one_name_in_two_places_keep_their_results(tmp_path):
+    folders = []
+    for place in ("here", "there", "here"):
+        config = from_preset("demo", runs_dir=str(tmp_path / "runs"), test_ckpt_path=str(tmp_path / place / "mine"))
+        run = evaluation.find_model(config)[1]
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.result.write_text(json.dumps({"weights": config.test_ckpt_path}))
+        folders.append(run.path.name)
+    assert folders == ["test-mine-digits", "test-mine-digits-2", "test-mine-digits"]
+
+
+def test_home_in_a_path_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert prediction.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_study.data.image_data import read_file
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError, composed, shorten
 
 _FEW = 20  # training images of a class
 _UNEVEN = 10  # times the images of the smallest class
@@ -78,7 +78,9 @@ def class_weights(setting: str, labels: np.ndarray, names, folders, kept=None) -
         told = json.loads(read_file(place, _LARGEST_FILE))
         if not isinstance(told, dict):
             raise ValueError("it is no dictionary")
-        values = [told.get(name, told.get(folder)) for name, folder in zip(names, folders or names, strict=True)]
+        told = {composed(name): factor for name, factor in told.items()}
+        pairs = zip(map(composed, names), map(composed, folders or names), strict=True)
+        values = [told.get(name, told.get(folder)) for name, folder in pairs]
         missing = [name for name, value in zip(names, values, strict=True) if value is None]
         if missing:
             raise ValueError(f"it has none for {missing[0]}")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from resnet_study.errors import UsageError, one_line
 
-_OF_MACOS = "__MACOSX"  # a folder that its archives have beside the files
+# Folders of operating systems and of the drives of others, which hold copies, previews, and what was deleted.
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 def list_tree(place: Path, endings: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[str]]:
@@ -42,7 +43,7 @@ def list_tree(place: Path, endings: tuple[str, ...] = ()) -> dict[tuple[str, ...
             files = found[names] = []
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or entry.name == _OF_MACOS:
+                    if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
                         continue
                     if not entry.name.lower().endswith(endings) and entry.is_dir():
                         waiting.append(((*names, entry.name), entry.path, around))
@@ -60,7 +61,7 @@ def _list_archive(place: Path) -> dict[tuple[str, ...], list[str]]:
     found: dict[tuple[str, ...], list[str]] = {(): []}
     for name in _open_archive(str(place), place.stat().st_mtime_ns)[1]:
         *folders, file = name.split("/")
-        if not any(part.startswith(".") or part == _OF_MACOS for part in (*folders, file)):
+        if not any(part.startswith(".") or part in _OF_SYSTEMS for part in (*folders, file)):
             found.setdefault(tuple(folders), []).append(file)
     for files in found.values():
         files.sort()

@@ -202,18 +202,22 @@ def decode_pixels(
         with _QUIET, PIL.Image.open(io.BytesIO(content), formats=formats) as opened:
             if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
                 raise PIL.Image.DecompressionBombError
-            tile = opened.tile  # which is gone after loading
-            if opened.format != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
+            # Phones and stereo cameras put several JPEG images into one file, which Pillow calls MPO; the first is meant.
+            kind = "JPEG" if opened.format == "MPO" else opened.format
+            tile, size = opened.tile, opened.size  # which are gone, and smaller, after loading
+            if kind == "JPEG":
+                opened.draft(opened.mode, (1, 1))
+            if kind != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
                 opened.load()
-            has_alpha = opened.format != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
+            has_alpha = kind != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
             orientation = 1
-            if opened.format != "TIFF":  # of which OpenCV heeds how the camera was held itself
+            if kind != "TIFF":  # of which OpenCV heeds how the camera was held itself
                 with contextlib.suppress(Exception):  # an EXIF block that is damaged spoils no pixels
                     orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
-            is_inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0
-            by_pillow = opened.format not in _BY_OPENCV or _is_beyond_opencv(opened, tile)
+            is_inverted = kind == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0
+            by_pillow = kind not in _BY_OPENCV or _is_beyond_opencv(opened, tile, has_alpha)
             image = _as_array(opened) if by_pillow else None
-            flags = _choose_flags(opened, orientation, wanted)
+            flags = _choose_flags(opened.mode, size, orientation, wanted if kind == "JPEG" else None)
         if image is None:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if image is None:
@@ -271,23 +275,27 @@ def _drop_texts(content: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _choose_flags(opened, orientation: int, wanted) -> int:
+def _choose_flags(mode: str, size, orientation: int, wanted) -> int:
     """How OpenCV is to decode an image of which `wanted` pixels, (height, width, ...), are needed; None = all."""
     import cv2
 
-    if wanted is None or opened.format != "JPEG":
+    if wanted is None:
         return cv2.IMREAD_UNCHANGED
-    sides = opened.size if orientation in (5, 6, 7, 8) else opened.size[::-1]
+    sides = size if orientation in (5, 6, 7, 8) else size[::-1]
     scale = min(have / want for have, want in zip(sides, wanted, strict=False))
     factor = next((factor for factor, kept in _REDUCTIONS if scale >= factor * kept), None)
     if factor is None:
         return cv2.IMREAD_UNCHANGED
-    kind = "GRAYSCALE" if opened.mode == "L" else "COLOR"
+    kind = "GRAYSCALE" if mode == "L" else "COLOR"
     return getattr(cv2, f"IMREAD_REDUCED_{kind}_{factor}") | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def _is_beyond_opencv(opened, tile) -> bool:
+def _is_beyond_opencv(opened, tile, has_alpha: bool) -> bool:
     """Whether OpenCV would give other pixels: it knows no transparent grey value of a PNG, and no PPM whose white is neither 255 nor 65535."""
+    if (
+        opened.format == "TIFF"
+    ):  # of 8 bits, whose colours libtiff multiplies by alpha, and whose alpha of grey it drops
+        return has_alpha and opened.tag_v2.get(258, (1,))[0] == 8
     if opened.format == "PPM":
         return tile[0][0] == "ppm" and tile[0][3][-1] != 65535
     return opened.format == "PNG" and opened.mode in ("1", "L") and "transparency" in opened.info

@@ -7,12 +7,13 @@ import collections
 import csv
 import io
 import itertools
+import re
 from pathlib import Path
 
 from resnet_study.data.file_sorting import Sorting, part_of
 from resnet_study.data.file_tree import read_member
 from resnet_study.data.image_data import read_file
-from resnet_study.errors import UsageError, say_once, shorten
+from resnet_study.errors import UsageError, composed, say_once, shorten
 
 _NAMES = (
     "filename",
@@ -64,13 +65,19 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
     rows, has_parts, sorting.several, kind = _read_table(place, separator)
-    top = sorting.place.resolve().name.removesuffix(".zip")
+    top = composed(sorting.place.resolve().name).removesuffix(".zip")
     called, known = collections.defaultdict(set), {top, *(name for folder in sorting.images for name in folder)}
     for folder, names in sorting.images.items():
         for name in names:
             called[name].add((folder, name))
             called[name.rpartition(".")[0]].add((folder, name))
     paths = [_split_path(name) for name, _, _ in rows]
+    # Windows and macOS find a file whatever the case of its name; so does a table that was written there.
+    if others := {path[-1] for path in paths if path[-1] not in called}:
+        folded = collections.defaultdict(set)
+        for name, places in called.items():
+            folded[name.casefold()] |= places
+        called |= {name: folded[name.casefold()] for name in others if name.casefold() in folded}
     # Paths may be those of another machine, with folders that are not here; where one of these is, the images of the others are missing.
     elsewhere = next((folders for *folders, _ in paths if folders), None)
     alone = not any(folders and folders[-1] in known for *folders, _ in paths)
@@ -178,7 +185,9 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
     try:
         content = read_member(str(place), _LARGEST)
         content = read_file(place, _LARGEST) if content is None else content
-        text = content.decode("utf-16" if content[:2] in _UTF_16 else "utf-8-sig")
+        text = composed(content.decode("utf-16" if content[:2] in _UTF_16 else "utf-8-sig"))
+        if mark := re.match(r"sep=([,;\t])\r?\n", text):  # by which Excel is told what stands between cells
+            text = text[mark.end() :]
         head = text.partition("\n")[0]
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
     except (UnicodeDecodeError, csv.Error) as error:

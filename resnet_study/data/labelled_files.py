@@ -19,7 +19,7 @@ from resnet_study.data.file_tree import file_size, list_tree, read_member
 from resnet_study.data.folder_layout import sort_by_folders
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.data.label_table import sort_by_table
-from resnet_study.errors import UsageError, as_text, say_once
+from resnet_study.errors import UsageError, as_text, composed, say_once
 
 _NAMES_FILES = ("cat_to_name.json", "class_names.json")
 # What a folder of a run, of a test or of a study holds: its figures are no images of the data set.
@@ -253,6 +253,7 @@ def _read_class_names(place: Path, root: tuple[str, ...], classes: list[str]) ->
             raise UsageError(
                 f'{file} must hold {{"class folder": "name", ...}}, received {error}; mend or remove it'
             ) from error
+        names = {composed(folder): name for folder, name in names.items()}
         if file.parent == place.parent:  # where it may be of other images
             say_once(f"names of classes from {file}")
         return tuple(tell_apart([as_text(names.get(name, name)) for name in classes], [*map(as_text, classes)]))

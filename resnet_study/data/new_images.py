@@ -16,7 +16,7 @@ from resnet_study.run_folder import RunFolder, begun_run_around
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
 # What makes parts of images, and what a test of other images does not do.
 _PARTS = ("classes", "validation_fraction", "test_fraction", "split_seed", "folds", "fold")
-_NOT_DONE = ("test_flip", "test_shifts", "find_leaks")
+_NOT_DONE = ("test_flip", "test_shifts")
 
 
 def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> LabelledFiles | None:

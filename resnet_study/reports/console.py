@@ -60,6 +60,17 @@ def print_result(result: dict) -> None:
             _print_balance(metrics)
 
 
+def report_others(config, found) -> None:
+    """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
+    from cifar10_test import evaluate_others
+    from resnet_study.reports.figures import draw_evaluation
+
+    result, run = evaluate_others(config, found)
+    print_result(result)
+    draw_evaluation(run, result)
+    print(f"written: {run.result}, figures and the answers for each image beside it")
+
+
 def _print_balance(metrics) -> None:
     """Prints what the accuracy hides where classes have different numbers of images."""
     counts = {row["class"]: row["images"] for row in metrics["per_class"] if row.get("images")}

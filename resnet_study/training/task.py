@@ -33,7 +33,9 @@ class Task:
         """{name of the head: names of its classes}; a single head is called ""."""
         reading = self.config.reading()
         names = {"": list(self.data.class_names)}
-        return ClassNames(names, reading["resize"], self.data.several, reading["jpeg_size"])
+        return ClassNames(
+            names, reading["resize"], self.data.several, reading["jpeg_size"], getattr(self.config, "value_range", "")
+        )
 
     def build_proxy(self, policy: str, strategy) -> keras.Model | None:
         """The small network that chooses what is trained on, see `proxy`; None = all images are."""
