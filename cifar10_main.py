@@ -182,8 +182,8 @@ def _run(argv):
         raise UsageError("--resume and --overwrite exclude each other; give one of them")
     actions["others"] = find_others(flags) if actions["mode"] == "test" else None
     config = find_command_settings(flags, actions["mode"], actions["resume"])
-    # A pruned run has a warm-up of its own.
-    own = ("warmup_lr", "warmup_shape") if actions["mode"] == "prune" else ()
+    # A pruned run has a warm-up of its own, and is not yet what it will be.
+    own = ("warmup_lr", "warmup_shape", "prune_by") if actions["mode"] == "prune" else ()
     config.check_given({name: value for name, value in flags.items() if name not in own})
     actions["given"] = flags
     devices.import_tensorflow()
@@ -227,7 +227,6 @@ def _study(flags, actions):
         if one in flags and actions[several]:
             raise UsageError(f"--{one} and --{several} exclude each other; give one of them")
     given = {name: value for name, value in flags.items() if name not in ("model", "seed")}
-    hyper_parameters.check_start(flags)
     # Alone: the others may be for networks and data sets of the plural flags, and are checked with these.
     named = {"preset", "model", "dataset", "data_dir", "seed"} & flags.keys()
     defaults = hyper_parameters.from_flags({name: flags[name] for name in named})

@@ -151,6 +151,8 @@ class Train:
                 else:
                     self.task.keep_files()
                     trim_events(self.run.tensorboard, {})
+                if checkpoint and self.model.stop_training:
+                    self.run.check_not_longer(self.config)
                 self._describe()
                 self.run.keep_changes(self.config)  # only now: images may have been refused
             had_ended = self._has_ended()
@@ -243,10 +245,10 @@ class Train:
             ) as bar,
         ):
             callback_list.on_train_begin()
-            forecast = Forecast()
+            forecast = Forecast(seconds_left(self.history, self.train_steps) if self.history else None)
             if not self.history:
                 self._report_start(tensorboard, bar)
-            forecast.end_report()
+                forecast.end_report()
             spread_dropout(self.model, self.machine.strategy)
             callback_list.on_epoch_begin(self.step // self.report_freq)
             clock = time.perf_counter()
@@ -261,7 +263,7 @@ class Train:
                     line := forecast.end_step(steps_left, math.ceil(steps_left / self.report_freq))
                 ) and self.machine.is_chief:
                     bar.write(line)
-                if self.step % self.report_freq == 0 or self.step == self.train_steps:
+                if self._is_report():
                     row = self._report(tensorboard, bar)
                     if callbacks:
                         self._export.update(self.stage)  # so that they see this report's weights
@@ -280,6 +282,10 @@ class Train:
             self._export.frozen = bool(callbacks)
             if devices.is_any(self.machine.strategy, bool(caught)):  # it came while the last report was written
                 raise self._interrupted(caught)
+
+    def _is_report(self) -> bool:
+        """Whether a report follows this step. The end that a longer training had before has one, so that one command repeats both."""
+        return self.step % self.report_freq == 0 or self.step in (self.train_steps, self.task.update.extend)
 
     def _has_ended(self) -> bool:
         return self.step >= self.train_steps or self.model.stop_training
@@ -301,8 +307,7 @@ class Train:
         with naming_batch(self.stage, self.config):
             self._under_way.append((self.step, self.stage.train(images, labels, self.step)))
         self._state.step += 1
-        reports = self.step % self.report_freq == 0 or self.step == self.train_steps
-        return self._wait() if reports or len(self._under_way) > ahead else None
+        return self._wait() if self._is_report() or len(self._under_way) > ahead else None
 
     def _wait(self) -> float | None:
         """Waits for the batches that are under way and adds them to the interval; returns the mean loss of the last one."""

@@ -285,6 +285,7 @@ class HyperParameters(SharedSettings):
             (("head_weights",), len(self.tasks) > 1, "several --heads"),
             (("teacher_temperature", "teacher_share"), self.teacher != "", "--teacher"),
             (("decay_step0", "decay_step1"), decays, "--lr_schedule=step"),
+            (("prune_by",), self.is_use_ckpt and self.widths != "", "--widths with --is_use_ckpt, or --mode=prune"),
             (("beta_lr_factor",), has_beta, f"batch norm, which --model={self.model} lacks"),
         ]
 
@@ -473,6 +474,10 @@ def from_preset(name: str, **settings) -> HyperParameters:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     if unknown := settings.keys() - {field.name for field in dataclasses.fields(HyperParameters)}:
         raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; see --help-all")
+    if settings.get("ckpt_path") and not settings.get("is_use_ckpt"):
+        raise UsageError(
+            f"--ckpt_path={settings['ckpt_path']} is read with --is_use_ckpt only; give that too, or neither"
+        )
     recipe = PRESETS[name].settings
     asked = {field.name: field.default for field in dataclasses.fields(HyperParameters)} | recipe | settings
     if not is_made_for(name, str(asked["model"])):
@@ -481,12 +486,6 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if recipe.get("validation_fraction") == 0:  # it is for all training images, of whatever data set
         of_dataset.pop("validation_fraction", None)
     return HyperParameters(**{**recipe, **of_dataset, **settings, "preset": name})
-
-
-def check_start(given: dict) -> None:
-    """Raises UsageError for flags with weights to start from that would not be read."""
-    if given.get("ckpt_path") and not given.get("is_use_ckpt"):
-        raise UsageError(f"--ckpt_path={given['ckpt_path']} is read with --is_use_ckpt only; give that too, or neither")
 
 
 def from_flags(given: dict) -> HyperParameters:
@@ -505,5 +504,4 @@ def from_flags(given: dict) -> HyperParameters:
     preset = given.get("preset") or default_preset(
         *(given.get(name, fields[name].default) for name in ("dataset", "model"))
     )
-    check_start(given)
     return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})

@@ -141,9 +141,8 @@ class OwnImageSettings(Settings):
 
     def without_places(self):
         """The same settings with images of one's own by their name alone: what is published tells of no machine."""
-        if self.dataset != "folder":
-            return self
-        return dataclasses.replace(self, data_dir=self.folder_name, labels=Path(self.labels).name)
+        kept = {"data_dir": self.folder_name, "labels": Path(self.labels).name} if self.dataset == "folder" else {}
+        return dataclasses.replace(self, class_weight=Path(self.class_weight).name, **kept)
 
     @property
     def folder_flags(self) -> list[str]:

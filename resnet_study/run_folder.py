@@ -120,6 +120,8 @@ class RunFolder:
 
         Of several machines only the chief, which writes, checks; all take what the folder holds as gone if it is to be overwritten.
         """
+        if resume and overwrite:
+            raise UsageError("resume and overwrite exclude each other, received both; give one of them")
         self._begins_anew = overwrite
         if not is_chief(config.strategy) or not self.path.exists():
             return
@@ -153,6 +155,14 @@ class RunFolder:
         self._begins_anew = False
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
+
+    def check_not_longer(self, config: Settings) -> None:
+        """Raises UsageError where the settings make the training longer than it was; to be called where patience ends it all the same."""
+        if find_longer(self, self.read_config(type(config)), config):
+            raise UsageError(
+                f"--patience has ended {self}, and would again, received a longer training; add --extend to begin the schedule anew, or go "
+                "on from its weights in another run"
+            )
 
     def keep_changes(self, config: Settings) -> None:
         """Writes into `config.json` what a resumed run may change: a longer training, the place of its images."""

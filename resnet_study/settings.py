@@ -35,6 +35,7 @@ _PATHS = (
     "test_ckpt_path",
     "weights",
     "labels",
+    "class_weight",
 )  # settings that are paths, of all classes of settings
 _SOURCES = ("ckpt_path", "teacher", "weights")  # of these, what a run begins with or learns from
 _BEFORE = {"jpeg_size": "full"}  # what runs of before there was a setting did, where that is not its default

@@ -15,7 +15,7 @@ import cifar10_train
 from cifar10_train import Train
 from resnet_study.errors import UsageError
 from resnet_study.training.averages import averaged_weights
-from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience
+from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience, check_callbacks
 
 
 @pytest.fixture
@@ -245,3 +245,18 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
     with pytest.raises(UsageError, match=r"could not write .*best\.keras"):
         trainer._keeper.on_epoch_end(0, {"validation_error": -1.0})
     assert trainer.run.best.read_bytes() == before
+
+
+def test_patience_lets_a_run_that_was_extended_twice_go_on():
+    errors = [90, 30, 20, 15, 12, 10, 18, 16, 14, 12, 11]
+    for ends, stops in (((50, 100), False), ((50,), False), ((), True)):
+        stopping = Patience("validation_error", 3, 0, begins=ends)
+        stopping.set_model(types.SimpleNamespace(stop_training=False))
+        stopping.go_on([(epoch, {"step": 10 * epoch, "validation_error": error}) for epoch, error in enumerate(errors)])
+        assert stopping.model.stop_training == stops
+
+
+def test_callbacks_may_be_none_but_not_classes():
+    assert check_callbacks(None) == []
+    with pytest.raises(UsageError, match="must be objects of keras"):
+        check_callbacks([keras.callbacks.EarlyStopping])

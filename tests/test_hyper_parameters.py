@@ -207,7 +207,14 @@ def test_networks_of_other_depths_take_no_number_of_blocks(model):
 
 
 def test_what_is_printed_can_be_pasted():
-    assert from_preset("fast", ckpt_path="my models/a.keras").command.endswith("--ckpt_path='my models/a.keras'")
+    started = from_preset("fast", is_use_ckpt=True, ckpt_path="my models/a.keras")
+    assert "--ckpt_path='my models/a.keras'" in started.command
+    with pytest.raises(UsageError, match="is read with --is_use_ckpt only"):
+        from_preset("fast", ckpt_path="a.keras")
+    weighted = from_preset("fast", class_weight="/home/ann/w.json")
+    assert weighted.without_places().command.endswith("--class_weight=w.json")
+    with pytest.raises(UsageError, match="prune_by"):
+        from_flags({"prune_by": "norm"}).check_given({"prune_by": "norm"})
 
 
 def test_ctrl_c_says_that_it_stopped(capsys):

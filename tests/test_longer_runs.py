@@ -1,6 +1,7 @@
 """More steps for a run that ended, plateaus, patience, parts of batches, float16, mixed images: each resumes bit by bit."""
 
 import dataclasses
+import itertools
 import json
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from cifar10_input import Split, load_data, plan_batch, training_batches
-from cifar10_train import train
+from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
@@ -18,6 +19,7 @@ from resnet_study.data.mixing import Mixer, check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.run_folder import RunFolder
+from resnet_study.training import run_log
 from resnet_study.training.averages import update_averages
 from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at
@@ -323,3 +325,40 @@ def test_float16_is_for_one_device():
 def test_a_short_training_of_a_long_warm_up_is_told():
     assert "rises through 200 of the 78 steps; give a smaller --warmup_steps, such as 7" in note_long_warmup(200, 78)
     assert note_long_warmup(400, 64_000) == ""
+
+
+def test_a_run_that_patience_ended_at_its_last_report_is_not_made_longer(tmp_path):
+    config = tiny(tmp_path, patience=1, init_lr=0.0, lr_schedule="constant", report_freq=1, train_steps=2)
+    trainer = Train(config)
+    trainer.train()
+    before = trainer.run.config.read_bytes()
+    with pytest.raises(UsageError, match="--patience has ended"):
+        Train(dataclasses.replace(config, train_steps=4)).train(resume=True)
+    assert trainer.run.config.read_bytes() == before
+    with pytest.raises(UsageError, match="resume and overwrite exclude each other"):
+        Train(config).train(resume=True, overwrite=True)
+    assert trainer.run.error_csv.is_file()
+
+
+def test_one_command_repeats_a_run_that_was_made_longer(tmp_path):
+    short = tiny(tmp_path, version="twice", lr_schedule="plateau", report_freq=3, train_steps=4)
+    Train(short).train()
+    twice = Train(dataclasses.replace(short, train_steps=8, extend=4))
+    twice.train(resume=True)
+    once = Train(dataclasses.replace(short, version="once", train_steps=8, extend=4))
+    once.train()
+    tables = [trainer.run.read_history().drop(columns=["seconds", "examples_per_sec"]) for trainer in (once, twice)]
+    assert tables[0]["step"].tolist() == [0, 3, 4, 6, 8] and tables[0].equals(tables[1])
+
+
+def test_the_forecast_of_a_resumed_run_has_the_pace_of_its_reports(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(run_log.time, "perf_counter", lambda: next(clock) / 20)
+    timer = run_log.Forecast(known=3600.0)
+    lines = [timer.end_step(100, 10) for _ in range(25)]
+    assert "1.0 h" in lines[-1] or "60 min" in lines[-1]
+
+
+def test_a_schedule_whose_steps_come_after_the_end_is_told():
+    for preset, flags, told in (("fast", {}, False), ("fast", {"lr_schedule": "step"}, True), ("he2015", {}, False), ("liang", {}, False)):  # fmt: skip
+        assert ("never falls" in run_log.note_late_decay(from_preset(preset, **flags))) == told

@@ -28,8 +28,10 @@ def check_callbacks(callbacks) -> list:
     """The callbacks as a list. Raises UsageError for one that cannot do its job here; the message names the setting that does it."""
     if isinstance(callbacks, keras.callbacks.Callback):
         raise UsageError(f"callbacks must be a list, received a {type(callbacks).__name__}; put it into [ ]")
-    callbacks = list(callbacks)
+    callbacks = list(callbacks or ())  # stock `fit` takes None
     for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise UsageError(f"callbacks must be objects of keras.callbacks.Callback, received {callback!r}; make one")
         for kind in type(callback).__mro__:
             if kind.__name__ in _REFUSED and kind.__module__.startswith("keras."):
                 raise UsageError(f"{_REFUSED[kind.__name__]}; received the callback {type(callback).__name__}")
@@ -122,7 +124,10 @@ class Patience(keras.callbacks.EarlyStopping):
         self.on_train_begin()
         self._before = 0
         for report in reports:
+            self.model.stop_training = False  # a run that went on after a report had not ended there
             self.on_epoch_end(*report)
+        if self._before in self._begins:
+            self.model.stop_training = False
 
 
 class Plateau(keras.callbacks.Callback):

@@ -44,6 +44,17 @@ def note_long_warmup(warmup_steps: int, steps: int) -> str:
     return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {max(1, steps // 10)}"
 
 
+def note_late_decay(config) -> str:
+    """A line that is due where the steps of the schedule come after the end, and not by the preset's own will; "" elsewhere."""
+    steps = config.train_steps
+    if config.lr_schedule != "step" or config.decay_step0 < steps or config.as_preset().lr_schedule == "step":
+        return ""
+    return (
+        f"\nnote: the learning rate never falls: --decay_step0={config.decay_step0} is not before the end, {steps}; give such as "
+        f"--decay_step0={steps // 2} --decay_step1={3 * steps // 4}"
+    )
+
+
 def note_many_epochs(steps: int, batch_size: int, images: int, may_stop: bool) -> str:
     """A line that is due where each training image is seen very often; "" elsewhere. `may_stop`: whether there is --patience to advise."""
     if steps * batch_size <= 2 * _MANY_EPOCHS * images:
@@ -70,12 +81,13 @@ def seconds_left(history: list[dict], train_steps: int) -> float | None:
 
 
 class Forecast:
-    """Times the first steps of a training, to tell once what all of it will take."""
+    """Times the first steps of a training, to tell once what all of it will take; of one that goes on, at the speed of its last reports."""
 
     _FILLING, _MEASURED = 5, 20  # steps that wait for the pipeline to fill, and steps that are measured
 
-    def __init__(self):
-        self._began, self._steps, self._report_seconds = time.perf_counter(), 0, 0.0
+    def __init__(self, known: float | None = None):
+        """`known`: the remaining seconds of a training that goes on, see `seconds_left`."""
+        self._began, self._steps, self._report_seconds, self._known = time.perf_counter(), 0, 0.0, known
 
     @property
     def measures(self) -> bool:
@@ -94,7 +106,10 @@ class Forecast:
         if self._steps != self._FILLING + self._MEASURED or not steps_left:
             return ""
         step_seconds = (time.perf_counter() - self._began) / self._MEASURED
-        return forecast(step_seconds, steps_left, self._report_seconds, reports_left)
+        report_seconds = self._report_seconds
+        if self._known is not None:
+            report_seconds = max(0.0, self._known - step_seconds * steps_left) / max(1, reports_left)
+        return forecast(step_seconds, steps_left, report_seconds, reports_left)
 
 
 def forecast(step_seconds: float, steps: int, report_seconds: float, reports: int) -> str:

@@ -24,7 +24,7 @@ from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.proxy import SMALLEST, build_proxy
-from resnet_study.training.run_log import note_large_batch, note_long_warmup, note_many_epochs
+from resnet_study.training.run_log import note_large_batch, note_late_decay, note_long_warmup, note_many_epochs
 from resnet_study.training.step import UpdateRule, measure_classes
 from resnet_study.training.task import Task
 
@@ -278,6 +278,7 @@ class Classification(Task):
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), {self._describe_share()}run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
             + note_long_warmup(config.warmup_steps, config.train_steps)
+            + note_late_decay(config)
             + note_many_epochs(
                 config.train_steps,
                 config.train_batch_size,
