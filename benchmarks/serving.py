@@ -8,6 +8,7 @@ a round are under way at the same time. Writes results/serving.json.
 """
 
 import asyncio
+import importlib.util
 import os
 import subprocess
 import sys
@@ -118,6 +119,10 @@ def main(arguments=None) -> int:
         flags = parser.parse_args(arguments)
         if min(flags.rounds, flags.requests) < 1:
             raise UsageError("--rounds and --requests must be at least 1; received less")
+        if importlib.util.find_spec("httpx") is None:
+            raise UsageError(
+                "this benchmark needs httpx; install the extra bench: pip install -e '.[bench]' in the clone"
+            )
         devices.import_tensorflow()
         _measure(flags)
 

@@ -43,6 +43,7 @@ from resnet_study.studies.robustness import measure_robustness
 from resnet_study.studies.runs import (
     FinishedRun,
     _is_finished,
+    data_key,
     describe,
     finish_runs,
     format_spread,
@@ -740,3 +741,17 @@ def test_a_study_reads_the_images_of_a_run_where_they_lie(tmp_path):
     place.mkdir()
     assert study_runs._as_stored(asked).data_dir == str(place)
     assert study_runs._as_stored(dataclasses.replace(config, data_dir="/other")).data_dir == "/other"
+
+
+def test_a_study_refuses_a_split_that_its_folder_makes(tmp_path):
+    for part in ("train", "valid", "test"):
+        for label in "ab":
+            (tmp_path / "images" / part / label).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / "images" / part / label / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    given = {"data_dir": str(tmp_path / "images"), "runs_dir": str(tmp_path / "runs")}
+    with pytest.raises(UsageError, match="--validation_fraction splits images that have no such part"):
+        plan_runs(given | {"validation_fraction": 0.3}, ["resnet8"], ["folder"], [0])
+    (config,) = plan_runs(given, ["resnet8"], ["folder"], [0])
+    folds = [dataclasses.replace(config, folds=5, fold=1, validation_fraction=share) for share in (0.02, 0.1)]
+    assert data_key(folds[0]) != data_key(folds[1])
+    assert data_key(config) == data_key(dataclasses.replace(config, validation_fraction=0.3))

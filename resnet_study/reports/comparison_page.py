@@ -94,7 +94,9 @@ def _write(folder, title, runs, command="", report="", figures=()):
             lines = {row["name"]: (row["history"]["epoch"], row["history"][column]) for row in rows if column in row["history"]}  # fmt: skip
             if lines:
                 highest = 1.05 * max((float(y.iloc[1:].max()) for _, y in lines.values() if len(y) > 1), default=100.0)
-                curves[name] = plots.draw_lines("epoch", f"{name} error (%)", lines, highest=min(100.0, highest))
+                curves[name] = plots.draw_lines(
+                    "epoch", f"{name} error (%)", lines, highest=min(100.0, max(1.0, highest))
+                )
     return write_page(
         folder / "report.html",
         "comparison.html",

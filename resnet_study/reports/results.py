@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from resnet_study.errors import UsageError, run_command
+from resnet_study.errors import UsageError, run_command, say_once
 from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import hash_file, holding_lock, is_kind, read_json, read_text, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
@@ -139,6 +139,11 @@ def _publish(run, experiment, results, config, recipe, numbers):
         if row is None:
             row = key | {"recipe": command, "unit": "%", "values": {}}
             rows.append(row)
+        before = row.get("folders", {}).get(str(config.seed), run.path.name)
+        if before != run.path.name:
+            say_once(
+                f"note: seed {config.seed} of {path} was the run {before}, now it is {run.path.name}; another --experiment keeps both"
+            )
         row["values"][str(config.seed)] = round(float(value), 6)
         seeds = sorted(row["values"], key=int)
         row |= _summarise(row["values"]) | {

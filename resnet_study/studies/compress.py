@@ -35,6 +35,11 @@ from resnet_study.studies.cost import measure_apart
 from resnet_study.studies.curves import styles
 from resnet_study.studies.runs import remembered, study_command, study_folder
 
+# The settings that decide which images a network is tested on, and how they are read.
+_OF_IMAGES = (
+    "synthetic_images", "image_size", "channels", "label_level", "test_fraction", "split_seed", "folds", "fold", "on_bad_image", "resize",
+    "value_range",
+)  # fmt: skip
 _FILES = {
     "LiteRT float32": ("litert", "none"),
     "LiteRT float16": ("litert", "float16"),
@@ -73,7 +78,8 @@ def compress(given: dict, sources: dict[str, HyperParameters]) -> Path:
         )
     places = {}
     for name, config in sources.items():
-        if (other := places.setdefault(find_model(config)[1].path.name, name)) != name:
+        placed = find_model(dataclasses.replace(config, runs_dir=str(folder)))[1]  # as in `_make_forms`
+        if (other := places.setdefault(placed.path.name, name)) != name:
             raise UsageError(
                 f"--versions must name networks by different folders, received {other} and {name}, whose files would replace each other; "
                 "rename one"
@@ -129,6 +135,10 @@ def _make_forms(name, config, known, missing) -> list[dict]:
     begins = f"{name} on {config.dataset_name}, sha256 {describe_source(path, model)['source_sha256']}"
     if data.fingerprint:  # of images of one's own, of which others may have the same name
         begins += f", images {data.fingerprint}"
+    usual = HyperParameters.__dataclass_fields__
+    # What is usual is left out, so that what was measured before there were these words stays valid.
+    changed = {flag: value for flag in _OF_IMAGES if (value := getattr(config, flag)) != usual[flag].default}
+    begins += "".join(f", {flag} {value}" for flag, value in changed.items())
     # What a Predictor chooses depends on the machine, and so do its answers.
     keras_forms = remembered(
         known, f"{begins}, {_own_precision()}", lambda: _test_keras(model, test, config.test_batch_size)

@@ -24,6 +24,7 @@ import cifar10_input
 import cifar10_test
 from cifar10_train import Interrupted, Train
 from hyper_parameters import HyperParameters, from_preset
+from resnet_study.data.folder_data import check_split_flags
 from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
@@ -118,6 +119,9 @@ def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> li
             raise refusals[0]
     if not configs:
         raise UsageError("a study needs at least one model, one data set and one seed, received none")
+    of_folder = [config for config in configs if config.dataset == "folder" and not config.folds]
+    if any(not run_folder_of(config).holds_run() for config in of_folder):  # as a single run: what has begun goes on
+        check_split_flags(of_folder[0], given)
     for config in configs:
         registry.find(config.model_name).check_options(config.network_options)
         if held_out and not config.validation_fraction:
@@ -191,7 +195,15 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
 
 
 def data_key(config):
-    return config.dataset, config.synthetic_images if config.dataset == "synthetic" else config.reading()["jpeg_size"]
+    """What the data of a run depend on, beside the settings that all runs of a study share."""
+    drawn = (
+        config.validation_fraction if config.folds else None
+    )  # the validation part of a fold is drawn when it is read
+    return (
+        config.dataset,
+        config.synthetic_images if config.dataset == "synthetic" else config.reading()["jpeg_size"],
+        drawn,
+    )
 
 
 def _as_stored(config):

@@ -43,7 +43,6 @@ function addFilter(table) {
 }
 
 for (const table of document.querySelectorAll("table:not(.matrix)")) {
-  if (!table.tHead || table.tBodies[0].rows.length < 2) continue;
   if (!table.closest(".scroll")) { // of Markdown
     const place = document.createElement("div");
     place.className = "scroll";
@@ -53,6 +52,7 @@ for (const table of document.querySelectorAll("table:not(.matrix)")) {
     table.before(place);
     place.append(table);
   }
+  if (!table.tHead || table.tBodies[0].rows.length < 2) continue;
   for (const header of table.tHead.rows[0].cells) {
     if (!header.textContent.trim()) continue;
     const button = document.createElement("button");
