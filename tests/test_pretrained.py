@@ -89,7 +89,7 @@ def test_a_run_is_shipped_with_a_card(cifar_folder, tmp_path, monkeypatch, undra
 
 
 def test_networks_without_shipped_weights_say_which_have_some():
-    with pytest.raises(ValueError, match=r"are shipped for resnet20, resnet20_preact, .*resnet9, received plain20"):
+    with pytest.raises(ValueError, match=r"are shipped for resnet20, resnet20_preact, .*resnet110, received plain20"):
         resnet.build_resnet(3, "plain", weights="cifar10")
     with pytest.raises(ValueError, match="received resnet20 with shortcut 'B'; take one of these, or train your own"):
         resnet.build_resnet20(weights="cifar10", shortcut="B")
