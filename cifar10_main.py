@@ -166,7 +166,9 @@ def _run(argv):
     if actions["mode"] != "serve":  # which looks at what its models are first
         check_read(flags, actions["mode"], [path] if (path := flags.get("test_ckpt_path")) else (), actions["versions"])
     if actions["mode"] == "models":
-        return _list_models()
+        from resnet_study.reports.model_list import list_models
+
+        return print(list_models())
     if actions["mode"] == "runs":
         return print_runs(hyper_parameters.from_flags(flags).runs_dir)
     if actions["mode"] == "report":
@@ -381,12 +383,6 @@ def _calibrate(config, actions):
     )
     if after["calibration_error"] > before["calibration_error"]:
         print(f"note: that is worse; {facts['images']:,} held-out images may be too few, so leave it as it was")
-
-
-def _list_models():
-    from resnet_study.reports.model_list import list_models
-
-    print(list_models())
 
 
 def _export(config, actions):

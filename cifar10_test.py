@@ -21,8 +21,6 @@ import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
 from resnet_study.class_names import ClassNames, without_folder
-from resnet_study.data.image_files import read_image
-from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.data.new_images import check_own, check_own_of
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import (
@@ -32,6 +30,7 @@ from resnet_study.evaluation import (
     find_class_folders,
     find_class_names,
     find_model,
+    make_reader,
     measure,
     read_as_trained,
 )
@@ -39,13 +38,13 @@ from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
-from resnet_study.new_data import evaluate_new, predict_unlabelled
+from resnet_study.new_data import evaluate_others as evaluate_others
+from resnet_study.new_data import predict_unlabelled
 from resnet_study.prediction import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.saved_models import find_heads, load_model, save_model
-from resnet_study.shared_settings import SharedSettings
 from resnet_study.training.work import training_pflop
 
 
@@ -101,28 +100,8 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         pflop = training_pflop(config, model, int(run.read_history().iloc[-1]["step"]), run)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
     result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
-    if unlabelled := first.unlabelled:
-        predict_unlabelled(
-            config, run, model, unlabelled, find_class_names(path, model), make_reader(config, path, model)
-        )
+    predict_unlabelled(config, run, path, model, first.unlabelled)
     return result, run
-
-
-def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict, RunFolder]:
-    """Tests a model on images of one's own that it was not trained on; see `resnet_study.new_data.evaluate_new`.
-
-    Args:
-        config: settings of either program; `test_ckpt_path` or `version` names the model.
-        found: of `resnet_study.data.new_images.find_new`.
-    """
-    path = find_model(config)[0]
-    model = open_model(path, config.shipped_name)
-    return evaluate_new(config, found, model, make_reader(config, path, model))
-
-
-def make_reader(config, path: str, model):
-    """How an image file becomes an image of a shape, as in the training of a model: function of (file, shape)."""
-    return functools.partial(read_image, **config.reading(find_class_names(path, model)))
 
 
 def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
@@ -148,6 +127,39 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     run = run_folder_of(config)
     config, fitted = run.as_begun(config), RunFolder(held_out) if held_out else run
     recipe = fitted.read_config(HyperParameters) if held_out else config
+    validation, tested, names = _find_held_out(run, config, fitted, recipe)
+    model = load_model(str(run.best))
+    seen = test(load_model(str(fitted.best)) if held_out else model, validation.images, config.test_batch_size)
+    answers = test(model, tested.images, config.test_batch_size)
+    temperature = fit_temperature(seen, validation.labels)
+    try:
+        set_temperature(model, temperature)
+    except ValueError as error:
+        raise UsageError(f"{run.best} cannot be calibrated: {error}") from error
+    facts = {
+        "of": hash_file(run.best),
+        "temperature": temperature,
+        "fitted_on": str(held_out or "its own validation images"),
+        "images": len(validation),
+    }
+    for part, probabilities, labels in (("validation", seen, validation.labels), ("test", answers, tested.labels)):
+        facts[f"{part}_before"] = _measure_calibration(probabilities, labels)
+        facts[f"{part}_after"] = _measure_calibration(change_temperature(probabilities, temperature), labels)
+    path = run.path / "calibrated.keras"
+    with run.locked():
+        jpeg_size = config.reading()["jpeg_size"]
+        class_names = ClassNames({"": names}, config.resize, jpeg_size=jpeg_size, value_range=config.value_range)
+        save_model(model, path, class_names)
+        write_json(run.path / "calibration.json", facts)
+    return facts, path
+
+
+def _find_held_out(run, config, fitted, recipe):
+    """The validation images of the run `fitted`, whose settings are `recipe`, the test images of `run`, and the names of the classes of both.
+
+    Raises UsageError as `calibrate` tells.
+    """
+    is_other = recipe is not config
     for name in ("model_name", "dataset", "heads"):
         here, there = getattr(config, name), getattr(recipe, name)
         if here != there:
@@ -165,7 +177,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)
     # The parts of a run follow from its settings, and may be others than those of the run that held images out.
-    own = cifar10_input.load_data(config) if held_out else data
+    own = cifar10_input.load_data(config) if is_other else data
     check_own(run, own.fingerprint, own.found)
     if recipe.vali_random_label:
         raise UsageError(
@@ -181,34 +193,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
         raise UsageError(
             f"{fitted} must be of the classes that {run} tells apart, received others; give another --held_out"
         )
-    model = load_model(str(run.best))
-
-    def predict_part(some_model, images):
-        return test(some_model, images, config.test_batch_size)
-
-    seen = predict_part(load_model(str(fitted.best)) if held_out else model, validation.images)
-    tested = predict_part(model, own.test.images)
-    temperature = fit_temperature(seen, validation.labels)
-    try:
-        set_temperature(model, temperature)
-    except ValueError as error:
-        raise UsageError(f"{run.best} cannot be calibrated: {error}") from error
-    facts = {
-        "of": hash_file(run.best),
-        "temperature": temperature,
-        "fitted_on": str(held_out or "its own validation images"),
-        "images": len(validation),
-    }
-    for part, answers, labels in (("validation", seen, validation.labels), ("test", tested, own.test.labels)):
-        facts[f"{part}_before"] = _measure_calibration(answers, labels)
-        facts[f"{part}_after"] = _measure_calibration(change_temperature(answers, temperature), labels)
-    path = run.path / "calibrated.keras"
-    with run.locked():
-        names = {"": list(data.class_names)}
-        jpeg_size = config.reading()["jpeg_size"]
-        save_model(model, path, ClassNames(names, config.resize, jpeg_size=jpeg_size, value_range=config.value_range))
-        write_json(run.path / "calibration.json", facts)
-    return facts, path
+    return validation, own.test, list(data.class_names)
 
 
 def _measure_calibration(probabilities, labels):
@@ -318,22 +303,12 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
         )
     images = list_images(paths)
     class_names = find_class_names(path, model)
-    read = make_reader(config, path, model)
-    predictor = Predictor(model)
     folders, true_names = find_class_folders(path), None
     if len(class_names) == 1 and not class_names.several:
         (shown,) = class_names.values()
         true_names = find_true_names(images, folders if len(folders) == len(shown) else shown, shown)
-    answers = predict_files(
-        model,
-        lambda pixels: test(predictor, pixels, config.test_batch_size),
-        images,
-        read,
-        run.path,
-        class_names,
-        true_names=true_names,
-    )
-    shape = model.input_shape[1:]
+    answers = predict_files(config, path, model, images, run.path, true_names)
+    shape, read = model.input_shape[1:], make_reader(config, path, model)
     first = np.array([read(file, shape) for file in answers.files[:kept]], np.uint8).reshape(-1, *shape)
     return Predictions(model, answers.files, first, answers.probabilities, class_names, answers.table, answers.csv_path)
 
@@ -350,8 +325,8 @@ def export(
         formats, quantize, pixels: see `resnet_study.exporting.export.export`.
         compared: test images, at most.
         paths: image files or folders to check with in their place, as many of them.
-        load: function (config, path, model) -> {"training" and what it is checked on: (number of images, function of places in it ->
-            (images, {head: labels}))}; None = those of the data set.
+        load: function of (config, path, model) that gives {"training" and the name of what it is checked on: a part with a length and
+            `load(indices)` -> (images, labels)}; None = those of the data set.
 
     Returns:
         See `resnet_study.exporting.export.export`.
@@ -364,34 +339,23 @@ def export(
     config = read_as_trained(config, path, model)
     parts = functools.cache(lambda: (load or _list_parts)(config, path, model))
 
-    def draw(part, most):
-        count, take = parts()[part]
-        images, labels = take(choose_images(count, most, config.seed))
+    def draw(name, most):
+        part = parts()[name]
+        images, labels = part.load(choose_images(len(part), most, config.seed))
         if not len(images):
-            raise UsageError(f"no {part} image of {config.dataset_name} can be read; mend some, or give --images=PATH")
-        return images, labels, f"{len(images):,} {part} images of {config.dataset_name}"
-
-    def choose_training():
-        images, _, found = draw("training", CALIBRATION_IMAGES)
-        return images, found
+            raise UsageError(f"no {name} image of {config.dataset_name} can be read; mend some, or give --images=PATH")
+        return images, labels, f"{len(images):,} {name} images of {config.dataset_name}"
 
     if paths:
         images = read_given(paths, make_reader(config, path, model), model.input_shape[1:], compared, config.seed)
-        labels, found = None, f"{len(images):,} images that were given"
+        chosen = images, None, f"{len(images):,} images that were given"
     else:
-        images, labels, found = draw(next(name for name in parts() if name != "training"), compared)
-    real = RealImages(images, labels, found, choose_training)
+        chosen = draw(next(name for name in parts() if name != "training"), compared)
+    real = RealImages(*chosen, functools.partial(draw, "training", CALIBRATION_IMAGES))
     return export_model(path, run, model, real, formats, quantize, pixels, batch_size=config.test_batch_size)
 
 
 def _list_parts(config, path, model):
-    data = load_as_trained(config, path, model)
-    first = next(iter(data.values()))
-
-    def take_test(places):
-        return first.test.images[places], {head: each.test.labels[places] for head, each in data.items()}
-
-    return {
-        "training": (len(first.train), lambda places: (first.train.images[places], None)),
-        "test": (len(first.test), take_test),
-    }
+    """See `export`; of several heads with the labels of the model's first."""
+    data = load_as_trained(config, path, model)[next(iter(find_heads(model)))]
+    return {"training": data.train, "test": data.test}

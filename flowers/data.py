@@ -101,23 +101,8 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     classes = classes[: config.classes or None]
     if config.faithful:
         classes = sorted(classes)
-    rank = {name: label for label, name in enumerate(classes)}
-    flat = {}
-    for part, members in find_parts(found, config).items():
-        if not found.several:
-            members = sorted((pair for pair in members if pair[1] in rank), key=lambda pair: (rank[pair[1]], pair[0]))
-        flat[part] = [file for file, _ in members], found.number_labels(members, rank)
-    if "validation" not in flat:
-        fractions = {"validation_fraction": config.validation_fraction}
-        if config.test_fraction and not found.has_parts:
-            fractions["test_fraction"] = config.test_fraction
-        files, labels = flat["training"]
-        held_out = hold_out(labels, fractions, config.split_seed, classes, rounding)
-        rest = np.setdiff1d(np.arange(len(files)), np.concatenate(held_out))
-        for part, indices in zip(("training", "validation", "test"), (rest, *held_out), strict=False):
-            flat[part] = [files[index] for index in indices], labels[indices]
     parts, broken = {}, []
-    for part, (files, labels) in flat.items():
+    for part, (files, labels) in _split(found, classes, config, rounding).items():
         if files:
             parts[part], reasons = make_part(files, labels, config)
             broken += reasons
@@ -138,6 +123,25 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), tuple(shown[name] for name in classes), found.place,
         tuple(broken), *leaks, rounding, found.unlabelled, found.fingerprint(),
     )  # fmt: skip
+
+
+def _split(found, classes, config, rounding) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Files and labels of each part: those that the images have, or that are drawn where there is none for validation."""
+    rank, parts = {name: label for label, name in enumerate(classes)}, {}
+    for part, members in find_parts(found, config).items():
+        members = found.in_order(members, rank)
+        parts[part] = [file for file, _ in members], found.number_labels(members, rank)
+    if "validation" in parts:
+        return parts
+    fractions = {"validation_fraction": config.validation_fraction}
+    if config.test_fraction and not found.has_parts:
+        fractions["test_fraction"] = config.test_fraction
+    files, labels = parts["training"]
+    held_out = hold_out(labels, fractions, config.split_seed, classes, rounding)
+    rest = np.setdiff1d(np.arange(len(files)), np.concatenate(held_out))
+    for part, indices in zip(("training", "validation", "test"), (rest, *held_out), strict=False):
+        parts[part] = [files[index] for index in indices], labels[indices]
+    return parts
 
 
 def _stored_rounding(run: RunFolder) -> str:

@@ -61,19 +61,14 @@ def evaluate(config: FlowerParameters):
     Raises:
         UsageError: no such run or file, or the model does not fit the images.
     """
-    from cifar10_test import make_reader
-    from flowers.data import load_images
-    from resnet_study.data.new_images import check_own_of
-    from resnet_study.evaluation import LabelledParts, evaluate_parts, find_class_names, find_model, read_as_trained
+    from resnet_study.evaluation import evaluate_parts, find_model, read_as_trained
     from resnet_study.exporting.exported_model import open_model
+    from resnet_study.new_data import predict_unlabelled
 
     path, run = find_model(config)
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
-    # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
-    image_size = model.input_shape[1]
-    data = load_images(dataclasses.replace(config, image_size=image_size, find_leaks="off"), run_around(path))
-    check_own_of(path, config, data.fingerprint, data.found)
+    data = load_as_trained(config, path, model)
     if config.test_ckpt_path:
         tell_known_validation(path, config)
     else:
@@ -86,21 +81,30 @@ def evaluate(config: FlowerParameters):
             yield images, {"": labels}
 
     parts = {"validation": data.validation, "test": data.test}
-    labelled = LabelledParts(
-        {name: pieces(part) for name, part in parts.items() if part is not None},
-        {"": data.class_names},
-        data.found,
-        "the images and --classes it was trained with",
-        data.several,
-    )
+    labelled = label_parts(data, {name: pieces(part) for name, part in parts.items() if part is not None})
     result = evaluate_parts(config, path, run, model, labelled)
-    if data.unlabelled:
-        from resnet_study.new_data import predict_unlabelled
-
-        predict_unlabelled(
-            config, run, model, data.unlabelled, find_class_names(path, model), make_reader(config, path, model)
-        )
+    predict_unlabelled(config, run, path, model, data.unlabelled)
     return result, run, data
+
+
+def load_as_trained(config: FlowerParameters, path: str, model):
+    """The images of a model at its size, a `flowers.data.FlowerData`. Raises UsageError where they are others than those of its run."""
+    from flowers.data import load_images
+    from resnet_study.data.new_images import check_own_of
+
+    config = dataclasses.replace(config, image_size=model.input_shape[1], find_leaks="off")
+    # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.
+    data = load_images(config, run_around(path))
+    check_own_of(path, config, data.fingerprint, data.found)
+    return data
+
+
+def label_parts(data, parts: dict):
+    """Pieces of parts of a `FlowerData` as `resnet_study.evaluation.LabelledParts`."""
+    from resnet_study.evaluation import LabelledParts
+
+    advice = "the images and --classes it was trained with"
+    return LabelledParts(parts, {"": data.class_names}, data.found, advice, data.several)
 
 
 def _check_data(run, data):
@@ -158,28 +162,22 @@ def _trial_table(config, data, result, history) -> str:
 
 def _draw(config, run, data, result):
     """Draws the figures of a tested run and writes its table of trials."""
-    import numpy as np
-
     from flowers.augmentation import make_variant
     from resnet_study.data.image_data import Split
     from resnet_study.reports.figures import draw_epochs, draw_figures
     from resnet_study.reports.gallery import LabelledImages
-    from resnet_study.reports.image_sheets import draw_grid
+    from resnet_study.reports.image_sheets import draw_samples, draw_variants
     from resnet_study.reports.run_page import write_run_page
 
     part, history = result["predictions"], run.read_history()
     shown = Split(*getattr(data, part).load(range(min(24, len(getattr(data, part))))))
     probabilities = run.read_predictions((result[part]["images"], len(data.class_names)))
-    labels = data.training.labels
-    first = [
-        np.flatnonzero(labels[:, k] if data.several else labels == k)[:10]
-        for k in range(min(20, len(data.class_names)))
-    ]
     title = f"{config.model} on {config.dataset_name}"
 
     def draw_augmentation():
-        chosen = [indices[0] for indices in first[:5]]
-        variants = range(min(9, config.variants or 9))
+        labels, variants = data.training.labels, range(min(9, config.variants or 9))
+        classes = range(min(5, len(data.class_names)))
+        chosen = [int((labels[:, k] if data.several else labels == k).argmax()) for k in classes]  # the first of each
         rows = [
             [data.training.read(i), *(make_variant(data.training, i, variant, config) for variant in variants)]
             for i in chosen
@@ -190,22 +188,14 @@ def _draw(config, run, data, result):
             if config.augment
             else "switched off"
         )
-        figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
-        for label, axis in zip(["original", *(f"variant {v + 1}" for v in variants)], figure.axes, strict=False):
-            axis.set_title(label, fontsize=8)
-        return figure
+        return draw_variants(rows, kind, "variant")
 
     more = {
         "accuracy_and_loss": lambda: draw_epochs(history, title, config.unfreeze_at_epoch, data.several),
         "augmentation": draw_augmentation,
-        "samples": lambda: draw_grid(
-            [data.training.load(indices)[0] for indices in first],
-            data.class_names[: len(first)],
-            f"training images of {config.dataset_name}",
-        ),
+        "samples": lambda: draw_samples(data.training, data.class_names, config.dataset_name),
     }
-    options = {"curve_smoothing": config.train_ema_decay, "part": part, "extended_at": config.extended_at(history)}
-    draw_figures(run, title, history, result, data.class_names, shown, probabilities, more, **options)
+    draw_figures(run, config, title, result, shown, probabilities, more)
     write_atomically(run.figures / "report.md", _trial_table(config, data, result, history))
     tested = getattr(data, part)
     write_run_page(run, LabelledImages(tested.labels, lambda places: tested.load(places)[0]))

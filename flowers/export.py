@@ -1,8 +1,8 @@
 """A transfer model as files that compute without this library: `python -m flowers.export --version=NAME --format=litert,onnx`."""
 
-import dataclasses
 import sys
 
+from flowers.evaluate import EVALUATE_READS, label_parts, load_as_trained, stored_settings
 from flowers.settings import FlowerParameters
 from resnet_study.errors import run_command
 from resnet_study.reports.console import add_export_flags, print_exports
@@ -17,26 +17,12 @@ def export(config: FlowerParameters, formats, quantize="none", pixels="uint8", *
 
 
 def _list_parts(config, path, model):
-    from flowers.data import load_images
-    from resnet_study.data.new_images import check_own_of
-    from resnet_study.evaluation import LabelledParts, check_classes
-    from resnet_study.run_folder import run_around
+    from resnet_study.evaluation import check_classes
 
-    config = dataclasses.replace(config, image_size=model.input_shape[1], find_leaks="off")
-    data = load_images(config, run_around(path))
-    check_own_of(path, config, data.fingerprint, data.found)
-    advice = "the images and --classes it was trained with"
-    check_classes(path, model, LabelledParts({}, {"": data.class_names}, data.found, advice, data.several))
-
-    def describe(part):
-        def take(places):
-            images, labels = part.load(places)
-            return images, {"": labels}
-
-        return len(part), take
-
+    data = load_as_trained(config, path, model)
+    check_classes(path, model, label_parts(data, {}))
     tested = {"validation": data.validation} if data.test is None else {"test": data.test}
-    return {name: describe(part) for name, part in ({"training": data.training} | tested).items()}
+    return {"training": data.training} | tested
 
 
 def main(argv=None) -> int:
@@ -45,8 +31,6 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    from flowers.evaluate import EVALUATE_READS, stored_settings
-
     parser = Parser(
         prog="python -m flowers.export",
         description="Writes a transfer model as files for phones, browsers and servers, and checks each.",

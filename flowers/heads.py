@@ -29,6 +29,7 @@ from flowers.backbones import KNOWN_WEIGHTS, find
 from resnet_study.data.download import is_reachable, keras_cache
 from resnet_study.errors import UsageError, shorten
 from resnet_study.networks.layers import finalize_layers
+from resnet_study.networks.signatures import name_builder
 from resnet_study.networks.weights import copy_weights
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import read_model
@@ -39,40 +40,37 @@ _WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 HEADS = ("flatten", "pool", "convolutional", "linear")
 
 
-def build_resnet50_transfer(
+def build_transfer(
+    backbone_name,
     classes,
     *,
-    input_shape=(224, 224, 3),
+    input_shape,
     weights=None,
-    head="flatten",
+    head="pool",
     backbone_trainable=False,
     dropout=0.4,
     classifier_activation="softmax",
     dtype=None,
-    name="resnet50_transfer",
+    name=None,
+    preprocessing=None,
 ):
-    """Builds ResNet50 with the head of the flower text.
-
-    ResNet50 (blocks 3, 4, 6, 3; stride 2 in the first 1x1 convolution of a stage), 23,587,712 parameters, then Flatten,
-    Dropout, `fc1` 512 ELU, Dropout, `fc2` 64 ELU, Dropout, `fc3_output`.
-
-        parameters, 224 x 224, 10 classes           total     trainable, backbone frozen     backbone trained
-        head="flatten" (the text)              75,001,930                     51,414,218           74,948,810
-        head="pool"                            24,670,282                      1,082,570           24,617,162
+    """Builds a backbone of `flowers.backbones` with one of `HEADS`.
 
     Args:
+        backbone_name: see `backbones.find`; a network of this library takes the names of its shipped weights too.
         classes: width of the output, int >= 2.
-        input_shape: (height, width, 3), height and width >= 32 pixels.
+        input_shape: (height, width, 3), height and width >= 32 pixels, of some backbones more.
         weights: of the backbone. None = random; "imagenet" = downloaded by Keras; or the path of a no-top file (`.h5`,
             `.weights.h5`, `.keras`) or of a run folder of this library.
-        head: "flatten" as in the text; "pool" = global average pooling in the place of Flatten; "convolutional" = the
-            head of `build_resnet152v2_transfer`.
+        head: "flatten" as in the flower text; "pool" = global average pooling in the place of Flatten; "convolutional" as in the CIFAR-10
+            text; "linear" = one dense layer on pooled features.
         backbone_trainable: False = the backbone is frozen, and its batch normalisation uses its moving statistics, also while
-            the head is trained. The prose of the text says "train all model parameters", its program freezes the backbone.
+            the head is trained.
         dropout: share of the values that each dropout layer drops while training.
         classifier_activation: "softmax", or None for logits.
         dtype: dtype policy, "float32" or "mixed_bfloat16"; None = the current one. Preprocessing and output are float32.
-        name: name of the model.
+        name: name of the model; None = the backbone's and "_transfer".
+        preprocessing: first layer; None = what the weights of the backbone need, see `Backbone.make_preprocessing`.
 
     Returns:
         keras.Model. Input: raw pixels [batch, height, width, RGB], 0..255. Output: float32 [batch, classes].
@@ -82,40 +80,48 @@ def build_resnet50_transfer(
 
     Example:
         import numpy as np
-        from flowers.heads import build_resnet50_transfer
+        from flowers.heads import build_transfer
 
-        model = build_resnet50_transfer(10, input_shape=(64, 64, 3), weights=None, head="pool")
+        model = build_transfer("resnet50", 10, input_shape=(64, 64, 3), head="pool")
         print(model(np.zeros((1, 64, 64, 3))).shape)  # (1, 10)
-
-    Differs from the text: the BGR mean subtraction that the ImageNet weights need is there (the text sets an unused mean
-    instead); the backbone is one nested layer, `resnet50`.
     """
-    return build_transfer(
-        "resnet50",
-        classes,
-        input_shape=input_shape,
-        weights=weights,
-        head=head,
-        backbone_trainable=backbone_trainable,
-        dropout=dropout,
-        classifier_activation=classifier_activation,
-        dtype=dtype,
-        name=name,
-    )
+    spec = find(backbone_name)
+    _check_arguments(spec, classes, input_shape, head)
+    if weights == "imagenet":
+        _check_imagenet(spec)
+    known = weights if weights in KNOWN_WEIGHTS else None
+    with _policy(dtype):
+        backbone = spec.build(input_shape, known, pooled=head in ("pool", "linear"))
+        backbone.trainable = backbone_trainable
+        inputs = keras.Input(input_shape, name="pixels")
+        pixels = (preprocessing or spec.make_preprocessing(known or ""))(inputs)
+        features = backbone(pixels) if backbone_trainable else backbone(pixels, training=False)
+        outputs = _attach_head(features, head, classes, dropout, classifier_activation)
+    if weights not in (None, known):
+        load_backbone_weights(backbone, weights)
+    return keras.Model(inputs, outputs, name=name or f"{backbone_name}_transfer")
 
 
-def build_resnet152v2_transfer(
-    classes,
-    *,
-    input_shape=(32, 32, 3),
-    weights=None,
-    head="convolutional",
-    backbone_trainable=True,
-    dropout=0.5,
-    classifier_activation="softmax",
-    dtype=None,
-    name="resnet152v2_transfer",
-):
+build_resnet50_transfer = name_builder(
+    build_transfer,
+    "build_resnet50_transfer",
+    """Builds ResNet50 with the head of the flower text.
+
+    ResNet50 (blocks 3, 4, 6, 3; stride 2 in the first 1x1 convolution of a stage), 23,587,712 parameters, then Flatten,
+    Dropout, `fc1` 512 ELU, Dropout, `fc2` 64 ELU, Dropout, `fc3_output`.
+
+        parameters, 224 x 224, 10 classes           total     trainable, backbone frozen     backbone trained
+        head="flatten" (the text)              75,001,930                     51,414,218           74,948,810
+        head="pool"                            24,670,282                      1,082,570           24,617,162
+
+    The prose of the text says "train all model parameters", its program freezes the backbone. Differs from the text: the BGR mean
+    subtraction that the ImageNet weights need is there (the text sets an unused mean instead); the backbone is one nested layer, `resnet50`.""",
+    fixed={"backbone_name": "resnet50"},
+    defaults={"input_shape": (224, 224, 3), "head": "flatten"},
+)
+build_resnet152v2_transfer = name_builder(
+    build_transfer,
+    "build_resnet152v2_transfer",
     """Builds ResNet152V2 with the convolutional head of the CIFAR-10 text (its figure 2).
 
         layer                               output (32 x 32 input)     parameters
@@ -138,66 +144,11 @@ def build_resnet152v2_transfer(
     The map sizes show "same" padding for convolutions and pooling. At 32 x 32 pixels the backbone ends in a 1 x 1 map, so eight
     of the nine taps of each 3x3 kernel see padding only; 64 x 64 and more use them all.
 
-    Args, returns, raises: as `build_resnet50_transfer`, with "convolutional" as the head of the text and the backbone trained.
-
     Differs from the text, which gives no activation, pool size, dropout rate or preprocessing: we take ReLU, 2x2, .5 and
-    the [-1, 1] of the ImageNet weights.
-    """
-    return build_transfer(
-        "resnet152v2",
-        classes,
-        input_shape=input_shape,
-        weights=weights,
-        head=head,
-        backbone_trainable=backbone_trainable,
-        dropout=dropout,
-        classifier_activation=classifier_activation,
-        dtype=dtype,
-        name=name,
-    )
-
-
-def build_transfer(
-    backbone_name,
-    classes,
-    *,
-    input_shape,
-    weights=None,
-    head="pool",
-    backbone_trainable=False,
-    dropout=0.4,
-    classifier_activation="softmax",
-    dtype=None,
-    name=None,
-    preprocessing=None,
-):
-    """Builds a backbone of `flowers.backbones` with one of `HEADS`; see `build_resnet50_transfer` for the arguments.
-
-    Args:
-        backbone_name: see `backbones.find`; a network of this library takes the names of its shipped weights too.
-        preprocessing: first layer; None = what the weights of the backbone need, see `Backbone.make_preprocessing`.
-
-    Returns:
-        keras.Model from raw pixels to the output of the head.
-
-    Raises:
-        UsageError: an argument is out of its range, or the weights cannot be had or do not fit.
-    """
-    spec = find(backbone_name)
-    _check_arguments(spec, classes, input_shape, head)
-    if weights == "imagenet":
-        _check_imagenet(spec)
-    known = weights if weights in KNOWN_WEIGHTS else None
-    with _policy(dtype):
-        backbone = spec.build(input_shape, known, pooled=head in ("pool", "linear"))
-        backbone.trainable = backbone_trainable
-        inputs = keras.Input(input_shape, name="pixels")
-        pixels = (preprocessing or spec.make_preprocessing(known or ""))(inputs)
-        features = backbone(pixels) if backbone_trainable else backbone(pixels, training=False)
-        outputs = _attach_head(features, head, classes, dropout, classifier_activation)
-    if weights not in (None, known):
-        load_backbone_weights(backbone, weights)
-    return keras.Model(inputs, outputs, name=name or f"{backbone_name}_transfer")
+    the [-1, 1] of the ImageNet weights.""",
+    fixed={"backbone_name": "resnet152v2"},
+    defaults={"input_shape": (32, 32, 3), "head": "convolutional", "backbone_trainable": True, "dropout": 0.5},
+)
 
 
 def _attach_head(x, head, classes, dropout, activation):

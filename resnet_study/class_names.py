@@ -50,7 +50,9 @@ def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:
 def list_label_files(class_names: dict[str, list[str]]) -> dict[str, str]:
     """Name and content of the files that hold them: JSON for this library, and text with a line for each class."""
     lines = {
-        f"labels_{head}.txt" if head else "labels.txt": "".join(f"{_in_one_line(name)}\n" for name in names)
+        f"labels_{head}.txt" if head else "labels.txt": "".join(
+            f"{' '.join(as_text(name).split())}\n" for name in names
+        )
         for head, names in class_names.items()
     }
     resize = getattr(class_names, "resize", "auto")
@@ -123,7 +125,3 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
         )
     shown = {head: [as_text(name) for name in names[head]] for head in classes}
     return ClassNames(shown, resize, several, jpeg_size, value_range)
-
-
-def _in_one_line(name):
-    return " ".join(as_text(name).split())

@@ -21,6 +21,7 @@ check_current(run)      whether that is of the run as it is now
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,7 @@ import keras
 import numpy as np
 
 from resnet_study.class_names import ClassNames, read_class_names, without_folder
+from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError, say_once
 from resnet_study.exporting.exported_model import ExportedModel, find_format
 from resnet_study.files import is_kind, read_json, write_array, write_json
@@ -234,6 +236,11 @@ def read_as_trained(config, path: str, model):
     return dataclasses.replace(
         config, resize=resize, jpeg_size=told.jpeg_size or config.jpeg_size, value_range=value_range
     )
+
+
+def make_reader(config, path: str, model) -> functools.partial:
+    """How an image file becomes an image of a shape, as in the training of a model: function of (file, shape)."""
+    return functools.partial(read_image, **config.reading(find_class_names(path, model)))
 
 
 def check_classes(path: str, model, data: LabelledParts) -> None:

@@ -1,6 +1,6 @@
 """A model on labelled images that it was not trained on: all of them, each once, in a folder of their own.
 
-evaluate_new(...)         metrics and predictions of all images of a labelled data set
+evaluate_others(...)      metrics and predictions of all images of a labelled data set
 predict_unlabelled(...)   predictions of the test images of a run that have no labels
 
 Below the run folder lies `evaluations/<name of the images>/` with `result.json` and the files of `prediction`; the `result.json` and
@@ -8,28 +8,26 @@ figures of the run itself are left alone. For a model that is given by its file 
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.errors import UsageError, as_text, composed, say_once
 from resnet_study.evaluation import find_class_folders, find_class_names, find_model
+from resnet_study.exporting.exported_model import open_model
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
 from resnet_study.prediction import ImageList, NoImageError, predict_files
-from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
+from resnet_study.shared_settings import SharedSettings
 
 
-def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[dict, RunFolder]:
+def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict, RunFolder]:
     """Tests a model on all images of a labelled data set, a few in memory at a time; gone on with after a kill.
 
     Args:
-        config: settings of the model's run; uses test_batch_size, on_bad_image and those of `find_model`.
-        found: of `find_new`; its classes are some or all of those that the model knows.
-        model: what `exported_model.open_model` made of what `evaluation.find_model` names.
-        read: of `cifar10_test.make_reader`: gives an image for (path, shape).
+        config: settings of either program; `test_ckpt_path` or `version` names the model.
+        found: of `data.new_images.find_new`; its classes are some or all of those that the model knows.
 
     Returns:
         (content of `result.json`, with the metrics as the part "test"; the folder that holds it).
@@ -37,9 +35,10 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     Raises:
         UsageError: the model does not know a class, or images cannot be read.
     """
+    path, run = find_model(config)
+    model = open_model(path, config.shipped_name)
     for line in found.found:
         say_once(line)
-    path, run = find_model(config)
     names = find_class_names(path, model)
     if len(names) > 1:
         raise UsageError(f"{path} has the heads {', '.join(names)}, expected one; labels of folders are for one head")
@@ -65,16 +64,8 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
     ]
     place = Path(found.place).resolve().name or "images"  # "..", "." and "/" name no folder
     base = run.path if config.test_ckpt_path else run.path / "evaluations" / place.removesuffix(".zip")
-    folder, predictor = _free_folder(base, found.fingerprint()), Predictor(model)
-    answers = predict_files(
-        model,
-        lambda pixels: predictor.predict(pixels, config.test_batch_size),
-        images,
-        read,
-        folder.path,
-        told,
-        true_names=true_names,
-    )
+    folder = _free_folder(base, found.fingerprint())
+    answers = predict_files(config, path, model, images, folder.path, true_names)
     result = {
         "model": model.name,
         "dataset": place,
@@ -85,7 +76,7 @@ def evaluate_new(config, found: LabelledFiles, model, read: Callable) -> tuple[d
         "test": measure(answers.probabilities[""], labels[answers.indices], names),
     }
     write_json(folder.result, result)
-    predict_unlabelled(config, folder, model, found.unlabelled, told, read)
+    predict_unlabelled(config, folder, path, model, found.unlabelled)
     return result, folder
 
 
@@ -133,20 +124,13 @@ def _free_folder(base: Path, fingerprint: str) -> RunFolder:
     return folder
 
 
-def predict_unlabelled(config, run: RunFolder, model, files: tuple[str, ...], class_names, read: Callable) -> None:
+def predict_unlabelled(config, run: RunFolder, path: str, model, files: tuple[str, ...]) -> None:
     """Asks a model about the test images of its data set that have no labels, and says where the answers are: `unlabelled/` of the run."""
     if not files:
         return
-    predictor = Predictor(model)
+    images = ImageList(list(files), frozenset(), [()] * len(files))
     try:
-        answers = predict_files(
-            model,
-            lambda pixels: predictor.predict(pixels, config.test_batch_size),
-            ImageList(list(files), frozenset(), [()] * len(files)),
-            read,
-            run.path / "unlabelled",
-            class_names,
-        )
+        answers = predict_files(config, path, model, images, run.path / "unlabelled")
     except NoImageError as error:  # the result is about others
         print(f"test images without labels, not predicted: {error}")
         return

@@ -21,7 +21,6 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +31,10 @@ from resnet_study.class_names import THRESHOLD
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.errors import UsageError, as_text, composed, say_once
+from resnet_study.evaluation import find_class_names, make_reader
 from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import holding_lock, move, write_array, write_atomically
+from resnet_study.predictor import Predictor
 from resnet_study.saved_models import find_heads
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
@@ -120,24 +121,16 @@ class Answers:
 
 
 def predict_files(
-    model,
-    answer: Callable,
-    images: ImageList,
-    read: Callable,
-    folder: Path,
-    class_names: dict[str, list[str]],
-    *,
-    true_names: list[str | None] | None = None,
+    config, path: str, model, images: ImageList, folder: Path, true_names: list[str | None] | None = None
 ) -> Answers:
     """Asks a model about image files, and writes what it says.
 
     Args:
+        config: settings of either program; uses test_batch_size, and how images are read: with others, nothing is gone on with.
+        path: of the model, see `evaluation.find_model`.
         model: keras.Model or `ExportedModel`.
-        answer: function of images uint8 [n, height, width, channels] that gives the probabilities of the model, as `Predictor.predict`.
         images: of `list_images`.
-        read: `functools.partial` of a function of (path, shape) that gives one image; with other keywords, nothing is gone on with.
         folder: where to write.
-        class_names: {name of the head: names of its classes}.
         true_names: of each image the class that it is of, as far as known; a column of the table.
 
     Returns:
@@ -147,7 +140,12 @@ def predict_files(
         UsageError: an image that was named itself cannot be read, or none can; another process answers for the same images; the folder cannot
             be written to.
     """
+    predictor, read, class_names = Predictor(model), make_reader(config, path, model), find_class_names(path, model)
     key = _key(model, images, str(read.keywords))
+
+    def answer(pixels):
+        return predictor.predict(pixels, config.test_batch_size)
+
     with contextlib.ExitStack() as held:
         part = _ask(model, answer, images, read, folder / f"predictions.part-{key}.csv", class_names, held)
         # Others may answer for other images at the same time, but one at a time finds the next free number.

@@ -421,8 +421,7 @@ def find_run(make: Callable, flags: dict, naming: tuple[str, ...]) -> RunFolder:
     Returns:
         RunFolder.
     """
-    named = make({name: flags[name] for name in naming if name in flags})
-    return RunFolder(f"{named.runs_dir}/{named.run_name}")
+    return run_folder_of(make({name: flags[name] for name in naming if name in flags}))
 
 
 def find_settings(

@@ -30,7 +30,7 @@ from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.reports.diagrams import _cut_block, _network_boxes, draw_blocks, draw_network
 from resnet_study.reports.published import DEPTH_TABLE, find_family
-from resnet_study.reports.results import publish_study, write_study, write_table
+from resnet_study.reports.results import publish_study, write_table
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.studies import cost, degradation
@@ -51,6 +51,7 @@ from resnet_study.studies.runs import (
     plan_runs,
     read_finished,
     write_results,
+    write_study,
 )
 
 SMALL = {"train_steps": 4, "report_freq": 2, "synthetic_images": 200, "tensorboard": False}

@@ -122,7 +122,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, c
 def test_a_file_is_judged_by_its_own_answers():
     labels = np.arange(20) % 2
     expected = np.eye(2)[labels]
-    real = export.RealImages(np.zeros((20, 2, 2, 3), np.uint8), {"": labels}, "x", lambda: None)
+    real = export.RealImages(np.zeros((20, 2, 2, 3), np.uint8), labels, "x", lambda: None)
 
     def compare(quantize, received):
         return export._compare("m.onnx", "best.keras", quantize, real, {"": expected}, {"": received}, several=False)

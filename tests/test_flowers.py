@@ -33,6 +33,7 @@ from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
 from resnet_study.metrics import confidence_interval
 from resnet_study.networks import registry
+from resnet_study.predictor import Predictor
 from resnet_study.reports import grad_cam
 from resnet_study.reports.published import published_trials
 from resnet_study.run_folder import RunFolder
@@ -626,7 +627,7 @@ def test_evaluate_publish_and_predict(finished, image_folder, tmp_path, capsys, 
     np.testing.assert_allclose(cifar10_test.test(model, images), probabilities[-2:], atol=1e-5)
     # A model of the text's quirks is asked about images squeezed as in its training.
     asked = []
-    monkeypatch.setattr(cifar10_test, "test", lambda _, images, *__: asked.append(images) or probabilities[-2:])
+    monkeypatch.setattr(Predictor, "predict", lambda _, images, *__: asked.append(images) or probabilities[-2:])
     model_flags = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={finished.best}", "--faithful"]
     assert flowers.predict.main([str(image_folder / "valid" / "10"), *model_flags]) == 0
     np.testing.assert_array_equal(asked[0], [read_image(path, (32, 32, 3), resize="nearest") for path in paths])

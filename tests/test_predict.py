@@ -32,6 +32,7 @@ from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.predictor import Predictor
 from resnet_study.reports import published
 from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
@@ -281,20 +282,20 @@ def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, 
     (tmp_path / "tree" / "3" / "99.png").write_bytes(b"broken")
     flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images", str(tmp_path / "tree")]
     monkeypatch.setattr(prediction, "_AT_A_TIME", 3 * 8 * 8 * 3)
-    asked, test = [], cifar10_test.test
+    asked, predict = [], Predictor.predict
 
     def answer(model, images, *rest):
         if len(asked) == 5:
             raise KeyboardInterrupt
         asked.append(len(images))
-        return test(model, images, *rest)
+        return predict(model, images, *rest)
 
-    monkeypatch.setattr(cifar10_test, "test", answer)
+    monkeypatch.setattr(Predictor, "predict", answer)
     assert cifar10_main.main(flags) == 130
     assert f"stopped after {sum(asked)} of 41 images; the same command again goes on" in capsys.readouterr().err
     (part,) = run.path.glob("predictions.part-*.csv")
     part.write_bytes(part.read_bytes()[:-3])  # the last row is cut off, perhaps within a number
-    monkeypatch.setattr(cifar10_test, "test", test)
+    monkeypatch.setattr(Predictor, "predict", predict)
     capsys.readouterr()
     assert cifar10_main.main(flags) == 0
     told = capsys.readouterr()
@@ -306,7 +307,7 @@ def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, 
     np.testing.assert_array_equal(every.iloc[:, 1:].to_numpy(np.float32), values)
     assert every["image"].tolist() == table["image"].tolist()
     images = np.stack([read_image(path, (8, 8, 3)) for path in table["image"]])
-    np.testing.assert_allclose(values, test(load_model(str(run.best)), images), atol=1e-6)
+    np.testing.assert_allclose(values, cifar10_test.test(load_model(str(run.best)), images), atol=1e-6)
     assert (
         "... and 30 more images" in told.out and "of the 27 images that lie in folders named like classes" in told.out
     )
@@ -322,16 +323,16 @@ def test_two_that_answer_at_once_do_not_mix(tmp_path, monkeypatch, capsys):
         cv2.imwrite(image, np.full((9, 9, 3), 100, np.uint8))
     flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images"]
     monkeypatch.setattr(prediction, "_AT_A_TIME", 8 * 8 * 3)  # an image at a time
-    test, asked = cifar10_test.test, []
+    predict, asked = Predictor.predict, []
 
     def answer(model, *rest):
         asked.append(model)
         if len(asked) == 2:  # the first image is done
             assert cifar10_main.main([*flags, *images[:2]]) == 2
             assert cifar10_main.main([*flags, images[2]]) == 0
-        return test(model, *rest)
+        return predict(model, *rest)
 
-    monkeypatch.setattr(cifar10_test, "test", answer)
+    monkeypatch.setattr(Predictor, "predict", answer)
     assert cifar10_main.main([*flags, *images[:2]]) == 0
     assert "another process answers for these images" in capsys.readouterr().err
     tables = [pd.read_csv(tmp_path / "digits" / name) for name in ("predictions.csv", "predictions-2.csv")]

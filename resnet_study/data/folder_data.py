@@ -75,8 +75,7 @@ def find_parts(found: LabelledFiles, config: SharedSettings) -> dict[str, list[t
     if not config.folds:
         return found.parts
     rank = {name: index for index, name in enumerate(found.classes)}
-    both = found.parts["training"] + found.parts.get("validation", [])
-    members = sorted(both, key=lambda pair: pair[0] if found.several else (rank[pair[1]], pair[0]))
+    members = found.in_order(found.parts["training"] + found.parts.get("validation", []), rank)
     if aside := len(found.parts.get("test", ())):
         say_once(f"the {aside:,} images of the test part are in no fold; test a model on them when all is chosen")
     labels = found.number_labels(members, rank)
@@ -159,7 +158,8 @@ def _read(config, found: LabelledFiles) -> ImageData:
     for part, split in arrays.items():
         if len(find_known(split.labels)) < (len(found.classes) if part == "training" else 1):
             raise UsageError(f"{found.place} must hold {part} images of each class that can be read; mend or add some")
-    if not config.channels and all(_is_grey(split.images) for split in arrays.values()):
+    everything = (image for split in arrays.values() for image in split.images)
+    if not config.channels and all((image[..., :1] == image).all() for image in everything):
         arrays = {
             part: Split(np.ascontiguousarray(split.images[..., :1]), split.labels) for part, split in arrays.items()
         }
@@ -210,10 +210,6 @@ def check_broken(reasons, config: SharedSettings, place: str) -> None:
             f"{len(reasons)} image(s) of {place} cannot be read: {'; '.join(reasons[:3])}{'; ...' if len(reasons) > 3 else ''}; "
             "mend or remove them, or use --on_bad_image=skip"
         )
-
-
-def _is_grey(images) -> bool:
-    return all((image[..., :1] == image).all() for image in images)
 
 
 def _check_memory(count: int, shape) -> None:

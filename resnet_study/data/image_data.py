@@ -36,7 +36,11 @@ class Split:
 
     def take(self, indices: np.ndarray) -> "Split":
         """The images and labels at `indices`, int [m] or bool [n]."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(*self.load(indices))
+
+    def load(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """(images, labels) at `indices`, as `flowers.image_part.ImagePart.load` reads them."""
+        return self.images[indices], self.labels[indices]
 
     def batches(self, size: int):
         """Yields (images, labels) of all images in order, `size` at a time; the last batch may be smaller."""

@@ -65,37 +65,9 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
     rows, has_parts, sorting.several, kind = _read_table(place, separator)
-    top = composed(sorting.place.resolve().name).removesuffix(".zip")
-    called, known = collections.defaultdict(set), {top, *(name for folder in sorting.images for name in folder)}
-    for folder, names in sorting.images.items():
-        for name in names:
-            called[name].add((folder, name))
-            called[name.rpartition(".")[0]].add((folder, name))
-    paths = [_split_path(name) for name, _, _ in rows]
-    # Windows and macOS find a file whatever the case of its name; so does a table that was written there.
-    if others := {path[-1] for path in paths if path[-1] not in called}:
-        folded = collections.defaultdict(set)
-        for name, places in called.items():
-            folded[name.casefold()] |= places
-        called |= {name: folded[name.casefold()] for name in others if name.casefold() in folded}
-    # Paths may be those of another machine, with folders that are not here; where one of these is, the images of the others are missing.
-    elsewhere = next((folders for *folders, _ in paths if folders), None)
-    alone = not any(folders and folders[-1] in known for *folders, _ in paths)
-    if elsewhere and alone:
-        sorting.notes.append(
-            f"no folder that {place.name} names is there, such as {'/'.join(elsewhere)}, so the names of the files alone decide"
-        )
-    meant = [_find_all(called, top, path, alone) for path in paths]
-    # Where train/1.png and test/1.png are two images, a row of the one part says nothing of the files of the other.
-    alike = set()
-    for places, _ in meant:
-        alike |= set(itertools.permutations({_part_of_folder(sorting, folder) for folder, _ in places}, 2))
     taken, missing, bare = {}, [], 0
-    for (name, label, told), (places, folders) in zip(rows, meant, strict=True):
+    for (name, label, told), found in zip(rows, _find_files(sorting, rows, place), strict=True):
         part = told or "training"
-        if not folders:
-            places = [each for each in places if (part, _part_of_folder(sorting, each[0])) not in alike]
-        found = _choose(places, folders, name, part, place)
         if found is None:
             missing.append(name)
             continue
@@ -138,12 +110,47 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         sorting.notes.append(f"{bare:,} row(s) of {place.name} have no label")
 
 
+def _find_files(sorting, rows, table: Path) -> list[tuple | None]:
+    """The folder and file that each row means; None where there is none."""
+    top = composed(sorting.place.resolve().name).removesuffix(".zip")
+    called, known = collections.defaultdict(set), {top, *(name for folder in sorting.images for name in folder)}
+    for folder, names in sorting.images.items():
+        for name in names:
+            called[name].add((folder, name))
+            called[name.rpartition(".")[0]].add((folder, name))
+    paths = [
+        [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".", "..")] or [""]
+        for name, _, _ in rows
+    ]
+    # Windows and macOS find a file whatever the case of its name; so does a table that was written there.
+    if others := {path[-1] for path in paths if path[-1] not in called}:
+        folded = collections.defaultdict(set)
+        for name, places in called.items():
+            folded[name.casefold()] |= places
+        called |= {name: folded[name.casefold()] for name in others if name.casefold() in folded}
+    # Paths may be those of another machine, with folders that are not here; where one of these is, the images of the others are missing.
+    elsewhere = next((folders for *folders, _ in paths if folders), None)
+    alone = not any(folders and folders[-1] in known for *folders, _ in paths)
+    if elsewhere and alone:
+        sorting.notes.append(
+            f"no folder that {table.name} names is there, such as {'/'.join(elsewhere)}, so the names of the files alone decide"
+        )
+    meant = [_find_all(called, top, path, alone) for path in paths]
+    # Where train/1.png and test/1.png are two images, a row of the one part says nothing of the files of the other.
+    alike = set()
+    for places, _ in meant:
+        alike |= set(itertools.permutations({_part_of_folder(sorting, folder) for folder, _ in places}, 2))
+    found = []
+    for (name, _, told), (places, folders) in zip(rows, meant, strict=True):
+        part = told or "training"
+        if not folders:
+            places = [each for each in places if (part, _part_of_folder(sorting, each[0])) not in alike]
+        found.append(_choose(places, folders, name, part, table))
+    return found
+
+
 def _part_of_folder(sorting, folder):
     return next((part for part in map(part_of, folder[len(sorting.root) :][:1]) if part), None)
-
-
-def _split_path(name: str) -> list[str]:
-    return [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".", "..")] or [""]
 
 
 def _find_all(called, top: str, path: list[str], alone: bool) -> tuple[list, list[str]]:

@@ -60,6 +60,12 @@ class LabelledFiles:
     several: bool = False
     on_bad_image: str = ""
 
+    def in_order(self, members, rank: dict[str, int]) -> list[tuple]:
+        """Pairs of `parts` by class, as `rank` has them, then by file; of images with several labels by file. Other classes are left out."""
+        if self.several:
+            return sorted(members)
+        return sorted((pair for pair in members if pair[1] in rank), key=lambda pair: (rank[pair[1]], pair[0]))
+
     def number_labels(self, members, rank: dict[str, int], classes: int = 0) -> np.ndarray:
         """Labels as numbers.
 

@@ -48,15 +48,15 @@ class RealImages:
 
     Attributes:
         images: uint8 [n, height, width, channels], on which each file is compared with its source.
-        labels: {name of the head: int [n]}, of several labels 0 and 1, int [n, classes]; None = not known.
+        labels: of the first head, int [n], of several labels 0 and 1, int [n, classes]; None = not known.
         found: what they are, such as "1,000 test images of cifar10".
-        training: function without arguments -> training images [m, height, width, channels] for calibration, and what they are.
+        training: function without arguments that gives the same three of training images, for calibration.
     """
 
     images: np.ndarray
-    labels: dict[str, np.ndarray] | None
+    labels: np.ndarray | None
     found: str
-    training: Callable[[], tuple[np.ndarray, str]]
+    training: Callable[[], tuple[np.ndarray, np.ndarray, str]]
 
 
 def choose_images(count: int, most: int, seed: int) -> np.ndarray:
@@ -151,7 +151,7 @@ def export(
             facts["outputs"] = {head or "probabilities": size for head, size in find_heads(model).items()}
             facts["class_names"] = class_names
             if quantize == "int8":
-                facts["calibration"] = training()[1]
+                facts["calibration"] = training()[2]
             exported = ExportedModel(str(file), kind)
             try:
                 received = _by_head(Predictor(exported).predict(real.images))
@@ -223,10 +223,10 @@ def _compare(named, path, quantize, real, expected, received, several):
             "largest_difference": difference,
         }
     }
-    if real.labels:
+    if real.labels is not None:
         head = next(iter(expected))
+        truth = real.labels.reshape(len(real.images), -1)
         for name, answers in (("error", received), ("source_error", expected)):
-            truth = real.labels[head].reshape(len(real.images), -1)
             facts[name] = round(100 * float(np.mean((decide(answers[head]) != truth).any(1))), 6)
     return facts
 

@@ -50,7 +50,7 @@ def name_builder(
         defaults: dict of arguments of `general` that have another default in the function.
 
     Returns:
-        The function. It takes keyword arguments only, and raises TypeError for one that it does not have.
+        The function. It raises TypeError for an argument that it does not have.
     """
     fixed, defaults = fixed or {}, defaults or {}
     signature = inspect.Signature(
@@ -61,12 +61,12 @@ def name_builder(
         ]
     )
 
-    def build(**arguments):
+    def build(*positional, **arguments):
         try:
-            signature.bind(**arguments)
+            given = signature.bind(*positional, **arguments).arguments
         except TypeError as error:
             raise TypeError(f"{name}(): {error}") from None
-        return general(**fixed | defaults | arguments)
+        return general(**fixed | defaults | given)
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = general.__module__

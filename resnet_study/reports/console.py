@@ -61,7 +61,7 @@ def print_result(result: dict) -> None:
 
 
 def report_others(config, found) -> None:
-    """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_new`, and prints what came out."""
+    """Tests a model on images that it was not trained on, see `resnet_study.new_data.evaluate_others`, and prints what came out."""
     from cifar10_test import evaluate_others
     from resnet_study.reports.figures import draw_evaluation
 

@@ -80,50 +80,28 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
     }
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
-    options = {
-        "curve_smoothing": config.train_ema_decay,
-        "published": published,
-        "extended_at": config.extended_at(history),
-    }
-    paths = draw_figures(run, title, history, result, names, data.test, probabilities, more, **options)
+    paths = draw_figures(run, config, title, result, data.test, probabilities, more, published)
     return [*paths, write_run_page(run, LabelledImages(data.test.labels, lambda places: data.test.images[places]))]
 
 
-def draw_figures(
-    run,
-    title,
-    history,
-    result,
-    names,
-    images,
-    probabilities,
-    more,
-    *,
-    curve_smoothing,
-    published=None,
-    part="test",
-    extended_at=0,
-):
+def draw_figures(run, config, title, result, images, probabilities, more, published=None):
     """Draws what every run has: curves, predictions, confusion matrix, layer table.
 
     Args:
         run: the run folder.
+        config: settings of either program; uses train_ema_decay and `extended_at`.
         title: for all figures.
-        history: table of `error.csv`.
-        result: content of `result.json`, see `resnet_study.evaluation`.
-        names: class names.
+        result: content of `result.json`, see `resnet_study.evaluation`; the figures show its part "predictions".
         images: `cifar10_input.Split` of the first tested images.
         probabilities: of these, float [n, classes].
         more: {name: function that draws a figure}.
-        curve_smoothing: decay of the smoothed curve, per report, 0..1; see `centred_means`.
         published: see `published_number`.
-        part: the part of `result` that the figures show, "validation" or "test".
-        extended_at: step at which the schedule began anew, which a line marks; 0 = it did not.
 
     Returns:
         Paths of the files.
     """
-    several = images.labels.ndim == 2
+    history, names, part = run.read_history(), run.read_class_names(), result["predictions"]
+    several, extended_at, curve_smoothing = images.labels.ndim == 2, config.extended_at(history), config.train_ema_decay
     error, accuracy = "top-1 error (%)", "top-1 accuracy (%)"
     if several:
         error, accuracy = "any class wrong (%)", "all classes right (%)"
@@ -160,7 +138,7 @@ def draw_evaluation(folder: RunFolder, result: dict) -> None:
     """Draws the confusion matrix and the reliability of a model on other images than its run's, into `folder.figures`; nothing of several labels.
 
     Args:
-        folder, result: of `resnet_study.new_data.evaluate_new`.
+        folder, result: of `resnet_study.new_data.evaluate_others`.
     """
     metrics, title = result["test"], f"{result['model']} on {result['dataset']}"
     if "confusion_matrix" not in metrics:

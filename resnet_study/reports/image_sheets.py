@@ -41,6 +41,16 @@ def show(axis, image):
     axis.imshow(image, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
 
 
+def draw_variants(rows, kind: str, variant: str):
+    """Draws training images, the first of each row, beside what the augmentation makes of them, columns `variant` 1, 2, ..."""
+    figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
+    figure.suptitle(f"augmentation: {kind}", fontsize=9)
+    columns = ["original", *(f"{variant} {number}" for number in range(1, len(rows[0])))]
+    for title, axis in zip(columns, figure.axes, strict=False):
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
 def draw_augmentation(training, config):
     """Some training images, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
     chosen = np.arange(min(5, len(training)))
@@ -71,17 +81,19 @@ def draw_augmentation(training, config):
         if config.augment
         else "switched off"
     )
-    figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
-    figure.suptitle(f"augmentation: {kind}", fontsize=9)
-    for title, axis in zip(["original", *(f"epoch {epoch + 1}" for epoch in range(9))], figure.axes, strict=False):
-        axis.set_title(title, fontsize=8)
-    return figure
+    return draw_variants(rows, kind, "epoch")
 
 
 def draw_samples(training, names, dataset):
-    """Draws the first ten training images of each class, at most 20 classes: figures 3 and 5 of Lu & Song."""
-    classes = range(min(20, len(names)))
+    """Draws the first ten training images of each class, at most 20 classes: figures 3 and 5 of Lu & Song.
+
+    Args:
+        training: `cifar10_input.Split`, or `flowers.image_part.ImagePart`.
+        names: of the classes.
+        dataset: for the title.
+    """
     labels = training.labels
-    rows = [training.images[(labels[:, k] == 1) if labels.ndim == 2 else labels == k][:10] for k in classes]
+    members = [labels[:, k] if labels.ndim == 2 else labels == k for k in range(min(20, len(names)))]
+    rows = [training.load(np.flatnonzero(member)[:10])[0] for member in members]
     shown = "" if len(rows) == len(names) else f", {len(rows)} of {len(names)} classes"
     return draw_grid(rows, names[: len(rows)], f"training images of {dataset}{shown}")

@@ -231,40 +231,12 @@ def name_hardware(environment: dict) -> str:
     return ", ".join(parts)
 
 
-def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:
-    """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
-
-    Args:
-        folder: of the study.
-        command: that repeats it.
-        rows: as in `results/<experiment>.json`, without experiment, command and run.
-        report: Markdown.
-        figures: what was drawn.
-        runs: names of the run folders beside `folder` that all this was read from; the study keeps checksums of their tables.
-
-    Returns:
-        `folder`.
-    """
-    names = sorted(figure.name for figure in figures)
-    with contextlib.suppress(UsageError):  # there is none, or it is damaged and written anew now
-        drawn = read_json(folder / "study.json", dict).get("figures")
-        for old in set(drawn if is_kind(drawn, [str]) else ()) - set(names):
-            (folder / Path(old).name).unlink(missing_ok=True)
-    rows = [row | {"command": command, "run": folder.name} for row in rows]
-    # Before the report: a folder with a report alone is somebody else's.
-    tables = {name: hash_file(RunFolder(folder.parent / name).error_csv) for name in runs}
-    study = {"command": command, "rows": rows, "runs": list(runs), "tables": tables, "figures": names}
-    write_json(folder / "study.json", study)
-    write_atomically(folder / "report.md", report + "\n")
-    return folder
-
-
 def publish_study(folder: Path, experiment: str, results: Path) -> Path:
     """Puts a study among the project's results: its figures and tables, its rows, the curves and test results of its runs, and
     the table of all.
 
     Args:
-        folder: see `write_study`.
+        folder: see `studies.runs.write_study`.
         experiment: name of the list of rows, `<results>/<experiment>.json`, and of the folder for the figures.
         results: the folder of results.
 

@@ -28,12 +28,12 @@ from resnet_study.files import write_atomically
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.predictor import Predictor
 from resnet_study.reports.canvas import BLACK, STYLE, make_panels, save_figure
-from resnet_study.reports.results import name_hardware, write_study
+from resnet_study.reports.results import name_hardware
 from resnet_study.reports.tables import table_lines
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.studies.cost import measure_apart
 from resnet_study.studies.curves import styles
-from resnet_study.studies.runs import remembered, study_command, study_folder
+from resnet_study.studies.runs import remembered, study_command, study_folder, write_study
 
 # The settings that decide which images a network is tested on, and how they are read.
 _OF_IMAGES = (

@@ -30,10 +30,16 @@ from resnet_study.metrics import measure
 from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw_confusion
-from resnet_study.reports.results import write_study
 from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.studies.runs import check_study_folder, describe, format_spread, read_finished, result_row
+from resnet_study.studies.runs import (
+    check_study_folder,
+    describe,
+    format_spread,
+    read_finished,
+    result_row,
+    write_study,
+)
 
 # Metrics of the summary: title, digits.
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
@@ -127,9 +133,7 @@ def _list_answers(config, run: RunFolder) -> pd.DataFrame:
         folder: label for label, folder in enumerate(read_json(run.data, {"class_folders": [str]})["class_folders"])
     }
     found = list_classes(config)
-    members = find_parts(found, config)["test"]
-    if not found.several:
-        members = sorted((pair for pair in members if pair[1] in rank), key=lambda pair: (rank[pair[1]], pair[0]))
+    members = found.in_order(find_parts(found, config)["test"], rank)
     tested = read_result(run, "test")["test"]["images"]
     if len(members) != tested:  # some cannot be read, and are skipped
         members = [pair for pair in members if _is_readable(pair[0], config)]

@@ -9,9 +9,8 @@ from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.diagrams import BLOCKS, describe_shape, draw_blocks, draw_network
-from resnet_study.reports.results import write_study
 from resnet_study.reports.tables import table_lines
-from resnet_study.studies.runs import study_command, study_folder
+from resnet_study.studies.runs import study_command, study_folder, write_study
 
 
 def draw_study(given: dict, models) -> Path:

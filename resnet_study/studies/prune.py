@@ -67,7 +67,9 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     model = load_model(path, config.shipped_name)
     data = next(iter(load_as_trained(config, path, model, own=False).values()))
     steps = config.train_steps if "train_steps" in given else max(1, config.train_steps // 4)
-    whole = _source_steps(path, config)
+    # For which the decays of the source were made; where no run tells, those of the preset.
+    begun = begun_run_around(path)
+    whole = (begun.read_config(HyperParameters) if begun else from_preset(config.preset)).train_steps
     recipe = {
         "train_steps": steps,
         "report_freq": min(config.report_freq, steps),
@@ -94,13 +96,6 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         )
     start = {"is_use_ckpt": True, "ckpt_path": path, "test_ckpt_path": "", "version": run.path.name}
     return dataclasses.replace(config, **recipe | given | start)
-
-
-def _source_steps(path, config) -> int:
-    """The steps of the training of a source, whose decays were made for it; where no run tells, those of the preset."""
-    if run := begun_run_around(path):
-        return run.read_config(HyperParameters).train_steps
-    return from_preset(config.preset).train_steps
 
 
 def describe_size(run: RunFolder, sparsity: float) -> str:

@@ -7,6 +7,7 @@ What is wrong with settings, data or folders is found before the first run begin
 such as one that diverges, is reported at the end; the others are trained all the same, and make the tables and figures.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import gc
@@ -28,13 +29,13 @@ from resnet_study.data.folder_data import check_split_flags
 from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
-from resnet_study.files import read_json, write_json
+from resnet_study.files import hash_file, is_kind, read_json, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.presets import default_preset
 from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw
 from resnet_study.reports.published import list_numbers
-from resnet_study.reports.results import describe_origin, write_study
+from resnet_study.reports.results import describe_origin
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.training.work import training_pflop
@@ -363,8 +364,36 @@ def check_study_folder(folder: RunFolder, mode: str) -> None:
         raise UsageError(f"{folder} must be empty or hold a study, received another report; give another --version")
 
 
+def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:
+    """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
+
+    Args:
+        folder: of the study.
+        command: that repeats it.
+        rows: as in `results/<experiment>.json`, without experiment, command and run.
+        report: Markdown.
+        figures: what was drawn.
+        runs: names of the run folders beside `folder` that all this was read from; the study keeps checksums of their tables.
+
+    Returns:
+        `folder`.
+    """
+    names = sorted(figure.name for figure in figures)
+    with contextlib.suppress(UsageError):  # there is none, or it is damaged and written anew now
+        drawn = read_json(folder / "study.json", dict).get("figures")
+        for old in set(drawn if is_kind(drawn, [str]) else ()) - set(names):
+            (folder / Path(old).name).unlink(missing_ok=True)
+    rows = [row | {"command": command, "run": folder.name} for row in rows]
+    # Before the report: a folder with a report alone is somebody else's.
+    tables = {name: hash_file(RunFolder(folder.parent / name).error_csv) for name in runs}
+    study = {"command": command, "rows": rows, "runs": list(runs), "tables": tables, "figures": names}
+    write_json(folder / "study.json", study)
+    write_atomically(folder / "report.md", report + "\n")
+    return folder
+
+
 def write_results(folder, command, rows, report, drawn, groups, failures) -> Path:
-    """`reports.results.write_study`. Raises UsageError at the end if runs failed, which the report names too."""
+    """As `write_study`. Raises UsageError at the end if runs failed, which the report names too."""
     if failures:
         report += "\n\n**Missing**, because the run failed:\n\n" + "\n".join(f"- {failure}" for failure in failures)
     names = [each.run.path.name for runs in groups.values() for each in runs]

@@ -270,12 +270,13 @@ class Classification(Task):
         preset, usual = config.preset, default_preset(config.dataset, config.model)
         if preset != usual and not is_made_for(preset, config.model):
             preset += f" (made for other networks, that of this one is {usual})"
+        hardest = f"the hardest {config.images_per_step} of each are trained on, " if self._proxy else ""
         return (
             f"{config.model_name}: {model.count_params():,} parameters, {count_parameters(model.trainable_variables):,} of them trainable, {machine}\n"
             f"{config.dataset_name} from {self.data.found}: {counts['training']:,} training, {counts['validation']:,} validation, "
             f"{counts['test']:,} test images\n"
             f"preset {preset}: {config.train_steps:,} steps of {config.train_batch_size} images "
-            f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), {self._describe_share()}run folder {self.run}"
+            f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), {hardest}run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
             + note_long_warmup(config.warmup_steps, config.train_steps)
             + note_late_decay(config)
@@ -287,9 +288,6 @@ class Classification(Task):
             )
             + self._describe_balance()
         )
-
-    def _describe_share(self):
-        return f"the hardest {self.config.images_per_step} of each are trained on, " if self._proxy else ""
 
     def _describe_balance(self):
         labels, names = self.training.labels, self.data.class_names
