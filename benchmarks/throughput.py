@@ -108,13 +108,22 @@ def run_all(models, contenders, rounds: int, steps: int, torch_python: str) -> l
             result = missing.get(key, {})
             if not result:
                 interpreter = torch_python if job["contender"].startswith("torch") else sys.executable
-                for part in CONTENDERS[job["contender"]].parts if job["model"] else (None,):
-                    result |= _start(job | {"part": part}, interpreter)
-                if "missing" in result:
-                    result = missing[key] = {"missing": result["missing"]}
+                try:
+                    for part in CONTENDERS[job["contender"]].parts if job["model"] else (None,):
+                        result |= _start(job | {"part": part}, interpreter)
+                    if "missing" in result:
+                        result = missing[key] = {"missing": result["missing"]}
+                except FailedError as error:  # it is tried again in the next round
+                    if not job["model"]:  # without what the machine can do, the rows would tell nothing
+                        raise
+                    result = {"missing": str(error)}
             records.append({"round": number} | job | result)
             print(f"round {number + 1}/{rounds}  {_describe(records[-1])}", flush=True)
     return records
+
+
+class FailedError(UsageError):
+    """A measurement ended with an error; the others go on."""
 
 
 def _start(job, interpreter):
@@ -129,7 +138,7 @@ def _start(job, interpreter):
         raise UsageError(f"expected a Python interpreter, received '{interpreter}' ({error.strerror})") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(
+        raise FailedError(
             f"{' '.join(map(str, filter(None, job.values())))} ended with code {error.returncode}: {reason}"
         ) from error
 
@@ -272,7 +281,7 @@ def make_rows(records, facts: dict) -> list[dict]:
                     reasons = [
                         missing[contender, model] for contender in (above, *below) if (contender, model) in missing
                     ]
-                    note = f"not measured: {reasons[0]}" if reasons else ""
+                    note = f"not measured{' in each round' if values else ''}: {reasons[0]}" if reasons else ""
                     add(model, f"{above} / {name}", f"{part}_ratio", "times", values, note=note)
         values = ratios(measured, ("machine", None, "input_rate"), ("ours", model, "training_rate"))
         if values:

@@ -146,7 +146,7 @@ class Settings:
     def as_published(self):
         """The same settings for others to repeat: runs and files of runs that it begins with as if they were in `runs/`."""
         names = [name for name in _SOURCES if hasattr(self, name)]
-        return dataclasses.replace(self, **{name: _in_runs(getattr(self, name)) for name in names})
+        return dataclasses.replace(self, **{name: without_machine(name, getattr(self, name)) for name in names})
 
     def resume_command(self, folder: Path) -> str:
         """The command that goes on with the run in `folder`."""
@@ -386,6 +386,13 @@ def parse_seeds(text):
 
 
 parse_seeds.__name__ = "comma-separated int"  # how argparse calls it in its messages
+
+
+def without_machine(name: str, value: str) -> str:
+    """The value of a setting as it is published: what a run begins with as if it were in `runs/`, images of one's own by their name alone."""
+    if name in _SOURCES:
+        return _in_runs(value)
+    return Path(value).name if name in ("data_dir", "labels", "class_weight") else value
 
 
 def _in_runs(path: str) -> str:

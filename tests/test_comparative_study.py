@@ -50,6 +50,7 @@ from resnet_study.studies.runs import (
     group_runs,
     plan_runs,
     read_finished,
+    study_command,
     write_results,
     write_study,
 )
@@ -756,3 +757,13 @@ def test_a_study_refuses_a_split_that_its_folder_makes(tmp_path):
     folds = [dataclasses.replace(config, folds=5, fold=1, validation_fraction=share) for share in (0.02, 0.1)]
     assert data_key(folds[0]) != data_key(folds[1])
     assert data_key(config) == data_key(dataclasses.replace(config, validation_fraction=0.3))
+
+
+def test_the_command_of_a_study_tells_its_images_and_no_machine():
+    given = {"data_dir": "/a/pets", "teacher": "/a/runs/t", "runs_dir": "/b", "class_weight": "/a/w.json"}
+    command = study_command("compare", given, datasets=["folder"])
+    assert (
+        command
+        == "python cifar10_main.py --mode=compare --datasets=folder --data_dir=pets --teacher=runs/t --class_weight=w.json"
+    )
+    assert "data_dir" not in study_command("compare", {"data_dir": "/a/cifar"}, datasets=["cifar10"])

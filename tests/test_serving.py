@@ -20,6 +20,7 @@ import cifar10_input
 from cifar10_main import main
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.data.image_files import read_image
+from resnet_study.errors import UsageError
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 
@@ -205,3 +206,13 @@ def test_heat_maps_are_computed_one_after_the_other(monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: model.answer(CAT, 3, details=True), range(8)))
     assert max(most) == 1 and all(answer["heads"][0]["heat"] for answer in answers)
+
+
+def test_a_model_that_cannot_answer_is_no_fault_of_the_image(client, monkeypatch):
+    def fail(*_):
+        raise UsageError("no memory")
+
+    monkeypatch.setattr(Predictor, "predict", fail)
+    answer = client.post("/api/predict", content=encode(np.zeros((32, 32, 3), np.uint8)))
+    assert answer.status_code == 500 and "could not answer (no memory)" in answer.json()["detail"]
+    assert client.post("/api/predict", content=b"text").status_code == 400

@@ -272,3 +272,19 @@ def test_reading_is_measured_in_turn(tmp_path):
     assert [row["metric"] for row in rows] == ["reading_rate"] * 4 + ["reading_ratio"] * 3
     assert all(0 < row["minimum"] <= row["value"] <= row["maximum"] and row["runs"] == 2 for row in rows)
     assert reading.main(["--images=0"]) == 2
+
+
+def test_a_contender_that_fails_once_loses_no_rounds_of_the_others(monkeypatch):
+    calls = []
+
+    def start(job, interpreter):
+        calls.append(job["contender"])
+        if job["contender"] == "stock" and calls.count("stock") == 1:
+            raise throughput.FailedError("stock resnet20 ended with code 1: no memory")
+        return {}
+
+    monkeypatch.setattr(throughput, "_start", start)
+    monkeypatch.setattr(throughput, "_describe", str)
+    records = throughput.run_all(["resnet20"], ["stock", "ours"], 2, 10, "python")
+    failed = [(record["round"], record["contender"]) for record in records if "missing" in record]
+    assert failed == [(0, "stock")] and calls.count("ours") == 2 * len(throughput.CONTENDERS["ours"].parts)

@@ -158,7 +158,7 @@ def export(
             finally:
                 exported.close()
             if exported.class_names != class_names:
-                raise UsageError(f"the {kind} file tells other classes than {path}; nothing was written")
+                raise UsageError(f"the {kind} file tells other classes than {path}; it was not kept")
             facts |= _compare(
                 f"the file for {kind}, quantization {quantize},",
                 path,
@@ -207,13 +207,13 @@ def _compare(named, path, quantize, real, expected, received, several):
     same = min(float(np.mean((decide(received[head]) == decide(expected[head])).all(1))) for head in expected)
     if quantize == "none" and not difference <= _LARGEST_DIFFERENCE:
         raise UsageError(
-            f"{named} must answer as {path} within {_LARGEST_DIFFERENCE:g}, received probabilities that are {difference:.2g} apart; nothing "
-            "was written"
+            f"{named} must answer as {path} within {_LARGEST_DIFFERENCE:g}, received probabilities that are {difference:.2g} apart; it was "
+            "not kept"
         )
     if quantize != "none" and not same >= _SAME_CLASS[quantize]:
         raise UsageError(
             f"{named} must name the class that {path} names for {_SAME_CLASS[quantize]:.0%} of the images, received {same:.1%} of "
-            f"{real.found}; nothing was written, give another --quantize"
+            f"{real.found}; it was not kept, give another --quantize"
         )
     facts = {
         "parity": {

@@ -12,6 +12,7 @@ import re
 import shlex
 import statistics
 import sys
+import urllib.parse
 from pathlib import Path
 
 from resnet_study.errors import UsageError, run_command, say_once
@@ -320,17 +321,17 @@ def write_table(results: Path) -> Path:
                 shown[key] = row
         cells, places = [], {page for *_, page in shown}
         if len(shown) > _MOST_OF_A_STUDY and len(places) == 1:
-            lines += ["", f"## {path.stem}", "", f"{len(shown)} rows: [{page}]({page}/README.md)"]
+            lines += ["", f"## {path.stem}", "", f"{len(shown)} rows: [{page}]({_link(page)}/README.md)"]
             continue
         for (*_, page), row in shown.items():
             published = "" if row["published"] is None else f"{row['published']:.2f} {row['unit']}"
             pflop = row.get("pflop")
-            cells.append([*_cells(row), published, pflop and f"{pflop:.3g}", f"[page]({page}/README.md)"])
+            cells.append([*_cells(row), published, pflop and f"{pflop:.3g}", f"[page]({_link(page)}/README.md)"])
         header = ["data set", "model", "preset", "metric", "value", "published", "PFLOP", "page"]
         lines += ["", f"## {path.stem}", "", *table_lines(header, "llllrrrl", cells)]
         if figure := draw_depths(rows, path.stem):
             save_figure(figure, results / f"depth-{path.stem}.png")
-            lines += ["", f"![error against depth](depth-{path.stem}.png)"]
+            lines += ["", f"![error against depth](depth-{_link(path.stem)}.png)"]
     for page, experiments in pages.items():
         write_atomically(results / page / "README.md", _format_page(results, page, experiments))
     path = results / "README.md"
@@ -362,6 +363,11 @@ _SHOWN = {
     "reliability": "how often the answers of each confidence are right",
     "samples": "training images of each class",
 }
+
+
+def _link(place) -> str:
+    """A path for a link: names of own folders may have spaces, which end one."""
+    return urllib.parse.quote(str(place))
 
 
 def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -> str:
@@ -399,7 +405,7 @@ def _format_page(results: Path, page: str, experiments: dict[str, list[dict]]) -
     figures = sorted((results / page).glob("*.png"))
     if figures:
         lines += ["", "## Figures", ""]
-        lines += [f"![{_SHOWN.get(figure.stem, figure.stem)}]({figure.name})" for figure in figures]
+        lines += [f"![{_SHOWN.get(figure.stem, figure.stem)}]({_link(figure.name)})" for figure in figures]
     return "\n".join(lines) + "\n"
 
 

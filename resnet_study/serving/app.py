@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from resnet_study import devices
 from resnet_study.errors import UsageError, as_text, one_line
 from resnet_study.reports.page import render_page
-from resnet_study.serving.served_model import MOST_PIXELS, ServedModel
+from resnet_study.serving.served_model import MOST_PIXELS, ModelFault, ServedModel
 
 HOST = "127.0.0.1"
 _LARGEST_UPLOAD = 20_000_000  # bytes
@@ -74,7 +74,7 @@ class Problem(BaseModel):
 
 _PROBLEMS = {
     400: "no image that can be read", 404: "no such model", 408: "the image took too long to arrive",
-    413: "the image has too many bytes", 422: "a parameter that cannot be used",
+    413: "the image has too many bytes", 422: "a parameter that cannot be used", 500: "the model could not answer",
 }  # fmt: skip
 _BODY = {
     "required": True,
@@ -150,6 +150,8 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
                     return {"answers": [await run_in_threadpool(each.answer, content, top, details) for each in asked]}
                 except UsageError as error:
                     raise fastapi.HTTPException(400, as_text(" ".join(str(error).split()))) from error
+                except ModelFault as error:
+                    raise fastapi.HTTPException(500, as_text(" ".join(str(error).split()))) from error
 
     return app
 

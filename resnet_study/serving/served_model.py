@@ -30,6 +30,10 @@ _SHOWN = 320  # pixels of the longer side of an image that is shown
 _EXPLAINING = threading.Lock()
 
 
+class ModelFault(Exception):  # noqa: N818 - it is no fault of the program
+    """A model cannot answer about an image that is fine."""
+
+
 class ServedModel:
     """A model that answers about the bytes of image files, from several threads at once.
 
@@ -94,10 +98,14 @@ class ServedModel:
 
         Raises:
             UsageError: this is no image that can be read.
+            ModelFault: the model cannot answer about an image that is fine.
         """
         image = decode_image(content, "this file", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
         start = time.perf_counter()
-        found = self._predictor.predict(image[None])
+        try:
+            found = self._predictor.predict(image[None])
+        except UsageError as error:
+            raise ModelFault(f"{self.name} could not answer ({error})") from error
         answer = {"model": self.name, "milliseconds": round(1000 * (time.perf_counter() - start), 3), "heads": []}
         for head, names in self.class_names.items():
             probabilities = (found[head] if head else found)[0]

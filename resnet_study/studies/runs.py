@@ -38,6 +38,7 @@ from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import describe_origin
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.settings import without_machine
 from resnet_study.training.work import training_pflop
 
 
@@ -415,11 +416,11 @@ def study_command(mode: str, given: dict, **options) -> str:
         elif value is not False:
             parts.append(f"--{name}={shlex.quote(','.join(str(item) for item in value))}")
     fields = {field.name: field for field in dataclasses.fields(HyperParameters)}
-    parts += [
-        f"--{name}={shlex.quote(str(value))}"
-        for name, value in given.items()
-        if name == "version" or not fields[name].metadata["operational"]
-    ]
+    of_folder = "folder" in (given.get("dataset"), *(options.get("datasets") or ()))
+    told = {"version", "data_dir", "labels", "label_separator", "jpeg_size"} if of_folder else {"version"}
+    for name, value in given.items():
+        if name in told or not fields[name].metadata["operational"]:
+            parts.append(f"--{name}={shlex.quote(without_machine(name, str(value)))}")
     return " ".join(parts)
 
 
