@@ -119,6 +119,13 @@ EXPERIMENTS = (
             ("cifar100", 32, 0, 45, "beside the public weights of chenyaofo"),
         )
     ),
+    _run(
+        "zoo-cifar10-plain20",
+        "the plain network of 20 layers at convergence, He et al. 2015, figure 6",
+        "--preset=zoo --model=plain20",
+        "plain20-cifar10-zoo-seed0",
+        27,
+    ),
     *(
         _run(
             f"zoo-cifar100-{name}",

@@ -20,6 +20,7 @@ check_current(run)      whether that is of the run as it is now
                                       metrics, validation_error}} of the others
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -104,9 +105,18 @@ def find_model(config) -> tuple[str, RunFolder]:
     base = f"{config.runs_dir}/test-{name}-{config.dataset_name}"
     for number in itertools.count(1):  # folders of other places may have the same name
         run = RunFolder(base + f"-{number}" * (number > 1))
-        tested = read_json(run.result, {}).get("weights", path) if run.result.is_file() else path
-        if Path(str(tested)).expanduser().resolve() == place:
+        if is_free_for(run, path):
             return path, run
+
+
+def is_free_for(run: RunFolder, path: str) -> bool:
+    """Whether a folder holds no test, or one of the model that `path` names, which a new one may replace."""
+    if not run.result.is_file():
+        return True
+    with contextlib.suppress(UsageError):  # it is damaged, and written anew now
+        tested = str(read_json(run.result, {}).get("weights", path))
+        return Path(tested).expanduser().resolve() == Path(path).expanduser().resolve()
+    return True
 
 
 def find_file(path: str, model: keras.Model) -> Path:

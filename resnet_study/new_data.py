@@ -8,12 +8,13 @@ figures of the run itself are left alone. For a model that is given by its file 
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.errors import UsageError, as_text, composed, say_once
-from resnet_study.evaluation import find_class_folders, find_class_names, find_model
+from resnet_study.evaluation import find_class_folders, find_class_names, find_model, is_free_for
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
@@ -64,12 +65,13 @@ def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict,
     ]
     place = Path(found.place).resolve().name or "images"  # "..", "." and "/" name no folder
     base = run.path if config.test_ckpt_path else run.path / "evaluations" / place.removesuffix(".zip")
-    folder = _free_folder(base, found.fingerprint())
+    weights = config.test_ckpt_path or run.best.name
+    folder = _free_folder(base, found.fingerprint(), weights)
     answers = predict_files(config, path, model, images, folder.path, true_names)
     result = {
         "model": model.name,
         "dataset": place,
-        "weights": config.test_ckpt_path or run.best.name,
+        "weights": weights,
         "found": found.place,
         "fingerprint": found.fingerprint(),
         "answers": answers.csv_path.name,  # by another number where other weights have answered before
@@ -115,13 +117,13 @@ def _match_classes(found, folders, names, path) -> dict[str, int]:
     return rank
 
 
-def _free_folder(base: Path, fingerprint: str) -> RunFolder:
-    """The folder for what comes out: `base`, or with the next free number where that holds the result of other images."""
-    folder, number = RunFolder(base), 1
-    while folder.result.is_file() and read_json(folder.result, {}).get("fingerprint") != fingerprint:
-        number += 1
-        folder = RunFolder(base.with_name(f"{base.name}-{number}"))
-    return folder
+def _free_folder(base: Path, fingerprint: str, weights: str) -> RunFolder:
+    """The folder for what comes out: `base`, or with the next free number where that holds the result of other images or of another model."""
+    for number in itertools.count(1):
+        folder = RunFolder(base.with_name(base.name + f"-{number}" * (number > 1)))
+        tested = read_json(folder.result, {}).get("fingerprint") if folder.result.is_file() else fingerprint
+        if tested == fingerprint and is_free_for(folder, weights):
+            return folder
 
 
 def predict_unlabelled(config, run: RunFolder, path: str, model, files: tuple[str, ...]) -> None:

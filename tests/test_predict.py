@@ -22,7 +22,7 @@ import flowers.train
 from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study import command_settings, evaluation, prediction
+from resnet_study import command_settings, evaluation, new_data, prediction
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
@@ -707,3 +707,15 @@ def test_home_in_a_path_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     assert prediction.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]
+
+
+def test_other_images_and_other_models_of_one_name_have_folders_of_their_own(tmp_path):
+    base, names = tmp_path / "test-mine-D", []
+    for images, weights in (("X", "a/mine"), ("Y", "b/mine"), ("Y", "a/mine"), ("X", "a/mine")):
+        folder = new_data._free_folder(base, images, weights)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.result, {"weights": weights, "fingerprint": images})
+        names.append(folder.path.name)
+    assert names == ["test-mine-D", "test-mine-D-2", "test-mine-D-3", "test-mine-D"]
+    folder.result.write_text("{")
+    assert evaluation.is_free_for(folder, "c/mine")

@@ -23,7 +23,7 @@ from resnet_study.class_names import THRESHOLD
 from resnet_study.data.folder_data import find_parts, list_classes
 from resnet_study.data.image_files import read_image
 from resnet_study.data.new_images import check_own
-from resnet_study.errors import UsageError, as_text
+from resnet_study.errors import UsageError, as_text, composed
 from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.metrics import measure
@@ -129,9 +129,8 @@ def _time_left(folds) -> str:
 def _list_answers(config, run: RunFolder) -> pd.DataFrame:
     """What the network of a fold says of its test images: image, fold, true class, predicted class, probability of each class."""
     names = run.read_class_names()
-    rank = {
-        folder: label for label, folder in enumerate(read_json(run.data, {"class_folders": [str]})["class_folders"])
-    }
+    folders = read_json(run.data, {"class_folders": [str]})["class_folders"]
+    rank = {composed(folder): label for label, folder in enumerate(folders)}
     found = list_classes(config)
     members = found.in_order(find_parts(found, config)["test"], rank)
     tested = read_result(run, "test")["test"]["images"]
