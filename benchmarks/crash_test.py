@@ -146,6 +146,7 @@ def _kill_at(instant: str, count: int, size: int) -> None:
 
 def _train(log: int, flags: list[str], instant: str | None, count: int, size: int) -> None:
     """What a forked process does: the command line of a user, with its output in the file of the descriptor `log`."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which `start` blocked
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -182,7 +183,10 @@ def start(run: RunFolder, flags, instant=None, *, count=0, size=0, seconds=0.0) 
 
         arguments = (log.fileno(), flags_of(run, flags), instant, count, size)
         process = multiprocessing.get_context("fork").Process(target=_train, args=arguments)
+        # Until it is among the children, `_stop` would not find it, and it would train on alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             seen = 0
             while instant in ("random time", "beside a file") and process.is_alive():
