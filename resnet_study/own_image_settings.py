@@ -5,10 +5,9 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 
 import dataclasses
 import shlex
-from pathlib import Path
 
 from resnet_study.errors import UsageError
-from resnet_study.settings import DATA, Settings, setting
+from resnet_study.settings import DATA, Settings, name_folder, setting, without_machine
 
 _OF_FILES = ("folder", "oxford102")  # data sets whose images are read from files of any size
 WITHOUT_PLACE = ("digits", "synthetic", "oxford102")  # those that read nothing from `data_dir`
@@ -122,7 +121,7 @@ class OwnImageSettings(Settings):
     @property
     def folder_name(self) -> str:
         """Name of the folder or archive of images, for titles and file names."""
-        return Path(self.data_dir or "images").expanduser().resolve().name.removesuffix(".zip")
+        return name_folder(self.data_dir)
 
     @property
     def dataset_name(self) -> str:
@@ -141,8 +140,8 @@ class OwnImageSettings(Settings):
 
     def without_places(self):
         """The same settings with images of one's own by their name alone: what is published tells of no machine."""
-        kept = {"data_dir": self.folder_name, "labels": Path(self.labels).name} if self.dataset == "folder" else {}
-        return dataclasses.replace(self, class_weight=Path(self.class_weight).name, **kept)
+        names = ("data_dir", "labels", "class_weight") if self.dataset == "folder" else ("class_weight",)
+        return dataclasses.replace(self, **{name: without_machine(name, getattr(self, name)) for name in names})
 
     @property
     def folder_flags(self) -> list[str]:

@@ -392,7 +392,14 @@ def without_machine(name: str, value: str) -> str:
     """The value of a setting as it is published: what a run begins with as if it were in `runs/`, images of one's own by their name alone."""
     if name in _SOURCES:
         return _in_runs(value)
-    return Path(value).name if name in ("data_dir", "labels", "class_weight") else value
+    if name == "data_dir":
+        return name_folder(value)
+    return Path(value).name if name in ("labels", "class_weight") else value
+
+
+def name_folder(place: str) -> str:
+    """Name of a folder or archive of images, for titles, file names and published commands."""
+    return Path(place or "images").expanduser().resolve().name.removesuffix(".zip")
 
 
 def _in_runs(path: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import keras
@@ -766,4 +767,5 @@ def test_the_command_of_a_study_tells_its_images_and_no_machine():
         command
         == "python cifar10_main.py --mode=compare --datasets=folder --data_dir=pets --teacher=runs/t --class_weight=w.json"
     )
+    assert study_command("compare", {"data_dir": "."}, datasets=["folder"]).endswith(f"--data_dir={Path.cwd().name}")
     assert "data_dir" not in study_command("compare", {"data_dir": "/a/cifar"}, datasets=["cifar10"])

@@ -608,7 +608,7 @@ def test_names_are_the_same_however_an_umlaut_is_written(tmp_path):
     make(tmp_path, f"train/{two}/1.png", "train/b/2.png", f"valid/{one}/3.png", "valid/b/4.png")
     (tmp_path / "class_names.json").write_text(json.dumps({one: "gull", "b": "bee"}))
     data = find_labelled(str(tmp_path))
-    assert data.class_names == ("gull", "bee") or data.class_names == ("bee", "gull")
+    assert data.class_names == ("gull", "bee")
     assert len(data.classes) == 2 and all((tmp_path / file).is_file() for file, _ in data.parts["training"])
 
     make(tmp_path / "flat", f"{two}.png", f"{one}s.png", "b.png")

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from resnet_study import devices
 from resnet_study.errors import UsageError, as_text, one_line
 from resnet_study.reports.page import render_page
-from resnet_study.serving.served_model import MOST_PIXELS, ModelFault, ServedModel
+from resnet_study.serving.served_model import MOST_PIXELS, ModelError, ServedModel
 
 HOST = "127.0.0.1"
 _LARGEST_UPLOAD = 20_000_000  # bytes
@@ -150,7 +150,7 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
                     return {"answers": [await run_in_threadpool(each.answer, content, top, details) for each in asked]}
                 except UsageError as error:
                     raise fastapi.HTTPException(400, as_text(" ".join(str(error).split()))) from error
-                except ModelFault as error:
+                except ModelError as error:
                     raise fastapi.HTTPException(500, as_text(" ".join(str(error).split()))) from error
 
     return app

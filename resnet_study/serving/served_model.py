@@ -30,7 +30,7 @@ _SHOWN = 320  # pixels of the longer side of an image that is shown
 _EXPLAINING = threading.Lock()
 
 
-class ModelFault(Exception):  # noqa: N818 - it is no fault of the program
+class ModelError(Exception):
     """A model cannot answer about an image that is fine."""
 
 
@@ -98,14 +98,14 @@ class ServedModel:
 
         Raises:
             UsageError: this is no image that can be read.
-            ModelFault: the model cannot answer about an image that is fine.
+            ModelError: the model cannot answer about an image that is fine.
         """
         image = decode_image(content, "this file", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
         start = time.perf_counter()
         try:
             found = self._predictor.predict(image[None])
         except UsageError as error:
-            raise ModelFault(f"{self.name} could not answer ({error})") from error
+            raise ModelError(f"{self.name} could not answer ({error})") from error
         answer = {"model": self.name, "milliseconds": round(1000 * (time.perf_counter() - start), 3), "heads": []}
         for head, names in self.class_names.items():
             probabilities = (found[head] if head else found)[0]

@@ -198,14 +198,10 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
 
 def data_key(config):
     """What the data of a run depend on, beside the settings that all runs of a study share."""
-    drawn = (
-        config.validation_fraction if config.folds else None
-    )  # the validation part of a fold is drawn when it is read
-    return (
-        config.dataset,
-        config.synthetic_images if config.dataset == "synthetic" else config.reading()["jpeg_size"],
-        drawn,
-    )
+    # The validation part of a fold is drawn when it is read.
+    drawn = config.validation_fraction if config.folds else None
+    read = config.synthetic_images if config.dataset == "synthetic" else config.reading()["jpeg_size"]
+    return config.dataset, read, drawn
 
 
 def _as_stored(config):
