@@ -61,6 +61,7 @@ def evaluate(config: FlowerParameters):
     Raises:
         UsageError: no such run or file, or the model does not fit the images.
     """
+    from flowers.work import transfer_pflop
     from resnet_study.evaluation import evaluate_parts, find_model, read_as_trained
     from resnet_study.exporting.exported_model import open_model
     from resnet_study.new_data import predict_unlabelled
@@ -69,10 +70,12 @@ def evaluate(config: FlowerParameters):
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     data = load_as_trained(config, path, model)
+    pflop = None
     if config.test_ckpt_path:
         tell_known_validation(path, config)
     else:
         _check_data(run, data)
+        pflop = transfer_pflop(config, model, int(run.read_history().iloc[-1]["step"]), data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
 
     def pieces(part):
@@ -82,7 +85,7 @@ def evaluate(config: FlowerParameters):
 
     parts = {"validation": data.validation, "test": data.test}
     labelled = label_parts(data, {name: pieces(part) for name, part in parts.items() if part is not None})
-    result = evaluate_parts(config, path, run, model, labelled)
+    result = evaluate_parts(config, path, run, model, labelled, pflop=pflop)
     predict_unlabelled(config, run, path, model, data.unlabelled)
     return result, run, data
 

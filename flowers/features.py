@@ -14,7 +14,7 @@ from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.training.step import shard
 
-_LARGEST_FEATURES = 2 << 30  # bytes, of training and validation images together
+LARGEST_FEATURES = 2 << 30  # bytes, of training and validation images together
 
 
 def count_variants(config: FlowerParameters) -> int:
@@ -22,8 +22,14 @@ def count_variants(config: FlowerParameters) -> int:
     return config.variants if config.augment else 1
 
 
+def may_cache_features(config: FlowerParameters) -> bool:
+    """Whether the settings ask for cached features, or leave the choice where they do not change."""
+    changes = config.backbone_trainable or config.faithful or not count_variants(config) or config.changes_batches
+    return config.cache_features != "off" and not changes
+
+
 def can_cache_features(config: FlowerParameters, training: int, validation: int, backbone) -> bool:
-    """Whether the head is trained on cached features: as the settings say, or where these do not change and fit into the memory.
+    """Whether the head is trained on cached features: where it may be, and they fit into the memory.
 
     Args:
         config: settings; uses cache_features, backbone_trainable, faithful, augment, variants, changes_batches.
@@ -33,25 +39,15 @@ def can_cache_features(config: FlowerParameters, training: int, validation: int,
     Raises:
         UsageError: they must be cached and do not fit.
     """
-    variants = count_variants(config)
-    if (
-        config.cache_features == "off"
-        or config.backbone_trainable
-        or config.faithful
-        or not variants
-        or config.changes_batches
-    ):
+    if not may_cache_features(config):
         return False
-    size = (training * variants + validation) * math.prod(backbone.output_shape[1:]) * 4
-    if size <= _LARGEST_FEATURES:
-        return True
-    needs = (
-        f"the cached features would take {size / 2**30:.1f} GiB of memory, more than {_LARGEST_FEATURES / 2**30:.0f}"
-    )
-    if config.cache_features == "on":
-        raise UsageError(f"{needs}; use --head=pool, fewer --variants, or --cache_features=off")
-    print(f"{needs}, so the backbone runs for every batch; --head=pool needs far less")
-    return False
+    size = (training * count_variants(config) + validation) * math.prod(backbone.output_shape[1:]) * 4
+    if size > LARGEST_FEATURES and config.cache_features == "on":
+        raise UsageError(
+            f"the cached features would take {size / 2**30:.1f} GiB of memory, more than {LARGEST_FEATURES / 2**30:.0f}; use --head=pool, fewer "
+            "--variants, or --cache_features=off"
+        )
+    return size <= LARGEST_FEATURES
 
 
 def compute_features(backbone, training: ImagePart, validation_batches, config: FlowerParameters) -> tuple:

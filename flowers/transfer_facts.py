@@ -8,6 +8,7 @@ from pathlib import Path
 import PIL.Image
 
 from flowers.backbones import APPLICATIONS
+from flowers.features import LARGEST_FEATURES, may_cache_features
 from resnet_study.data.balance import describe_balance
 from resnet_study.data.image_files import read_content
 from resnet_study.networks.multiply_adds import count_parameters
@@ -54,6 +55,11 @@ def describe(task, machine: str) -> str:
         lines.append(
             f"after {config.unfreeze_at_epoch} epochs fine-tuning: the last {config.fine_tune_stages} stage(s) of the backbone train "
             "too, its batch norm stays in inference mode"
+        )
+    if may_cache_features(config) and not (task.caches_features or task.unfrozen):
+        lines.append(
+            f"note: cached features would take more than {LARGEST_FEATURES / 2**30:.0f} GiB of memory, so the backbone runs for every batch; "
+            "--head=pool needs far less"
         )
     if data.leak_count is None and config.dataset == "folder" and config.find_leaks == "auto":
         lines.append(

@@ -12,8 +12,8 @@ check_current(run)      whether that is of the run as it is now
     validation, test                  the metrics of each part that was tested, see `metrics.measure`
     predictions                       the part that predictions.npy and the figures are about
     best_step, last_step              of a run: the steps of the tested weights and of the end of the training
-    pflop                             of a run of the CIFAR program: the work of its training, see
-                                      `training.work.training_pflop`
+    pflop                             of a run: the work of its training, see `training.work.training_pflop` and
+                                      `flowers.work.transfer_pflop`
     validation_error, last_validation_error
                                       of a run that validates: the errors in % that the training noted at these steps
     head, heads                       of several heads: the name of the one that all of the above is about, and {name: {part:

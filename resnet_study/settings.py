@@ -152,8 +152,11 @@ class Settings:
         """The command that goes on with the run in `folder`."""
         flags = [f"--version={_quote(folder.name)}", "--resume"]
         # Which may have been asked for by a later start than the first.
-        for name, value in (("watch_test", True), ("strategy", "multi_worker")):
-            if getattr(self, name, None) == value:
+        for name in ("watch_test", "test_flip", "test_shifts", "strategy"):
+            if (
+                name in self.__dataclass_fields__
+                and (value := getattr(self, name)) != self.__dataclass_fields__[name].default
+            ):
                 flags.insert(0, f"--{name}={str(value).lower()}")
         if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
             flags.insert(0, f"--runs_dir={_quote(str(folder.parent))}")

@@ -27,6 +27,7 @@ import flowers.predict
 import flowers.train
 from flowers import augmentation, backbones, batches, data, features, heads, image_part, leaks, transfer
 from flowers.settings import FlowerParameters
+from flowers.work import transfer_pflop
 from resnet_study import devices, saved_models
 from resnet_study.data import download
 from resnet_study.data.image_files import read_image
@@ -762,10 +763,29 @@ def test_features_are_cached_where_the_images_do_not_change(image_folder, tmp_pa
         return make_trainer(settings(image_folder, tmp_path, **changes), data=found).task.caches_features
 
     assert caches(augment=False) and not caches()
-    monkeypatch.setattr(features, "_LARGEST_FEATURES", 100)
+    monkeypatch.setattr(features, "LARGEST_FEATURES", 100)
     assert not caches(augment=False)
     with pytest.raises(UsageError, match=r"would take .* GiB .*--head=pool"):
         caches(augment=False, cache_features="on")
+
+
+def test_the_work_of_a_training_counts_what_was_computed(image_folder, tmp_path, monkeypatch):
+    found = data.load_images(settings(image_folder, tmp_path))
+    model = heads.build_transfer("resnet50", 3, input_shape=(32, 32, 3), head="pool")
+    head = sum(np.prod(layer.kernel.shape) for layer in model.layers if isinstance(layer, keras.layers.Dense))
+    convolutions = [16**2 * 27 * 8, *(side**2 * 72 * 8 for side in (8, 4, 2, 1))]
+    backbone, images, steps = sum(convolutions), 21, 12  # four epochs of three batches of eight
+
+    def work(**changes):
+        return transfer_pflop(settings(image_folder, tmp_path, epochs=4, **changes), model, steps, found) * 1e15 / 2
+
+    assert round(work(base="trained")) == 3 * (backbone + head) * 8 * steps
+    assert round(work()) == (backbone + 3 * head) * 8 * steps  # each batch has other images
+    assert round(work(variants=2)) == backbone * 2 * images + 3 * head * 8 * steps
+    tuned = 3 * (head + convolutions[-1]) + sum(convolutions[:-1])
+    assert round(work(augment=False, unfreeze_at_epoch=3)) == backbone * images + 3 * head * 8 * 9 + tuned * 8 * 3
+    monkeypatch.setattr(features, "LARGEST_FEATURES", 100)
+    assert round(work(augment=False)) == (backbone + 3 * head) * 8 * steps
 
 
 def test_a_resumed_run_takes_its_frozen_backbone_from_its_folder(image_folder, tmp_path):

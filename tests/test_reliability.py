@@ -590,7 +590,7 @@ def a_tested_run(folder, seed):
         run.begin(config, resume=False, overwrite=False)
     row = dict.fromkeys(HISTORY, 1.0)
     write_atomically(run.error_csv, ",".join(row) + "\n" + ",".join(map(str, row.values())) + "\n")
-    tested = {"error": 10.0 + seed, "top5_error": 1.0, "loss": 1.0, "images": 10, "confusion_matrix": [[1]]}
+    tested = {"error": 10.0 + seed, "top5_error": 1.0, "loss": 1.0, "images": 10, "confusion_matrix": 6 * [6 * [1]]}
     facts = {"best_step": 1, "last_step": 1, "validation_error": 1.0, "predictions": "test"}
     write_json(run.result, facts | {"test": tested | {"per_class": []}})
     write_json(
@@ -634,6 +634,24 @@ def test_a_folder_that_was_trained_again_with_another_seed_has_one_row(tmp_path)
     publish(run, "smoke", tmp_path / "results")
     rows = [row for row in read_json(tmp_path / "results" / "smoke.json", [dict]) if row["metric"] == "test_error"]
     assert [row["values"] for row in rows] == [{"7": 10.0}] and "split_seed 3" in rows[0]["preset"]
+
+
+def test_an_error_among_the_first_five_is_published_of_more_classes_alone(tmp_path):
+    run, rows = a_tested_run(tmp_path, 0), tmp_path / "results" / "smoke.json"
+    for classes in (6, 5):
+        result = read_json(run.result, dict)
+        result["test"]["confusion_matrix"] = classes * [classes * [1]]
+        write_json(run.result, result)
+        publish(run, "smoke", tmp_path / "results")
+        assert ("test_top5_error" in [row["metric"] for row in read_json(rows, [dict])]) == (classes > 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0.00"), (0.0012, "0.001"), (0.005, "0.01"), (12.345, "12.35"), (1234.5, "1,234")]
+)
+def test_small_values_are_not_shown_as_none(value, shown):
+    row = {"value": value, "unit": "%", "std": value, "runs": 2, "note": ""}
+    assert reports._format_value(row) == f"{shown} % ± {shown} (2 seeds)"
 
 
 def test_another_run_of_a_published_name_is_refused(tmp_path, capsys):

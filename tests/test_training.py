@@ -415,7 +415,8 @@ def test_watching_the_test_error_changes_nothing_else(averaged, tmp_path):
     watched = tables[0][["test_loss", "test_error"]]
     pd.testing.assert_frame_equal(tables[0].drop(columns=watched.columns), tables[1])
     assert_same_state(last_arrays(first), last_arrays(second))
-    assert "--watch_test=true" in tiny(tmp_path, watch_test=True).resume_command(first.path)
+    command = tiny(tmp_path, watch_test=True, test_flip=True, strategy="cpu").resume_command(first.path)
+    assert {"--watch_test=true", "--test_flip=true", "--strategy=cpu"} < set(command.split())
     # Of the averaged weights, which are those that are kept.
     data = cifar10_input.load_data(config)
     probabilities = cifar10_test.test(load_model(str(first.final)), data.test.images)

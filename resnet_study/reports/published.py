@@ -119,6 +119,8 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         "error_flip": "test_error_flip",
         "error_shifts": "test_error_shifts",
     }
+    if len(result["test"].get("confusion_matrix", ())) <= 5:  # it can only be 0
+        del names["top5_error"]
     numbers = {names[name]: result["test"][name] for name in names if name in result["test"]}
     if "mean_average_precision" in result["test"]:
         numbers["test_mean_average_precision"] = 100 * result["test"]["mean_average_precision"]

@@ -441,11 +441,13 @@ def _format_value(row) -> str:
         return row["note"]
 
     def number(value):
-        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.2f}"
+        if isinstance(value, int) or abs(value) >= 100:
+            return f"{value:,.0f}"
+        return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
     text = f"{number(row['value'])} {row['unit']}"
     if row["std"] is not None and "minimum" not in row:
-        text += f" ± {row['std']:.2f} ({row['runs']} {row.get('over', 'seeds')})"
+        text += f" ± {number(row['std'])} ({row['runs']} {row.get('over', 'seeds')})"
     elif "minimum" in row and row["runs"] > 1:
         text += f" [{number(row['minimum'])} .. {number(row['maximum'])}] ({row['runs']} times)"
     return text + (f"; {row['note']}" if row.get("note") else "")
