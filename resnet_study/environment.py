@@ -24,7 +24,7 @@ def describe_environment(policy: str, strategy: str = "auto", towers: int = 1) -
     import tensorflow as tf
 
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*name_program(), *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
@@ -37,6 +37,14 @@ def describe_environment(policy: str, strategy: str = "auto", towers: int = 1) -
         "dtype_policy": policy,
         "towers": towers,
     }
+
+
+def name_program() -> list[str]:
+    """The words by which this process was started, without its flags: `python cifar10_main.py`, `python -m flowers.train` or `cifar10`."""
+    if module := getattr(sys.modules["__main__"], "__spec__", None):
+        return ["python", "-m", module.name]
+    name = Path(sys.argv[0]).name
+    return ["python", name] if name.endswith(".py") else [name.removesuffix(".exe")]
 
 
 def used_gpus(strategy: str) -> list:

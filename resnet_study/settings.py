@@ -15,7 +15,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
 
-from resnet_study.environment import describe_versions
+from resnet_study.environment import describe_versions, name_program
 from resnet_study.errors import UsageError, shorten
 
 _LARGEST = 3.4028234e38  # of the numbers that the networks compute in
@@ -160,7 +160,11 @@ class Settings:
                 flags.insert(0, f"--{name}={str(value).lower()}")
         if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
             flags.insert(0, f"--runs_dir={_quote(str(folder.parent))}")
-        return " ".join([self.PROGRAM, *flags])
+        # Installed, it has no file to be named.
+        program = (
+            self.PROGRAM.replace("python cifar10_main.py", "cifar10") if name_program() == ["cifar10"] else self.PROGRAM
+        )
+        return " ".join([program, *flags])
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

@@ -1,10 +1,12 @@
 """On which device and in which number format is computed, and what is said of it. The GPUs are made up."""
 
 import functools
+import importlib.machinery
 import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import conftest
 import pytest
@@ -12,6 +14,7 @@ import tensorflow as tf
 from conftest import ROOT, user_environment
 
 from cifar10_train import Train, train
+from hyper_parameters import from_preset
 from resnet_study import devices, errors
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.environment import _read_quotas, count_cores, describe_environment
@@ -164,6 +167,23 @@ def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardwar
     del environment["gpus"]  # noted by other versions
     assert name_hardware(environment) == "Made Up 9000, 2 cores, float32"
     assert name_hardware(environment | {"towers": 2}) == "Made Up 9000, 2 cores, float32, 2 towers"
+
+
+@pytest.mark.parametrize(
+    ("module", "called", "words"),
+    [
+        (None, "/place/cifar10_main.py", "python cifar10_main.py"),
+        ("flowers.train", "/place/flowers/train.py", "python -m flowers.train"),
+        (None, "/place/bin/cifar10", "cifar10"),
+    ],
+)
+def test_a_command_is_named_as_it_was_typed(monkeypatch, module, called, words):
+    spec = module and importlib.machinery.ModuleSpec(module, None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec, raising=False)
+    monkeypatch.setattr(sys, "argv", [called, "--seed=1"])
+    assert describe_environment("float32")["command"] == f"{words} --seed=1"
+    program = "cifar10 --mode=train" if words == "cifar10" else "python cifar10_main.py --mode=train"
+    assert from_preset("smoke").resume_command(Path("runs/x")) == f"{program} --version=x --resume"
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")
