@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 import cifar10_input
 from resnet_study.errors import UsageError
@@ -260,9 +260,10 @@ def draw_gradient_norms(norms: dict, dataset: str):
                 axes.semilogy(range(1, 1 + len(layers)), values, label=f"{form}{depth}", linewidth=1.3, **style)
                 axes.set_title(f"{word}, {'trained' if index else 'untrained'}")
         row[0].set_ylabel("norm of the gradient")
-        # The powers of ten would need math in texts, which is off.
-        row[0].yaxis.set_major_formatter("{x:g}")
-        row[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        # Numbers, since powers of ten would need math in texts, which is off.
+        row[0].yaxis.set(
+            major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}", minor_formatter=NullFormatter()
+        )
         if row[-1].lines:
             row[-1].legend(fontsize=8)
     for axes in panels[-1]:
