@@ -282,6 +282,18 @@ def _report(flags, versions):
     print(f"written: {page}")
 
 
+def _tell_apart(paths) -> dict[str, str]:
+    """Of each path as much of its end as no other has: of runs/a/best.keras and runs/b/best.keras the folders too."""
+    parts = {path: Path(path).expanduser().resolve().parts for path in paths}
+    shown = {}
+    for path, mine in parts.items():
+        ends = [mine[-count:] for count in range(1, len(mine) + 1)]
+        others = [theirs for other, theirs in parts.items() if other != path]
+        own = (end for end in ends if all(theirs[-len(end) :] != end for theirs in others))
+        shown[path] = "-".join(next(own, ends[0]))
+    return shown
+
+
 def _serve(flags, versions, port):
     """Answers for runs of either program in `runs_dir`, model files and "cifar10", beside each other."""
     if not 0 <= port <= 65535:
@@ -309,11 +321,7 @@ def _serve(flags, versions, port):
         name: with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config
         for name, path in paths.items()
     }
-    shown = {name: Path(name).name for name in paths}
-    # Of runs/a/best.keras and runs/b/best.keras the folders tell more.
-    shown |= {
-        name: "-".join(Path(name).parts[-2:]) for name in paths if list(shown.values()).count(Path(name).name) > 1
-    }
+    shown = _tell_apart(paths)
     serve([ServedModel(shown[name], path, settings[name]) for name, path in paths.items()], port)
 
 

@@ -34,7 +34,14 @@ from resnet_study.evaluation import (
     measure,
     read_as_trained,
 )
-from resnet_study.exporting.export import CALIBRATION_IMAGES, RealImages, choose_images, hash_file, read_given
+from resnet_study.exporting.export import (
+    CALIBRATION_IMAGES,
+    RealImages,
+    check_formats,
+    choose_images,
+    hash_file,
+    read_given,
+)
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
@@ -334,6 +341,7 @@ def export(
     Raises:
         UsageError: no such run or file; a format has no such quantization; or a file does not answer as the model.
     """
+    check_formats(formats, quantize)  # before any data are read
     path, run = find_model(config)
     model = load_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)

@@ -87,7 +87,8 @@ def describe(config: FlowerParameters) -> Path:
     good = [number for number in range(len(rows)) if number not in reasons]
     same = table.loc[good].groupby("sha256")["image"].transform("first") if good else pd.Series(dtype=str)
     table["equals"] = same.where(same != table["image"].loc[good])
-    near = {good[here]: rows[good[there]]["image"] for here, there in find_near(hashes[good]).items()}
+    parts = pd.factorize(table["part"])[0][good]
+    near = {good[here]: rows[good[there]]["image"] for here, there in find_near(hashes[good], parts).items()}
     table["resembles"] = pd.Series(near, dtype=object)
     table.loc[table["equals"].notna(), "resembles"] = None
     write_atomically(folder / "images.csv", table.drop(columns=["sha256"], errors="ignore").to_csv(index=False))
@@ -113,28 +114,28 @@ def _check_folder(folder, files):
         raise UsageError(f"{before} tells of other images; give another --runs_dir, or delete it")
 
 
-def find_near(hashes) -> dict[int, int]:
+def find_near(hashes, parts) -> dict[int, int]:
     """Images that resemble an earlier one.
 
     Args:
         hashes: 0 or 1, uint8 [n, 64].
+        parts: int [n], the part of the data that each image is in.
 
     Returns:
-        {0-based number of an image: that of the earlier image whose hash is nearest, of those that differ in 4 bits at most}.
+        {0-based number of an image: that of an earlier image whose hash differs in 4 bits at most: the nearest in another part, or where
+        there is none, the nearest}.
 
     Example:
         import numpy as np
         from flowers.describe import find_near
 
-        print(find_near(np.eye(64, dtype=np.uint8)[[0, 0, 1]]))  # {1: 0, 2: 0}
+        print(find_near(np.eye(64, dtype=np.uint8)[[0, 0, 1]], np.zeros(3, int)))  # {1: 0, 2: 0}
     """
     import numpy as np
 
-    nearest: dict[int, tuple[int, int]] = {}
-    _, first, which = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
-    for number, start in enumerate(first[which.ravel()]):
-        if start < number:
-            nearest[number] = (0, int(start))
+    nearest: dict[int, tuple[bool, int, int]] = {}  # whether in the same part, bits, number of the other
+    kinds = np.column_stack([hashes, parts])
+    _, first, which = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
     # Hashes that differ in few bits are equal in a band at least: only such are compared.
     for columns in np.array_split(np.arange(64), _BANDS):
         groups = collections.defaultdict(list)
@@ -144,11 +145,16 @@ def find_near(hashes) -> dict[int, int]:
             bits = hashes[group]
             for place in range(1, len(group)):
                 distances = (bits[:place] != bits[place]).sum(axis=1)
-                closest = int(distances.argmin())
+                same = parts[group[:place]] == parts[group[place]]
+                closest = int((distances + (_NEAR + 1) * same + 64 * (distances > _NEAR)).argmin())
                 if distances[closest] <= _NEAR:
-                    pair = int(distances[closest]), group[closest]
+                    pair = bool(same[closest]), int(distances[closest]), group[closest]
                     nearest[group[place]] = min(pair, nearest.get(group[place], pair))
-    return {number: other for number, (_, other) in sorted(nearest.items())}
+    for number, start in enumerate(first[which.ravel()]):
+        if start < number:  # of the same part and hash
+            here = (True, 0, int(start))
+            nearest[number] = min(here, nearest.get(int(start), here))
+    return {number: other for number, (*_, other) in sorted(nearest.items())}
 
 
 def _write_page(path, config, found, table):
@@ -184,12 +190,15 @@ def _write_page(path, config, found, table):
         "sizes (width x height)": (read["width"].astype(int).astype(str) + " x " + read["height"].astype(int).astype(str)) if len(read) else read["part"],
         "kinds of pixels": read["kind"] if len(read) else read["part"],
     }  # fmt: skip
+    counts = {name: values.value_counts() for name, values in counts.items()}
+    class_count = len(by_class(read))
     broken = table[table["cannot_be_read"] != ""]
     write_page(
         path, "describe.html", {}, title="images", name=found.place, found=found.found, pairs=pairs, samples=samples,
         parts=list(dict.fromkeys(table["part"])), broken=list(broken["cannot_be_read"])[:_SHOWN], broken_count=len(broken),
         classes=[(name, rows["part"].value_counts().to_dict()) for name, rows in by_class(table)],
-        counts={name: list(values.value_counts().head(_SHOWN).items()) for name, values in counts.items()},
+        counts={name: (len(values), list(values.head(_SHOWN).items())) for name, values in counts.items()},
+        class_count=class_count,
     )  # fmt: skip
     for column, facts in pairs.items():
         print(

@@ -185,7 +185,8 @@ def _draw(config, run, data, result):
             [data.training.read(i), *(make_variant(data.training, i, variant, config) for variant in variants)]
             for i in chosen
         ]
-        kind = (
+        worsened = f"{config.corrupt:.0%} made worse ({config.corrupt_mix}), " if config.corrupt else ""
+        kind = worsened + (
             f"rotation {config.rotation:g} degrees, shear {config.shear:g} degrees, zoom {config.zoom:g}"
             + (", flip" if config.horizontal_flip else "")
             if config.augment

@@ -27,7 +27,7 @@ _LARGEST_IMAGE = 16 << 20  # bytes
 _TABLE = Path(__file__).with_name("oxford102.json")
 _WAYS_OUT = (
     "connect to a network, give --data_dir=FOLDER with images of your own, or use what needs no network: --dataset=digits "
-    "--weights=none (or --weights=FILE or RUN)"
+    "--model=resnet20"
 )
 
 

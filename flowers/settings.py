@@ -268,6 +268,10 @@ class FlowerParameters(SharedSettings):
         """As `SharedSettings.reading`, with the quirk of the text."""
         return super().reading(told) | ({"resize": "nearest", "jpeg_size": "full"} if self.faithful else {})
 
+    def as_usual(self) -> "FlowerParameters":
+        """What a run of this network with this head has without further flags."""
+        return type(self)(model=self.model, head=self.head, base=self.base)
+
     @property
     def model_name(self) -> str:
         return self.model

@@ -70,7 +70,7 @@ def describe(task, machine: str) -> str:
         first = " = ".join(data.leaks[0])
         lines.append(
             f"leak: {data.leak_count} pair(s) of equal images are in two parts, so errors there look too small: {first}, ...; "
-            f"listed in {task.run.data}"
+            f"the first {len(data.leaks)} are listed in {task.run.data}"
         )
     if not config.backbone_trainable and config.weights == "none":
         lines.append("note: the backbone is frozen with random weights; give --weights or use --backbone=trained")

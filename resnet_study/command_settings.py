@@ -46,7 +46,7 @@ _READS = {
     "test": _KEPT | _PLACES | _TABLE | _TEST,
     "predict": _KEPT | _PLACES | {"test_batch_size"},
     "export": _KEPT | _PLACES | _TABLE | {"test_batch_size"},
-    "prune": _EVERY - {"is_use_ckpt", "ckpt_path"},
+    "prune": _EVERY - {"is_use_ckpt", "ckpt_path", "quantize_aware"},
     "calibrate": _KEPT | _PLACES | _TABLE | {"test_batch_size"},
     "models": _WHERE,
     "report": {*_NAMING, *_TABLE},
@@ -72,6 +72,7 @@ _ADVICE = {
     **{(mode, "test_ckpt_path"): f"{mode} a run, by its --version" for mode in ("calibrate", "publish", "report")},
     **{("degradation", name): "leave it out, --models or --depths name the networks" for name in _NETWORK},
     ("compress", "num_residual_blocks"): "give --versions=resnet32 and so on",
+    ("prune", "quantize_aware"): "give it to a training that begins with the pruned run: --mode=train --is_use_ckpt --ckpt_path=RUN",
     **{("prune", name): "name what to prune by --version or --test_ckpt_path" for name in ("is_use_ckpt", "ckpt_path")},
 }  # fmt: skip
 

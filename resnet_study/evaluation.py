@@ -81,7 +81,7 @@ def find_model(config) -> tuple[str, RunFolder]:
 
     Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images where it held some out. What
     `test_ckpt_path` names gets the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone; the
-    name is that of the run folder, with that of the file if it is one, and a number where another model of that name was tested.
+    name is that of the run folder, with that of the file if it is one, and a number where another model of that name was tested or exported.
 
     Args:
         config: settings of either program; uses test_ckpt_path, runs_dir, run_name, model_name and dataset_name.
@@ -110,12 +110,13 @@ def find_model(config) -> tuple[str, RunFolder]:
 
 
 def is_free_for(run: RunFolder, path: str) -> bool:
-    """Whether a folder holds no test, or one of the model that `path` names, which a new one may replace."""
-    if not run.result.is_file():
-        return True
-    with contextlib.suppress(UsageError):  # it is damaged, and written anew now
-        tested = str(read_json(run.result, {}).get("weights", path))
-        return Path(tested).expanduser().resolve() == Path(path).expanduser().resolve()
+    """Whether a folder holds no test and no exported file, or those of the model that `path` names, which new ones may replace."""
+    told = {run.result: "weights"} | dict.fromkeys(run.path.glob("exported/*/model.json"), "source")
+    for file, name in told.items():
+        with contextlib.suppress(UsageError):  # it is damaged, and written anew now
+            known = str(read_json(file, {}).get(name, path)) if file.is_file() else path
+            if Path(known).expanduser().resolve() != Path(path).expanduser().resolve():
+                return False
     return True
 
 

@@ -9,7 +9,7 @@ class Preset:
     """A named recipe.
 
     Attributes:
-        summary: one line for `--help-all` and the README.
+        summary: one line for `--help-all`.
         settings: what differs from the defaults of `HyperParameters`.
         published: (metric, value in %, source) of the number on CIFAR-10 that the recipe with its own network is held against;
             None = the test error that the model registry states.

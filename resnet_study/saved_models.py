@@ -97,8 +97,8 @@ def load_model(path: str, shipped_name: str = "") -> keras.Model:
         return _load_checkpoint(place)
     if place.suffix != ".keras":
         raise UsageError(
-            f"expected a .keras file or a checkpoint .npz, received '{place}'; give another file, or a run folder (.onnx and .tflite are for "
-            "--mode=test and predict, and for Predictor)"
+            f"expected a .keras file or a checkpoint .npz, received '{place}'; give another file, or a run folder (.onnx and .tflite are to be "
+            "tested, asked and served: --mode=test, predict and serve, flowers.evaluate and flowers.predict, Predictor)"
         )
     try:
         model = as_functional(read_model(place))

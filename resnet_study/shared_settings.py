@@ -114,7 +114,10 @@ class SharedSettings(OwnImageSettings):
         minimum=1,
     )
     patience: int = setting(
-        0, TRAINING, "reports without a lower validation error after which training stops; 0 = it never does", minimum=0
+        0,
+        TRAINING,
+        "reports without a lower validation error (flowers, several labels: loss) after which training stops; 0 = it never does",
+        minimum=0,
     )
     optimizer: str = setting(
         "nesterov", TRAINING, "momentum, nesterov = SGD; adam", choices=("momentum", "nesterov", "adam")
@@ -125,7 +128,7 @@ class SharedSettings(OwnImageSettings):
         "linear",
         TRAINING,
         "course of the learning rate after warm-up; linear and cosine end at final_lr with the training; plateau = "
-        "times lr_decay_factor, not below final_lr, after each plateau_patience reports without a lower validation error (flowers: loss)",
+        "times lr_decay_factor, not below final_lr, after each plateau_patience reports without a lower validation error (flowers, several labels: loss)",
         choices=("step", "cosine", "linear", "constant", "plateau"),
     )
     final_lr: float = setting(0.0, TRAINING, "learning rate where the linear and the cosine schedule end", minimum=0.0)
@@ -133,7 +136,10 @@ class SharedSettings(OwnImageSettings):
         0.1, TRAINING, "step and plateau schedule: factor at each decay", minimum=0.0, maximum=1.0
     )
     plateau_patience: int = setting(
-        5, TRAINING, "plateau schedule: reports without a lower validation error before each decay", minimum=1
+        5,
+        TRAINING,
+        "plateau schedule: reports without a lower validation error (flowers, several labels: loss) before each decay",
+        minimum=1,
     )
     extend: int = setting(
         0,

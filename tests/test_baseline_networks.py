@@ -253,6 +253,9 @@ def test_published_numbers_and_their_sources(dataset, model, error):
 def test_a_training_that_goes_on_from_another_is_held_against_no_published_number():
     given = {"validation_fraction": 0.0}
     assert published_number(from_flags(given))
+    # Nor is one of four epochs, or for other images than those of the test.
+    assert published_number(from_flags({"preset": "degradation"})) is None
+    assert published_number(from_flags({"preset": "robust"})) is None
     assert published_number(from_flags(given | {"is_use_ckpt": True, "ckpt_path": "cifar10"})) is None
 
 

@@ -375,6 +375,21 @@ def test_gradient_norms_are_those_of_the_untrained_and_the_trained_network(study
     assert norms["predictions"][0] != norms["predictions"][1]
 
 
+def test_the_deepest_networks_begin_slowly_where_the_paper_does(monkeypatch):
+    asked = []
+
+    def refuse(_, entries, *__, **___):
+        asked.extend(entries)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(degradation, "plan_runs", refuse)
+    for how in ({"models": ["resnet56", "resnet110@1", "plain110:fast"]}, {"models": ["resnet110"], "short": True}, {}):
+        with pytest.raises(UsageError, match="enough"):
+            degrade({}, [110], [0], **{"short": False} | how)
+    slow = ["plain110:he2015_110", "resnet110:he2015_110"]
+    assert asked == ["resnet56", "resnet110:he2015_110@1", "plain110:fast", "resnet110", *slow]
+
+
 def test_degradation_reads_what_the_runs_hold(tmp_path, monkeypatch):
     """Two made-up networks of equal depth: the numbers of the table and the figures, without training."""
     given, runs = {"runs_dir": str(tmp_path), "dataset": "synthetic", "preset": "smoke"}, []

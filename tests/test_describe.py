@@ -51,5 +51,15 @@ def test_near_images_are_those_of_all_pairs():
     hashes = base[rng.integers(0, 20, 200)] ^ (rng.random((200, 64)) < 0.04).astype(np.uint8)
     distances = (hashes[:, None] != hashes[None]).sum(2)
     expected = {i for i in range(200) if i and distances[i, :i].min() <= 4}
-    found = find_near(hashes)
+    found = find_near(hashes, np.zeros(200, int))
     assert set(found) == expected and all(distances[i, j] == distances[i, :i].min() for i, j in found.items())
+    parts = rng.integers(0, 3, 200)
+    found, crossing = find_near(hashes, parts), 0
+    assert set(found) == expected
+    _, first = np.unique(np.column_stack([hashes, parts]), axis=0, return_index=True)
+    for i in set(found) & set(first):
+        others = [j for j in range(i) if parts[j] != parts[i] and distances[i, j] <= 4]
+        crossing += bool(others)
+        assert distances[i, found[i]] == min(distances[i, others or range(i)])
+        assert not others or parts[found[i]] != parts[i]
+    assert crossing > 20

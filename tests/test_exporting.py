@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_main
 
+import cifar10_test
 from cifar10_main import main
 from resnet_study.class_names import ClassNames, parse_class_names
 from resnet_study.errors import UsageError
@@ -162,7 +163,8 @@ def test_an_interrupt_between_two_renames_keeps_the_older_file(tmp_path, monkeyp
         ("tar", "none", "one or more of keras, saved_model, onnx, litert, received 'tar'"),
     ],
 )
-def test_what_a_format_does_not_have_is_refused(run, capsys, kind, quantize, words):
+def test_what_a_format_does_not_have_is_refused_before_data_are_read(run, capsys, monkeypatch, kind, quantize, words):
+    monkeypatch.setattr(cifar10_test, "load_as_trained", None)
     flags = [
         "--mode=export",
         f"--runs_dir={run.parent}",

@@ -1,5 +1,6 @@
 """Figures show what they say: whole titles, the colours of training, how many classes of how many."""
 
+import dataclasses
 import io
 import itertools
 
@@ -74,6 +75,16 @@ def test_a_choice_of_classes_is_told(training):
 def test_a_hundred_classes_have_a_confusion_matrix_without_counts():
     figure = figures.draw_confusion(np.eye(100, dtype=int), [f"class {i}" for i in range(100)], "a title")
     assert not figure.axes[0].texts and figure.axes[0].images[0].get_array().shape == (100, 100)
+    # Of so many the names could not be read, and a figure that grows with them would take the memory.
+    figure = figures.draw_confusion(np.eye(1000, dtype=int), [f"class {i}" for i in range(1000)], "a title")
+    assert max(figure.get_size_inches()) < 30
+
+
+def test_the_sheet_of_augmentation_tells_what_it_does_not_show(training):
+    part, config = training
+    changed = dataclasses.replace(config, augment=False, rand_augment=0.3)
+    title = image_sheets.draw_augmentation(part, changed)._suptitle.get_text()
+    assert "switched off; not shown: rand_augment 0.3" in title
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,7 @@ _PRUNED = ["--mode=prune", _FILE, "--sparsity=0.5"]
         (["--mode=train", _FILE], "test_ckpt_path"),
         ([*_PRUNED, "--is_use_ckpt"], "is_use_ckpt"),
         ([*_PRUNED, "--ckpt_path=x"], "ckpt_path"),
+        ([*_PRUNED, "--quantize_aware"], "quantize_aware"),
     ],
 )
 def test_flags_that_a_mode_does_not_read_are_refused(tmp_path, monkeypatch, capsys, flags, name):
@@ -379,7 +380,7 @@ def test_publish_writes_rows_and_a_table(trained_run, tmp_path):
     table = (tmp_path / "results" / "README.md").read_text()
     assert "test_error" in table and "[page](p/README.md)" in table
     assert re.search(r"\| 192 \| [\d.e-]+ \|", (tmp_path / "results" / "p" / "README.md").read_text())  # images, PFLOP
-    assert "the test](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
+    assert "the tested weights](error_curve.png)" in (tmp_path / "results" / "p" / "README.md").read_text()
     assert (tmp_path / "results" / "p" / "error.csv").is_file()
 
     # Trained again otherwise, or tested without what was told before, it leaves no row of before.

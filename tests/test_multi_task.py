@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import pickle
+import shutil
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.errors import UsageError
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.reports import figures, grad_cam
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
@@ -131,6 +134,21 @@ def test_metrics_of_each_head_are_in_the_run_folder(finished):
     assert result["heads"]["kind"]["test"]["error"] == pytest.approx(100 * (1 - np.trace(matrix) / 60))
     assert matrix.sum(axis=1).tolist() == [24, 36]
     assert {path.stem for path in run.figures.glob("*.png")} >= {"heads", "error_curve", "confusion_matrix"}
+
+
+def test_a_run_of_a_preset_that_is_not_for_heads_is_drawn(finished, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(finished[0].path, run.path)
+    settings = json.loads(run.config.read_text())
+    run.config.write_text(json.dumps(settings | {"preset": "night", "hard_share": 1.0}))
+    assert run.page in figures.draw(run)
+
+
+def test_heads_of_other_names_are_explained():
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs := keras.Input((16, 16, 3))))
+    outputs = {name: keras.layers.Dense(3, activation="softmax", name=f"mine_{name}")(features) for name in ("a", "b")}
+    heat = grad_cam.explain(keras.Model(inputs, outputs), np.zeros((1, 16, 16, 3), np.uint8), np.array([1]), "b")
+    assert heat.shape == (1, 16, 16)
 
 
 def test_file_and_checkpoint_answer_alike(finished):

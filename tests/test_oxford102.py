@@ -20,6 +20,7 @@ from flowers.settings import FlowerParameters
 from resnet_study.data import download
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
+from resnet_study.serving.neighbours import find_training_images
 
 LABELS = np.tile([1, 2, 10], 20).astype(np.uint8)  # of the images 1..60
 
@@ -115,6 +116,11 @@ def test_a_download_that_breaks_off_is_gone_on_with(site, tmp_path):
     assert oxford102.fetch_flowers() == folder and len(site.asked) == asked
     found = data.load_images(FlowerParameters(dataset="oxford102", image_size=32, classes=2))
     assert found.class_names == ("pink primrose", "hard-leaved pocket orchid") and found.test is not None
+    # What is named is read, wherever it lies, and nothing else.
+    moved = folder.rename(tmp_path / "moved")
+    config = FlowerParameters(dataset="oxford102", image_size=32, classes=2)
+    searched, names = find_training_images(config, None, str(moved))
+    assert names == found.class_names and len(searched.labels) == len(found.training) and not folder.exists()
 
 
 def test_the_table_has_the_parts_of_the_text():
@@ -167,7 +173,7 @@ def test_without_a_network_it_ends_soon_and_names_the_ways(tmp_path, monkeypatch
     assert flowers.train.main([]) == 2
     assert time.monotonic() - started < 10
     (error,) = capsys.readouterr().err.strip().splitlines()
-    for way in ("--data_dir=FOLDER", "--dataset=digits", "--weights=none (or --weights=FILE or RUN)"):
+    for way in ("--data_dir=FOLDER", "--dataset=digits --model=resnet20"):
         assert way in error
 
 

@@ -692,13 +692,14 @@ def test_a_moved_model_knows_the_range_of_its_pixels(tmp_path):
     assert (cifar10_test.predict(wider, [image], 1).images[0] == 64).all()
 
 
-def test_models_of_one_name_in_two_places_keep_their_results(tmp_path):
+@pytest.mark.parametrize(("file", "told"), [("result.json", "weights"), ("exported/keras/model.json", "source")])
+def test_models_of_one_name_in_two_places_keep_their_files(tmp_path, file, told):
     folders = []
     for place in ("here", "there", "here"):
         config = from_preset("demo", runs_dir=str(tmp_path / "runs"), test_ckpt_path=str(tmp_path / place / "mine"))
         run = evaluation.find_model(config)[1]
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.result.write_text(json.dumps({"weights": config.test_ckpt_path}))
+        (run.path / file).parent.mkdir(parents=True, exist_ok=True)
+        write_json(run.path / file, {told: config.test_ckpt_path})
         folders.append(run.path.name)
     assert folders == ["test-mine-digits", "test-mine-digits-2", "test-mine-digits"]
 

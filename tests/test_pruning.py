@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import keras
 import numpy as np
@@ -125,6 +126,9 @@ def test_a_pruned_run_is_named_after_its_source_or_by_the_flag_that_names_no_sou
     source = {"runs_dir": str(tmp_path), "test_ckpt_path": str(trained_run.path), "sparsity": 0.8}
     for version, name in (("mine", "mine"), ("", f"{trained_run.path.name}-synthetic-zeros0.8")):
         assert plan(from_preset("smoke", version=version, **source), {}, 1, resume=False).run_name == name
+    shutil.copytree(trained_run.path, tmp_path / "test-a")
+    whole = from_preset("smoke", runs_dir=str(tmp_path), version="test-a", sparsity=0.8)
+    assert plan(whole, {}, 1, resume=False).run_name == "test-a-zeros0.8"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(from_preset("smoke").to_json())
     with pytest.raises(UsageError, match="mine already holds a run"):

@@ -100,6 +100,7 @@ def test_training_writes_the_page_of_its_run(runs_dir):
     assert cells == {f"{row},{column}": count for (row, column), count in np.ndenumerate(matrix) if count}
     files = {a["href"] for a in page.all("a") if not a["href"].startswith("#")}
     assert {"best.keras", "result.json", "error.csv"} <= files and all((run.path / name).exists() for name in files)
+    assert re.search(r"Trained on [\d,]+ images, chosen on \d+", told)
     assert "train_steps=6" in told and "report_freq=3" in told  # what is other than in the preset
 
 

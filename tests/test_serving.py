@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, user_environment
 
 import cifar10_input
-from cifar10_main import main
+from cifar10_main import _tell_apart, main
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -116,6 +116,13 @@ def test_what_is_hostile_gets_one_clear_error_and_writes_nothing(client, content
 
 def test_names_that_strangers_lead_here_are_not_answered(client):
     assert client.get("/", headers={"Host": "example.org"}).status_code == 400
+
+
+def test_models_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    named = [".", "a/x/best.keras", "b/x/best.keras", "cifar10"]
+    assert list(_tell_apart(named).values()) == ["runs", "a-x-best.keras", "b-x-best.keras", "cifar10"]
 
 
 def test_mistakes_of_the_command_line(run, tmp_path, capsys, monkeypatch):

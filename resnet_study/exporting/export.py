@@ -91,6 +91,13 @@ def read_given(paths, read, shape, most: int, seed: int) -> np.ndarray:
     return np.array(images, np.uint8)
 
 
+def check_formats(formats, quantize: str) -> None:
+    """Raises UsageError where a format is unknown, has no such quantization, or needs a package that is not installed."""
+    for kind in formats:
+        check_quantization(kind, quantize)
+        check_installed(kind, writes=True)
+
+
 def export(
     path: str,
     run: RunFolder,
@@ -122,9 +129,7 @@ def export(
         UsageError: a format has no such quantization, a package is missing, the network cannot be written in stock layers, or a file
             does not answer as its source.
     """
-    for kind in formats:
-        check_quantization(kind, quantize)
-        check_installed(kind, writes=True)
+    check_formats(formats, quantize)
     try:
         plain = make_plain(model)
     except (ValueError, TypeError) as error:

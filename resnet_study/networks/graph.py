@@ -17,3 +17,8 @@ def outputs_of(operation: keras.Operation) -> list:
 def find_producers(model: keras.Model) -> dict[int, keras.Operation]:
     """`id` of each tensor -> the operation that writes it."""
     return {id(tensor): operation for operation in model.operations for tensor in outputs_of(operation)}
+
+
+def find_last(model: keras.Model, head: str = "") -> keras.Operation:
+    """What gives the answers of a model; of one with several heads those of `head`."""
+    return find_producers(model)[id(model.output[head])] if head else model.layers[-1]

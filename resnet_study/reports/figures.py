@@ -40,6 +40,8 @@ from resnet_study.reports.tables import describe_layers
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 
+_MOST_NAMED = 200  # classes of a confusion matrix
+
 
 def draw(run: RunFolder, **places: str | None) -> list[Path]:
     """Draws every figure of a tested run into `run.figures` and writes its page, `report.html`; returns their paths.
@@ -69,6 +71,8 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
         name: getattr(config, name)
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.network_options)
     }
+    if len(config.tasks) > 1:  # for which it has one value only
+        named["hard_share"] = config.hard_share
     changed = len(config.flags_beside(from_preset(config.preset, **named)))
     title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset_name}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
@@ -337,11 +341,11 @@ def _draw_predictions(test, probabilities, names, title, part):
 
 
 def draw_confusion(matrix, names, title, part="test"):
-    """Counts, true class by row; the shade is the share of the row. Above 20 classes without the counts."""
+    """Counts, true class by row; the shade is the share of the row. Above 20 classes without the counts, above 200 without their names."""
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    shown = [shorten(name, 28) for name in names]
-    counted = len(names) <= 20
-    size = max(4.5, 1.2 + (0.5 if counted else 0.12) * len(names) + 0.07 * max(map(len, shown)))
+    counted, named = len(names) <= 20, len(names) <= _MOST_NAMED
+    shown = [shorten(name, 28) for name in names] if named else [""]
+    size = max(4.5, 1.2 + (0.5 if counted else 0.12) * min(len(names), _MOST_NAMED) + 0.07 * max(map(len, shown)))
     figure, axes = make_panels(figsize=(size + 0.6, size))
     # The root, as on the page of a run: else nothing could be seen beside the diagonal.
     axes.imshow(share**0.5, cmap="Blues", vmin=0, vmax=1)
@@ -349,15 +353,16 @@ def draw_confusion(matrix, names, title, part="test"):
         if count and counted:
             colour = "white" if share[row, column] > 0.3 else BLACK
             axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(
         f"{wrap_title(title, 1.3 * size)}\n{part} images, {matrix.trace():,} of {matrix.sum():,} right; shade: root of the share of the row",
         fontsize=9,
     )
     turned = {"rotation": 45 if counted else 90, "ha": "right" if counted else "center"}
     font = {} if counted else {"fontsize": 7}
-    axes.set_xticklabels(shown, **font, **(turned if max(map(len, shown)) > 2 else {}))
-    axes.set_yticklabels(shown, **font)
+    if named:
+        axes.set_xticks(range(len(names)), shown, **font, **(turned if max(map(len, shown)) > 2 else {}))
+        axes.set_yticks(range(len(names)), shown, **font)
     axes.grid(False)
     return figure
 

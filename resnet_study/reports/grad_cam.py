@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cifar10_test import Predictions
 from resnet_study.errors import UsageError, as_text
 from resnet_study.files import write_atomically
+from resnet_study.networks.graph import find_last
 from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
 
@@ -59,7 +60,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
 
 def make_explainer(model: keras.Model, head: str = "") -> Callable:
     """Function of (image, label) that gives one map of `explain`; prepared once for many calls. See there."""
-    last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
+    last = find_last(model, head)
     if not isinstance(last, keras.layers.Dense):
         raise UsageError(f"--explain needs a model that ends in a dense layer, received {model.name}")
     compute = _find_maps(model, last)

@@ -81,7 +81,8 @@ def draw_augmentation(training, config):
         if config.augment
         else "switched off"
     )
-    return draw_variants(rows, kind, "epoch")
+    others = [f"{name} {value:g}" for name in ("rand_augment", "mixup", "cutmix") if (value := getattr(config, name))]
+    return draw_variants(rows, kind + (f"; not shown: {', '.join(others)}" if others else ""), "epoch")
 
 
 def draw_samples(training, names, dataset):

@@ -54,8 +54,8 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         What is known of the training; `measure_file` adds the rest.
 
     Raises:
-        UsageError: the weights are of another data set, of a changed network, made robust or not as the name says, or calibrated before they
-            were trained on.
+        UsageError: the weights are of another data set, of a changed network, made robust or not as the name says, of another seed than 0, or
+            calibrated before they were trained on.
     """
     config, recipe, _ = list_cifar_numbers(run)
     if config.model_choices:
@@ -70,6 +70,8 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         raise UsageError(
             f"--weights={weights} must be of that data set, received a run on {config.dataset_name}; give another"
         )
+    if config.seed:  # so that none is chosen by its test error
+        raise UsageError(f"expected a run of seed 0, received seed {config.seed}; ship that one")
     origin = describe_origin(run, config)
     calibrated = run.path / "calibrated.keras"
     facts = read_json(run.path / "calibration.json", dict) if calibrated.is_file() else {}

@@ -48,7 +48,8 @@ _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexn
 
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
     """(metric, value in %, source) that a run is held against, or None."""
-    if is_changed(config):
+    # The paper's recipe cut short, and one for other images.
+    if config.preset == "degradation" or config.corrupt or is_changed(config):
         return None
     preset = PRESETS[config.preset]
     if config.dataset == "cifar10":
@@ -233,9 +234,9 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
             numbers[f"{part}_balanced_accuracy"] = (metrics["balanced_accuracy"], None, None, "")
     backbone = "trained" if config.backbone_trainable else "frozen"
     if config.unfreeze_at_epoch:
-        backbone += f" for {config.unfreeze_at_epoch} epochs"
+        backbone += f" for {config.unfreeze_at_epoch} epochs, then the last {config.fine_tune_stages} stage(s) trained"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
-    usual = FlowerParameters(model=config.model, head=config.head, base=config.base)
+    usual = config.as_usual()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         told = field.metadata["group"] not in (DATA, TRAINING) or field.name in _TOLD_OF_FLOWERS

@@ -354,12 +354,12 @@ _NOTES = (
 # What the figures of a run show, for who cannot see them; those of studies are called so.
 _SHOWN = {
     "accuracy_and_loss": "accuracy and loss of training and validation against the epoch",
-    "accuracy_curve": "accuracy of training and validation against the step, and that of the test",
+    "accuracy_curve": "accuracy of training and validation against the step, and that of the tested weights",
     "augmentation": "training images, each beside variants as the training augments them",
-    "confusion_matrix": "how many test images of each class were taken for each class",
-    "error_curve": "error of training and validation against the step, and that of the test",
+    "confusion_matrix": "how many of the tested images of each class were taken for each class",
+    "error_curve": "error of training and validation against the step, and that of the tested weights",
     "loss_curve": "cross-entropy of training and validation against the step",
-    "predictions": "the first test images with the answers of the model",
+    "predictions": "the first of the tested images with the answers of the model",
     "reliability": "how often the answers of each confidence are right",
     "samples": "training images of each class",
 }

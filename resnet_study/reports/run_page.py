@@ -54,7 +54,12 @@ def find_tested_images(run: RunFolder, **places: str | None) -> LabelledImages:
         UsageError: there is no such data set.
     """
     config = run.read_config(settings_class(run))
-    config = dataclasses.replace(config, **{name: value for name, value in places.items() if value is not None})
+    changes = {name: value for name, value in places.items() if value is not None}
+    if (
+        changes.get("data_dir") and config.dataset == "oxford102"
+    ):  # a folder like any other, where it is said where it lies
+        changes["dataset"] = "folder"
+    config = dataclasses.replace(config, **changes)
     data = cifar10_input.load_data(config) if isinstance(config, HyperParameters) else load_images(config, run)
     try:
         check_own(run, data.fingerprint, data.found)
@@ -103,7 +108,7 @@ def _write(run, tested):
     metrics = result[part]
     names = run.read_class_names(result.get("head", "")) or run.read_class_names()
     probabilities = run.read_predictions((metrics["images"], len(names)))
-    # Where broken images were skipped, nobody knows which answer is of which image.
+    # Where images that are read one by one were skipped, nobody knows which answer is of which image.
     several = "mean_average_precision" in metrics
     known = len(tested.labels) == len(probabilities) and not several
     gallery = make_gallery(tested, probabilities) if known else []
@@ -143,6 +148,7 @@ def _write(run, tested):
         images_known=known,
         settings=_list_settings(config),
         counts=_read_counts(run),
+        chosen=config.chosen_by(several) is not None,
         found=as_text(str(read_json(run.data, dict).get("found", ""))),
         leaks=read_json(run.data, dict).get("leak_count") or 0,
         starts=_read_starts(run),
@@ -186,7 +192,7 @@ def _list_confusions(matrix):
 
 def _list_settings(config):
     """Every setting: name, value, what it would be without a flag, whether it differs, meaning."""
-    usual = config.as_preset() if isinstance(config, HyperParameters) else type(config)()
+    usual = config.as_preset() if isinstance(config, HyperParameters) else config.as_usual()
     rows = []
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), getattr(usual, field.name)

@@ -11,6 +11,7 @@ from flowers.data import load_images
 from hyper_parameters import HyperParameters
 from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
+from resnet_study.networks.graph import find_last
 from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import LabelledImages, encode_image
 
@@ -38,7 +39,7 @@ class Neighbours:
         Raises:
             UsageError: the model does not end so, or the images have another shape.
         """
-        last = model.get_layer(f"predictions_{head}") if head else model.layers[-1]
+        last = find_last(model, head)
         if not isinstance(last, keras.layers.Dense):
             raise UsageError("the model does not end in a dense layer")
         shape = model.input_shape[1:]
@@ -82,7 +83,9 @@ def find_training_images(config, run, data_dir: str) -> tuple[LabelledImages, tu
     Raises:
         UsageError: it is not there, or has changed since the run, or its images have several labels.
     """
-    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+    # The flowers of Oxford are a folder like any other, where it is said where they lie.
+    named = {"dataset": "folder"} if data_dir and config.dataset == "oxford102" else {}
+    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir, **named)
     if isinstance(config, HyperParameters):
         data = cifar10_input.load_data(config)
         _check(data, run)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 import keras
 import matplotlib
@@ -58,7 +57,7 @@ class ServedModel:
             UsageError: see `open_model`.
         """
         model = open_model(source, config.shipped_name)
-        self.name = Path(name).name
+        self.name = name
         self.class_names, self.input_shape = find_class_names(source, model), model.input_shape[1:]
         exported = isinstance(model, ExportedModel)
         self.runtime = model.runtime if exported else f"Keras {keras.__version__}"

@@ -70,7 +70,9 @@ def measure_training(config: HyperParameters) -> dict:
     return {
         "training_seconds": 1000 / speed * config.images_per_step / config.train_batch_size,
         "training_memory": int(peak[1]) / 1024 if peak else None,
-        "hardware": name_hardware(describe_environment(trainer.machine.policy, config.strategy)),
+        "hardware": name_hardware(
+            describe_environment(trainer.machine.policy, config.strategy, trainer.machine.towers)
+        ),
     }
 
 

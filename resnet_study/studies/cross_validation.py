@@ -245,7 +245,7 @@ def _report(finished, metrics, values, pooled) -> str:
     if leaks:
         lines += [
             "",
-            f"Equal images lie in two parts of fold {', '.join(leaks)}, so errors there look too small; `data.json` of the runs names them.",
+            f"Equal images lie in two parts of fold {', '.join(leaks)}, so errors there look too small; `data.json` of the runs names the first.",
         ]
     if len(pooled["per_class"]) <= _MOST_CLASSES:
         titles = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "average precision"}

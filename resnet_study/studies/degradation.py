@@ -92,11 +92,13 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
             raise UsageError(
                 f"--mode=degradation takes plain and residual networks such as plain20 and resnet20, received {name}; leave it out, depths are 6n+2"
             )
-    entries = models or [
-        form + (f"{depth}:he2015_110" if depth >= 110 and recipe == "he2015" else f"{depth}")
-        for depth in depths
-        for form in ("plain", "resnet")
-    ]
+    entries = models or [f"{form}{depth}" for depth in depths for form in ("plain", "resnet")]
+    if recipe == "he2015":
+        parts = [re.fullmatch(r"(\w+?(\d+))(@.*)?", entry) for entry in entries]
+        entries = [
+            f"{part[1]}:he2015_110{part[3] or ''}" if part and int(part[2]) >= 110 else entry
+            for part, entry in zip(parts, entries, strict=True)
+        ]
     configs = plan_runs(given | {"preset": recipe}, entries, [dataset], seeds, held_out=False)
     recipes = {(config.model_name, config.preset) for config in configs}
     if len(recipes) > len({name for name, _ in recipes}):
@@ -110,8 +112,7 @@ def degrade(given: dict, depths, seeds, short: bool, models=()) -> Path:
         form, depth = _NETWORK.fullmatch(model_name).groups()
         norms = [_read_norms(each) for each in runs]
         layers = [name for name in norms[0].columns if "conv" in name]
-        # The preset "degradation" is the paper's recipe cut short, so that no published number stands beside its own.
-        known, error, source = (preset != "degradation" and published_number(runs[0].config)) or (None,) * 3
+        known, error, source = published_number(runs[0].config) or (None,) * 3
         numbers = {
             "training error, last report": [float(each.history["train_error"].iloc[-1]) for each in runs],
             "test error": [each.test["error"] for each in runs],

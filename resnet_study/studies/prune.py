@@ -48,7 +48,9 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
             f"--prune_by={given['prune_by']} chooses the channels that --macs leaves, received no --macs; give such as --macs=0.6, or leave it out"
         )
     path, source = find_model(config)
-    name = source.path.name.removeprefix("test-") + (f"-macs{macs:g}" if macs < 1 else "")
+    name = source.path.name.removeprefix("test-" if config.test_ckpt_path else "") + (
+        f"-macs{macs:g}" if macs < 1 else ""
+    )
     name += f"-zeros{config.sparsity:g}" if config.sparsity else ""
     if config.test_ckpt_path and config.version:
         name = config.version
