@@ -168,12 +168,12 @@ def _draw(config, run, data, result):
     from flowers.augmentation import make_variant
     from resnet_study.data.image_data import Split
     from resnet_study.reports.figures import draw_epochs, draw_figures
-    from resnet_study.reports.gallery import LabelledImages
     from resnet_study.reports.image_sheets import draw_samples, draw_variants
     from resnet_study.reports.run_page import write_run_page
 
     part, history = result["predictions"], run.read_history()
-    shown = Split(*getattr(data, part).load(range(min(24, len(getattr(data, part))))))
+    tested = getattr(data, part)
+    shown = Split(*tested.load(range(min(24, len(tested)))))
     probabilities = run.read_predictions((result[part]["images"], len(data.class_names)))
     title = f"{config.model} on {config.dataset_name}"
 
@@ -201,8 +201,7 @@ def _draw(config, run, data, result):
     }
     draw_figures(run, config, title, result, shown, probabilities, more)
     write_atomically(run.figures / "report.md", _trial_table(config, data, result, history))
-    tested = getattr(data, part)
-    write_run_page(run, LabelledImages(tested.labels, lambda places: tested.load(places)[0]))
+    write_run_page(run, tested)
 
 
 def report(config: FlowerParameters) -> None:

@@ -32,7 +32,6 @@ from resnet_study.reports.canvas import (
     wrap_title,
 )
 from resnet_study.reports.fonts import missing_characters_told, wrap
-from resnet_study.reports.gallery import LabelledImages
 from resnet_study.reports.image_sheets import draw_augmentation, draw_samples, show
 from resnet_study.reports.published import published_number
 from resnet_study.reports.run_page import write_run_page
@@ -85,7 +84,7 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
     if len(config.tasks) > 1 and "validation_error" in history:
         more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
     paths = draw_figures(run, config, title, result, data.test, probabilities, more, published)
-    return [*paths, write_run_page(run, LabelledImages(data.test.labels, lambda places: data.test.images[places]))]
+    return [*paths, write_run_page(run, data.test)]
 
 
 def draw_figures(run, config, title, result, images, probabilities, more, published=None):

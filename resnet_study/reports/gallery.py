@@ -1,9 +1,7 @@
 """The tested images that a page shows: every cell of the confusion matrix first has a few, then the mistakes fill the room."""
 
 import base64
-import dataclasses
 import io
-from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
@@ -12,19 +10,6 @@ _ROOM = 700_000  # bytes of all images as they stand in the page
 _LARGEST = 96  # pixels of the longer side
 _MISTAKES = 24  # the most confident ones, which a page shows by themselves
 _OF_RIGHT = 12  # right answers of a class, the least certain ones
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledImages:
-    """Images with their labels, such as those that `predictions.npy` of a run is about; they may be read when they are needed.
-
-    Attributes:
-        labels: int [n].
-        load: function of places int [m] that gives images uint8 [m, height, width, RGB or grey].
-    """
-
-    labels: np.ndarray
-    load: Callable
 
 
 def choose_images(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -61,11 +46,11 @@ def choose_images(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.array([entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])], int)
 
 
-def make_gallery(tested: LabelledImages, probabilities: np.ndarray) -> list[dict]:
+def make_gallery(tested, probabilities: np.ndarray) -> list[dict]:
     """What the page knows of each image that it shows.
 
     Args:
-        tested: the images.
+        tested: the images, a `data.image_data.Split` or a `flowers.image_part.ImagePart`.
         probabilities: of these, float [n, classes].
 
     Returns:
@@ -74,7 +59,8 @@ def make_gallery(tested: LabelledImages, probabilities: np.ndarray) -> list[dict
     """
     shown, room = [], _ROOM
     for place in choose_images(probabilities, tested.labels):
-        source = encode_image(tested.load(np.array([place]))[0])
+        images, _ = tested.load(np.array([place]))
+        source = encode_image(images[0])
         room -= len(source)
         if room < 0:
             break

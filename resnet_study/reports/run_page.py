@@ -10,13 +10,15 @@ import PIL.Image
 
 import cifar10_input
 from flowers.data import load_images
+from flowers.image_part import ImagePart
 from hyper_parameters import HyperParameters
+from resnet_study.data.image_data import Split
 from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError, as_text, one_line, say_once
 from resnet_study.evaluation import PARTS, check_current, read_result
 from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
-from resnet_study.reports.gallery import LabelledImages, encode_image, make_gallery
+from resnet_study.reports.gallery import encode_image, make_gallery
 from resnet_study.reports.page import render_markdown, write_page
 from resnet_study.reports.published import list_numbers, published_error, settings_class
 from resnet_study.run_folder import RunFolder
@@ -40,7 +42,7 @@ _FILES = {
 }
 
 
-def find_tested_images(run: RunFolder, **places: str | None) -> LabelledImages:
+def find_tested_images(run: RunFolder, **places: str | None) -> Split | ImagePart:
     """The images that `predictions.npy` of a run is about, read from its data set.
 
     Args:
@@ -65,14 +67,11 @@ def find_tested_images(run: RunFolder, **places: str | None) -> LabelledImages:
         check_own(run, data.fingerprint, data.found)
     except UsageError as error:
         say_once(f"note: the page shows no images: {error}")
-        return LabelledImages(np.zeros(0, int), lambda places: np.zeros((0, 1, 1, 3), np.uint8))
-    if isinstance(config, HyperParameters):
-        return LabelledImages(data.test.labels, lambda places: data.test.images[places])
-    part = getattr(data, read_result(run)["predictions"])
-    return LabelledImages(part.labels, lambda places: part.load(places)[0])
+        return Split(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32))
+    return data.test if isinstance(config, HyperParameters) else getattr(data, read_result(run)["predictions"])
 
 
-def write_run_page(run: RunFolder, tested: LabelledImages) -> Path:
+def write_run_page(run: RunFolder, tested: Split | ImagePart) -> Path:
     """Writes `report.html` of a tested run.
 
     Args:

@@ -1,6 +1,7 @@
 """The training images that look alike to a network: those whose features before the classifier point the same way."""
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import Predictor
-from resnet_study.reports.gallery import LabelledImages, encode_image
+from resnet_study.reports.gallery import encode_image
 
 _SHOWN = 8
 _AT_A_TIME = 32 << 20  # bytes of images in memory
@@ -26,14 +27,15 @@ class Neighbours:
         count: how many images are searched.
     """
 
-    def __init__(self, model: keras.Model, head: str, images: LabelledImages, class_names, title: str):
+    def __init__(self, model: keras.Model, head: str, labels: np.ndarray, load: Callable, class_names, title: str):
         """Computes the features, and shows how far it is.
 
         Args:
             model: ends in a dense layer; what that takes are the features.
             head: of a model with several heads the name of one; else "".
-            images: to be searched, of the shape that the model takes.
-            class_names: of these.
+            labels: of the images to be searched, int [n].
+            load: function of places int [m] that gives these images, uint8 [m, height, width, channels], of the shape that the model takes.
+            class_names: of the labels.
             title: what the bar says.
 
         Raises:
@@ -43,14 +45,14 @@ class Neighbours:
         if not isinstance(last, keras.layers.Dense):
             raise UsageError("the model does not end in a dense layer")
         shape = model.input_shape[1:]
-        if (received := images.load(np.array([0])).shape[1:]) != shape:
+        if (received := load(np.array([0])).shape[1:]) != shape:
             raise UsageError(f"training images of the shape {shape} are needed, received {received}")
-        self.count, self._images, self._class_names = len(images.labels), images, class_names
+        self.count, self._labels, self._load, self._class_names = len(labels), labels, load, class_names
         self._predictor = Predictor(keras.Model(model.input, last.input))
         size = max(1, min(1024, _AT_A_TIME // int(np.prod(shape))))
         parts = np.split(np.arange(self.count), range(size, self.count, size))
         described = tqdm(parts, desc=f"{title}: features of {self.count:,} training images, once")
-        self._features = np.concatenate([self._describe(images.load(part)) for part in described])
+        self._features = np.concatenate([self._describe(load(part)) for part in described])
 
     def _describe(self, images):
         """Features of length 1, float32 [n, features]: their products are cosines."""
@@ -63,17 +65,17 @@ class Neighbours:
         places = np.argsort(-likeness, kind="stable")[:_SHOWN]
         return [
             {
-                "class_name": self._class_names[self._images.labels[place]],
+                "class_name": self._class_names[self._labels[place]],
                 "place": int(place),
                 "similarity": round(float(likeness[place]), 4),
                 "source": encode_image(near),
             }
-            for place, near in zip(places, self._images.load(places), strict=True)
+            for place, near in zip(places, self._load(places), strict=True)
         ]
 
 
-def find_training_images(config, run, data_dir: str) -> tuple[LabelledImages, tuple[str, ...]]:
-    """The training part of a data set, and the names of its classes.
+def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callable, tuple[str, ...]]:
+    """(labels, load, class_names) of the training part of a data set, as `Neighbours` takes them.
 
     Args:
         config: settings of either program.
@@ -90,11 +92,12 @@ def find_training_images(config, run, data_dir: str) -> tuple[LabelledImages, tu
         data = cifar10_input.load_data(config)
         _check(data, run)
         training, _ = cifar10_input.split_data(data, config)
-        return LabelledImages(training.labels, training.images.__getitem__), tuple(data.class_names)
+        return training.labels, training.images.__getitem__, tuple(data.class_names)
     data = load_images(config, run)
     _check(data, run)
     part = data.training
-    return LabelledImages(part.labels, lambda places: np.stack([part.read(int(i)) for i in places])), data.class_names
+    # Not `part.load`, which leaves out what is broken: each label has its image.
+    return part.labels, lambda places: np.stack([part.read(int(i)) for i in places]), data.class_names
 
 
 def _check(data, run):
