@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hyper_parameters
 from resnet_study import devices
+from resnet_study.command_line import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 from resnet_study.command_settings import (
     check_read,
     find_command_settings,
@@ -36,7 +37,6 @@ from resnet_study.reports.console import (
 from resnet_study.reports.run_list import print_runs
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.settings import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 
 STUDIES = ("compare", "degradation", "robustness", "compress", "diagram")
 # What each mode does, and which of the flags that are no settings it takes. A study goes on by itself, with --resume and without.

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from throughput import summarise
 
 from resnet_study import devices
+from resnet_study.command_line import Parser
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError, run_command
-from resnet_study.settings import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {"probabilities": "", "with heat map and nearest images": "?details=true"}

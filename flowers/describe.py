@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from flowers.settings import FlowerParameters
+from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.run_folder import RunFolder
-from resnet_study.settings import Parser, add_flags
 
 _NEAR = 4  # bits of 64 in which the hashes of images that resemble each other differ at most
 _BANDS = _NEAR + 1  # so many parts of a hash, of which one is equal then

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters
+from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result, report_others
@@ -22,7 +23,6 @@ from resnet_study.run_folder import (
     run_folder_of,
     tell_known_validation,
 )
-from resnet_study.settings import Parser, add_flags
 
 # The settings that the name of a run folder follows from.
 NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed", "folds", "fold")

@@ -4,9 +4,9 @@ import sys
 
 from flowers.evaluate import EVALUATE_READS, label_parts, load_as_trained, stored_settings
 from flowers.settings import FlowerParameters
+from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import run_command
 from resnet_study.reports.console import add_export_flags, print_exports
-from resnet_study.settings import Parser, add_flags
 
 
 def export(config: FlowerParameters, formats, quantize="none", pixels="uint8", **options) -> list[dict]:

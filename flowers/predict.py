@@ -3,9 +3,9 @@
 import sys
 
 from flowers.settings import FlowerParameters
+from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import run_command
 from resnet_study.reports.console import add_explain_flags, check_explain_flags, print_predictions
-from resnet_study.settings import Parser, add_flags
 
 
 def main(argv=None) -> int:

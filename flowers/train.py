@@ -10,9 +10,9 @@ python -m flowers.train --version=NAME --resume                 # goes on where 
 import sys
 
 from flowers.settings import FlowerParameters
+from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.run_folder import find_run
-from resnet_study.settings import Parser, add_flags
 
 # Settings of how one folder is split; the first where there are no parts at all, the others where there is none for validation.
 _OF_SPLIT = ("test_fraction", "validation_fraction", "split_seed")

@@ -22,7 +22,7 @@ import flowers.export
 import flowers.train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_flags
-from resnet_study.settings import Parser, add_flags
+from resnet_study.command_line import Parser, add_flags
 
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = sorted((ROOT / "docs" / "texts").glob("*.md"))

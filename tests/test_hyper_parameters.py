@@ -5,9 +5,9 @@ import math
 import pytest
 
 from hyper_parameters import HyperParameters, from_flags, from_preset, learning_rate_at
+from resnet_study.command_line import add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.presets import PRESETS
-from resnet_study.settings import add_flags
 
 ORIGINAL_FLAGS = [
     "version",

@@ -19,6 +19,7 @@ from hyper_parameters import from_preset
 from resnet_study import devices
 from resnet_study.calibration import change_temperature, error_by_chance
 from resnet_study.class_names import read_class_names
+from resnet_study.command_line import Parser
 from resnet_study.data import corruptions
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import hash_file, read_json, write_atomically, write_json
@@ -33,7 +34,6 @@ from resnet_study.reports.results import describe_origin
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import halve_weights, load_model
-from resnet_study.settings import Parser
 from resnet_study.studies.robustness import draw_robustness
 from resnet_study.training.work import training_pflop
 

@@ -15,6 +15,7 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+from resnet_study.command_line import Parser
 from resnet_study.errors import UsageError, run_command, say_once
 from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import hash_file, holding_lock, is_kind, read_json, read_text, write_atomically, write_json
@@ -24,7 +25,7 @@ from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import list_cifar_numbers
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
-from resnet_study.settings import Parser, Settings
+from resnet_study.settings import Settings
 
 _ROW = dict.fromkeys(
     ("dataset", "model", "preset", "metric", "unit", "runs", "published_source", "hardware", "commit"), object
