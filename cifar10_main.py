@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import hyper_parameters
-from resnet_study import devices
+from resnet_study import devices, workers
 from resnet_study.command_line import Parser, PrintCompletion, add_flags, list_of, parse_seeds
 from resnet_study.command_settings import (
     check_read,
@@ -340,7 +340,7 @@ def _train(config, actions):
 
         check_split_flags(config, actions["given"])
     train(config, resume=actions["resume"], overwrite=actions["overwrite"])
-    if devices.is_chief(config.strategy):
+    if workers.is_chief(config.strategy):
         _test(config, actions)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study import devices
+from resnet_study import devices, workers
 from resnet_study.checkpoints import check_checkpoint, delete_checkpoints_beside
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
@@ -165,7 +165,7 @@ class Train:
                 self.run.note_final(self.step)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
-                atexit.register(devices.wait_for_all, self.machine.strategy)
+                atexit.register(workers.wait_for_all, self.machine.strategy)
 
     def _check_own_choice(self):
         """Raises UsageError where something is that of the run which `overwrite` deletes, and a new one might have another."""
@@ -268,10 +268,10 @@ class Train:
                     if callbacks:
                         self._export.update(self.stage)  # so that they see this report's weights
                     callback_list.on_epoch_end((self.step - 1) // self.report_freq, callback_logs(row))
-                    if devices.is_any(self.machine.strategy, shown.stop_training or self._has_ended()):
+                    if workers.is_any(self.machine.strategy, shown.stop_training or self._has_ended()):
                         break
                     callback_list.on_epoch_begin(self.step // self.report_freq)
-                if devices.is_any(self.machine.strategy, bool(caught)):
+                if workers.is_any(self.machine.strategy, bool(caught)):
                     self._wait()
                     if self.machine.is_chief:
                         self._state.write(self.run, self.stage)
@@ -280,7 +280,7 @@ class Train:
             callback_list.on_train_end()
             # EarlyStopping may have put back the weights of its best report; they are then those of the result.
             self._export.frozen = bool(callbacks)
-            if devices.is_any(self.machine.strategy, bool(caught)):  # it came while the last report was written
+            if workers.is_any(self.machine.strategy, bool(caught)):  # it came while the last report was written
                 raise self._interrupted(caught)
 
     def _is_report(self) -> bool:

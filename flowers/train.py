@@ -73,7 +73,7 @@ def _run(argv):
             f"images: Oxford 102 Flowers, {config.classes or 'all'} classes, in the parts of the flower text; --data_dir=FOLDER takes others"
         )
 
-    from resnet_study import devices
+    from resnet_study import devices, workers
 
     devices.import_tensorflow()
     from flowers.transfer import train
@@ -83,7 +83,7 @@ def _run(argv):
 
         return cross_validate(config, lambda fold: (train(fold, resume=True), report(fold)), overwrite)
     train(config, resume=resume, overwrite=overwrite)
-    if devices.is_chief(config.strategy):
+    if workers.is_chief(config.strategy):
         report(config)
 
 

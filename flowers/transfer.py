@@ -29,7 +29,7 @@ from flowers.heads import (
     unfreeze_stages,
 )  # fmt: skip
 from flowers.settings import FlowerParameters
-from resnet_study import devices
+from resnet_study import workers
 from resnet_study.checkpoints import list_checkpoints
 from resnet_study.data.balance import class_weights
 from resnet_study.data.mixing import check_mixing
@@ -220,7 +220,7 @@ class Transfer(Task):
         for layer, rate in self._dropout_rates.items():
             layer.rate = rate
         self.unfrozen, self.caches_features, self._features = True, False, None
-        if devices.is_chief(self.config.strategy):
+        if workers.is_chief(self.config.strategy):
             print(
                 f"fine-tuning from here on: {count_parameters(self.transfer.trainable_variables):,} trainable parameters, highest rate "
                 f"{self.config.fine_tune_lr:g}"

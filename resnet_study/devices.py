@@ -1,15 +1,13 @@
-"""On what and how it is computed: devices, number format, threads, determinism; which machines train together."""
+"""On what and how it is computed: devices, number format, threads, determinism. Several machines are in `workers`."""
 
 import contextlib
-import dataclasses
 import functools
-import json
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
 
+from resnet_study import workers
 from resnet_study.environment import count_cores, used_gpus
 from resnet_study.errors import UsageError, say_once, shorten
 
@@ -136,7 +134,7 @@ def choose_policy(precision: str, strategy: str, stored: str | None = None) -> s
 def policy_of_chief(strategy, policy: str) -> str:
     """The policy that the chief has chosen, on every machine; all of them must call this at the same time."""
     known = sorted(POLICIES.values())
-    return known[int(from_chief(strategy, [known.index(policy)])[0])]
+    return known[int(workers.from_chief(strategy, [known.index(policy)])[0])]
 
 
 def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = None) -> int:
@@ -246,7 +244,7 @@ def choose_strategy(name: str):
     if reason:
         say_once(f"the GPU of this machine is not used, the processor is: {reason}")
     if name == "multi_worker":
-        return _join_workers()
+        return workers.join_workers()
     visible = tf.config.get_visible_devices("GPU")  # of which an earlier training may have taken some away
     if name == "mirrored" or (name == "auto" and len(visible) > 1):
         devices = tf.config.list_logical_devices("GPU" if visible else "CPU")
@@ -274,119 +272,13 @@ def _mirror(devices: tuple[str, ...]):
     return tf.distribute.MirroredStrategy(list(devices))
 
 
-@dataclasses.dataclass(frozen=True)
-class Workers:
-    """The machines of TF_CONFIG: their addresses, that of the chief first, and the number of this one among them."""
-
-    addresses: tuple[str, ...]
-    index: int
-
-
-def read_tf_config() -> Workers:
-    """Reads the environment variable TF_CONFIG, as TensorFlow documents it:
-
-        {"cluster": {"worker": ["host1:port", "host2:port"]}, "task": {"type": "worker", "index": 0}}
-
-    The chief is the task of type "chief", where there is one, otherwise worker 0.
-
-    Raises:
-        UsageError: it is missing, or does not say this.
-    """
-    text = os.environ.get("TF_CONFIG", "")
-    example = """{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}"""
-    if not text:
-        raise UsageError(
-            f"--strategy=multi_worker needs the environment variable TF_CONFIG, received none; set it on each machine, such as {example}"
-        )
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        unknown = {*cluster, task["type"]} - {"chief", "worker"}
-        if unknown:
-            raise ValueError(f"only tasks of type chief and worker train, not {', '.join(sorted(map(str, unknown)))}")
-        addresses = [address for kind in ("chief", "worker") for address in cluster.get(kind, [])]
-        if not addresses or not all(re.fullmatch(r"[^\s:/]+:\d+|\[[^\s/]+\]:\d+", address) for address in addresses):
-            raise ValueError('every machine must be "host:port"')
-        if len(set(addresses)) < len(addresses) or len(cluster.get("chief", [])) > 1:
-            raise ValueError("every machine must be there once, and at most one as the chief")
-        index = task["index"]
-        if type(index) is not int or not 0 <= index < len(cluster[task["type"]]):
-            raise ValueError(f"the task has index {index}, and there are {len(cluster[task['type']])} of its type")
-        place = index + (len(cluster.get("chief", [])) if task["type"] == "worker" else 0)
-    # What a user wrote by hand can be anything at all.
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UsageError(f"TF_CONFIG must be like {example}, received {shorten(text)} ({reason}); mend it") from error
-    return Workers(tuple(addresses), place)
-
-
-def is_chief(name: str) -> bool:
-    """Whether this process writes the run folder: always, but for all machines except one under --strategy=multi_worker."""
-    return name != "multi_worker" or read_tf_config().index == 0
-
-
-def _join_workers():
-    import tensorflow as tf
-
-    workers = read_tf_config()
-    print(
-        f"machine {workers.index + 1} of {len(workers.addresses)} ({workers.addresses[workers.index]}), waiting for the others: "
-        f"{', '.join(workers.addresses)}",
-        flush=True,
-    )
-    try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    except RuntimeError as error:  # something was computed before
-        raise UsageError(
-            f"--strategy=multi_worker must come before any other use of TensorFlow in a process, received: {error}"
-        ) from error
-    except tf.errors.OpError as error:
-        raise UsageError(
-            f"the machines of TF_CONFIG could not be joined ({shorten(error.message)}); check that the ports are free "
-            "and that each machine was started"
-        ) from error
-
-
-def from_chief(strategy, values: list[float]) -> list[float]:
-    """Numbers of the chief, on every machine; all of them must call this at the same time. On one machine: `values`."""
-    return _add_up(strategy, values, lambda replica: replica == 0)
-
-
-def is_any(strategy, value: bool) -> bool:
-    """Whether `value` is true on any machine; all of them must call this at the same time. On one machine: `value`."""
-    return any(_add_up(strategy, [float(value)], lambda replica: True))
-
-
-def wait_for_all(strategy) -> None:
-    """Returns when all machines have called this, or one of them is gone."""
-    import tensorflow as tf
-
-    with contextlib.suppress(tf.errors.OpError):
-        is_any(strategy, False)
-
-
-def _add_up(strategy, values, counts):
-    """Sums, over the machines, of the values of those devices for whose number `counts` is true."""
-    import tensorflow as tf
-
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return values
-
-    def give(context):
-        mine = counts(context.replica_id_in_sync_group)
-        return tf.constant(values if mine else [0.0] * len(values), tf.float64)
-
-    shared = strategy.experimental_distribute_values_from_function(give)
-    return strategy.reduce(tf.distribute.ReduceOp.SUM, shared, axis=None).numpy().tolist()
-
-
 def describe_strategy(strategy, towers: int = 1) -> str:
     """In words: how many machines, devices and towers share each batch."""
     import tensorflow as tf
 
     replicas = strategy.num_replicas_in_sync
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return f"MultiWorkerMirroredStrategy over {len(read_tf_config().addresses)} machines with {replicas} devices in all"
+        return f"MultiWorkerMirroredStrategy over {len(workers.read_tf_config().addresses)} machines with {replicas} devices in all"
     if isinstance(strategy, tf.distribute.MirroredStrategy):
         return f"MirroredStrategy over {replicas} devices"
     return "one device" + (f" in {towers} towers" if towers > 1 else "")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, last_arrays, user_environment
 
-from resnet_study import devices
+from resnet_study import workers
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.errors import UsageError
 from resnet_study.run_folder import RunFolder
@@ -108,7 +108,7 @@ def test_two_machines_are_killed_go_on_and_end_as_one_would(tmp_path):
 def test_tf_config_that_cannot_be_used(monkeypatch, text, words):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match="TF_CONFIG") as caught:
-        devices.read_tf_config()
+        workers.read_tf_config()
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -116,8 +116,8 @@ def test_the_chief_comes_first(monkeypatch):
     cluster = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
     for kind, index, place in (("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
-        assert devices.read_tf_config() == devices.Workers(("a:1", "b:1", "c:1"), place)
-        assert devices.is_chief("multi_worker") == (place == 0) and devices.is_chief("auto")
+        assert workers.read_tf_config() == workers.Workers(("a:1", "b:1", "c:1"), place)
+        assert workers.is_chief("multi_worker") == (place == 0) and workers.is_chief("auto")
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from resnet_study import devices
+from resnet_study import devices, workers
 from resnet_study.errors import UsageError
 
 
@@ -50,4 +50,4 @@ def choose_machine(config, strategy: tf.distribute.Strategy, run=None) -> Machin
         )
     batch = config.images_per_step // config.accumulate
     towers = devices.choose_towers(config.towers, strategy, batch, run and run.stored_towers())
-    return Machine(strategy, policy, towers, devices.is_chief(config.strategy))
+    return Machine(strategy, policy, towers, workers.is_chief(config.strategy))

@@ -5,7 +5,7 @@ import contextlib
 
 import tensorflow as tf
 
-from resnet_study import devices
+from resnet_study import workers
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.machine import Machine
 from resnet_study.training.optimizers import make_optimizer
@@ -142,4 +142,4 @@ class Stage:
             return {}
         columns = name_columns(part, sums, count)
         # Machines of different kinds differ in the last bits; what is decided by these numbers must not.
-        return dict(zip(columns, devices.from_chief(self._strategy, list(columns.values())), strict=True))
+        return dict(zip(columns, workers.from_chief(self._strategy, list(columns.values())), strict=True))
