@@ -21,7 +21,6 @@ import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
 from resnet_study.class_names import ClassNames, without_folder
-from resnet_study.data.new_images import check_own, check_own_of
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import (
     LabelledParts,
@@ -51,6 +50,7 @@ from resnet_study.prediction import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_images import check_own, check_own_of
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.training.work import training_pflop
 

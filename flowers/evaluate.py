@@ -14,15 +14,8 @@ from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result, report_others
-from resnet_study.run_folder import (
-    begun_run_around,
-    check_parts,
-    find_run,
-    find_settings,
-    run_around,
-    run_folder_of,
-    tell_known_validation,
-)
+from resnet_study.run_folder import begun_run_around, find_run, find_settings, run_around, run_folder_of
+from resnet_study.run_images import check_parts, tell_known_validation
 
 # The settings that the name of a run folder follows from.
 NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed", "folds", "fold")
@@ -93,7 +86,7 @@ def evaluate(config: FlowerParameters):
 def load_as_trained(config: FlowerParameters, path: str, model):
     """The images of a model at its size, a `flowers.data.FlowerData`. Raises UsageError where they are others than those of its run."""
     from flowers.data import load_images
-    from resnet_study.data.new_images import check_own_of
+    from resnet_study.run_images import check_own_of
 
     config = dataclasses.replace(config, image_size=model.input_shape[1], find_leaks="off")
     # Rounded as the parts of the run that the model lies in, also where it is given by --test_ckpt_path.

@@ -38,7 +38,8 @@ from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization, finalize_layers
 from resnet_study.networks.multiply_adds import count_parameters
-from resnet_study.run_folder import RunFolder, run_folder_of, tell_known_validation
+from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_images import tell_known_validation
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate

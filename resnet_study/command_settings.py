@@ -12,7 +12,8 @@ import hyper_parameters
 from resnet_study.command_line import add_flags
 from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
-from resnet_study.run_folder import RunFolder, begun_run_around, check_parts, find_run, find_settings, run_around
+from resnet_study.run_folder import RunFolder, begun_run_around, find_run, find_settings, run_around
+from resnet_study.run_images import check_parts
 
 # The settings that the name of a run folder follows from.
 _NAMING = (

@@ -25,7 +25,6 @@ locked the next time.
 import contextlib
 import dataclasses
 import io
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -337,13 +336,6 @@ def run_around(path: str) -> RunFolder | None:
     return next((run for run in runs if run.data.is_file() and (run.holds_run() or _tells_classes(run.data))), None)
 
 
-def check_parts(run: "RunFolder", stored, flags: dict, names) -> None:
-    """Raises UsageError where `flags` change the parts that a run had of its images: it would be tested on what it was trained on."""
-    for name in names:
-        if (given := flags.get(name, kept := getattr(stored, name))) != kept:
-            raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
-
-
 def begun_run_around(path: str) -> RunFolder | None:
     """As `run_around`, but only a run whose settings are known."""
     run = run_around(path)
@@ -355,60 +347,6 @@ def _tells_classes(data: Path) -> bool:
     with contextlib.suppress(UsageError):
         return "class_names" in read_json(data, dict)
     return False
-
-
-def check_same_images(run: RunFolder, facts: dict) -> None:
-    """Raises UsageError where a resumed run was begun on other images of one's own, or where others of them could be read then.
-
-    Args:
-        run: the run, with its `data.json`.
-        facts: what that file is to hold now: class_folders, images, found, fingerprint.
-    """
-    kept = read_json(run.data, dict)
-    if kept.get("fingerprint", facts["fingerprint"]) != facts["fingerprint"]:
-        raise UsageError(
-            f"--resume goes on with the images of {run}, those of {facts['found']} are others; give the same --data_dir or start another "
-            "--version"
-        )
-    for name in ("class_folders", "images"):
-        if name in kept and json.loads(json.dumps(facts[name])) != kept[name]:
-            raise UsageError(
-                f"--resume goes on with the images of {run}: expected {name} {kept[name]}, received {facts[name]}; "
-                "give the same --data_dir or start another --version"
-            )
-
-
-def tell_known_validation(path: str, config) -> None:
-    """Says so where the weights of `path` may have been trained on the validation images of settings of either program: shipped ones of that
-    data set, or those of a run on the same images that held out others."""
-    if not config.validation_fraction:
-        return
-    if path in registry.SHIPPED:
-        knows = _images_of(registry.dataset_of(path)) == _images_of(config.dataset)
-    else:
-        run = begun_run_around(path)
-        stored = read_json(run.config, dict) if run else {}
-        knows = _images_of(stored.get("dataset")) == _images_of(config.dataset)
-        # The parts are drawn class by class, so other labels give others.
-        parts = ["dataset", "heads", "validation_fraction", "split_seed"]
-        if knows and config.dataset == "folder":
-            places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
-            knows = places[0] == places[1]
-            parts += ["test_fraction", "folds", "fold", "labels", "label_level"]
-        # The two programs draw other parts by the same seed.
-        is_alike = ("preset" in stored) == hasattr(config, "preset")
-        fields = config.__dataclass_fields__  # a run of before there was one of them had its default
-        knows = knows and not (
-            is_alike
-            and all(stored.get(name, fields[name].default) == getattr(config, name) for name in parts if name in fields)
-        )
-    if knows:
-        say_once(f"note: {path} may have been trained on the validation images; then errors on these are too small")
-
-
-def _images_of(dataset: str | None) -> str | None:
-    """The data set whose images another one has, too, under other labels."""
-    return "cifar100" if dataset == "cifar100_coarse" else dataset
 
 
 def find_run(make: Callable, flags: dict, naming: tuple[str, ...]) -> RunFolder:

@@ -25,7 +25,8 @@ from resnet_study.data.new_images import find_new
 from resnet_study.data.splits import hold_out
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
-from resnet_study.run_folder import RunFolder, check_same_images
+from resnet_study.run_folder import RunFolder
+from resnet_study.run_images import check_same_images
 from resnet_study.training.run_log import note_many_epochs
 
 

@@ -37,7 +37,8 @@ from resnet_study.reports import published
 from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
-from resnet_study.run_folder import RunFolder, run_around, tell_known_validation
+from resnet_study.run_folder import RunFolder, run_around
+from resnet_study.run_images import tell_known_validation
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.studies import compress, prune
 

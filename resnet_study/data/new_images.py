@@ -11,7 +11,8 @@ from resnet_study.data.labelled_files import LabelledFiles, find_labelled
 from resnet_study.errors import UsageError, say_once
 from resnet_study.files import is_kind, read_json
 from resnet_study.own_image_settings import WITHOUT_PLACE
-from resnet_study.run_folder import RunFolder, begun_run_around
+from resnet_study.run_folder import RunFolder
+from resnet_study.run_images import check_own
 
 _DATA_FLAGS = ("dataset", "data_dir", "labels", "label_level", "label_separator")
 # What makes parts of images, and what a test of other images does not do.
@@ -121,31 +122,3 @@ def _is_own(found, run) -> bool:
         return False
     kept = sum(facts["images"].values()) + len(facts["skipped"])
     return sorted(facts["class_folders"]) == sorted(found.classes) and kept == sum(map(len, found.parts.values()))
-
-
-def check_own(run: RunFolder, fingerprint: str, place: str) -> None:
-    """Raises UsageError where images are others than those a run was trained with: among them, its training images may be in other parts."""
-    kept = read_json(run.data, {}).get("fingerprint", fingerprint)
-    if kept != fingerprint:
-        raise UsageError(
-            f"the images of {place} have changed since {run} was trained; bring back what was there, or test on other images "
-            "(--dataset=folder --data_dir=NEW), or check an export on files (--images)"
-        )
-
-
-def check_own_of(path: str, config, fingerprint: str, place: str) -> None:
-    """As `check_own`, of the run that a model lies in, where that is of the same data set.
-
-    Args:
-        path: of the model.
-        config: settings of the images.
-        fingerprint, place: of the images.
-
-    Raises:
-        UsageError: as `check_own`; or the run is of the other program, which draws other parts of the same folder.
-    """
-    run = begun_run_around(path)
-    if run is not None and read_json(run.config, dict).get("dataset") == config.dataset:
-        if config.dataset == "folder":
-            run.read_config(type(config))
-        check_own(run, fingerprint, place)

@@ -10,11 +10,11 @@ from tqdm import tqdm
 import cifar10_input
 from flowers.data import load_images
 from hyper_parameters import HyperParameters
-from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import encode_image
+from resnet_study.run_images import check_own
 
 _SHOWN = 8
 _AT_A_TIME = 32 << 20  # bytes of images in memory

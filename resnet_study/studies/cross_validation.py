@@ -22,7 +22,6 @@ from cifar10_train import Interrupted
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.folder_data import find_parts, list_classes
 from resnet_study.data.image_files import read_image
-from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError, as_text, composed
 from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
@@ -32,6 +31,7 @@ from resnet_study.reports.comparison_page import write_study_page
 from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_images import check_own
 from resnet_study.studies.runs import (
     check_study_folder,
     describe,

@@ -26,7 +26,6 @@ import cifar10_test
 from cifar10_train import Interrupted, Train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.data.folder_data import check_split_flags
-from resnet_study.data.new_images import check_own
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
 from resnet_study.files import hash_file, is_kind, read_json, write_atomically, write_json
@@ -38,6 +37,7 @@ from resnet_study.reports.published import list_numbers
 from resnet_study.reports.results import describe_origin
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_images import check_own
 from resnet_study.settings import without_machine
 from resnet_study.training.work import training_pflop
 

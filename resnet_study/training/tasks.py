@@ -18,7 +18,8 @@ from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
-from resnet_study.run_folder import RunFolder, check_same_images, tell_known_validation
+from resnet_study.run_folder import RunFolder
+from resnet_study.run_images import check_same_images, tell_known_validation
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
