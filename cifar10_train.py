@@ -34,12 +34,13 @@ from resnet_study.training.callbacks import KeepBest, check_callbacks, make_call
 from resnet_study.training.export import Export
 from resnet_study.training.machine import choose_machine
 from resnet_study.training.memory import check_batch, naming_batch, naming_size
-from resnet_study.training.run_log import Forecast, TensorBoardLog, callback_logs, format_row, seconds_left, trim_events
+from resnet_study.training.run_log import Forecast, callback_logs, format_row, seconds_left
 from resnet_study.training.signals import catch_signals, check_loss, naming_errors
 from resnet_study.training.stage import Stage
 from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
 from resnet_study.training.tasks import Classification, SeveralHeads
+from resnet_study.training.tensorboard_log import TensorBoardLog, trim_events
 
 _AHEAD = 24  # steps that are under way before their losses are looked at
 

@@ -6,7 +6,7 @@ runs/<version>/                 written by
     data.json                   cifar10_train: class names, image counts, where the data was found (training.tasks, flowers.transfer)
     checkpoints/step-*.npz      checkpoints: the last two
     error.csv                   training.state: one row per report
-    tensorboard/                training.run_log
+    tensorboard/                training.tensorboard_log
     best.keras, final.keras     training.export: by validation error or loss (without validation, with --sparsity: the newest); at the last step
     teacher.keras, base.keras   training.tasks, flowers.transfer: the teacher of a distillation; a backbone that stays frozen
     result.json, predictions*.npy    evaluation: test metrics; test probabilities, float32 [images, classes]

@@ -41,7 +41,7 @@ from resnet_study.evaluation import find_model
 from resnet_study.metrics import confidence_interval, measure
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
-from resnet_study.training import optimizers, run_log
+from resnet_study.training import optimizers, run_log, tensorboard_log
 
 GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -103,7 +103,7 @@ def test_event_files_go_back_to_what_a_checkpoint_knew(tmp_path):
         (tmp_path / f"events.out.tfevents.{name}").write_bytes(b"12345")
     (tmp_path / "notes.txt").write_bytes(b"12345")
     known = {"longer": 3, "shorter": 9, "damaged": "3", "empty": 0, "gone": 4}
-    run_log.trim_events(tmp_path, {f"events.out.tfevents.{name}": size for name, size in known.items()})
+    tensorboard_log.trim_events(tmp_path, {f"events.out.tfevents.{name}": size for name, size in known.items()})
     left = {path.name.removeprefix("events.out.tfevents."): path.read_bytes() for path in tmp_path.iterdir()}
     assert left == {"longer": b"123", "shorter": b"12345", "notes.txt": b"12345"}
 

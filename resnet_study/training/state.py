@@ -11,7 +11,8 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.run_folder import RunFolder
 from resnet_study.training.machine import Machine
-from resnet_study.training.run_log import event_sizes, name_columns, smooth
+from resnet_study.training.run_log import name_columns, smooth
+from resnet_study.training.tensorboard_log import event_sizes
 
 
 class TrainingState:
