@@ -104,7 +104,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     parts = _label_parts(config, data)
     pflop = None
     if not config.test_ckpt_path:
-        pflop = training_pflop(config, model, int(run.read_history().iloc[-1]["step"]), run)
+        pflop = training_pflop(config, model, run.last_step(), run)
     views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
     result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
     predict_unlabelled(config, run, path, model, first.unlabelled)

@@ -68,7 +68,7 @@ def evaluate(config: FlowerParameters):
         tell_known_validation(path, config)
     else:
         _check_data(run, data)
-        pflop = transfer_pflop(config, model, int(run.read_history().iloc[-1]["step"]), data)
+        pflop = transfer_pflop(config, model, run.last_step(), data)
     size = 32 * config.test_batch_size  # so many images in memory at a time
 
     def pieces(part):

@@ -70,13 +70,18 @@ def delete_checkpoints_beside(path: Path) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, from the oldest to the newest; a copy that somebody made under another name is none."""
-    found = {path: re.fullmatch(r"step-(\d{8,})\.npz", path.name) for path in folder.glob("step-*.npz")}
-    return sorted((path for path, name in found.items() if name), key=lambda path: int(found[path][1]))
+    found = (path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8,}\.npz", path.name))
+    return sorted(found, key=step_of)
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
     """The checkpoint of a step, which need not exist."""
     return folder / f"step-{step:08d}.npz"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, as its name tells."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def latest_checkpoint_in(folder: Path) -> Path | None:

@@ -332,7 +332,7 @@ def _predict_part(predictor, pieces, heads, batch_size, mirrored, shifted):
 
 def check_current(run: RunFolder) -> None:
     """Raises UsageError where a run was trained on since it was tested, so that its `result.json` is of other weights."""
-    last, tested = int(run.read_history().iloc[-1]["step"]), read_result(run)["last_step"]
+    last, tested = run.last_step(), read_result(run)["last_step"]
     if tested != last:
         raise UsageError(
             f"{run} was tested after {tested:,} steps and trained on to {last:,}; go on with --resume, or test it again"

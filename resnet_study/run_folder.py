@@ -33,7 +33,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from resnet_study.checkpoints import HISTORY, latest_checkpoint_in, list_checkpoints
+from resnet_study.checkpoints import HISTORY, latest_checkpoint_in, list_checkpoints, step_of
 from resnet_study.devices import POLICIES
 from resnet_study.errors import UsageError, as_text, say_once, shorten
 from resnet_study.files import ASIDE, holding_lock, is_being_written, read_json, read_text, write_atomically, write_json
@@ -180,7 +180,7 @@ class RunFolder:
         starts = self.read_starts()
         steps = [start["final_step"] for start in starts if "final_step" in start]
         if steps:
-            return steps[-1] == int(found[-1].stem.removeprefix("step-"))
+            return steps[-1] == step_of(found[-1])
         # Runs of earlier versions note no step; copies of them may have lost the times of their files.
         return self.final.stat().st_mtime >= found[-1].stat().st_mtime
 
@@ -261,7 +261,7 @@ class RunFolder:
         if not self.goes_on():
             return None
         if not self.environment.exists():
-            return {} if any(self.checkpoints.glob("step-*.npz")) else None
+            return {} if list_checkpoints(self.checkpoints) else None
         return (self.read_starts() or [{}])[-1]
 
     def read_history(self):
@@ -283,6 +283,10 @@ class RunFolder:
                 f"{self.error_csv} must hold errors at rising steps, received others; go on with --mode=train --resume"
             )
         return history
+
+    def last_step(self) -> int:
+        """The step of the last report. Raises UsageError as `read_history`."""
+        return int(self.read_history()["step"].iloc[-1])
 
     def read_predictions(self, shape: tuple[int, int]) -> np.ndarray:
         """`predictions.npy`, float32 of a shape. Raises UsageError if it is missing, damaged or of another shape."""

@@ -70,7 +70,7 @@ def _why_left_out(run, told):
     # Beside numbers of before, those of another training would look like theirs.
     if told not in (None, hash_file(run.error_csv)):
         return "was trained again since; repeat the study"
-    last, tested = int(run.read_history().iloc[-1]["step"]), read_result(run)["last_step"]
+    last, tested = run.last_step(), read_result(run)["last_step"]
     return "was trained on since it was tested; test it again" if tested != last else ""
 
 

@@ -79,7 +79,6 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         raise UsageError(f"{calibrated} is of other weights than {run.best}; calibrate the run again")
     source = calibrated if facts else run.best
     halve_weights(source, folder / registry.shipped_file(config.model_name, weights).name)
-    steps = int(run.read_history().iloc[-1]["step"])
     return {
         "model": config.model_name,
         "weights": weights,
@@ -92,7 +91,7 @@ def ship(run: RunFolder, weights: str, folder: Path = registry.PRETRAINED) -> di
         "images": read_json(run.data, {"images": dict})["images"],
         "command": config.command,
         **origin,
-        "pflop": training_pflop(config, load_model(str(run.best)), steps, run),
+        "pflop": training_pflop(config, load_model(str(run.best)), run.last_step(), run),
     }
 
 

@@ -241,9 +241,7 @@ def _is_finished(config) -> bool:
         return False
     last = read_result(run, "test")["last_step"]
     # A run that patience has ended is at its end, wherever that is; it has its last weights then.
-    return last == config.train_steps or (
-        config.patience > 0 and run.has_final() and last == int(run.read_history()["step"].iloc[-1])
-    )
+    return last == config.train_steps or (config.patience > 0 and run.has_final() and last == run.last_step())
 
 
 def _finish(config, data):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from resnet_study import workers
-from resnet_study.checkpoints import checkpoint_of, read_checkpoint, save_checkpoint
+from resnet_study.checkpoints import checkpoint_of, read_checkpoint, save_checkpoint, step_of
 from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.run_folder import RunFolder
@@ -119,7 +119,7 @@ def find_checkpoint(run: RunFolder, machine: Machine) -> Path | None:
         UsageError: this machine cannot see what the chief chose.
     """
     checkpoint = run.latest_checkpoint() if machine.is_chief else None
-    chosen = -1 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+    chosen = -1 if checkpoint is None else step_of(checkpoint)
     chosen = int(workers.from_chief(machine.strategy, [chosen])[0])
     if machine.is_chief or chosen < 0:
         return checkpoint
