@@ -258,10 +258,9 @@ def _study(flags, actions):
             datasets = actions["datasets"] or [given.pop("dataset", defaults.dataset)]
             study = {"compare": compare, "robustness": measure_robustness}
             folder = study[actions["mode"]](given, models, datasets, seeds)
-    from resnet_study.reports.comparison_page import write_study_page
+    from resnet_study.reports.comparison_page import print_study
 
-    page = write_study_page(folder)
-    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
+    print_study(folder)
 
 
 def _report(flags, versions):

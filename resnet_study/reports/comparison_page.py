@@ -63,6 +63,12 @@ def write_study_page(folder: Path) -> Path:
     )
 
 
+def print_study(folder: Path) -> None:
+    """Writes the page of a study, and prints its report and where all of it is. Raises UsageError as `write_study_page`."""
+    page = write_study_page(folder)
+    print(read_text(folder / "report.md"), f"written to {folder}, all in {page}", sep="\n")
+
+
 def _why_left_out(run, told):
     """What keeps a run from the page of its study: "" if nothing does. `told`: checksum of its table then, None = not known."""
     if not (run.result.is_file() and run.error_csv.is_file()):

@@ -7,12 +7,10 @@ A run of a fold lies in `runs/<name>-fold<K>of<N>/`, as if trained by itself; th
 
 import dataclasses
 import datetime
-import gc
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -27,7 +25,7 @@ from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.metrics import measure
 from resnet_study.reports.canvas import STYLE, save_figure
-from resnet_study.reports.comparison_page import write_study_page
+from resnet_study.reports.comparison_page import print_study
 from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder, run_folder_of
@@ -35,6 +33,7 @@ from resnet_study.run_images import check_own
 from resnet_study.studies.runs import (
     check_study_folder,
     describe,
+    forget_models,
     format_spread,
     read_finished,
     result_row,
@@ -102,9 +101,7 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
         except (Interrupted, UsageError) as stop:
             again = "; the same command goes on with the others" if isinstance(stop, Interrupted) else ""
             raise type(stop)(f"fold {number} of {config.folds}: {str(stop).split('; go on with')[0]}{again}") from stop
-        # Keras and TensorFlow keep what belongs to a model alive until they are told otherwise.
-        keras.backend.clear_session()
-        gc.collect()
+        forget_models()
     return _sum_up(config, folds, summary)
 
 
@@ -208,8 +205,7 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
     spreads = {name: describe(numbers) | {"values": numbers} for name, numbers in values.items()}
     facts = {"model": config.model_name, "dataset": config.dataset_name, "folds": config.folds}
     write_json(summary.result, facts | {"metrics": spreads, "out_of_fold": pooled})
-    page = write_study_page(folder)
-    print((folder / "report.md").read_text(encoding="utf-8"), f"written to {folder}, all in {page}", sep="\n")
+    print_study(folder)
     return folder
 
 

@@ -188,12 +188,16 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
         except UsageError as error:
             print(f"failed: {error}", flush=True)
             failures[config] = f"{run_folder_of(config)}: {error}"
-        # Keras and TensorFlow keep what belongs to a model alive until they are told otherwise.
-        keras.backend.clear_session()
-        gc.collect()
+        forget_models()
     if len(failures) == len(configs):
         raise UsageError(f"all {len(configs)} runs failed: {' | '.join(failures.values())}")
     return [read_finished(config) for config in configs if config not in failures], list(failures.values())
+
+
+def forget_models() -> None:
+    """Frees what belongs to the models so far: Keras and TensorFlow keep it alive until they are told otherwise."""
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def data_key(config):
