@@ -17,11 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from throughput import summarise
+from rows import OF_NO_RUN, describe_measurement, summarise, write_rows
 
 from resnet_study import devices
 from resnet_study.command_line import Parser
-from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError, run_command
 
 CONTENDERS = ("tfdata", "generator", "flow_from_directory")
@@ -61,7 +60,7 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
 
     Args:
         rates: {image size: {contender: list of images per second}}.
-        facts: what all rows have in common: dataset, command, wall_seconds, hardware, commit.
+        facts: of `describe_measurement`.
     """
     rows = []
     for size, measured in rates.items():
@@ -73,8 +72,7 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
             rows.append(
                 facts
                 | {"experiment": "flowers_pipelines", "model": f"{size} x {size} pixels", "preset": name, "metric": metric}
-                | {"unit": unit, **summarise(numbers), "published": None, "published_source": None, "images_seen": 0}
-                | {"run": None, "note": ""}
+                | {"unit": unit, **summarise(numbers), **OF_NO_RUN}
             )  # fmt: skip
     return rows
 
@@ -82,8 +80,6 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
 def _measure_and_write(flags):
     from flowers.data import load_images
     from flowers.settings import FlowerParameters
-    from resnet_study.files import write_json
-    from resnet_study.reports.results import write_table
 
     if not (flags.data_dir / "train").is_dir():
         raise UsageError(f"--data_dir must hold train/<class>/, received {flags.data_dir}; give another folder")
@@ -101,19 +97,9 @@ def _measure_and_write(flags):
             settings = dataclasses.replace(config, **pipeline)
             rates[size][name].append(measure(make_batches(name, settings, data), flags.batches))
             print(f"{size} pixels, round {number + 1}, {name}: {rates[size][name][-1]:,.0f} images/s")
-    environment = describe_environment("uint8")
-    sizes = " ".join(map(str, flags.image_size))
-    facts = {
-        "dataset": flags.data_dir.resolve().name,
-        "command": f"python benchmarks/flowers_pipelines.py --data_dir {flags.data_dir.resolve().name} --rounds {flags.rounds} "
-        f"--batches {flags.batches} --image_size {sizes}",
-        "wall_seconds": round(time.monotonic() - start),
-        "hardware": f"{environment['processor']}, {environment['cores']} cores",
-        "commit": environment["commit"],
-    }
-    path = flags.results_dir / "flowers_pipelines.json"
-    write_json(path, make_rows(rates, facts))
-    print(f"written: {path}, {write_table(flags.results_dir)}")
+    name, sizes = flags.data_dir.resolve().name, " ".join(map(str, flags.image_size))
+    command = f"python benchmarks/flowers_pipelines.py --data_dir {name} --rounds {flags.rounds} --batches {flags.batches} --image_size {sizes}"
+    write_rows(make_rows(rates, describe_measurement(name, command, start)), flags.results_dir)
 
 
 def main(arguments=None) -> int:

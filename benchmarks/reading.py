@@ -17,11 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from throughput import summarise
+from rows import OF_NO_RUN, describe_measurement, summarise, write_rows
 
 from resnet_study import devices
 from resnet_study.command_line import Parser
-from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError, run_command
 
 SIZE = 224
@@ -81,32 +80,20 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
     return [
         facts
         | {"experiment": "reading", "model": f"1024 x 768 -> {SIZE} x {SIZE} pixels", "preset": name, "metric": metric, "unit": unit}
-        | {**summarise(numbers), "published": None, "published_source": None, "images_seen": 0, "run": None, "note": ""}
+        | {**summarise(numbers), **OF_NO_RUN}
         for name, (metric, unit, numbers) in values.items()
     ]  # fmt: skip
 
 
 def _measure_and_write(flags):
-    from resnet_study.files import write_json
-    from resnet_study.reports.results import write_table
-
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(write_images(Path(folder), flags.images), flags.rounds)
-    environment = describe_environment("uint8")
-    facts = {
-        "dataset": f"{flags.images} JPEG files",
-        "command": f"python benchmarks/reading.py --images {flags.images} --rounds {flags.rounds}",
-        "wall_seconds": round(time.monotonic() - start),
-        "hardware": f"{environment['processor']}, {environment['cores']} cores",
-        "commit": environment["commit"],
-    }
-    rows = make_rows(rates, facts)
+    command = f"python benchmarks/reading.py --images {flags.images} --rounds {flags.rounds}"
+    rows = make_rows(rates, describe_measurement(f"{flags.images} JPEG files", command, start))
     for row in rows:
         print(f"{row['preset']}: {row['value']:.2f} {row['unit']} [{row['minimum']:.2f} .. {row['maximum']:.2f}]")
-    path = flags.results_dir / "reading.json"
-    write_json(path, rows)
-    print(f"written: {path}, {write_table(flags.results_dir)}")
+    write_rows(rows, flags.results_dir)
 
 
 def main(arguments=None) -> int:

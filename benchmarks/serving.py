@@ -17,11 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from throughput import summarise
+from rows import OF_NO_RUN, describe_measurement, summarise, write_rows
 
 from resnet_study import devices
 from resnet_study.command_line import Parser
-from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,15 +55,12 @@ def make_rows(measured: dict, facts: dict) -> list[dict]:
             rows.append(
                 facts
                 | {"experiment": "serving", "model": "resnet20", "preset": kind, "metric": metric, "unit": unit}
-                | {**summarise(numbers), "published": None, "published_source": None, "images_seen": 0, "run": None}
+                | {**summarise(numbers), **OF_NO_RUN}
             )  # fmt: skip
     return rows
 
 
 def _measure(flags):
-    from resnet_study.files import write_json
-    from resnet_study.reports.results import write_table
-
     if (load := os.getloadavg()[0]) > 0.5:
         print("other programs are using this machine: rates will be too low")
     start = time.monotonic()
@@ -89,18 +85,13 @@ def _measure(flags):
     finally:
         server.terminate()
         server.wait()
-    environment = describe_environment("float32")
-    facts = {
-        "dataset": f"{flags.requests} requests at once",
-        "command": f"python benchmarks/serving.py --requests {flags.requests} --rounds {flags.rounds}" + " --data_dir FOLDER" * bool(data),
-        "wall_seconds": round(time.monotonic() - start),
-        "hardware": f"{environment['processor']}, {environment['cores']} cores",
-        "commit": environment["commit"],
-        "note": f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} at the end, the benchmark included",
-    }  # fmt: skip
-    path = flags.results_dir / "serving.json"
-    write_json(path, make_rows(measured, facts))
-    print(f"written: {path}, {write_table(flags.results_dir)}")
+    command = (
+        f"python benchmarks/serving.py --requests {flags.requests} --rounds {flags.rounds}"
+        + " --data_dir FOLDER" * bool(data)
+    )
+    note = f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} at the end, the benchmark included"
+    facts = describe_measurement(f"{flags.requests} requests at once", command, start, note)
+    write_rows(make_rows(measured, facts), flags.results_dir)
 
 
 def main(arguments=None) -> int:

@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -24,8 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from measuring import BATCH, CONTENDERS, MATRIX_SIZE, PARTS, PIPELINE_BATCHES, blocks_of, steps_for, training_flop
+from rows import summarise
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, run_command
 from resnet_study.networks import registry
 
 # What is divided by what. Of several contenders below, the fastest of the round counts.
@@ -157,18 +157,6 @@ def _describe(record):
         text += f"; inference {record['inference_rate']:>7,.0f} images/s, {record['inference_memory']:>5,.0f} MB"
         text += f", batch {record['inference_batch']}"
     return text
-
-
-def summarise(values) -> dict:
-    """Median as `value`, minimum, maximum, sample standard deviation `std` (None for one value) and number `runs`."""
-    values = list(values)
-    return {
-        "value": round(statistics.median(values), 4),
-        "minimum": round(min(values), 4),
-        "maximum": round(max(values), 4),
-        "std": round(statistics.stdev(values), 4) if len(values) > 1 else None,
-        "runs": len(values),
-    }
 
 
 def ratios(records, above: tuple, *below: tuple) -> list[float]:
@@ -363,21 +351,16 @@ def main(arguments=None) -> int:
         return 0
     for name in ("models", "contenders"):  # resnet20,resnet110 as well as resnet20 resnet110
         setattr(flags, name, ",".join(getattr(flags, name)).split(","))
-    try:
-        for model in flags.models:
-            if registry.find(model).options.get("form") != "v1":
-                raise UsageError(f"--models must be v1 networks (resnet20, resnet110, ...), received '{model}'")
-        for contender in flags.contenders:
-            if contender not in CONTENDERS:
-                raise UsageError(f"--contenders must be of {', '.join(CONTENDERS)}, received '{contender}'")
-        _measure_and_write(flags)
-    except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: _measure_and_write(flags))
 
 
 def _measure_and_write(flags):
+    for model in flags.models:
+        if registry.find(model).options.get("form") != "v1":
+            raise UsageError(f"--models must be v1 networks (resnet20, resnet110, ...), received '{model}'")
+    for contender in flags.contenders:
+        if contender not in CONTENDERS:
+            raise UsageError(f"--contenders must be of {', '.join(CONTENDERS)}, received '{contender}'")
     start, load = time.monotonic(), os.getloadavg()[0]
     if load > 0.5:
         print(f"other programs are using this machine (load {load:.1f}): rates will be too low and ratios inexact")
