@@ -161,16 +161,11 @@ def _naming_damage(path):
             if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than its size")
         yield
-    except (PermissionError, MemoryError) as error:  # it may be sound, and must not be passed over
-        raise UnreadableError(
-            f"{path} could not be read ({error or 'too little memory'}); mend that and repeat the command"
-        ) from error
-    except OSError as error:
-        if error.errno in (errno.EIO, errno.ESTALE):
-            raise UnreadableError(
-                f"{path} could not be read ({error.strerror}); mend that and repeat the command"
-            ) from error
-        raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error
     # A damaged archive can raise nearly anything; whatever it is, the file cannot be used.
     except Exception as error:
+        number = getattr(error, "errno", None)
+        if isinstance(error, PermissionError | MemoryError) or number in (errno.EIO, errno.ESTALE):
+            # It may be sound, and must not be passed over.
+            reason = getattr(error, "strerror", None) or str(error) or "too little memory"
+            raise UnreadableError(f"{path} could not be read ({reason}); mend that and repeat the command") from error
         raise UsageError(f"{path} is no readable checkpoint ({error}); give another one") from error
