@@ -216,7 +216,7 @@ class Train:
 
     def _describe(self):
         """Prints what was chosen, and adds this start to `environment.json`, where it trains, and to `data.json`."""
-        write_json(self.run.data, self.task.describe_data(resumed=bool(self.history)))
+        write_json(self.run.data, self.task.describe_data())
         environment = describe_environment(self.machine.policy, self.config.strategy, self.machine.towers)
         if not self._has_ended():
             self.run.note_start({"step": self.step, **environment})

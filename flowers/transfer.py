@@ -38,7 +38,7 @@ from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization, finalize_layers
 from resnet_study.networks.multiply_adds import count_parameters
-from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_folder import RunFolder, check_same_images, run_folder_of
 from resnet_study.run_images import tell_known_validation
 from resnet_study.saved_models import save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
@@ -268,7 +268,9 @@ class Transfer(Task):
             raise UsageError(f"--weights={weights} could not be read: {shorten(str(error))}{advice}") from error
 
     def begin(self, model: keras.Model, resumed: bool) -> None:
-        """Takes the frozen backbone of a resumed run from its folder."""
+        """Takes the frozen backbone of a resumed run from its folder. Raises UsageError where that was begun on other images."""
+        if resumed:
+            check_same_images(self.run, self.describe_data())
         if resumed and not self.config.backbone_trainable:
             load_backbone_weights(self.backbone, str(self._frozen_backbone))
             self._features = None
@@ -315,9 +317,9 @@ class Transfer(Task):
 
     # What is said
 
-    def describe_data(self, resumed: bool) -> dict:
-        """What `data.json` holds. Raises UsageError where a resumed run was begun on other images."""
-        return transfer_facts.describe_data(self, resumed)
+    def describe_data(self) -> dict:
+        """What `data.json` holds."""
+        return transfer_facts.describe_data(self)
 
     def describe(self, model: keras.Model, machine: str) -> str:
         """What was chosen and found, in some lines; `machine` says where it trains."""

@@ -18,8 +18,8 @@ from resnet_study.training.run_log import note_large_batch, note_long_warmup
 _SMALL, _ASKED = 64, 9  # pixels; images that are looked at
 
 
-def describe_data(task, resumed: bool) -> dict:
-    """What `data.json` holds. Raises UsageError where a resumed run was begun on other images."""
+def describe_data(task) -> dict:
+    """What `data.json` holds."""
     data = task.data
     facts = {
         "class_names": list(data.class_names),
@@ -34,8 +34,6 @@ def describe_data(task, resumed: bool) -> dict:
     } | ({"several": True} if data.several else {})
     if task.config.class_weight not in ("", "balanced"):
         facts["class_weights"] = task.class_weights.tolist()
-    if resumed:
-        check_same_images(task.run, facts)
     return facts
 
 

@@ -201,13 +201,13 @@ def test_weights_come_out_of_models_with_preprocessing_or_a_head_of_their_own(tm
 
 
 def test_images_that_have_changed_are_not_gone_on_with(tmp_path):
-    task = Transfer(FlowerParameters(dataset="digits", model="resnet20"), RunFolder(tmp_path))
-    facts = transfer_facts.describe_data(task, resumed=False)
+    task = Transfer(FlowerParameters(dataset="digits", model="resnet20", base="trained"), RunFolder(tmp_path))
+    facts = transfer_facts.describe_data(task)
     write_json(task.run.data, facts)
-    assert transfer_facts.describe_data(task, resumed=True) == facts
+    task.begin(None, resumed=True)
     write_json(task.run.data, facts | {"fingerprint": "of others"})
     with pytest.raises(UsageError, match="are others; give the same --data_dir"):
-        transfer_facts.describe_data(task, resumed=True)
+        task.begin(None, resumed=True)
 
 
 def test_constants_of_a_backbone_come_with_its_weights(monkeypatch):

@@ -32,6 +32,7 @@ from resnet_study import devices, saved_models
 from resnet_study.data import download
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
+from resnet_study.files import write_json
 from resnet_study.metrics import confidence_interval
 from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
@@ -794,6 +795,7 @@ def test_a_resumed_run_takes_its_frozen_backbone_from_its_folder(image_folder, t
     for variable in first.task.backbone.weights:
         variable.assign(variable + 0.5)
     first.task.keep_files()
+    write_json(run.data, first.task.describe_data())
     resumed = make_trainer(config, data=first.data, run=run, load_weights=False)
     resumed.task.begin(resumed.model, resumed=True)
     for expected, received in zip(first.task.backbone.get_weights(), resumed.task.backbone.get_weights(), strict=True):

@@ -162,7 +162,7 @@ class Classification(Task):
         UsageError where a resumed run was begun on other images, if the task can tell.
         """
         if resumed and self.data.fingerprint:
-            check_same_images(self.run, self.describe_data(resumed))
+            check_same_images(self.run, self.describe_data())
         if self.config.teacher:
             source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
@@ -252,7 +252,7 @@ class Classification(Task):
 
     # What is said
 
-    def describe_data(self, resumed: bool) -> dict:
+    def describe_data(self) -> dict:
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
         facts |= {"several": True} if self.data.several else {}
@@ -340,6 +340,6 @@ class SeveralHeads(Classification):
         names = {head: list(data.class_names) for head, data in self.heads.items()}
         return ClassNames(names, self.config.reading()["resize"])
 
-    def describe_data(self, resumed):
+    def describe_data(self):
         """As `Classification.describe_data`, with the class names of each head."""
-        return super().describe_data(resumed) | {"heads": {head: data.class_names for head, data in self.heads.items()}}
+        return super().describe_data() | {"heads": {head: data.class_names for head, data in self.heads.items()}}
