@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.fold_batch_norm import fold_batch_norm, read_statistics
 from resnet_study.networks.layers import (
     CaffePreprocessing,
     LocalResponseNormalization,
@@ -57,11 +57,8 @@ def _scales_channels(layer) -> bool:
 
 def _scale_channels(layer) -> list[np.ndarray]:
     """Kernel and bias of that convolution."""
-    mean, variance = (np.asarray(weight, np.float64) for weight in (layer.moving_mean, layer.moving_variance))
-    factor = (np.asarray(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
-    offset = np.asarray(layer.beta, np.float64) if layer.center else 0.0
-    ones = np.ones(layer.output.shape[-1])
-    return [(factor * ones)[None, None, :, None], (offset - mean * factor) * ones]
+    mean, factor, beta = read_statistics(layer)
+    return [factor[None, None, :, None], beta - mean * factor]
 
 
 # What takes the place of a layer of this library and keeps its weights.
@@ -99,10 +96,7 @@ def _is_sigmoid_gelu(layer):
 def _normalize_pixels(layer, images):
     images = keras.ops.cast(images, "float32")
     if not layer.per_image:
-        mean, scale = np.asarray(layer.mean, np.float64), np.asarray(layer.scale, np.float64)
-        return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), dtype="float32", name=layer.name)(
-            images
-        )
+        return _rescale(layer, images, np.asarray(layer.mean, np.float64), np.asarray(layer.scale, np.float64))
     mean, variance = keras.ops.moments(images, axes=(1, 2, 3), keepdims=True)
     return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), float(np.prod(images.shape[1:])) ** -0.5)
 
@@ -113,9 +107,13 @@ def _standardize(layer, inputs):
         return layer(inputs)
     mean = np.ravel(np.asarray(layer.mean, np.float64))
     scale = np.maximum(np.sqrt(np.ravel(np.asarray(layer.variance, np.float64))), keras.config.epsilon())
-    return keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), dtype="float32", name=layer.name)(
-        inputs
-    )
+    return _rescale(layer, inputs, mean, scale)
+
+
+def _rescale(layer, inputs, mean, scale):
+    """(inputs - mean) / scale by a stock layer of the name of `layer`."""
+    rescaling = keras.layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), dtype="float32", name=layer.name)
+    return rescaling(inputs)
 
 
 def _pad_channels(layer, maps):

@@ -96,11 +96,17 @@ def find_pairs(model) -> dict:
     return pairs
 
 
-def _fold(convolution, norm) -> list[np.ndarray]:
-    """Kernel and bias of the convolution that computes norm(convolution(x)); in float64, so that it rounds once."""
-    kernel, *bias = (np.asarray(weight, np.float64) for weight in convolution.get_weights())
+def read_statistics(norm: keras.layers.BatchNormalization) -> tuple:
+    """(mean, factor, beta) of batch normalisation with fixed statistics, (x - mean) * factor + beta; in float64, so that what is made of
+    them rounds once. A layer without a centre has the beta 0.0.
+    """
     mean, variance = (np.asarray(weight, np.float64) for weight in (norm.moving_mean, norm.moving_variance))
-    gamma = np.asarray(norm.gamma, np.float64) if norm.scale else 1.0
-    beta = np.asarray(norm.beta, np.float64) if norm.center else 0.0
-    factor = gamma / np.sqrt(variance + norm.epsilon)
+    factor = (np.asarray(norm.gamma, np.float64) if norm.scale else 1.0) / np.sqrt(variance + norm.epsilon)
+    return mean, factor, np.asarray(norm.beta, np.float64) if norm.center else 0.0
+
+
+def _fold(convolution, norm) -> list[np.ndarray]:
+    """Kernel and bias of the convolution that computes norm(convolution(x))."""
+    kernel, *bias = (np.asarray(weight, np.float64) for weight in convolution.get_weights())
+    mean, factor, beta = read_statistics(norm)
     return [kernel * factor, beta + ((bias[0] if bias else 0.0) - mean) * factor]
