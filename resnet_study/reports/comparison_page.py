@@ -5,13 +5,11 @@ import os
 import urllib.parse
 from pathlib import Path
 
-import PIL.Image
-
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import hash_file, is_kind, read_json, read_text
 from resnet_study.reports import plots
-from resnet_study.reports.gallery import encode_image
+from resnet_study.reports.gallery import read_figure
 from resnet_study.reports.page import render_markdown, write_page
 from resnet_study.reports.published import list_numbers, published_error
 from resnet_study.reports.results import name_hardware
@@ -59,7 +57,7 @@ def write_study_page(folder: Path) -> Path:
         runs,
         command=study["command"],
         report=render_markdown(read_text(folder / "report.md")),
-        figures=[(path.stem, _read_figure(path)) for path in sorted(folder.glob("*.png"))],
+        figures=[(path.stem, read_figure(path, 1400, "repeat the study")) for path in sorted(folder.glob("*.png"))],
     )
 
 
@@ -78,14 +76,6 @@ def _why_left_out(run, told):
         return "was trained again since; repeat the study"
     last, tested = run.last_step(), read_result(run)["last_step"]
     return "was trained on since it was tested; test it again" if tested != last else ""
-
-
-def _read_figure(path):
-    try:
-        with PIL.Image.open(path) as image:
-            return encode_image(image.convert("RGB"), 1400)
-    except OSError as error:
-        raise UsageError(f"{path} is no readable image ({error}); repeat the study") from error
 
 
 def _write(folder, title, runs, command="", report="", figures=()):

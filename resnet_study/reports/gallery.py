@@ -1,10 +1,13 @@
-"""The tested images that a page shows: every cell of the confusion matrix first has a few, then the mistakes fill the room."""
+"""The images of a page. Of those that were tested every cell of the confusion matrix first has a few, then the mistakes fill the room."""
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
+
+from resnet_study.errors import UsageError
 
 _ROOM = 700_000  # bytes of all images as they stand in the page
 _LARGEST = 96  # pixels of the longer side
@@ -92,3 +95,12 @@ def encode_image(image, largest: int = _LARGEST, lossless: bool = False) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=82, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def read_figure(path: Path, largest: int, remedy: str) -> str:
+    """A figure that was written as PNG as a data URI, see `encode_image`. Raises UsageError, with what to do, where it is no image."""
+    try:
+        with PIL.Image.open(path) as image:
+            return encode_image(image.convert("RGB"), largest)
+    except OSError as error:
+        raise UsageError(f"{path} is no readable image ({error}); {remedy}") from error

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-import PIL.Image
 
 import cifar10_input
 from flowers.data import load_images
@@ -17,7 +16,7 @@ from resnet_study.errors import UsageError, as_text, one_line, say_once
 from resnet_study.evaluation import PARTS, check_current, read_result
 from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
-from resnet_study.reports.gallery import encode_image, make_gallery
+from resnet_study.reports.gallery import make_gallery, read_figure
 from resnet_study.reports.page import render_markdown, write_page
 from resnet_study.reports.published import list_numbers, published_error, settings_class
 from resnet_study.run_folder import RunFolder
@@ -210,15 +209,7 @@ def _list_settings(config):
 def _read_sheets(run):
     """(heading, data URI) of the sheets of images that were drawn."""
     found = [(heading, run.figures / f"{name}.png") for name, heading in _SHEETS.items()]
-    sheets = []
-    for heading, path in found:
-        if path.is_file():
-            try:
-                with PIL.Image.open(path) as image:
-                    sheets.append((heading, encode_image(image.convert("RGB"), 1100)))
-            except OSError as error:
-                raise UsageError(f"{path} is no readable image ({error}); test the run again") from error
-    return sheets
+    return [(heading, read_figure(path, 1100, "test the run again")) for heading, path in found if path.is_file()]
 
 
 def _read_counts(run):
