@@ -39,7 +39,7 @@ from resnet_study.metrics import describe_accuracy, measure
 from resnet_study.networks import registry
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_around, run_folder_of
-from resnet_study.saved_models import find_heads
+from resnet_study.saved_models import by_head, find_heads
 
 PARTS = ("validation", "test")
 _METRICS = {
@@ -303,8 +303,7 @@ def _predict_part(predictor, pieces, heads, batch_size, mirrored, shifted):
     """{head: {"labels": of all pieces, "plain": probabilities, perhaps "flip", "shifts": those with other views of each image}}."""
 
     def answer(images):
-        answers = predictor.predict(images, batch_size)
-        return answers if isinstance(answers, dict) else {"": answers}
+        return by_head(predictor.predict(images, batch_size))
 
     def mean(*answers):
         return {head: np.mean([one[head] for one in answers], axis=0) for head in heads}

@@ -35,7 +35,7 @@ from resnet_study.evaluation import find_class_names, make_reader
 from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import holding_lock, move, write_array, write_atomically
 from resnet_study.predictor import Predictor
-from resnet_study.saved_models import find_heads
+from resnet_study.saved_models import by_head, find_heads
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
 _LEFT_OUT_NAMED = 20
@@ -191,11 +191,8 @@ def _ask(model, answer, images, read, path, class_names, held):
                 else:
                     failures.append(image)
             if pixels:
-                found = answer(np.stack(pixels))
-                values = np.concatenate(
-                    [found[head] for head in class_names] if isinstance(found, dict) else [found], axis=1
-                )
-                part.add(files, values)
+                found = by_head(answer(np.stack(pixels)))
+                part.add(files, np.concatenate([found[head] for head in class_names], axis=1))
             bar.update(min(size, len(waiting) - start))
     if not part.rows:
         raise NoImageError(str(failures[0])) from failures[0]

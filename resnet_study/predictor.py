@@ -12,7 +12,7 @@ from resnet_study import devices
 from resnet_study.errors import UsageError, naming_memory, say_once, shorten
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
-from resnet_study.saved_models import CANNOT_COPY, as_functional, find_heads
+from resnet_study.saved_models import CANNOT_COPY, as_functional, by_head, find_heads
 from resnet_study.training.step import shard
 
 
@@ -88,7 +88,7 @@ class Predictor:
                 `batch_size` is no int >= 1, or the model answers with NaN or with other numbers than probabilities.
         """
         found = self.compute(images, batch_size)
-        answers = found.values() if isinstance(found, dict) else [found]
+        answers = by_head(found).values()
         low = min(array.min(initial=0) for array in answers)
         high = max(array.max(initial=0) for array in answers)
         if low < -0.01 or high > 1.01:  # rounding aside
@@ -111,7 +111,7 @@ class Predictor:
             towers = min(self._towers, len(batch))
             with naming_memory(f"give fewer images at a time than batch_size (--test_batch_size) {batch_size}"):
                 found = self._answer(batch, towers)
-            for name, values in (found if isinstance(found, dict) else {"": found}).items():
+            for name, values in by_head(found).items():
                 answers[name][start : start + batch_size] = values
         if not all(np.isfinite(array).all() for array in answers.values()):
             raise UsageError(

@@ -2,7 +2,7 @@
 
 load_model(path)              a trained model: raw pixels -> probabilities
 as_functional(model)          a `keras.Sequential` as the functional model that it stands for
-find_heads(model)             the heads of a trained model
+find_heads(model)             the heads of a trained model; `by_head` sorts what they give
 halve_weights(source, target) a `.keras` file in half precision
 """
 
@@ -105,8 +105,7 @@ def load_model(path: str, shipped_name: str = "") -> keras.Model:
         if isinstance(model.output, dict) and len(model.output) == 1:  # one head needs no name
             model = keras.Model(model.inputs, *model.output.values(), name=model.name)
         inputs, outputs = tuple(model.input_shape), [tuple(output.shape) for output in model.outputs]
-        named = model.output.values() if isinstance(model.output, dict) else [model.output]
-        flat = all(isinstance(output, keras.KerasTensor) for output in named)
+        flat = all(isinstance(output, keras.KerasTensor) for output in by_head(model.output).values())
     # Keras raises nearly anything for a damaged file; whatever it is, the file cannot be used.
     except Exception as error:
         reason = shorten(str(error))
@@ -187,16 +186,20 @@ def as_functional(model):
     return model
 
 
+def by_head(outputs) -> dict:
+    """{name of the head: what it gives}, of the outputs or answers of a network; a single head is called ""."""
+    return outputs if isinstance(outputs, dict) else {"": outputs}
+
+
 def find_heads(model: keras.Model) -> dict[str, int]:
     """Name -> number of classes of each head of a network of `load_model`; a network with one head has it under the name "".
 
     Raises:
         ValueError: the outputs are no [batch, classes].
     """
-    output = model.output
-    heads = output if isinstance(output, dict) else {"": output}
+    heads = by_head(model.output)
     if not all(len(getattr(tensor, "shape", ())) == 2 for tensor in heads.values()):
-        received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), output)
+        received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), model.output)
         raise ValueError(
             f"expected a model whose output is [batch, classes], or a dict of such, received {received} of '{model.name}'"
         )

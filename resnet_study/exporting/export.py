@@ -34,7 +34,7 @@ from resnet_study.files import ASIDE, hash_file, move, write_json
 from resnet_study.prediction import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
-from resnet_study.saved_models import find_heads
+from resnet_study.saved_models import by_head, find_heads
 
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
 _SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share
@@ -143,7 +143,7 @@ def export(
         pixels,
         lambda: training()[0],
     )
-    expected = _by_head(Predictor(model).predict(real.images, batch_size))
+    expected = by_head(Predictor(model).predict(real.images, batch_size))
     made = []
     for kind in formats:
         place = run.path / "exported" / (kind if quantize == "none" else f"{kind}-{quantize}")
@@ -159,7 +159,7 @@ def export(
                 facts["calibration"] = training()[2]
             exported = ExportedModel(str(file), kind)
             try:
-                received = _by_head(Predictor(exported).predict(real.images))
+                received = by_head(Predictor(exported).predict(real.images))
             finally:
                 exported.close()
             if exported.class_names != class_names:
@@ -177,10 +177,6 @@ def export(
             write_json(aside / "model.json", facts)
         made.append(facts | {"path": str(place / file.name)})
     return made
-
-
-def _by_head(answers):
-    return answers if isinstance(answers, dict) else {"": answers}
 
 
 def describe_source(path: str, model: keras.Model) -> dict:

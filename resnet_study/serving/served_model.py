@@ -19,6 +19,7 @@ from resnet_study.reports.gallery import encode_image
 from resnet_study.reports.grad_cam import make_explainer
 from resnet_study.reports.published import settings_class
 from resnet_study.run_folder import begun_run_around, run_around
+from resnet_study.saved_models import by_head
 from resnet_study.serving.neighbours import Neighbours, find_training_images
 
 MOST_PIXELS = 64_000_000  # of an image that is sent
@@ -102,12 +103,12 @@ class ServedModel:
         image = decode_image(content, "this file", self.input_shape, **self._reading, most_pixels=MOST_PIXELS)
         start = time.perf_counter()
         try:
-            found = self._predictor.predict(image[None])
+            found = by_head(self._predictor.predict(image[None]))
         except UsageError as error:
             raise ModelError(f"{self.name} could not answer ({error})") from error
         answer = {"model": self.name, "milliseconds": round(1000 * (time.perf_counter() - start), 3), "heads": []}
         for head, names in self.class_names.items():
-            probabilities = (found[head] if head else found)[0]
+            probabilities = found[head][0]
             order = np.argsort(-probabilities, kind="stable")[:most]
             guesses = [{"class_name": names[label], "probability": float(probabilities[label])} for label in order]
             explainer = self._explainers.get(head) if details else None
