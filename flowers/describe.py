@@ -63,6 +63,7 @@ def describe(config: FlowerParameters) -> Path:
     folder = Path(config.runs_dir).expanduser() / f"describe-{config.folder_name}"
     _check_folder(folder, [file for file, *_ in members])
     facts: dict[str, dict] = {}
+    value_range = config.reading()["value_range"]
 
     def read(file):
         content = read_content(Path(file))
@@ -72,7 +73,7 @@ def describe(config: FlowerParameters) -> Path:
         facts[file] = {"width": image.shape[1], "height": image.shape[0], "kind": f"{kind}, {image.dtype}"} | {
             "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
         }  # fmt: skip
-        colors = to_colors(image, has_alpha, file, config.pixel_range)
+        colors = to_colors(image, has_alpha, file, value_range)
         colors = colors[..., 0] if colors.shape[-1] == 1 else colors
         return imagehash.phash(PIL.Image.fromarray(colors)).hash.ravel()
 
@@ -172,7 +173,7 @@ def _write_page(path, config, found, table):
             "count": len(listed), "between": sum(one != two for _, one, _, two in listed), "rows": listed[:_SHOWN]
         }  # fmt: skip
     read = table[table["cannot_be_read"] == ""]
-    shape = (_SAMPLE_SIZE, _SAMPLE_SIZE, 3)
+    shape, value_range = (_SAMPLE_SIZE, _SAMPLE_SIZE, 3), config.reading()["value_range"]
 
     def by_class(rows):
         if found.several:  # each image with each of its classes
@@ -182,7 +183,7 @@ def _write_page(path, config, found, table):
     samples = [
         (
             name,
-            [encode_image(read_image(Path(file), shape, config.pixel_range, "pad")) for file in files.head(_SAMPLES)],
+            [encode_image(read_image(Path(file), shape, value_range, "pad")) for file in files.head(_SAMPLES)],
         )
         for name, files in list(by_class(read)["image"])[:_CLASSES_SHOWN]
     ]

@@ -85,7 +85,7 @@ class OwnImageSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.pixel_range  # noqa: B018 - it checks
+        _parse_range(self.value_range)  # which checks it
         if self.label_separator != "auto" and not self.labels:
             raise UsageError(
                 f"--label_separator is for the cells of --labels=FILE.csv, received {self.label_separator} and no table; leave it out"
@@ -166,13 +166,9 @@ class OwnImageSettings(Settings):
             "jpeg_size": getattr(told, "jpeg_size", "") or own,
         }
 
-    @property
-    def pixel_range(self) -> tuple[float, float] | None:
-        """`value_range` as (low, high)."""
-        return _parse_range(self.value_range)
-
 
 def _parse_range(text: str) -> tuple[float, float] | None:
+    """`value_range` as (low, high); None = by the kind of number."""
     if not text:
         return None
     try:
