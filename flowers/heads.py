@@ -27,12 +27,13 @@ from keras import layers
 
 from flowers.backbones import KNOWN_WEIGHTS, find
 from resnet_study.data.download import is_reachable, keras_cache
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError
 from resnet_study.networks.layers import finalize_layers
 from resnet_study.networks.signatures import name_builder
 from resnet_study.networks.weights import copy_weights
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import read_model
+from resnet_study.texts import shorten
 
 _WEIGHTS_SITE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 

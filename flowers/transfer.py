@@ -33,14 +33,15 @@ from resnet_study import workers
 from resnet_study.checkpoints import list_checkpoints
 from resnet_study.data.balance import class_weights
 from resnet_study.data.mixing import check_mixing
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization, finalize_layers
 from resnet_study.networks.multiply_adds import count_parameters
-from resnet_study.run_folder import RunFolder, check_same_images, run_folder_of
-from resnet_study.run_images import tell_known_validation
+from resnet_study.run_folder import RunFolder, run_folder_of
+from resnet_study.run_images import check_same_images, tell_known_validation
 from resnet_study.saved_models import save_model
+from resnet_study.texts import shorten
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.step import UpdateRule, is_seed

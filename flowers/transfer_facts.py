@@ -12,7 +12,6 @@ from flowers.features import LARGEST_FEATURES, may_cache_features
 from resnet_study.data.balance import describe_balance
 from resnet_study.data.image_files import read_content
 from resnet_study.networks.multiply_adds import count_parameters
-from resnet_study.run_images import check_same_images
 from resnet_study.training.run_log import note_large_batch, note_long_warmup
 
 _SMALL, _ASKED = 64, 9  # pixels; images that are looked at

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import traceback
-import unicodedata
+
+from resnet_study.texts import as_text, shorten
 
 # What TensorFlow says where it finds no memory, on processors and on GPUs.
 _MEMORY_SIGNS = ("OOM when allocating", "out of memory", "OUT_OF_MEMORY", "Dst tensor is not initialized")
@@ -26,16 +27,6 @@ class UnreadableError(UsageError):
 
 class LostMachineError(UsageError):
     """Another machine of a training has stopped."""
-
-
-def as_text(name: str) -> str:
-    """The name of a file, which need not be text, as something that can be written and drawn: what is no text is escaped."""
-    return name.encode(errors="backslashreplace").decode()
-
-
-def composed(name: str) -> str:
-    """A name to be compared: macOS and its archives write an umlaut as two characters, tables and other systems as one."""
-    return unicodedata.normalize("NFC", name)
 
 
 _said = set()
@@ -150,30 +141,3 @@ def _show_traceback():
 def one_line(error: BaseException) -> str:
     """Kind and message of an error, at most 200 characters, see `shorten`."""
     return shorten(f"{type(error).__name__}: {error}")
-
-
-def shorten(text: str, longest: int = 200) -> str:
-    """A text in one line that is never cut within a word.
-
-    Args:
-        text: what another program says, of any length, with line breaks.
-        longest: characters of the result, at least 4.
-
-    Returns:
-        The text with single spaces. One that is too long ends with "...", behind its last whole sentence, if that keeps half of the
-        room or more, else behind its last whole word.
-
-    Example:
-        from resnet_study.errors import shorten
-
-        print(shorten("expected a shape, received none", 20))  # expected a shape...
-    """
-    text = " ".join(text.split())
-    if len(text) <= longest:
-        return text
-    part = text[: longest - 3]
-    end = part.rfind(". ") + 1
-    if end >= longest // 2:
-        return f"{part[:end]} ..."
-    whole = part if text[longest - 3] == " " else part.rpartition(" ")[0]
-    return f"{whole.rstrip(' ,;:(') or part}..."  # one word that is too long: it must be cut somewhere

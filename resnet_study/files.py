@@ -12,7 +12,8 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from resnet_study.errors import UsageError, advise, as_text
+from resnet_study.errors import UsageError, advise
+from resnet_study.texts import as_text
 
 ASIDE = ".aside-"
 _LONGEST = 3600  # seconds without a change after which a file is no longer being written

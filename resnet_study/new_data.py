@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
-from resnet_study.errors import UsageError, as_text, composed, say_once
+from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import find_class_folders, find_class_names, find_model, is_free_for
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.files import read_json, write_json
@@ -21,6 +21,7 @@ from resnet_study.metrics import measure
 from resnet_study.prediction import ImageList, NoImageError, predict_files
 from resnet_study.run_folder import RunFolder
 from resnet_study.shared_settings import SharedSettings
+from resnet_study.texts import as_text, composed
 
 
 def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict, RunFolder]:

@@ -30,12 +30,13 @@ from tqdm import tqdm
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
-from resnet_study.errors import UsageError, as_text, composed, say_once
+from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import find_class_names, make_reader
 from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import holding_lock, move, write_array, write_atomically
 from resnet_study.predictor import Predictor
 from resnet_study.saved_models import by_head, find_heads
+from resnet_study.texts import as_text, composed
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
 _LEFT_OUT_NAMED = 20

@@ -35,12 +35,13 @@ import numpy as np
 
 from resnet_study.checkpoints import HISTORY, latest_checkpoint_in, list_checkpoints, step_of
 from resnet_study.devices import POLICIES
-from resnet_study.errors import UsageError, as_text, say_once, shorten
+from resnet_study.errors import UsageError, say_once
 from resnet_study.files import ASIDE, holding_lock, is_being_written, read_json, read_text, write_atomically, write_json
 from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.run_changes import PLACES, check_deletion, check_settings, find_longer
 from resnet_study.settings import Settings
+from resnet_study.texts import as_text, shorten
 from resnet_study.workers import is_chief
 
 

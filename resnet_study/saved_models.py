@@ -17,10 +17,11 @@ import numpy as np
 
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.class_names import pack_class_names
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
+from resnet_study.texts import shorten
 
 # What Keras, or a layer of others, raises where the layer cannot be made again from its configuration.
 CANNOT_COPY = (ValueError, TypeError, AttributeError, NotImplementedError)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from resnet_study.environment import name_program
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError
+from resnet_study.texts import shorten
 
 _LARGEST = 3.4028234e38  # of the numbers that the networks compute in
 

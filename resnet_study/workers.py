@@ -6,7 +6,8 @@ import json
 import os
 import re
 
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError
+from resnet_study.texts import shorten
 
 
 @dataclasses.dataclass(frozen=True)

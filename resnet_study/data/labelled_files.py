@@ -19,7 +19,8 @@ from resnet_study.data.file_tree import file_size, list_tree, read_member
 from resnet_study.data.folder_layout import sort_by_folders
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.data.label_table import sort_by_table
-from resnet_study.errors import UsageError, as_text, composed, say_once
+from resnet_study.errors import UsageError, say_once
+from resnet_study.texts import as_text, composed
 
 _NAMES_FILES = ("cat_to_name.json", "class_names.json")
 # What a folder of a run, of a test or of a study holds: its figures are no images of the data set.

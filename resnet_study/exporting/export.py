@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 from resnet_study.class_names import THRESHOLD
-from resnet_study.errors import UsageError, advise, shorten
+from resnet_study.errors import UsageError, advise
 from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
@@ -35,6 +35,7 @@ from resnet_study.prediction import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import by_head, find_heads
+from resnet_study.texts import shorten
 
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
 _SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share

@@ -14,11 +14,12 @@ from pathlib import Path
 import h5py
 import keras
 
-from resnet_study.errors import UsageError, one_line, shorten
+from resnet_study.errors import UsageError, one_line
 from resnet_study.networks import registry
 from resnet_study.networks.graph import inputs_of, outputs_of
 from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization, finalize_layers
 from resnet_study.saved_models import as_functional, read_model
+from resnet_study.texts import shorten
 
 _NORMALIZATIONS = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
 

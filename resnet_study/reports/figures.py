@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 import cifar10_input
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.class_names import THRESHOLD
-from resnet_study.errors import UsageError, shorten
+from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
 from resnet_study.files import write_atomically
 from resnet_study.reports.calibration import draw_reliability
@@ -38,6 +38,7 @@ from resnet_study.reports.run_page import write_run_page
 from resnet_study.reports.tables import describe_layers
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
+from resnet_study.texts import shorten
 
 _MOST_NAMED = 200  # classes of a confusion matrix
 

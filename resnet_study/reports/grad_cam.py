@@ -15,11 +15,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from cifar10_test import Predictions
-from resnet_study.errors import UsageError, as_text
+from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
+from resnet_study.texts import as_text
 
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
 _LONGEST = 200  # bytes of the name of an image in the name of its explanation; file systems take 255

@@ -12,7 +12,7 @@ from flowers.data import load_images
 from flowers.image_part import ImagePart
 from hyper_parameters import HyperParameters
 from resnet_study.data.image_data import Split
-from resnet_study.errors import UsageError, as_text, one_line, say_once
+from resnet_study.errors import UsageError, one_line, say_once
 from resnet_study.evaluation import PARTS, check_current, read_result
 from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
@@ -21,6 +21,7 @@ from resnet_study.reports.page import render_markdown, write_page
 from resnet_study.reports.published import list_numbers, published_error, settings_class
 from resnet_study.run_folder import RunFolder
 from resnet_study.run_images import check_own
+from resnet_study.texts import as_text
 
 _SHEETS = {"augmentation": "Augmentation", "samples": "Training images", "heads": "Heads"}
 _MOST_CLASSES = 20  # of a confusion matrix; beyond, a list of confusions stands for it

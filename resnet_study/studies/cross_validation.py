@@ -20,7 +20,7 @@ from cifar10_train import Interrupted
 from resnet_study.class_names import THRESHOLD
 from resnet_study.data.folder_data import find_parts, list_classes
 from resnet_study.data.image_files import read_image
-from resnet_study.errors import UsageError, as_text, composed
+from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
 from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.metrics import measure
@@ -39,6 +39,7 @@ from resnet_study.studies.runs import (
     result_row,
     write_study,
 )
+from resnet_study.texts import as_text, composed
 
 # Metrics of the summary: title, digits.
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip

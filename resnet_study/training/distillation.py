@@ -7,11 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_study.class_names import read_class_names
-from resnet_study.errors import UsageError, say_once, shorten
+from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.run_folder import run_around
 from resnet_study.saved_models import CANNOT_COPY, load_model
+from resnet_study.texts import shorten
 
 _SMALLEST = 1e-37  # instead of a probability of 0, whose logarithm is no number; float32 holds hardly any smaller
 
