@@ -88,7 +88,7 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
         images, labels = data.validation.load(range(10))
     """
     if config.dataset == "oxford102":
-        config = dataclasses.replace(config, dataset="folder", data_dir=str(fetch_flowers()))
+        config = dataclasses.replace(config, dataset="folder", data_dir=config.data_dir or str(fetch_flowers()))
     if config.dataset != "folder":
         return _load_published(config)
     rounding = ALL_CLASSES if run is None else _stored_rounding(run)

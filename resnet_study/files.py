@@ -136,8 +136,9 @@ def read_json(path: Path, kind):
     Raises:
         UsageError: the file is missing, damaged or holds something else.
     """
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged ({error}); restore it or start a new run") from error
     if not is_kind(value, kind):

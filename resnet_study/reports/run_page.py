@@ -56,12 +56,7 @@ def find_tested_images(run: RunFolder, **places: str | None) -> Split | ImagePar
         UsageError: there is no such data set.
     """
     config = run.read_config(settings_class(run))
-    changes = {name: value for name, value in places.items() if value is not None}
-    if (
-        changes.get("data_dir") and config.dataset == "oxford102"
-    ):  # a folder like any other, where it is said where it lies
-        changes["dataset"] = "folder"
-    config = dataclasses.replace(config, **changes)
+    config = dataclasses.replace(config, **{name: value for name, value in places.items() if value is not None})
     data = cifar10_input.load_data(config) if isinstance(config, HyperParameters) else load_images(config, run)
     try:
         check_own(run, data.fingerprint, data.found)

@@ -85,9 +85,7 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
     Raises:
         UsageError: it is not there, or has changed since the run, or its images have several labels.
     """
-    # The flowers of Oxford are a folder like any other, where it is said where they lie.
-    named = {"dataset": "folder"} if data_dir and config.dataset == "oxford102" else {}
-    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir, **named)
+    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
     if isinstance(config, HyperParameters):
         data = cifar10_input.load_data(config)
         _check(data, run)
