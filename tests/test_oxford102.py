@@ -119,8 +119,8 @@ def test_a_download_that_breaks_off_is_gone_on_with(site, tmp_path):
     # What is named is read, wherever it lies, and nothing else.
     moved = folder.rename(tmp_path / "moved")
     config = FlowerParameters(dataset="oxford102", image_size=32, classes=2)
-    searched, names = find_training_images(config, None, str(moved))
-    assert names == found.class_names and len(searched.labels) == len(found.training) and not folder.exists()
+    labels, _, names = find_training_images(config, None, str(moved))
+    assert names == found.class_names and len(labels) == len(found.training) and not folder.exists()
 
 
 def test_the_table_has_the_parts_of_the_text():
