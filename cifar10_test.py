@@ -180,7 +180,7 @@ def _find_held_out(run, config, fitted, recipe):
     moved = {name: getattr(config, name) for name in PLACES if getattr(config, name) != getattr(kept, name)}
     recipe = dataclasses.replace(recipe, **{"data_dir": config.data_dir} | moved)
     data = cifar10_input.load_data(recipe)
-    if data.several:
+    if data.multi_label:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)
     # The parts of a run follow from its settings, and may be others than those of the run that held images out.
@@ -233,7 +233,7 @@ def _label_parts(config, data):
         {name: labelled.class_names for name, labelled in data.items()},
         f"--dataset={config.dataset_name}" if config.dataset != "folder" else str(config.data_dir),
         "the data set it was trained on",
-        first.several,
+        first.multi_label,
     )
 
 
@@ -311,7 +311,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
     images = list_images(paths)
     class_names = find_class_names(path, model)
     folders, true_names = find_class_folders(path), None
-    if len(class_names) == 1 and not class_names.several:
+    if len(class_names) == 1 and not class_names.multi_label:
         (shown,) = class_names.values()
         true_names = find_true_names(images, folders if len(folders) == len(shown) else shown, shown)
     answers = predict_files(config, path, model, images, run.path, true_names)

@@ -334,16 +334,16 @@ class HyperParameters(SharedSettings):
         recipe = self.preset if self.validation_fraction else f"{self.preset}-all"
         return self.version or f"{self.model_name}-{self.dataset_name}-{recipe}-seed{self.seed}{self.fold_name}"
 
-    def chosen_by(self, several: bool) -> str | None:
+    def chosen_by(self, multi_label: bool) -> str | None:
         """The column of `error.csv` whose lowest value chooses the weights that are kept; None = the newest are.
 
         Args:
-            several: whether images have several labels.
+            multi_label: whether images have several labels.
         """
         # The weights of a report before the last zeros came would not be sparse.
         if self.sparsity or not self.validation_fraction:
             return None
-        return "validation_loss" if several else "validation_error"
+        return "validation_loss" if multi_label else "validation_error"
 
     def as_preset(self) -> "HyperParameters":
         """What the preset gives for this network and data set, from which some settings follow."""

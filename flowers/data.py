@@ -55,7 +55,7 @@ class FlowerData:
     fingerprint: str = ""
 
     @property
-    def several(self) -> bool:
+    def multi_label(self) -> bool:
         """Whether an image can have several labels."""
         return self.training.labels.ndim == 2
 

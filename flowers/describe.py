@@ -51,7 +51,7 @@ def describe(config: FlowerParameters) -> Path:
     found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
     print("\n".join(found.found))
     members = [
-        (file, part, "; ".join(label) if found.several else label)
+        (file, part, "; ".join(label) if found.multi_label else label)
         for part, pairs in found.parts.items()
         for file, label in pairs
     ]
@@ -176,7 +176,7 @@ def _write_page(path, config, found, table):
     shape, value_range = (_SAMPLE_SIZE, _SAMPLE_SIZE, 3), config.reading()["value_range"]
 
     def by_class(rows):
-        if found.several:  # each image with each of its classes
+        if found.multi_label:  # each image with each of its classes
             rows = rows.assign(**{"class": rows["class"].str.split("; ")}).explode("class")
         return rows.groupby("class", sort=False)
 

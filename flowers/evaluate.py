@@ -100,7 +100,7 @@ def label_parts(data, parts: dict):
     from resnet_study.evaluation import LabelledParts
 
     advice = "the images and --classes it was trained with"
-    return LabelledParts(parts, {"": data.class_names}, data.found, advice, data.several)
+    return LabelledParts(parts, {"": data.class_names}, data.found, advice, data.multi_label)
 
 
 def _check_data(run, data):
@@ -133,7 +133,7 @@ def _trial_table(config, data, result, history) -> str:
         metrics = result[part]
         low, high = metrics["accuracy_interval"]
         mine[f"{part} loss"] = metrics["loss"]
-        if data.several:
+        if data.multi_label:
             mine[f"{part} mean average precision"] = metrics["mean_average_precision"]
         mine[f"{part} accuracy"] = f"{metrics['accuracy']:.2f} % ({low:.1f} .. {high:.1f} %)"
         for name in ("precision", "recall", "f1"):
@@ -173,7 +173,9 @@ def _draw(config, run, data, result):
     def draw_augmentation():
         labels, variants = data.training.labels, range(min(9, config.variants or 9))
         classes = range(min(5, len(data.class_names)))
-        chosen = [int((labels[:, k] if data.several else labels == k).argmax()) for k in classes]  # the first of each
+        chosen = [
+            int((labels[:, k] if data.multi_label else labels == k).argmax()) for k in classes
+        ]  # the first of each
         rows = [
             [data.training.read(i), *(make_variant(data.training, i, variant, config) for variant in variants)]
             for i in chosen
@@ -188,7 +190,7 @@ def _draw(config, run, data, result):
         return draw_variants(rows, kind, "variant")
 
     more = {
-        "accuracy_and_loss": lambda: draw_epochs(history, title, config.unfreeze_at_epoch, data.several),
+        "accuracy_and_loss": lambda: draw_epochs(history, title, config.unfreeze_at_epoch, data.multi_label),
         "augmentation": draw_augmentation,
         "samples": lambda: draw_samples(data.training, data.class_names, config.dataset_name),
     }

@@ -296,7 +296,7 @@ class FlowerParameters(SharedSettings):
         """Whether the backbone trains from the first step on."""
         return self.model == "resnet152v2" if self.base == "auto" else self.base == "trained"
 
-    def chosen_by(self, several: bool) -> str:
+    def chosen_by(self, multi_label: bool) -> str:
         """See `HyperParameters.chosen_by`."""
         return "validation_loss"
 

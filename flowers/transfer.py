@@ -108,7 +108,7 @@ class Transfer(Task):
             parts=config.accumulate,
         )
         begins = tuple(epochs * self.report_freq for epochs in (config.unfreeze_at_epoch, config.extend))
-        self.chosen_by = config.chosen_by(self.data.several)
+        self.chosen_by = config.chosen_by(self.data.multi_label)
         self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch, begins=begins)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights
         self._frozen_backbone = run.path / "base.keras"
@@ -231,7 +231,7 @@ class Transfer(Task):
 
     def build_for_users(self) -> keras.Model:
         """The whole network from raw pixels to probabilities, in float32."""
-        return self._build(dtype="float32", classifier_activation="sigmoid" if self.data.several else "softmax")
+        return self._build(dtype="float32", classifier_activation="sigmoid" if self.data.multi_label else "softmax")
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives it the variables of the whole network."""

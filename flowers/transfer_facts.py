@@ -30,7 +30,7 @@ def describe_data(task) -> dict:
         "leaks": [list(pair) for pair in data.leaks],
         "leak_count": data.leak_count,
         "fingerprint": data.fingerprint,
-    } | ({"several": True} if data.several else {})
+    } | ({"several": True} if data.multi_label else {})
     if task.config.class_weight not in ("", "balanced"):
         facts["class_weights"] = task.class_weights.tolist()
     return facts

@@ -18,7 +18,7 @@ THRESHOLD = 0.5  # probability from which on an image with several labels has a 
 _RESIZE = "/resize"  # no head is called so
 _JPEG_SIZE = "/jpeg_size"
 _VALUE_RANGE = "/value_range"
-_SEVERAL = "/several"
+_MULTI_LABEL = "/several"
 _RESIZES = ("auto", "crop", "pad", "stretch", "nearest")
 
 
@@ -28,14 +28,14 @@ class ClassNames(dict):
     Attributes:
         resize: how images were brought to the size of the network, see `data.image_files.read_image`; "auto" = the
             file does not say, as where it was "crop".
-        several: whether an image can have several labels: the probabilities are each of a class by itself then.
+        multi_label: whether an image can have several labels: the probabilities are each of a class by itself then.
         jpeg_size: how JPEG files were decoded, full or reduced, see `read_image`; "" = the settings of the run say.
         value_range: the setting of that name by which values became 0..255; "" = none, or the settings of the run say.
     """
 
-    def __init__(self, names=(), resize="auto", several=False, jpeg_size="full", value_range=""):
+    def __init__(self, names=(), resize="auto", multi_label=False, jpeg_size="full", value_range=""):
         super().__init__(names)
-        self.resize, self.several, self.jpeg_size, self.value_range = resize, several, jpeg_size, value_range
+        self.resize, self.multi_label, self.jpeg_size, self.value_range = resize, multi_label, jpeg_size, value_range
 
 
 def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:
@@ -58,7 +58,7 @@ def list_label_files(class_names: dict[str, list[str]]) -> dict[str, str]:
     }
     resize = getattr(class_names, "resize", "auto")
     facts = {_RESIZE: resize} if resize not in ("auto", "crop") else {}
-    facts |= {_SEVERAL: True} if getattr(class_names, "several", False) else {}
+    facts |= {_MULTI_LABEL: True} if getattr(class_names, "multi_label", False) else {}
     facts |= {_JPEG_SIZE: "reduced"} if getattr(class_names, "jpeg_size", "full") == "reduced" else {}
     facts |= {_VALUE_RANGE: class_names.value_range} if getattr(class_names, "value_range", "") else {}
     return {CLASS_NAMES: json.dumps(class_names | facts)} | lines
@@ -104,17 +104,17 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
     try:
         names = json.loads(text)
         told = names if isinstance(names, dict) else {}
-        resize, several = told.pop(_RESIZE, "auto"), told.pop(_SEVERAL, False)
+        resize, multi_label = told.pop(_RESIZE, "auto"), told.pop(_MULTI_LABEL, False)
         jpeg_size = told.pop(_JPEG_SIZE, "full")  # as it was before the file said it
         value_range = told.pop(_VALUE_RANGE, "")
     except (ValueError, RecursionError):
-        names, told, resize, several, jpeg_size, value_range = None, {}, "auto", False, "full", ""
+        names, told, resize, multi_label, jpeg_size, value_range = None, {}, "auto", False, "full", ""
     if list(classes) == [""] and len(told) == 1:  # one head needs no name
         names = {"": next(iter(told.values()))}
     fits = (
         names is not None
         and resize in _RESIZES
-        and isinstance(several, bool)
+        and isinstance(multi_label, bool)
         and jpeg_size in ("full", "reduced")
         and isinstance(value_range, str)
         and is_kind(names, {head: [str] for head in classes})
@@ -125,4 +125,4 @@ def parse_class_names(text: str, classes: dict[str, int], source) -> ClassNames:
             f"{source} must bring the names of its {' and '.join(map(str, classes.values()))} classes, received others; give another file"
         )
     shown = {head: [as_text(name) for name in names[head]] for head in classes}
-    return ClassNames(shown, resize, several, jpeg_size, value_range)
+    return ClassNames(shown, resize, multi_label, jpeg_size, value_range)

@@ -66,14 +66,14 @@ class LabelledParts:
         class_names: {name of the head: names of its classes}; a single head is called "".
         found: where the images come from, for messages.
         advice: what to give instead where they do not fit the model, for messages.
-        several: whether an image can have several labels; these are 0 and 1, int [n, classes], then.
+        multi_label: whether an image can have several labels; these are 0 and 1, int [n, classes], then.
     """
 
     parts: dict[str, Iterable[tuple[np.ndarray, dict[str, np.ndarray]]]]
     class_names: dict[str, list[str] | tuple[str, ...]]
     found: str
     advice: str
-    several: bool = False
+    multi_label: bool = False
 
 
 def find_model(config) -> tuple[str, RunFolder]:
@@ -151,7 +151,7 @@ def find_class_names(path: str, model: keras.Model) -> ClassNames:
             if isinstance(model, ExportedModel):
                 say_once(f"note: {path} tells no names of its classes, so they are numbered")
         found[head] = names
-    found.several = bool(run and read_json(run.data, {}).get("several"))
+    found.multi_label = bool(run and read_json(run.data, {}).get("several"))
     found.jpeg_size = "" if run else "full"
     return found
 
@@ -211,7 +211,7 @@ def evaluate_parts(
     result = {"model": model.name, "dataset": config.dataset_name, "weights": config.test_ckpt_path or run.best.name}
     heads = {name: {} for name in others}
     if not config.test_ckpt_path:
-        result |= _describe_training(run, config.chosen_by(data.several), heads)
+        result |= _describe_training(run, config.chosen_by(data.multi_label), heads)
     if pflop is not None:
         result["pflop"] = pflop
     if heads:
@@ -257,7 +257,7 @@ def make_reader(config, path: str, model) -> functools.partial:
 def check_classes(path: str, model, data: LabelledParts) -> None:
     """Raises UsageError unless the data have the heads and the classes that a model was trained on; see `find_class_names`."""
     told = find_class_names(path, model)
-    if told.several != data.several:
+    if told.multi_label != data.multi_label:
         one, many = "one label for each image", "several labels for an image"
         raise UsageError(
             f"{path} gives {many if told.several else one}, but {data.found} has {many if data.several else one}; give {data.advice}"
@@ -368,9 +368,9 @@ def read_result(run: RunFolder, *parts: str) -> dict:
 
 
 def _is_measured(tested, part) -> bool:
-    several = is_kind(tested, {part: {"mean_average_precision": float}})
+    multi_label = is_kind(tested, {part: {"mean_average_precision": float}})
     return is_kind(
-        tested, {part: {name: kind for name, kind in _METRICS.items() if not several or name not in _OF_ONE_LABEL}}
+        tested, {part: {name: kind for name, kind in _METRICS.items() if not multi_label or name not in _OF_ONE_LABEL}}
     )
 
 

@@ -39,7 +39,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
 
     Args:
         probabilities: float [n, classes].
-        labels: int [n]; or of images with several 0 and 1, int [n, classes], see `_measure_several`.
+        labels: int [n]; or of images with several 0 and 1, int [n, classes], see `_measure_multi_label`.
         class_names: names of all classes.
 
     Returns:
@@ -67,7 +67,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
     """
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        return _measure_several(probabilities, labels, class_names)
+        return _measure_multi_label(probabilities, labels, class_names)
     labels = as_labels(labels, probabilities)
     classes = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
@@ -98,7 +98,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
     }
 
 
-def _measure_several(probabilities, labels, class_names) -> dict:
+def _measure_multi_label(probabilities, labels, class_names) -> dict:
     """Metrics of images with several labels; a class is answered from `THRESHOLD` on.
 
     Returns:

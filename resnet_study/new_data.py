@@ -47,10 +47,10 @@ def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict,
     told, (names,) = names, names.values()
     folders = find_class_folders(path)
     folders = folders if len(folders) == len(names) else []
-    if told.several and not found.several:
+    if told.multi_label and not found.multi_label:
         found = _split_labels(found, (*names, *folders))
     rank = _match_classes(found, folders, names, path)
-    if found.several and not told.several:
+    if found.multi_label and not told.multi_label:
         raise UsageError(f"{path} gives one label for each image, but {found.place} has several; give another model")
     members = sorted(pair for part in found.parts.values() for pair in part)
     images = ImageList(
@@ -62,7 +62,7 @@ def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict,
     )
     labels = found.number_labels(members, rank, len(names))
     true_names = [
-        "; ".join(names[rank[name]] for name in (label if found.several else (label,))) for _, label in members
+        "; ".join(names[rank[name]] for name in (label if found.multi_label else (label,))) for _, label in members
     ]
     place = Path(found.place).resolve().name or "images"  # "..", "." and "/" name no folder
     base = run.path if config.test_ckpt_path else run.path / "evaluations" / place.removesuffix(".zip")
@@ -93,7 +93,7 @@ def _split_labels(found: LabelledFiles, names) -> LabelledFiles:
         if known.issuperset(map(str.lower, classes)):
             break
     parts = {part: [(file, split[label]) for file, label in members] for part, members in found.parts.items()}
-    return dataclasses.replace(found, parts=parts, classes=classes, class_names=classes, several=True)
+    return dataclasses.replace(found, parts=parts, classes=classes, class_names=classes, multi_label=True)
 
 
 def _match_classes(found, folders, names, path) -> dict[str, int]:

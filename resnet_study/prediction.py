@@ -226,7 +226,7 @@ def _write(part, images, folder, class_names, true_names) -> Answers:
     for head, answers in probabilities.items():
         columns = (f"{head}_", f"{head}_probability_") if head else ("class_", "probability_")
         order = np.argsort(-answers, axis=1, kind="stable")
-        if class_names.several:
+        if class_names.multi_label:
             table["classes"] = [
                 "; ".join(class_names[head][label] for label in labels if row[label] >= THRESHOLD)
                 for labels, row in zip(order, answers, strict=True)

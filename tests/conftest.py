@@ -55,7 +55,7 @@ def cifar_archive(cifar_folder):
 @pytest.fixture(autouse=True, scope="module")
 def _pages_where_they_are_tested(request):
     """A page takes a second of each of the hundred small trainings; the tests of pages write them all."""
-    if request.module.__name__ in ("test_report_pages", "test_browser", "test_flowers", "test_several_labels"):
+    if request.module.__name__ in ("test_report_pages", "test_browser", "test_flowers", "test_multi_label"):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

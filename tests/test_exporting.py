@@ -126,7 +126,9 @@ def test_a_file_is_judged_by_its_own_answers():
     real = export.RealImages(np.zeros((20, 2, 2, 3), np.uint8), labels, "x", lambda: None)
 
     def compare(quantize, received):
-        return export._compare("m.onnx", "best.keras", quantize, real, {"": expected}, {"": received}, several=False)
+        return export._compare(
+            "m.onnx", "best.keras", quantize, real, {"": expected}, {"": received}, multi_label=False
+        )
 
     one_wrong, two_wrong = (np.eye(2)[np.where(np.arange(20) < count, 1 - labels, labels)] for count in (1, 2))
     facts = compare("int8", one_wrong)

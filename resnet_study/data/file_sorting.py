@@ -20,7 +20,7 @@ class Sorting:
         images: {names of the folders: names of the image files}, composed, see `texts.composed`; `path` gives them as they are stored.
         root: the folders that are around everything.
         parts, unlabelled, has_parts: see `LabelledFiles`.
-        several: whether a label is a tuple of them, for images with several.
+        multi_label: whether a label is a tuple of them, for images with several.
         taken: what the first line says of the layout.
     """
 
@@ -29,7 +29,7 @@ class Sorting:
         self.images, self._stored = _compose(images)
         self.parts = {part: [] for part in PARTS}
         self.unlabelled, self.has_parts, self.taken, self.notes = [], False, "", []
-        self.several = False
+        self.multi_label = False
         self.left_aside = collections.Counter()
 
     @property

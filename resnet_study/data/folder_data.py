@@ -40,7 +40,7 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
         )
     for line in data.found:
         say_once(line)
-    for name in _OF_ONE_LABEL if data.several else ():
+    for name in _OF_ONE_LABEL if data.multi_label else ():
         if getattr(config, name, False):
             raise UsageError(
                 f"--{name} is for one label of each image, received {config.labels}, which has several; leave it out"

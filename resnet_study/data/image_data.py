@@ -72,7 +72,7 @@ class ImageData:
     fingerprint: str = ""
 
     @property
-    def several(self) -> bool:
+    def multi_label(self) -> bool:
         """Whether an image can have several labels."""
         return self.test.labels.ndim == 2
 

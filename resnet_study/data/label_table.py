@@ -65,7 +65,7 @@ def sort_by_table(sorting: Sorting, labels: str, separator: str = "auto") -> Non
         raise NoTableError(
             f"--labels must be a CSV file, received '{labels}', which is neither here nor in {sorting.place}; check the name"
         )
-    rows, has_parts, sorting.several, kind = _read_table(place, separator)
+    rows, has_parts, sorting.multi_label, kind = _read_table(place, separator)
     taken, missing, bare = {}, [], 0
     for (name, label, told), found in zip(rows, _find_files(sorting, rows, place), strict=True):
         part = told or "training"

@@ -47,7 +47,7 @@ class LabelledFiles:
         has_parts: whether the parts are those of the folder or table. Otherwise all is training, to be split.
         unlabelled: files of a test part without labels.
         found: lines that say what was taken for what, and what was left aside.
-        several: whether an image can have several labels, or none.
+        multi_label: whether an image can have several labels, or none.
         on_bad_image: setting of that name that goes with these images; "" = that of the run.
     """
 
@@ -58,12 +58,12 @@ class LabelledFiles:
     has_parts: bool
     unlabelled: tuple[str, ...]
     found: tuple[str, ...]
-    several: bool = False
+    multi_label: bool = False
     on_bad_image: str = ""
 
     def in_order(self, members, rank: dict[str, int]) -> list[tuple]:
         """Pairs of `parts` by class, as `rank` has them, then by file; of images with several labels by file. Other classes are left out."""
-        if self.several:
+        if self.multi_label:
             return sorted(members)
         return sorted((pair for pair in members if pair[1] in rank), key=lambda pair: (rank[pair[1]], pair[0]))
 
@@ -78,7 +78,7 @@ class LabelledFiles:
         Returns:
             int32 [n]; of images with several labels 0 or 1, int32 [n, classes].
         """
-        if not self.several:
+        if not self.multi_label:
             return np.array([rank[label] for _, label in members], np.int32)
         table = np.zeros((len(members), classes or len(rank)), np.int32)
         for row, (_, labels) in zip(table, members, strict=True):
@@ -87,7 +87,7 @@ class LabelledFiles:
 
     def find_classes(self, part: str) -> set[str]:
         """The classes that images of a part have."""
-        return _classes_of(self.parts.get(part, ()), self.several)
+        return _classes_of(self.parts.get(part, ()), self.multi_label)
 
     def fingerprint(self) -> str:
         """Tells data sets apart by the names, places and classes of all files and by the sizes of a thousand, not by where it lies."""
@@ -104,8 +104,8 @@ class LabelledFiles:
         return digest.hexdigest()
 
 
-def _classes_of(members, several: bool) -> set[str]:
-    return {name for _, label in members for name in (label if several else (label,))}
+def _classes_of(members, multi_label: bool) -> set[str]:
+    return {name for _, label in members for name in (label if multi_label else (label,))}
 
 
 def find_labelled(
@@ -177,10 +177,10 @@ def find_labelled(
 def _finish(sorting: Sorting) -> LabelledFiles:
     # By class and path: an order that does not depend on whether folders or a table tell the class.
     everything = [pair for members in sorting.parts.values() for pair in members]
-    classes = sorted(_classes_of(everything, sorting.several), key=class_order)
+    classes = sorted(_classes_of(everything, sorting.multi_label), key=class_order)
     rank = {label: index for index, label in enumerate(classes)}
     parts = {
-        part: sorted(members, key=lambda pair: pair[0] if sorting.several else (rank[pair[1]], pair[0]))
+        part: sorted(members, key=lambda pair: pair[0] if sorting.multi_label else (rank[pair[1]], pair[0]))
         for part, members in sorting.parts.items()
         if members or (part == "training" and not sorting.has_parts)
     }
@@ -197,7 +197,7 @@ def _finish(sorting: Sorting) -> LabelledFiles:
     return LabelledFiles(
         sorting.whole, parts, tuple(classes), _read_class_names(sorting.place, sorting.root, classes), sorting.has_parts,
         tuple(sorted(sorting.unlabelled)), (*map(as_text, lines), *map(as_text, sorting.notes)),
-        sorting.several,
+        sorting.multi_label,
     )  # fmt: skip
 
 

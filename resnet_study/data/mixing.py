@@ -75,8 +75,8 @@ class Mixer:
         """
         if not self._mixers:
             return images, labels
-        several = len(labels.shape) == 2
-        shares = tf.cast(labels, tf.float32) if several else tf.one_hot(labels, self._classes)
+        multi_label = len(labels.shape) == 2
+        shares = tf.cast(labels, tf.float32) if multi_label else tf.one_hot(labels, self._classes)
         images = tf.cast(images, tf.float32)
         draws = _Draws(self._seed, 7, shard)
 

@@ -172,7 +172,7 @@ def export(
                 real,
                 expected,
                 received,
-                class_names.several,
+                class_names.multi_label,
             )
             facts["parity"]["runtime"] = exported.runtime
             write_json(aside / "model.json", facts)
@@ -199,11 +199,11 @@ def _describe_file(path):
     return {"file": path.name, "bytes": size, "sha256": sums if path.is_dir() else sums[path.name]}
 
 
-def _compare(named, path, quantize, real, expected, received, several):
+def _compare(named, path, quantize, real, expected, received, multi_label):
     """How well a file answers as its source. Raises UsageError where it does not."""
 
     def decide(answers):
-        return answers >= THRESHOLD if several else answers.argmax(1)[:, None]
+        return answers >= THRESHOLD if multi_label else answers.argmax(1)[:, None]
 
     difference = max(float(np.abs(received[head] - expected[head]).max()) for head in expected)
     same = min(float(np.mean((decide(received[head]) == decide(expected[head])).all(1))) for head in expected)

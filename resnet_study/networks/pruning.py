@@ -108,14 +108,14 @@ def score_channels(model: keras.Model, criterion: str, training, seed: int) -> l
         if not all(place.norm.scale for place in inner):
             raise UsageError(f"--prune_by=norm needs batch norm with a scale, which {model.name} has not; give taylor")
         return [np.abs(place.norm.gamma.numpy()) for place in inner]
-    several = np.ndim(training.labels) == 2
+    multi_label = np.ndim(training.labels) == 2
     watched = keras.Model(model.inputs, [model.output, *(place.after.input for place in inner)])
 
     @tf.function(reduce_retracing=True)
     def measure(images, labels):
         with tf.GradientTape() as tape:
             probabilities, *maps = watched(images, training=False)
-            if several:
+            if multi_label:
                 chosen = tf.where(labels == 1, probabilities, 1 - probabilities)
             else:
                 chosen = tf.gather(probabilities, labels, batch_dims=1)

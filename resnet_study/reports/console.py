@@ -213,9 +213,9 @@ def print_predictions(predictions) -> None:
 def _print_counts(table) -> None:
     """Prints how many images each class was the answer for, of every head."""
     for column in (name for name in table if name.endswith("_1") and not name.endswith("probability_1")):
-        several = column == "class_1" and "classes" in table
+        multi_label = column == "class_1" and "classes" in table
         counts = (
-            table["classes"].replace("", "none").str.split("; ").explode() if several else table[column]
+            table["classes"].replace("", "none").str.split("; ").explode() if multi_label else table[column]
         ).value_counts()
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.head(_FIRST_ROWS).items())
         print(

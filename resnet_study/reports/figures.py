@@ -105,15 +105,19 @@ def draw_figures(run, config, title, result, images, probabilities, more, publis
         Paths of the files.
     """
     history, names, part = run.read_history(), run.read_class_names(), result["predictions"]
-    several, extended_at, curve_smoothing = images.labels.ndim == 2, config.extended_at(history), config.train_ema_decay
+    multi_label, extended_at, curve_smoothing = (
+        images.labels.ndim == 2,
+        config.extended_at(history),
+        config.train_ema_decay,
+    )
     error, accuracy = "top-1 error (%)", "top-1 accuracy (%)"
-    if several:
+    if multi_label:
         error, accuracy = "any class wrong (%)", "all classes right (%)"
     with matplotlib.rc_context(STYLE):
         figures = {
             "error_curve": _draw_percent(history, title, error, result, 1, curve_smoothing, published, part),
             "accuracy_curve": _draw_percent(history, title, accuracy, result, -1, curve_smoothing, published, part),
-            "loss_curve": _draw_loss(history, title, 2 if several else len(names)),
+            "loss_curve": _draw_loss(history, title, 2 if multi_label else len(names)),
             **{name: function() for name, function in more.items()},
             "predictions": _draw_predictions(images, probabilities, names, title, part),
         }
@@ -130,7 +134,7 @@ def draw_figures(run, config, title, result, images, probabilities, more, publis
                 axes.legend()
         if "reliability" in result[part]:  # which results of earlier versions lack
             figures["reliability"] = draw_reliability(result[part], f"{title}, {part} images")
-        if not several:
+        if not multi_label:
             figures["confusion_matrix"] = draw_confusion(np.array(result[part]["confusion_matrix"]), names, title, part)
         paths = [save_figure(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
     layers = run.figures / "layers.md"
@@ -249,14 +253,14 @@ def _draw_heads(history, title, heads):
     return figure
 
 
-def draw_epochs(history, title, switch_epoch=0, several=False):
+def draw_epochs(history, title, switch_epoch=0, multi_label=False):
     """Accuracy and loss against epochs, training and validation: figure 3 of Waghmode, Ramisetty & Jidugu.
 
     Args:
         history: table of `error.csv`.
         title: of the figure.
         switch_epoch: a line marks where fine-tuning begins; 0 = nowhere.
-        several: whether images have several labels, all of which must be right.
+        multi_label: whether images have several labels, all of which must be right.
     """
     figure, panels = make_panels(1, 2, figsize=(9.6, 4))
     figure.suptitle(wrap_title(title, 9.6))
@@ -265,7 +269,7 @@ def draw_epochs(history, title, switch_epoch=0, several=False):
     losses = history["train_loss"], history["validation_loss"]
     for axis, label, (training, validation) in zip(
         panels,
-        ("all classes right (%)" if several else "top-1 accuracy (%)", "cross-entropy (nat)"),
+        ("all classes right (%)" if multi_label else "top-1 accuracy (%)", "cross-entropy (nat)"),
         (accuracies, losses),
         strict=True,
     ):

@@ -103,14 +103,14 @@ def _write(run, tested):
     names = run.read_class_names(result.get("head", "")) or run.read_class_names()
     probabilities = run.read_predictions((metrics["images"], len(names)))
     # Where images that are read one by one were skipped, nobody knows which answer is of which image.
-    several = "mean_average_precision" in metrics
-    known = len(tested.labels) == len(probabilities) and not several
+    multi_label = "mean_average_precision" in metrics
+    known = len(tested.labels) == len(probabilities) and not multi_label
     gallery = make_gallery(tested, probabilities) if known else []
     published = published_error(numbers, part)
-    counted = "any class wrong:" if several else "top-1"
+    counted = "any class wrong:" if multi_label else "top-1"
     curves = {"error": plots.draw_errors(history, result, part, published, config.extended_at(history), counted)}
     x_range = curves["error"].x_range
-    curves["loss"] = plots.draw_losses(history, 2 if several else len(names), x_range)
+    curves["loss"] = plots.draw_losses(history, 2 if multi_label else len(names), x_range)
     curves["rate"], curves["pace"] = plots.draw_pace(history, x_range)
     if "reliability" in metrics:  # which results of earlier versions lack
         curves["reliability"] = plots.draw_reliability(metrics)
@@ -135,14 +135,14 @@ def _write(run, tested):
         last=history.iloc[-1],
         planned=None if result["last_step"] == planned or run.has_final() else planned,  # of a run that was stopped
         names=names,
-        several=several,
+        multi_label=multi_label,
         matrix=_describe_cells(matrix) if len(names) <= _MOST_CLASSES else None,
         confusions=_list_confusions(matrix),
         gallery=gallery,
         images_known=known,
         settings=_list_settings(config),
         counts=_read_counts(run),
-        chosen=config.chosen_by(several) is not None,
+        chosen=config.chosen_by(multi_label) is not None,
         found=as_text(str(read_json(run.data, dict).get("found", ""))),
         leaks=read_json(run.data, dict).get("leak_count") or 0,
         starts=_read_starts(run),

@@ -99,7 +99,7 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
 
 
 def _check(data, run):
-    if data.several:
+    if data.multi_label:
         raise UsageError("they have several labels each, which the page does not show")
     if run is not None:
         check_own(run, data.fingerprint, data.found)

@@ -129,7 +129,7 @@ def _make_forms(name, config, known, missing) -> list[dict]:
         raise UsageError(f"--mode=compress is for networks with one head, received {name} with several; leave it out")
     config = read_as_trained(config, path, model)
     (data,) = cifar10_test.load_as_trained(config, path, model).values()
-    if data.several:
+    if data.multi_label:
         raise UsageError(f"--mode=compress is for one label of each image, received {name}; leave it out")
     test = data.test
     begins = f"{name} on {config.dataset_name}, sha256 {describe_source(path, model)['source_sha256']}"

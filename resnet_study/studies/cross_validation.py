@@ -43,7 +43,7 @@ from resnet_study.texts import as_text, composed
 
 # Metrics of the summary: title, digits.
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip
-_SEVERAL = {"mean_average_precision": ("mean average precision", 4), "macro_f1": ("macro F1", 3), "accuracy": ("all classes right, %", 2), "loss": ("loss", 4)}  # fmt: skip
+_MULTI_LABEL = {"mean_average_precision": ("mean average precision", 4), "macro_f1": ("macro F1", 3), "accuracy": ("all classes right, %", 2), "loss": ("loss", 4)}  # fmt: skip
 _MOST_CLASSES = 50  # of a table and a confusion matrix
 _BETWEEN = "; "  # several classes of a cell
 _ANSWERS = "out_of_fold.csv"  # of a run: written last, so that it tells that the run is finished
@@ -84,7 +84,7 @@ def cross_validate(config, finish: Callable, overwrite: bool) -> Path:
         if run_folder_of(folds[-1]).data.is_file():
             check_own(run_folder_of(folds[-1]), found.fingerprint(), str(found.place))
         find_parts(found, folds[-1])
-    if found.several and (named := [name for name in found.class_names if _BETWEEN in name]):
+    if found.multi_label and (named := [name for name in found.class_names if _BETWEEN in name]):
         raise UsageError(
             f"--folds writes the classes of an image with '{_BETWEEN}' between them, received a class {named[0]!r}; name it otherwise"
         )
@@ -136,11 +136,11 @@ def _list_answers(config, run: RunFolder) -> pd.DataFrame:
         members = [pair for pair in members if _is_readable(pair[0], config)]
     probabilities = run.read_predictions((len(members), len(names)))
     labels = found.number_labels(members, rank)
-    predicted = probabilities >= THRESHOLD if found.several else probabilities.argmax(axis=1)
+    predicted = probabilities >= THRESHOLD if found.multi_label else probabilities.argmax(axis=1)
 
     def name_all(numbers):
         return [
-            _BETWEEN.join(names[label] for label in np.flatnonzero(row)) if found.several else names[row]
+            _BETWEEN.join(names[label] for label in np.flatnonzero(row)) if found.multi_label else names[row]
             for row in numbers
         ]
 
@@ -174,9 +174,9 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
         [pd.read_csv(each.run.path / _ANSWERS, keep_default_na=False, dtype=texts) for each in finished]
     )
     answers = answers.sort_values("image", kind="stable")
-    several = "mean_average_precision" in finished[0].test
-    metrics, truth = _SEVERAL if several else _ONE_LABEL, answers["true_class"]
-    if several:
+    multi_label = "mean_average_precision" in finished[0].test
+    metrics, truth = _MULTI_LABEL if multi_label else _ONE_LABEL, answers["true_class"]
+    if multi_label:
         labels = np.array([[name in cell.split(_BETWEEN) for name in names] for cell in truth], int)
     else:
         labels = truth.map({name: label for label, name in enumerate(names)}).to_numpy()
@@ -185,7 +185,7 @@ def _sum_up(config, folds, summary: RunFolder) -> Path:
     folder = summary.path
     write_atomically(folder / _ANSWERS, answers.to_csv(index=False))
     drawn = []
-    if len(names) <= _MOST_CLASSES and not several:
+    if len(names) <= _MOST_CLASSES and not multi_label:
         with matplotlib.rc_context(STYLE):
             title = f"{config.model_name} on {config.dataset_name}, {config.folds} folds"
             figure = draw_confusion(np.array(pooled["confusion_matrix"]), names, title, "out-of-fold")

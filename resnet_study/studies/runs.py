@@ -157,7 +157,7 @@ def finish_runs(configs: list[HyperParameters]) -> tuple[list[FinishedRun], list
     for config in configs:  # several share a data set, which may be large
         if data_key(config) not in data:
             data[data_key(config)] = cifar10_input.load_data(config)
-    if any(found.several for found in data.values()):
+    if any(found.multi_label for found in data.values()):
         raise UsageError(
             "a study compares networks on images of one label, received a table with several; train them one by one"
         )

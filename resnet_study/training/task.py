@@ -34,7 +34,11 @@ class Task:
         reading = self.config.reading()
         names = {"": list(self.data.class_names)}
         return ClassNames(
-            names, reading["resize"], self.data.several, reading["jpeg_size"], getattr(self.config, "value_range", "")
+            names,
+            reading["resize"],
+            self.data.multi_label,
+            reading["jpeg_size"],
+            getattr(self.config, "value_range", ""),
         )
 
     def build_proxy(self, policy: str, strategy) -> keras.Model | None:
@@ -45,6 +49,6 @@ class Task:
 
     def measure(self, logits, labels) -> tuple:
         """What training lowers and reports tell of some images, see `step.measure_classes`."""
-        if self.data.several:
+        if self.data.multi_label:
             return measure_labels(logits, labels, self.config.label_smoothing)
         return measure_classes(logits, labels, self.config.label_smoothing, self.class_weights)

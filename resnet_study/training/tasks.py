@@ -91,7 +91,7 @@ class Classification(Task):
             )
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         self._proxy: keras.Model | None = None
-        self.chosen_by = config.chosen_by(data.several)
+        self.chosen_by = config.chosen_by(data.multi_label)
         self.watchers = make_watchers(config, self.chosen_by, begins=(config.extend,))
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
@@ -145,7 +145,7 @@ class Classification(Task):
     @property
     def _activation(self) -> dict:
         """The end of the network, where it is not that of all builders."""
-        return {"classifier_activation": "sigmoid"} if self.data.several else {}
+        return {"classifier_activation": "sigmoid"} if self.data.multi_label else {}
 
     def copy_for_users(self, model, averages, exported) -> None:
         """Gives the network of `build_for_users` the weights of the trained one, the averaged ones where there are any."""
@@ -255,7 +255,7 @@ class Classification(Task):
     def describe_data(self) -> dict:
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
-        facts |= {"several": True} if self.data.several else {}
+        facts |= {"several": True} if self.data.multi_label else {}
         if self.config.class_weight not in ("", "balanced"):
             facts["class_weights"] = self.class_weights.tolist()
         if not self.data.fingerprint:
@@ -292,7 +292,7 @@ class Classification(Task):
 
     def _describe_balance(self):
         labels, names = self.training.labels, self.data.class_names
-        if (labels.ndim > 1 and not self.data.several) or self.config.train_random_label:
+        if (labels.ndim > 1 and not self.data.multi_label) or self.config.train_random_label:
             return ""
         weighted = self.class_weights is not None or self.config.balanced_sampling
         return "".join(f"\n{line}" for line in describe_balance(labels, names, weighted))

@@ -59,7 +59,7 @@ CAT_DOG, CAT, DOG = ("cat", "dog"), ("cat",), ("dog",)
 )
 def test_what_a_cell_holds(folder, cells, options, labels, told):
     found, data, line = read(folder, cells, **options)
-    assert found == labels and data.several == bool(told)
+    assert found == labels and data.multi_label == bool(told)
     assert (f"several for an image, {told}" in line) if told else "several" not in line
 
 
@@ -79,13 +79,15 @@ def test_cells_of_other_images_are_split_into_labels_that_the_model_knows(folder
 def test_columns_of_0_and_1(folder):
     (folder / "hot.csv").write_text("id,fold,cat,dog,split\n0,3,1,1,train\n1,1,0,0.0,train\n2,2,0,1,train\n")
     data = find_labelled(str(folder), "hot.csv")
-    assert data.several and data.classes == CAT_DOG and "several for an image: 2 columns of 0 and 1" in data.found[0]
+    assert (
+        data.multi_label and data.classes == CAT_DOG and "several for an image: 2 columns of 0 and 1" in data.found[0]
+    )
     members = data.parts["training"]
     assert [label for _, label in members] == [CAT_DOG, (), DOG]
     assert data.number_labels(members, {"cat": 0, "dog": 1}).tolist() == [[1, 1], [0, 0], [0, 1]]
     (folder / "hot.csv").write_text("id,cat,dog\n0,1,0\n1,0,1\n")
     data = find_labelled(str(folder), "hot.csv")
-    assert not data.several and dict(data.parts["training"]) == {f"{folder}/0.png": "cat", f"{folder}/1.png": "dog"}
+    assert not data.multi_label and dict(data.parts["training"]) == {f"{folder}/0.png": "cat", f"{folder}/1.png": "dog"}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_small_networks(folder, table, tmp_path, capsys, monkeypatch):
     history = pd.read_csv(tmp_path / "x" / "error.csv").set_index("step")
     assert history["validation_loss"][1:].idxmin() == result["best_step"]
     best = str(tmp_path / "x" / "best.keras")
-    assert find_class_names(best, load_model(best)).several
+    assert find_class_names(best, load_model(best)).multi_label
     images = [str(folder / f"{i}.png") for i in range(3)]
     checkpoint = str(max((tmp_path / "x" / "checkpoints").glob("*.npz")))
     for model in (name, [f"--test_ckpt_path={checkpoint}"]):
