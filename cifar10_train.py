@@ -31,7 +31,6 @@ from resnet_study.networks.layers import finalize_layers
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.training.callbacks import KeepBest, check_callbacks, make_callback_list
-from resnet_study.training.export import Export
 from resnet_study.training.machine import choose_machine
 from resnet_study.training.memory import check_batch, naming_batch, naming_size
 from resnet_study.training.run_log import Forecast, callback_logs, format_row, seconds_left
@@ -41,6 +40,7 @@ from resnet_study.training.state import TrainingState, find_checkpoint
 from resnet_study.training.step import spread_dropout, undone
 from resnet_study.training.tasks import Classification, SeveralHeads
 from resnet_study.training.tensorboard_log import TensorBoardLog, trim_events
+from resnet_study.training.user_model import UserModel
 
 _AHEAD = 24  # steps that are under way before their losses are looked at
 
@@ -82,9 +82,11 @@ class Train:
             task = SeveralHeads if len(config.tasks) > 1 else Classification
         self.task = task(config, self.run, data)
         self.data, self.report_freq, self.train_steps = self.task.data, self.task.report_freq, self.task.stage_ends[-1]
-        self._state, self._export = TrainingState(), Export(self.task)
+        self._state, self._user_model = TrainingState(), UserModel(self.task)
         self._under_way: list[tuple] = []  # pairs of step and what it gave, on the device
-        self._keeper = KeepBest(self.run.best, self.task.chosen_by, lambda path: self._export.save(self.stage, path))
+        self._keeper = KeepBest(
+            self.run.best, self.task.chosen_by, lambda path: self._user_model.save(self.stage, path)
+        )
         self._enter_stage(0)
 
     @property
@@ -101,7 +103,7 @@ class Train:
         They are those of a softmax, or of a sigmoid for each label where images have several.
         With several heads a dict, name of the head -> such an array.
         """
-        return Predictor(self._export.update(self.stage)).predict(images, self.config.test_batch_size)
+        return Predictor(self._user_model.update(self.stage)).predict(images, self.config.test_batch_size)
 
     # Begin
 
@@ -129,7 +131,7 @@ class Train:
         if overwrite and self.run.goes_on():
             self._check_own_choice()
         callbacks = check_callbacks(callbacks)
-        self._export.frozen = self.model.stop_training = False  # of an earlier call
+        self._user_model.frozen = self.model.stop_training = False  # of an earlier call
         self._under_way.clear()
         with (
             self.run.locked() if self.machine.is_chief else contextlib.nullcontext(),
@@ -162,7 +164,7 @@ class Train:
             if self.machine.is_chief and not (
                 had_ended and self.run.has_final()
             ):  # which may be the weights that a callback put back
-                self._export.save(self.stage, self.run.final)
+                self._user_model.save(self.stage, self.run.final)
                 self.run.note_final(self.step)
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
@@ -231,7 +233,7 @@ class Train:
     def _loop(self, callbacks):
         """Trains from `step` on."""
         callbacks = callbacks if self.machine.is_chief else []
-        shown = self._export.update(self.stage) if callbacks else self.model
+        shown = self._user_model.update(self.stage) if callbacks else self.model
         shown.stop_training = False
         callback_list = make_callback_list(
             callbacks, shown, epochs=math.ceil(self.train_steps / self.report_freq), steps=self.report_freq
@@ -267,7 +269,7 @@ class Train:
                 if self._is_report():
                     row = self._report(tensorboard, bar)
                     if callbacks:
-                        self._export.update(self.stage)  # so that they see this report's weights
+                        self._user_model.update(self.stage)  # so that they see this report's weights
                     callback_list.on_epoch_end((self.step - 1) // self.report_freq, callback_logs(row))
                     if workers.is_any(self.machine.strategy, shown.stop_training or self._has_ended()):
                         break
@@ -280,7 +282,7 @@ class Train:
                 clock = time.perf_counter()
             callback_list.on_train_end()
             # EarlyStopping may have put back the weights of its best report; they are then those of the result.
-            self._export.frozen = bool(callbacks)
+            self._user_model.frozen = bool(callbacks)
             if workers.is_any(self.machine.strategy, bool(caught)):  # it came while the last report was written
                 raise self._interrupted(caught)
 
@@ -300,7 +302,7 @@ class Train:
                 self._enter_stage(stage)
                 spread_dropout(self.model, self.machine.strategy)
                 if self.machine.is_chief:
-                    self._export.update(self.stage)  # with the new optimizer, where callbacks look for it
+                    self._user_model.update(self.stage)  # with the new optimizer, where callbacks look for it
             yield from self.stage.batches(self.step)
 
     def _take_step(self, images, labels, ahead: int = 0) -> float | None:

@@ -7,7 +7,7 @@ runs/<version>/                 written by
     checkpoints/step-*.npz      checkpoints: the last two
     error.csv                   training.state: one row per report
     tensorboard/                training.tensorboard_log
-    best.keras, final.keras     training.export: by validation error or loss (without validation, with --sparsity: the newest); at the last step
+    best.keras, final.keras     training.user_model: by validation error or loss (without validation, with --sparsity: the newest); at the last step
     teacher.keras, base.keras   training.tasks, flowers.transfer: the teacher of a distillation; a backbone that stays frozen
     result.json, predictions*.npy    evaluation: test metrics; test probabilities, float32 [images, classes]
     calibration.json, calibrated.keras    cifar10_test, --mode=calibrate

@@ -5,7 +5,7 @@ import keras
 from resnet_study.saved_models import save_model
 
 
-class Export:
+class UserModel:
     """From raw pixels to probabilities, whole, in float32, with the averaged weights where there are any.
 
     Attributes:
