@@ -281,15 +281,19 @@ def _report(flags, versions):
     print(f"written: {page}")
 
 
-def _tell_apart(paths) -> dict[str, str]:
-    """Of each path as much of its end as no other has: of runs/a/best.keras and runs/b/best.keras the folders too."""
-    parts = {path: Path(path).expanduser().resolve().parts for path in paths}
+def _tell_apart(paths: dict) -> dict[str, str]:
+    """A name for each path: as much of its end as no other has (of runs/a/best.keras and runs/b/best.keras the folders too), or else a number."""
+    parts = {name: Path(path).expanduser().resolve().parts for name, path in paths.items()}
     shown = {}
-    for path, mine in parts.items():
+    for name, mine in parts.items():
         ends = [mine[-count:] for count in range(1, len(mine) + 1)]
-        others = [theirs for other, theirs in parts.items() if other != path]
+        others = [theirs for other, theirs in parts.items() if other != name]
         own = (end for end in ends if all(theirs[-len(end) :] != end for theirs in others))
-        shown[path] = "-".join(next(own, ends[0]))
+        short = "-".join(next(own, ends[0]))
+        numbered = (f"{short}-{number}" for number in itertools.count(2))
+        shown[name] = (
+            short if short not in shown.values() else next(each for each in numbered if each not in shown.values())
+        )
     return shown
 
 

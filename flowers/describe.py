@@ -120,7 +120,7 @@ def find_near(hashes, parts) -> dict[int, int]:
 
     Args:
         hashes: 0 or 1, uint8 [n, 64].
-        parts: int [n], the part of the data that each image is in.
+        parts: int [n], the part of the data that each image is in; the images of a part stand together.
 
     Returns:
         {0-based number of an image: that of an earlier image whose hash differs in 4 bits at most: the nearest in another part, or where

@@ -161,7 +161,7 @@ def _draw(config, run, data, result):
     from flowers.augmentation import make_variant
     from resnet_study.data.image_data import Split
     from resnet_study.reports.figures import draw_epochs, draw_figures
-    from resnet_study.reports.image_sheets import draw_samples, draw_variants
+    from resnet_study.reports.image_sheets import draw_samples, draw_variants, name_not_shown
     from resnet_study.reports.run_page import write_run_page
 
     part, history = result["predictions"], run.read_history()
@@ -187,7 +187,7 @@ def _draw(config, run, data, result):
             if config.augment
             else "switched off"
         )
-        return draw_variants(rows, kind, "variant")
+        return draw_variants(rows, kind + name_not_shown(config), "variant")
 
     more = {
         "accuracy_and_loss": lambda: draw_epochs(history, title, config.unfreeze_at_epoch, data.multi_label),

@@ -73,7 +73,7 @@ _ADVICE = {
     **{(mode, "test_ckpt_path"): f"{mode} a run, by its --version" for mode in ("calibrate", "publish", "report")},
     **{("degradation", name): "leave it out, --models or --depths name the networks" for name in _NETWORK},
     ("compress", "num_residual_blocks"): "give --versions=resnet32 and so on",
-    ("prune", "quantize_aware"): "give it to a training that begins with the pruned run: --mode=train --is_use_ckpt --ckpt_path=RUN",
+    ("prune", "quantize_aware"): "give it to a training that begins with the pruned run: --mode=train --is_use_ckpt --ckpt_path=RUN, with its --widths or --sparsity",
     **{("prune", name): "name what to prune by --version or --test_ckpt_path" for name in ("is_use_ckpt", "ckpt_path")},
 }  # fmt: skip
 

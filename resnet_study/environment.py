@@ -44,7 +44,7 @@ def name_program() -> list[str]:
     if module := getattr(sys.modules["__main__"], "__spec__", None):
         return ["python", "-m", module.name]
     name = Path(sys.argv[0]).name
-    return ["python", name] if name.endswith(".py") else [name.removesuffix(".exe")]
+    return ["python", name] if name.endswith(".py") or name in ("", "-c") else [name.removesuffix(".exe")]
 
 
 def used_gpus(strategy: str) -> list:

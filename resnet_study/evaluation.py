@@ -260,7 +260,7 @@ def check_classes(path: str, model, data: LabelledParts) -> None:
     if told.multi_label != data.multi_label:
         one, many = "one label for each image", "several labels for an image"
         raise UsageError(
-            f"{path} gives {many if told.several else one}, but {data.found} has {many if data.several else one}; give {data.advice}"
+            f"{path} gives {many if told.multi_label else one}, but {data.found} has {many if data.multi_label else one}; give {data.advice}"
         )
     if set(told) != set(data.class_names):
         heads, labels = (", ".join(filter(None, names)) or "none" for names in (told, data.class_names))

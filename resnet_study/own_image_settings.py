@@ -10,7 +10,7 @@ from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, Settings, name_folder, setting, without_machine
 
 _OF_FILES = ("folder", "oxford102")  # data sets whose images are read from files of any size
-WITHOUT_PLACE = ("digits", "synthetic", "oxford102")  # those that read nothing from `data_dir`
+WITHOUT_PLACE = ("digits", "synthetic", "oxford102")  # those whose training and test take no --data_dir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -159,9 +159,9 @@ class Settings:
         if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
             flags.insert(0, f"--runs_dir={_quote(str(folder.parent))}")
         # Installed, it has no file to be named.
-        program = (
-            self.PROGRAM.replace("python cifar10_main.py", "cifar10") if name_program() == ["cifar10"] else self.PROGRAM
-        )
+        called = " ".join(name_program())
+        installed = called in ("cifar10", "python -m cifar10_main")
+        program = self.PROGRAM.replace("python cifar10_main.py", called) if installed else self.PROGRAM
         return " ".join([program, *flags])
 
     def to_json(self) -> str:

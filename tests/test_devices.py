@@ -175,6 +175,8 @@ def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardwar
         (None, "/place/cifar10_main.py", "python cifar10_main.py"),
         ("flowers.train", "/place/flowers/train.py", "python -m flowers.train"),
         (None, "/place/bin/cifar10", "cifar10"),
+        ("cifar10_main", "/place/cifar10_main.py", "python -m cifar10_main"),
+        (None, "-c", "python -c"),
     ],
 )
 def test_a_command_is_named_as_it_was_typed(monkeypatch, module, called, words):
@@ -182,8 +184,8 @@ def test_a_command_is_named_as_it_was_typed(monkeypatch, module, called, words):
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec, raising=False)
     monkeypatch.setattr(sys, "argv", [called, "--seed=1"])
     assert describe_environment("float32")["command"] == f"{words} --seed=1"
-    program = "cifar10 --mode=train" if words == "cifar10" else "python cifar10_main.py --mode=train"
-    assert from_preset("smoke").resume_command(Path("runs/x")) == f"{program} --version=x --resume"
+    program = words if words in ("cifar10", "python -m cifar10_main") else "python cifar10_main.py"
+    assert from_preset("smoke").resume_command(Path("runs/x")) == f"{program} --mode=train --version=x --resume"
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")

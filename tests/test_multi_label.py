@@ -18,8 +18,9 @@ from resnet_study.data.labelled_files import find_labelled
 from resnet_study.data.mixing import Mixer
 from resnet_study.data.splits import draw_fold, hold_out
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import find_class_names
+from resnet_study.evaluation import LabelledParts, check_classes, find_class_names
 from resnet_study.metrics import measure
+from resnet_study.networks import registry
 from resnet_study.saved_models import load_model
 from resnet_study.settings import Settings
 from resnet_study.training.step import measure_labels
@@ -152,6 +153,13 @@ def table(folder):
     (folder / "table.csv").write_text("\n".join(["image,a,b,c", *rows]))
     (folder / "new.csv").write_text("image,label\n0,a b\n1,c\n2,B\n")
     return [f"--data_dir={folder}", "--labels=table.csv"]
+
+
+def test_a_model_of_one_label_is_not_tested_on_images_with_several():
+    model = registry.find("resnet8").build(classes=2)
+    data = LabelledParts({}, {"": ("cat", "dog")}, "these images", "others", multi_label=True)
+    with pytest.raises(UsageError, match="gives one label for each image, but these images has several labels for an"):
+        check_classes("x.keras", model, data)
 
 
 @pytest.mark.slow

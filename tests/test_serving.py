@@ -121,8 +121,19 @@ def test_names_that_strangers_lead_here_are_not_answered(client):
 def test_models_of_one_name_are_told_apart(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path / "runs")
-    named = [".", "a/x/best.keras", "b/x/best.keras", "cifar10"]
-    assert list(_tell_apart(named).values()) == ["runs", "a-x-best.keras", "b-x-best.keras", "cifar10"]
+    named = [".", "a/x/best.keras", "b/x/best.keras", "cifar10", "./cifar10", "a-x-best.keras"]
+    paths = dict(zip(named, named, strict=True)) | {"x": "runs/x", "/backup/x": "/backup/x"}
+    shown = [
+        "runs",
+        "a-x-best.keras",
+        "b-x-best.keras",
+        "cifar10",
+        "cifar10-2",
+        "a-x-best.keras-2",
+        "runs-x",
+        "backup-x",
+    ]
+    assert list(_tell_apart(paths).values()) == shown
 
 
 def test_mistakes_of_the_command_line(run, tmp_path, capsys, monkeypatch):

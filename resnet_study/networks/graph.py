@@ -19,6 +19,6 @@ def find_producers(model: keras.Model) -> dict[int, keras.Operation]:
     return {id(tensor): operation for operation in model.operations for tensor in outputs_of(operation)}
 
 
-def find_last(model: keras.Model, head: str = "") -> keras.Operation:
-    """What gives the answers of a model; of one with several heads those of `head`."""
-    return find_producers(model)[id(model.output[head])] if head else model.layers[-1]
+def find_last(model: keras.Model, head: str = "") -> keras.Operation | None:
+    """What gives the answers of a model; of one with several heads those of `head`, None where a layer gives those of two."""
+    return find_producers(model).get(id(model.output[head])) if head else model.layers[-1]

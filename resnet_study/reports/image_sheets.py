@@ -51,6 +51,14 @@ def draw_variants(rows, kind: str, variant: str):
     return figure
 
 
+def name_not_shown(config) -> str:
+    """What the training does to images beside what the sheet of augmentation shows, for its title; settings of either program."""
+    others = [
+        f"{name} {value:g}" for name in ("rand_augment", "mixup", "cutmix") if (value := getattr(config, name, 0))
+    ]
+    return f"; not shown: {', '.join(others)}" if others else ""
+
+
 def draw_augmentation(training, config):
     """Some training images, each beside variants as the augmentation of the run makes them: figure 5 of Liang 2020."""
     chosen = np.arange(min(5, len(training)))
@@ -81,8 +89,7 @@ def draw_augmentation(training, config):
         if config.augment
         else "switched off"
     )
-    others = [f"{name} {value:g}" for name in ("rand_augment", "mixup", "cutmix") if (value := getattr(config, name))]
-    return draw_variants(rows, kind + (f"; not shown: {', '.join(others)}" if others else ""), "epoch")
+    return draw_variants(rows, kind + name_not_shown(config), "epoch")
 
 
 def draw_samples(training, names, dataset):
