@@ -8,6 +8,7 @@ python cifar10_main.py --mode=export --version=NAME --format=litert,onnx --quant
 python cifar10_main.py --mode=compare --models=resnet20,plain20 --datasets=digits --seeds=0,1,2
 """
 
+import itertools
 import sys
 from pathlib import Path
 

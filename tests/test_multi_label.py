@@ -159,7 +159,7 @@ def test_a_model_of_one_label_is_not_tested_on_images_with_several():
     model = registry.find("resnet8").build(classes=2)
     data = LabelledParts({}, {"": ("cat", "dog")}, "these images", "others", multi_label=True)
     with pytest.raises(UsageError, match="gives one label for each image, but these images has several labels for an"):
-        check_classes("x.keras", model, data)
+        check_classes("x", model, data)
 
 
 @pytest.mark.slow
