@@ -119,12 +119,15 @@ EXPERIMENTS = (
             ("cifar100", 32, 0, 45, "beside the public weights of chenyaofo"),
         )
     ),
-    _run(
-        "zoo-cifar10-plain20",
-        "the plain network of 20 layers at convergence, He et al. 2015, figure 6",
-        "--preset=zoo --model=plain20",
-        "plain20-cifar10-zoo-seed0",
-        27,
+    *(
+        _run(
+            f"zoo-cifar10-plain{depth}",
+            f"the plain network of {depth} layers at convergence, He et al. 2015, figure 6",
+            f"--preset=zoo --model=plain{depth}",
+            f"plain{depth}-cifar10-zoo-seed0",
+            minutes,
+        )
+        for depth, minutes in ((20, 27), (56, 79))
     ),
     *(
         _run(
@@ -169,8 +172,8 @@ EXPERIMENTS = (
     _study(
         "degradation",
         "He et al. 2015 figure 6, told by all four texts: plain against residual",
-        "degradation --short",
-        55,
+        "degradation --preset=zoo --models=resnet20@0-2,resnet32,resnet44,resnet56,resnet110,plain20,plain56",
+        3,
     ),
     _study(
         "robustness",
