@@ -101,7 +101,7 @@ EXPERIMENTS = (
     *(
         _run(
             f"zoo-{dataset}-{depth}" + (f"-{seed}" if seed else ""),
-            f"error against depth on {dataset}, at convergence: {source}",
+            f"error against depth on {dataset}, after a whole training: {source}",
             f"--preset=zoo --dataset={dataset} --model=resnet{depth} --seed={seed}",
             f"resnet{depth}-{dataset}-zoo-seed{seed}",
             minutes,
@@ -122,7 +122,7 @@ EXPERIMENTS = (
     *(
         _run(
             f"zoo-cifar10-plain{depth}",
-            f"the plain network of {depth} layers at convergence, He et al. 2015, figure 6",
+            f"the plain network of {depth} layers by the same recipe, He et al. 2015, figure 6",
             f"--preset=zoo --model=plain{depth}",
             f"plain{depth}-cifar10-zoo-seed0",
             minutes,

@@ -100,7 +100,7 @@ def is_bfloat16_faster(strategy: str) -> bool:
     """Whether the devices of a `--strategy` compute faster in bfloat16 than in float32: GPUs of compute capability 8 or more, processors
     with AMX, and those of AMD with AVX512-BF16. TensorFlow uses the instructions of a processor by oneDNN alone.
 
-    With AVX512-BF16 and without AMX, as a virtual machine may show it, an Intel Xeon takes 1.5 times as long in bfloat16.
+    With AVX512-BF16 and without AMX, as a virtual machine may show it, an Intel Xeon takes 1.5 to 1.7 times as long in bfloat16.
     """
     import tensorflow as tf
 
