@@ -261,7 +261,7 @@ def test_robustness_begins_at_the_clean_test_accuracy(study):
     assert noise["value"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_study_deletes_its_own_figures_only(tmp_path):
+def test_a_study_deletes_its_own_figures_only(tmp_path, capsys):
     folder, results = tmp_path / "runs" / "x", tmp_path / "results"
     folder.mkdir(parents=True)
     for name in ("holiday", "old", "new"):
@@ -308,7 +308,11 @@ def test_a_study_deletes_its_own_figures_only(tmp_path):
     write_study(folder, "python cifar10_main.py --mode=compare", [row], "report", [])
     with pytest.raises(UsageError, match="holds the study of compare"):
         study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "robustness")
+    capsys.readouterr()
     write_study(folder, "python -m flowers.train --folds=5", [row], "report", [])
+    assert "whose runs stay: 'python cifar10_main.py --mode=compare' makes it again" in capsys.readouterr().out
+    write_study(folder, "python -m flowers.train --folds=5", [row], "report", [])
+    assert capsys.readouterr().out == ""  # the same study
     with pytest.raises(UsageError, match="holds the study of train"):
         study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "compare")
     (folder / "study.json").unlink()

@@ -364,7 +364,7 @@ def check_study_folder(folder: RunFolder, mode: str) -> None:
 
 
 def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:
-    """Writes report.md and study.json of a study and deletes the figures of an earlier call that drew others.
+    """Writes report.md and study.json of a study, says which other study of this name that replaces, and deletes figures that only that had.
 
     Args:
         folder: of the study.
@@ -379,9 +379,14 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
     """
     names = sorted(figure.name for figure in figures)
     with contextlib.suppress(UsageError):  # there is none, or it is damaged and written anew now
-        drawn = read_json(folder / "study.json", dict).get("figures")
+        former = read_json(folder / "study.json", dict)
+        drawn = former.get("figures")
         for old in set(drawn if is_kind(drawn, [str]) else ()) - set(names):
             (folder / Path(old).name).unlink(missing_ok=True)
+        if former.get("command") not in (None, command):
+            print(
+                f"note: this replaces the study in {folder}, whose runs stay: '{former['command']}' makes it again; --version=NAME keeps both"
+            )
     rows = [row | {"command": command, "run": folder.name} for row in rows]
     # Before the report: a folder with a report alone is somebody else's.
     tables = {name: hash_file(RunFolder(folder.parent / name).error_csv) for name in runs}
