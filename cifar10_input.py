@@ -162,6 +162,9 @@ def make_normalization(kind: str, images: np.ndarray):
     """
     from resnet_study.networks.layers import PixelNormalization
 
+    kinds = HyperParameters.__dataclass_fields__["normalization"].metadata["choices"]
+    if kind not in kinds:
+        raise ValueError(f"kind must be one of {', '.join(kinds)}, received {kind!r}")
     if kind == "image_standard":
         return PixelNormalization(per_image=True, name="normalization")
     if kind == "pixel_mean":
@@ -387,8 +390,8 @@ def training_batches(
     workers: int = 1,
     classes: int = 0,
 ):
-    """The batches from `first_step` to `train_steps`, some of them made worse, normalised, then rotated, padded with zeros or
-    reflections, cropped, flipped, and with a square cut out.
+    """The batches from `first_step` to `train_steps`: some images made worse, RandAugment, normalised, then rotated, padded with zeros or
+    reflections, cropped, flipped, with a square cut out, and mixed.
 
     Normalisation comes first, so that the zeros of the padding are the mean colour (He 2015) and never enter an
     image's own mean and deviation. (Liang's program pads before it standardises.)
@@ -403,8 +406,11 @@ def training_batches(
         classes: number of classes, for MixUp and CutMix.
 
     Returns:
-        tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas]); with MixUp or
-        CutMix labels float32 [batch / replicas, classes].
+        tf.data.Dataset of (images float32 [batch / replicas, height, width, channels], labels int32 [batch / replicas], of images
+        with several 0 and 1, int32 [batch / replicas, classes]); with MixUp or CutMix labels float32 [batch / replicas, classes].
+
+    Raises:
+        ValueError: MixUp or CutMix without the number of classes.
 
     Example:
         from cifar10_input import load_data, make_normalization, split_data, training_batches

@@ -63,7 +63,7 @@ def test(
     Args:
         model: keras.Model of `load_model`, or a `Predictor`. A model is prepared at each call; a `Predictor` is prepared once for
             many calls.
-        images: raw pixels 0..255, uint8 or float [num_images, height, width, RGB].
+        images: raw pixels 0..255, uint8 or float [num_images, height, width, channels], RGB or grey.
         batch_size: images at a time, int >= 1.
 
     Returns:

@@ -98,7 +98,7 @@ class Train:
         return self._state.history
 
     def test(self, images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
-        """Probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, RGB], 0..255.
+        """Probabilities float32 [num_images, num_labels] of raw pixels [num_images, height, width, channels], 0..255, RGB or grey.
 
         They are those of a softmax, or of a sigmoid for each label where images have several.
         With several heads a dict, name of the head -> such an array.

@@ -30,7 +30,7 @@ HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HyperParameters(SharedSettings):
-    """One training run. Steps are batches, errors are top-1 in %, images are [height, width, RGB] of 0..255."""
+    """One training run. Steps are batches, errors are top-1 in %, images are [height, width, channels] of 0..255, RGB or grey."""
 
     PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
     LENGTH: ClassVar[str] = "train_steps"

@@ -205,7 +205,7 @@ EXPERIMENTS = (
     *(
         _run(
             f"options-{option.split('=')[0]}",
-            "the regularisation that Liang names; attention (Waghmode et al., conclusions)",
+            "options: dropout and maxout (named by Liang), attention (Waghmode et al., conclusions), and two later ones",
             f"{_SHORT} --train_steps=2112 --{option}",
             f"options-{option.split('=')[0]}",
             4,

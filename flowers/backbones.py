@@ -4,6 +4,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 """
 
 import dataclasses
+import difflib
 
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
@@ -41,6 +42,14 @@ class Backbone:
     def own_weights(self) -> str:
         """The usual weights, "imagenet" or shipped ones; "none" where there are none."""
         return next(iter(self.known_weights), "none")
+
+    def check_weights(self, weights: str | None) -> None:
+        """Raises UsageError for the name of weights that there are, but not for this backbone."""
+        if weights in KNOWN_WEIGHTS and weights not in self.known_weights:
+            raise UsageError(
+                f"--weights={weights} are not there for --model={self.name}, expected {', '.join(self.known_weights) or 'none'}, a file or a "
+                "run; give one"
+            )
 
     def build(self, input_shape, weights: str | None, pooled: bool):
         """The network from preprocessed pixels to maps; a network of this library, if `pooled`, to features, as its own head takes them.
@@ -145,5 +154,13 @@ def find(name: str) -> Backbone:
     try:
         spec = registry.find(name)
     except UsageError as error:
+        near = difflib.get_close_matches(
+            name.lower().replace("_", "").replace("-", ""), [*APPLICATIONS, *registry.MODELS]
+        )
+        if near:
+            raise UsageError(
+                f"expected the name of a network, received '{name}'; did you mean {' or '.join(near)}? All of keras.applications: "
+                f"{', '.join(APPLICATIONS)}; or a network of cifar10_main.py --mode=models"
+            ) from error
         raise UsageError(f"{error}, or one of keras.applications: {', '.join(APPLICATIONS)}") from error
     return Backbone(name, "", "own", 32, max(8, spec.minimum_size), "linear")

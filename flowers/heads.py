@@ -60,8 +60,9 @@ def build_transfer(
     Args:
         backbone_name: see `backbones.find`; a network of this library takes the names of its shipped weights too.
         classes: width of the output, int >= 2.
-        input_shape: (height, width, 3), height and width >= 32 pixels, of some backbones more.
-        weights: of the backbone. None = random; "imagenet" = downloaded by Keras; or the path of a no-top file (`.h5`,
+        input_shape: (height, width, 3), height and width at least `backbones.find(name).smallest`: 32 pixels for most of
+            `keras.applications`, 8 for resnet20, 16 for resnet9.
+        weights: of the backbone. None = random; "imagenet" = downloaded by Keras, or another of `Backbone.known_weights`; or the path of a no-top file (`.h5`,
             `.weights.h5`, `.keras`) or of a run folder of this library.
         head: "flatten" as in the flower text; "pool" = global average pooling in the place of Flatten; "convolutional" as in the CIFAR-10
             text; "linear" = one dense layer on pooled features.
@@ -88,6 +89,7 @@ def build_transfer(
     """
     spec = find(backbone_name)
     _check_arguments(spec, classes, input_shape, head)
+    spec.check_weights(weights)
     if weights == "imagenet":
         _check_imagenet(spec)
     known = weights if weights in KNOWN_WEIGHTS else None
@@ -269,7 +271,7 @@ def load_backbone_weights(backbone: keras.Model, path: str) -> None:
     place = find_weights(path)
     if not place.is_file() or place.suffix not in (".h5", ".keras"):
         raise UsageError(
-            f"--weights must be imagenet, cifar10, none, a run folder or a .h5, .weights.h5 or .keras file, received '{path}'; give one "
+            f"--weights must be {', '.join(KNOWN_WEIGHTS)}, none, a run folder or a .h5, .weights.h5 or .keras file, received '{path}'; give one "
             "that exists"
         )
     source = None

@@ -6,7 +6,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 import dataclasses
 from typing import ClassVar
 
-from flowers.backbones import KNOWN_WEIGHTS, TEXT_HEADS, find
+from flowers.backbones import TEXT_HEADS, find
 from hyper_parameters import HyperParameters
 from resnet_study.errors import UsageError
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
@@ -208,11 +208,7 @@ class FlowerParameters(SharedSettings):
                 f"--image_size must be at least {backbone.smallest} for --model={self.model}, received {self.image_size}; give more, or "
                 "another --model"
             )
-        if self.weights in KNOWN_WEIGHTS and self.weights not in backbone.known_weights:
-            raise UsageError(
-                f"--weights={self.weights} are not there for --model={self.model}, expected {', '.join(backbone.known_weights) or 'none'}, a "
-                "file or a run; give one"
-            )
+        backbone.check_weights(self.weights)
         if self.cache_features == "on" and self.backbone_trainable:
             raise UsageError(
                 "--cache_features=on needs a frozen backbone, received a trained one; use --backbone=frozen"

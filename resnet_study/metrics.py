@@ -57,6 +57,10 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
                 `calibration.reliability_table`.
             per_class: list of class, precision, recall, f1, images.
             confusion_matrix: list of rows; a row is a true class, a column a predicted class.
+        Of images with several labels others, see `_measure_multi_label`.
+
+    Raises:
+        ValueError: another number of names than of classes, or labels that are no classes, or not one for each image.
 
     Example:
         import numpy as np
@@ -66,6 +70,10 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         print(metrics["accuracy"], metrics["confusion_matrix"])  # 50.0 [[1, 0], [1, 0]]
     """
     labels = np.asarray(labels)
+    if len(class_names) != probabilities.shape[1]:
+        raise ValueError(
+            f"class_names must be one for each of the {probabilities.shape[1]} classes of the probabilities, received {len(class_names)}"
+        )
     if labels.ndim == 2 and labels.shape[1] > 1:
         return _measure_multi_label(probabilities, labels, class_names)
     labels = as_labels(labels, probabilities)
@@ -103,8 +111,8 @@ def _measure_multi_label(probabilities, labels, class_names) -> dict:
 
     Returns:
         dict: images; error, accuracy (%) of images, right where all classes are, with the interval; hamming_error (%) of all answers;
-        mean_average_precision and macro_f1 (0..1) of the classes that have images; micro_f1; loss, mean binary cross-entropy; per_class, also with
-        average_precision, which is None for a class without images.
+        mean_average_precision and macro_f1 (0..1) of the classes that have images; micro_f1; loss, mean binary cross-entropy; threshold; per_class,
+        also with average_precision, which is None for a class without images.
     """
     predicted, labels = probabilities >= THRESHOLD, labels.astype(bool)
     scores = sklearn.metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=0)

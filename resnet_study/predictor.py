@@ -77,7 +77,7 @@ class Predictor:
         """Probabilities of any number of images: of a softmax, or of several labels of a sigmoid for each class.
 
         Args:
-            images: [num_images, height, width, RGB], raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to
+            images: [num_images, height, width, channels], RGB or grey, raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to
                 0..1 or lie outside of 0..255.
             batch_size: images at a time, int >= 1; the result depends on it by rounding alone.
 

@@ -92,7 +92,7 @@ def load_model(path: str, shipped_name: str = "") -> keras.Model:
         place = place / "best.keras"
     if not place.is_file():
         raise UsageError(
-            f"expected a run folder, .keras file, checkpoint or 'cifar10', received '{path}'; there is no file {place}, give another path"
+            f"expected a run folder, .keras file, checkpoint or one of {', '.join(registry.SHIPPED)}, received '{path}'; there is no file {place}, give another path"
         )
     if place.suffix == ".npz":
         return _load_checkpoint(place)

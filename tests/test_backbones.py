@@ -117,7 +117,9 @@ def test_size_and_weights_follow_from_the_network():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "resnet21"}, "resnet50, .*nasnetlarge"),
+        ({"model": "resnet21"}, "did you mean .*resnet20 .*resnet50, .*nasnetlarge"),
+        ({"model": "resnet50v"}, "received 'resnet50v'; did you mean resnet50v2 or"),
+        ({"model": "EfficientNet_B0"}, "did you mean efficientnetb0 or"),
         ({"model": "xception", "image_size": 70}, "--image_size must be at least 71 for --model=xception, received 70"),
         ({"model": "resnet20", "weights": "imagenet"}, "--weights=imagenet are not there for --model=resnet20"),
         ({"model": "resnet50", "weights": "cifar10"}, "--weights=cifar10 are not there for --model=resnet50"),
@@ -127,6 +129,11 @@ def test_size_and_weights_follow_from_the_network():
 def test_what_does_not_fit_together_is_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         FlowerParameters(data_dir="x", **settings)
+
+
+def test_a_builder_refuses_weights_of_other_backbones():
+    with pytest.raises(UsageError, match="--weights=cifar10 are not there for --model=resnet50, expected imagenet"):
+        heads.build_transfer("resnet50", 10, input_shape=(64, 64, 3), weights="cifar10")
 
 
 def test_the_default_rate_fits_the_backbone():

@@ -38,6 +38,11 @@ def test_measures_of_a_case_by_hand():
     assert table.dropna()["accuracy"].tolist() == [1.0, 0.5]
 
 
+def test_each_class_has_a_name():
+    with pytest.raises(ValueError, match="one for each of the 2 classes of the probabilities, received 1"):
+        measure(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), ["cat"])
+
+
 def test_labels_of_keras_datasets_are_labels(tmp_path):
     rng = np.random.default_rng(0)
     probabilities, labels = rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50)

@@ -197,6 +197,15 @@ def test_constants_are_those_of_the_images(kind):
         np.testing.assert_allclose(result, (images - images.mean(axis=axes)) / 255, atol=1e-5)
 
 
+def test_what_would_give_other_numbers_without_a_word_is_refused():
+    images = np.zeros((128, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="kind must be one of channel_standard, .*received 'chanel_standard'"):
+        make_normalization("chanel_standard", images)
+    config = from_preset("smoke", mixup=0.2)
+    with pytest.raises(ValueError, match="MixUp and CutMix need the number of classes, received 0"):
+        training_batches(Split(images, np.zeros(128, np.int32)), make_normalization("channel_mean", images), config)
+
+
 def test_every_offset_occurs_and_the_window_is_right():
     images = np.random.default_rng(0).random((1, 6, 6, 2), np.float32)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))

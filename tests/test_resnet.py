@@ -261,8 +261,11 @@ class TestWeightsForOtherTasks:
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
         expected = keras.Model(model.input, model.layers[-1].input)(images)
         for file in files:
-            with pytest.warns(UserWarning, match="are of 10 classes, expected 3: the dense layer begins random"):
+            with pytest.warns(
+                UserWarning, match="are of 10 classes, expected 3: the dense layer begins random"
+            ) as warned:
                 other = WITH_FILES[name](weights=file, classes=3)
+            assert warned[0].filename == __file__  # who called the builder
             assert other(images).shape == (2, 3) and np.std(other.layers[-1].kernel) > 0
             np.testing.assert_array_equal(keras.Model(other.input, other.layers[-1].input)(images), expected)
 

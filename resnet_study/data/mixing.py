@@ -76,6 +76,8 @@ class Mixer:
         if not self._mixers:
             return images, labels
         multi_label = len(labels.shape) == 2
+        if not multi_label and self._classes < 2:
+            raise ValueError(f"MixUp and CutMix need the number of classes, received {self._classes}; give classes=")
         shares = tf.cast(labels, tf.float32) if multi_label else tf.one_hot(labels, self._classes)
         images = tf.cast(images, tf.float32)
         draws = _Draws(self._seed, 7, shard)

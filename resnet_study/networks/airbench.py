@@ -54,13 +54,13 @@ def build_airbench(
         input_shape: (height, width, channels), height and width >= 16.
         input_tensor: Keras tensor [batch, height, width, channels] to build the network on, an `Input` or the output of a layer;
             None = a new `Input`. Its shape then stands for `input_shape`.
-        pooling: what ends the network with `include_top` False: "max" = global maximum pooling, divided by 9, output [batch, 256];
-            "avg" = global average pooling; None = the map [batch, (height - 1) // 8, (width - 1) // 8, 256]. With `include_top` it
+        pooling: what ends the network with `include_top` False: "max" = global maximum pooling, divided by 9, output [batch, widths[2]];
+            "avg" = global average pooling; None = the map [batch, (height - 1) // 8, (width - 1) // 8, widths[2]]. With `include_top` it
             is always "max".
         classes: width of the output, int >= 1. Where the weights are of another number of classes, the dense layer begins random
             and a warning says so; all layers before it have the weights.
         classifier_activation: "softmax", or None for logits.
-        widths: channels of the three stages.
+        widths: channels of the three stages, ints >= 1.
         convolutions: of each stage, 2, or 3 with the shortcut.
         preprocessing: layer put before the network, such as `PixelNormalization`. None = the one that stands in the file of
             `weights`, or none; `keras.layers.Identity()` = none in any case.
@@ -85,8 +85,14 @@ def build_airbench(
     input_shape = check_shape(input_shape, input_tensor, 16)
     check_ending(classes, pooling)
     source, start, x = begin(input_shape, input_tensor, weights, preprocessing)
-    if convolutions not in (2, 3) or len(widths) != 3:
-        raise ValueError(f"convolutions must be 2 or 3 and widths three numbers, received {convolutions} and {widths}")
+    if (
+        convolutions not in (2, 3)
+        or len(widths) != 3
+        or not all(isinstance(width, int) and width > 0 for width in widths)
+    ):
+        raise ValueError(
+            f"convolutions must be 2 or 3 and widths three ints >= 1, received {convolutions} and {widths}"
+        )
     # airbench96 has gone back to the statistics that are usual.
     convolve = functools.partial(convolve_and_normalize, momentum=0.6 if convolutions == 2 else 0.9, dtype=dtype)
 

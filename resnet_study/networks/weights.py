@@ -8,6 +8,7 @@ find_new_heads(source, target)  the dense layers for another number of classes, 
 
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -60,9 +61,9 @@ def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tup
         return source, _copy_normalization(source)
     path = Path(weights).expanduser() if isinstance(weights, str | os.PathLike) else None
     if path is None or not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
-        shipped_too = "'cifar10' or " if shipped else "or "
+        names = "".join(f"'{name}', " for name in registry.SHIPPED) if shipped else ""
         raise ValueError(
-            f"weights must be None, {shipped_too}an existing .keras or .weights.h5 file, received {weights!r}"
+            f"weights must be None, {names}or the path of an existing .keras or .weights.h5 file, received {weights!r}"
         )
     try:
         if path.suffix == ".keras":
@@ -114,8 +115,16 @@ def load_weights(network: keras.Model, source) -> None:
         warnings.warn(
             f"the weights for {network.name} are of {stored} classes, expected {wanted}: the dense layer begins random; give "
             f"classes={stored} to keep that of the weights",
-            stacklevel=4,  # the call of the builder
+            stacklevel=_frames_to_caller(),
         )
+
+
+def _frames_to_caller() -> int:
+    """The `stacklevel` with which who calls this warns of the line outside of the library that called a builder."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and re.match(r"(resnet|resnet_study|flowers)(\.|$)", frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def find_new_heads(source: keras.Model, target: keras.Model) -> dict[str, tuple[int, int]]:

@@ -35,7 +35,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
 
     Args:
         model: model that ends in a dense layer, as `saved_models.load_model` returns.
-        images: raw pixels [n, height, width, RGB], 0..255; a warning tells where they seem to be scaled to 0..1.
+        images: raw pixels [n, height, width, channels], 0..255, RGB or grey; a warning tells where they seem to be scaled to 0..1.
         labels: int [n], the class that each map explains.
         head: of a model with several, the name of the one whose classes these are.
 

@@ -229,7 +229,7 @@ def _describe(card):
             if temperature
             else "as trained, not calibrated"
         ),
-        f"- weaknesses: the lowest recalls are {weakest}; accuracy on corrupted test images, from the weakest strength to the strongest: {steps}",
+        f"- weaknesses: the lowest recalls are {weakest}; accuracy on corrupted test images, from the lowest severity to the highest: {steps}",
         f"- sha256: `{card['sha256']}`",
     ]
 

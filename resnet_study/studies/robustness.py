@@ -71,8 +71,9 @@ def measure_robustness(given: dict, models, datasets, seeds) -> Path:
         for corruption in corruptions.CORRUPTIONS:
             of_kind = part[(part["corruption"] == corruption) & (part["severity"] > 0)]
             rows.append(
-                # "strengths" as in the rows that are published.
-                result_row(runs, f"{corruption}, mean over strengths 1 - 5", of_kind.groupby("seed")["accuracy"].mean())
+                result_row(
+                    runs, f"{corruption}, mean over severities 1 - 5", of_kind.groupby("seed")["accuracy"].mean()
+                )
             )
     drawn = []
     with matplotlib.rc_context(STYLE):
