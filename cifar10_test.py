@@ -46,7 +46,7 @@ from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.files import write_json
 from resnet_study.new_data import evaluate_others as evaluate_others
 from resnet_study.new_data import predict_unlabelled
-from resnet_study.prediction import find_true_names, list_images, predict_files
+from resnet_study.predict_files import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
@@ -265,7 +265,7 @@ class Predictions:
         table: the columns image, class_1, probability_1, ... class_3, probability_3; of several heads <head>_1,
             <head>_probability_1, ... for each; classes, all with a probability of `class_names.THRESHOLD` or more, where an image can have
             several labels; and true_class where images lie in folders named like classes.
-        csv_path: the file of the table; beside it lie all probabilities, see `resnet_study.prediction`.
+        csv_path: the file of the table; beside it lie all probabilities, see `resnet_study.predict_files`.
     """
 
     model: keras.Model | ExportedModel
@@ -281,7 +281,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
     """The three most likely classes of image files, also written to the folder of `resnet_study.evaluation.find_model`.
 
     A few images are in memory at a time, and what is done is kept: the same call goes on after a kill. The files are those of
-    `resnet_study.prediction`.
+    `resnet_study.predict_files`.
 
     Args:
         config: settings of either program; `test_ckpt_path` or `version` names the model.

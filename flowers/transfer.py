@@ -15,19 +15,12 @@ import tensorflow as tf
 from cifar10_train import Train
 from flowers import transfer_facts
 from flowers.augmentation import make_variant
+from flowers.backbone_weights import find_weights, load_backbone_weights
 from flowers.backbones import KNOWN_WEIGHTS, find
 from flowers.batches import training_batches
 from flowers.data import FlowerData, load_images
 from flowers.features import can_cache_features, compute_features, in_batches
-from flowers.heads import (
-    build_transfer,
-    find_backbone,
-    find_stages,
-    find_weights,
-    load_backbone_weights,
-    split_model,
-    unfreeze_stages,
-)  # fmt: skip
+from flowers.heads import build_transfer, find_backbone, find_stages, split_model, unfreeze_stages
 from flowers.settings import FlowerParameters
 from resnet_study import workers
 from resnet_study.checkpoints import list_checkpoints
@@ -41,7 +34,7 @@ from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.run_images import check_same_images, tell_known_validation
 from resnet_study.saved_models import save_model
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.step import UpdateRule, is_seed

@@ -12,7 +12,7 @@ from pathlib import Path
 from resnet_study.errors import UsageError
 from resnet_study.exporting.runtimes import CLASS_NAMES, read_packed_names
 from resnet_study.files import is_kind
-from resnet_study.texts import as_text
+from resnet_study.strings import as_text
 
 THRESHOLD = 0.5  # probability from which on an image with several labels has a class
 _RESIZE = "/resize"  # no head is called so

@@ -10,7 +10,7 @@ from pathlib import Path
 from resnet_study import workers
 from resnet_study.environment import count_cores, used_gpus
 from resnet_study.errors import UsageError, say_once
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 # The fewest images of one tower, where the number of towers is chosen: batch normalisation needs that many.
 SMALLEST_SHARD = 32

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 
-from resnet_study.texts import as_text, shorten
+from resnet_study.strings import as_text, shorten
 
 # What TensorFlow says where it finds no memory, on processors and on GPUs.
 _MEMORY_SIGNS = ("OOM when allocating", "out of memory", "OUT_OF_MEMORY", "Dst tensor is not initialized")

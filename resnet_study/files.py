@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 
 from resnet_study.errors import UsageError, advise
-from resnet_study.texts import as_text
+from resnet_study.strings import as_text
 
 ASIDE = ".aside-"
 _LONGEST = 3600  # seconds without a change after which a file is no longer being written

@@ -3,7 +3,7 @@
 evaluate_others(...)      metrics and predictions of all images of a labelled data set
 predict_unlabelled(...)   predictions of the test images of a run that have no labels
 
-Below the run folder lies `evaluations/<name of the images>/` with `result.json` and the files of `prediction`; the `result.json` and
+Below the run folder lies `evaluations/<name of the images>/` with `result.json` and the files of `predict_files`; the `result.json` and
 figures of the run itself are left alone. For a model that is given by its file that is the folder of `evaluation.find_model`.
 """
 
@@ -18,10 +18,10 @@ from resnet_study.evaluation import find_class_folders, find_class_names, find_m
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
-from resnet_study.prediction import ImageList, NoImageError, predict_files
+from resnet_study.predict_files import ImageList, NoImageError, predict_files
 from resnet_study.run_folder import RunFolder
 from resnet_study.shared_settings import SharedSettings
-from resnet_study.texts import as_text, composed
+from resnet_study.strings import as_text, composed
 
 
 def evaluate_others(config: SharedSettings, found: LabelledFiles) -> tuple[dict, RunFolder]:

@@ -13,7 +13,7 @@ from resnet_study.errors import UsageError, naming_memory, say_once
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.saved_models import CANNOT_COPY, as_functional, by_head, find_heads
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 from resnet_study.training.step import shard
 
 

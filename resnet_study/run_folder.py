@@ -13,7 +13,7 @@ runs/<version>/                 written by
     calibration.json, calibrated.keras    cifar10_test, --mode=calibrate
     figures/*.png, *.md         reports.figures, reports.grad_cam, flowers.evaluate
     report.html                 reports.run_page
-    predictions*.csv, probabilities*.npy, explanations/    prediction, reports.grad_cam: answers for images of one's own
+    predictions*.csv, probabilities*.npy, explanations/    predict_files, reports.grad_cam: answers for images of one's own
     evaluations/, unlabelled/   new_data: on other images than those of the run
     exported/                   exporting.export
     gradient_norms.csv          studies.degradation
@@ -41,7 +41,7 @@ from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.run_changes import PLACES, check_deletion, check_settings, find_longer
 from resnet_study.settings import Settings
-from resnet_study.texts import as_text, shorten
+from resnet_study.strings import as_text, shorten
 from resnet_study.workers import is_chief
 
 

@@ -21,7 +21,7 @@ from resnet_study.errors import UsageError
 from resnet_study.files import write_atomically, written_aside
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization, finalize_layers
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 # What Keras, or a layer of others, raises where the layer cannot be made again from its configuration.
 CANNOT_COPY = (ValueError, TypeError, AttributeError, NotImplementedError)

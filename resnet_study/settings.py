@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from resnet_study.environment import name_program
 from resnet_study.errors import UsageError
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 _LARGEST = 3.4028234e38  # of the numbers that the networks compute in
 

@@ -7,7 +7,7 @@ import os
 import re
 
 from resnet_study.errors import UsageError
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flowers import backbones, heads, transfer_facts
+from flowers import backbone_weights, backbones, heads, transfer_facts
 from flowers.settings import FlowerParameters
 from flowers.transfer import Transfer
 from resnet_study.errors import UsageError
@@ -180,7 +180,7 @@ def test_loading_weights_leaves_the_seeds_of_dropout(tmp_path):
     build().save(tmp_path / "best.keras")
     backbone = build()
     seeds = [variable.numpy() for variable in backbone.variables if is_seed(variable)]
-    heads.load_backbone_weights(backbone, str(tmp_path / "best.keras"))
+    backbone_weights.load_backbone_weights(backbone, str(tmp_path / "best.keras"))
     received = [variable.numpy() for variable in backbone.variables if is_seed(variable)]
     assert seeds and all(map(np.array_equal, seeds, received))
 
@@ -203,7 +203,7 @@ def test_weights_come_out_of_models_with_preprocessing_or_a_head_of_their_own(tm
     )
     keras.Model(inputs, head, name="resnet8").save(tmp_path / "flat.keras")
     backbone = registry.find("resnet8").build(include_top=False, pooling=None, input_shape=(8, 8, 3))
-    heads.load_backbone_weights(backbone, str(tmp_path / "flat.keras"))
+    backbone_weights.load_backbone_weights(backbone, str(tmp_path / "flat.keras"))
     np.testing.assert_array_equal(backbone.get_layer("stem_conv").kernel, network.get_layer("stem_conv").kernel)
 
 

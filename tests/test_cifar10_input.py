@@ -199,7 +199,7 @@ def test_constants_are_those_of_the_images(kind):
 
 def test_what_would_give_other_numbers_without_a_word_is_refused():
     images = np.zeros((128, 32, 32, 3), np.uint8)
-    with pytest.raises(ValueError, match="kind must be one of channel_standard, .*received 'chanel_standard'"):
+    with pytest.raises(ValueError, match=r"kind must be one of channel_standard, .*received 'chanel_standard'"):
         make_normalization("chanel_standard", images)
     config = from_preset("smoke", mixup=0.2)
     with pytest.raises(ValueError, match="MixUp and CutMix need the number of classes, received 0"):

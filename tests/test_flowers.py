@@ -25,7 +25,18 @@ import cifar10_train
 import flowers.evaluate
 import flowers.predict
 import flowers.train
-from flowers import augmentation, backbones, batches, data, features, heads, image_part, leaks, transfer
+from flowers import (
+    augmentation,
+    backbone_weights,
+    backbones,
+    batches,
+    data,
+    features,
+    heads,
+    image_part,
+    leaks,
+    transfer,
+)
 from flowers.settings import FlowerParameters
 from flowers.work import transfer_pflop
 from resnet_study import devices, saved_models
@@ -236,7 +247,7 @@ def test_weights_come_from_every_kind_of_file(small, other, tmp_path, name):
         (stock.save_weights if name.endswith(".weights.h5") else stock.save)(path)
     else:
         (small if name == "model.keras" else backbone).save(path)
-    heads.load_backbone_weights(other, str(path))
+    backbone_weights.load_backbone_weights(other, str(path))
     for expected, received in zip(backbone.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, received)
 
@@ -261,18 +272,18 @@ def test_weights_that_do_not_fit_are_refused(small, other, tmp_path, monkeypatch
     }
     for name, fault in faults.items():
         with pytest.raises(UsageError, match=f"--weights.*{name}{fault}"):
-            heads.load_backbone_weights(other, str(tmp_path / name))
+            backbone_weights.load_backbone_weights(other, str(tmp_path / name))
     monkeypatch.setattr(saved_models, "_LARGEST_MODEL", 1000)
     backbone.save(tmp_path / "large.keras")
     with pytest.raises(UsageError, match="more than 1,000"):
-        heads.load_backbone_weights(other, str(tmp_path / "large.keras"))
+        backbone_weights.load_backbone_weights(other, str(tmp_path / "large.keras"))
     with pytest.raises(UsageError, match=r"received none for .* of them \(conv4_block2"):
-        heads.load_backbone_weights(other, str(tmp_path / "part.h5"))
+        backbone_weights.load_backbone_weights(other, str(tmp_path / "part.h5"))
 
 
 def test_imagenet_without_network_fails_soon_and_names_the_ways(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(heads, "_WEIGHTS_SITE", "http://192.0.2.1/")  # an address that never answers
+    monkeypatch.setattr(backbone_weights, "_WEIGHTS_SITE", "http://192.0.2.1/")  # an address that never answers
     monkeypatch.setattr(download, "_SECONDS_TO_CONNECT", 1)
     started = time.monotonic()
     with pytest.raises(UsageError, match=r"could not be downloaded.*--weights=FILE, --weights=RUN or --weights=none"):
@@ -291,13 +302,13 @@ def test_imagenet_without_network_fails_soon_and_names_the_ways(tmp_path, monkey
     ],
 )  # fmt: skip
 def test_weights_in_the_cache_of_keras_are_those_of_the_network(tmp_path, monkeypatch, name, file, other):
-    monkeypatch.setattr(heads, "keras_cache", lambda _: tmp_path)
-    monkeypatch.setattr(heads, "is_reachable", lambda _: False)
+    monkeypatch.setattr(backbone_weights, "keras_cache", lambda _: tmp_path)
+    monkeypatch.setattr(backbone_weights, "is_reachable", lambda _: False)
     (tmp_path / other).touch()
     with pytest.raises(UsageError, match=f"the ImageNet weights of {backbones.find(name).application} are not in"):
-        heads._check_imagenet(backbones.find(name))
+        backbone_weights.check_imagenet(backbones.find(name))
     (tmp_path / file).touch()
-    heads._check_imagenet(backbones.find(name))
+    backbone_weights.check_imagenet(backbones.find(name))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from resnet_study import errors
 from resnet_study.data import image_files, pixel_values
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
-from resnet_study.prediction import list_images
+from resnet_study.predict_files import list_images
 
 SHAPE = (32, 32, 3)
 

@@ -157,7 +157,7 @@ def test_an_archive_that_is_damaged_inside_is_named(tmp_path, damage):
 def test_without_arguments_it_is_the_experiment_of_the_text(site, tmp_path, monkeypatch, capsys):
     """All but the ImageNet weights, which need a network of their own: their lack is told before anything is trained."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flowers.heads._WEIGHTS_SITE", "http://127.0.0.1:9/")
+    monkeypatch.setattr("flowers.backbone_weights._WEIGHTS_SITE", "http://127.0.0.1:9/")
     assert flowers.train.main(["--classes=3"]) == 2
     told = capsys.readouterr()
     assert "images: Oxford 102 Flowers, 3 classes, in the parts of the flower text" in told.out

@@ -22,7 +22,7 @@ import flowers.train
 from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study import command_settings, evaluation, new_data, prediction
+from resnet_study import command_settings, evaluation, new_data, predict_files
 from resnet_study.class_names import ClassNames, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
@@ -71,10 +71,10 @@ def test_answers_of_images_that_were_replaced_are_not_taken(tmp_path):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     images = types.SimpleNamespace(files=[str(image), f"{packed}/c.png"])
-    keys = [prediction._key(model, images, "") for _ in range(2)]
+    keys = [predict_files._key(model, images, "") for _ in range(2)]
     for changed in (image, packed):
         changed.write_bytes(b"another")
-        keys.append(prediction._key(model, images, ""))
+        keys.append(predict_files._key(model, images, ""))
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_is_pruned_keeps_its_parts_and_its_recipe(tmp_path, capsys):
 
 def test_other_predictions_are_kept(tmp_path):
     def write(name):
-        path, places = prediction._write_beside(tmp_path, f"image\n{name}\n", ["", "fine"])
+        path, places = predict_files._write_beside(tmp_path, f"image\n{name}\n", ["", "fine"])
         assert [place.name for place in places.values()] == [
             path.name.replace("predictions", f"probabilities{head}").replace("csv", "npy") for head in ("", "-fine")
         ]
@@ -282,7 +282,7 @@ def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, 
         cv2.imwrite(str(folder / f"{number:02d}.png"), np.full((9, 9, 3), 5 * number, np.uint8))
     (tmp_path / "tree" / "3" / "99.png").write_bytes(b"broken")
     flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images", str(tmp_path / "tree")]
-    monkeypatch.setattr(prediction, "_AT_A_TIME", 3 * 8 * 8 * 3)
+    monkeypatch.setattr(predict_files, "_AT_A_TIME", 3 * 8 * 8 * 3)
     asked, predict = [], Predictor.predict
 
     def answer(model, images, *rest):
@@ -323,7 +323,7 @@ def test_two_that_answer_at_once_do_not_mix(tmp_path, monkeypatch, capsys):
     for image in images:
         cv2.imwrite(image, np.full((9, 9, 3), 100, np.uint8))
     flags = ["--mode=predict", f"--runs_dir={tmp_path}", "--version=digits", "--images"]
-    monkeypatch.setattr(prediction, "_AT_A_TIME", 8 * 8 * 3)  # an image at a time
+    monkeypatch.setattr(predict_files, "_AT_A_TIME", 8 * 8 * 3)  # an image at a time
     predict, asked = Predictor.predict, []
 
     def answer(model, *rest):
@@ -453,8 +453,8 @@ def test_images_alone_are_told_the_shipped_weights(images, tmp_path, monkeypatch
 
 
 def test_classes_that_differ_in_case_are_two():
-    images = prediction.ImageList([], frozenset(), [("letters", "A"), ("letters", "a"), ("B",), ("none",)])
-    assert prediction.find_true_names(images, ["A", "a", "b"], ["A", "a", "b"]) == ["A", "a", "b", None]
+    images = predict_files.ImageList([], frozenset(), [("letters", "A"), ("letters", "a"), ("B",), ("none",)])
+    assert predict_files.find_true_names(images, ["A", "a", "b"], ["A", "a", "b"]) == ["A", "a", "b", None]
 
 
 def test_predictions_of_a_run_are_named_after_its_data(images, tmp_path):
@@ -708,7 +708,7 @@ def test_models_of_one_name_in_two_places_keep_their_files(tmp_path, file, told)
 def test_home_in_a_path_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
-    assert prediction.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]
+    assert predict_files.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]
 
 
 def test_other_images_and_other_models_of_one_name_have_folders_of_their_own(tmp_path):

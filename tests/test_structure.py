@@ -13,10 +13,10 @@ _SPEC.loader.exec_module(structure)
 
 # From the ground up: a module imports only modules of its own group or of groups above it in this list.
 GROUPS = (
-    ("resnet_study.errors", "resnet_study.texts", "resnet_study.files", "resnet_study.checkpoints", "resnet_study.class_names", "resnet_study.environment", "resnet_study.exporting.runtimes"),  # the ground
+    ("resnet_study.errors", "resnet_study.strings", "resnet_study.files", "resnet_study.checkpoints", "resnet_study.class_names", "resnet_study.environment", "resnet_study.exporting.runtimes"),  # the ground
     (
         "resnet_study.settings", "resnet_study.command_line", "resnet_study.own_image_settings", "resnet_study.shared_settings", "resnet_study.presets", "resnet_study.run_folder", "resnet_study.run_changes", "resnet_study.run_images", "resnet_study.devices", "resnet_study.workers",
-        "resnet_study.networks", "resnet_study.saved_models", "resnet_study.predictor", "resnet_study.prediction", "resnet_study.new_data", "resnet_study.calibration", "resnet_study.metrics", "resnet_study.evaluation",
+        "resnet_study.networks", "resnet_study.saved_models", "resnet_study.predictor", "resnet_study.predict_files", "resnet_study.new_data", "resnet_study.calibration", "resnet_study.metrics", "resnet_study.evaluation",
         "resnet_study.data", "resnet_study.training", "resnet_study.exporting",
     ),
     (

@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_study.data.image_data import read_file
 from resnet_study.errors import UsageError
-from resnet_study.texts import composed, shorten
+from resnet_study.strings import composed, shorten
 
 _FEW = 20  # training images of a class
 _UNEVEN = 10  # times the images of the smallest class

@@ -17,7 +17,7 @@ import numpy as np
 from resnet_study.data.download import download, keras_cache
 from resnet_study.data.image_data import ImageData, Split, check_labels, read_file
 from resnet_study.errors import UsageError, one_line
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 KINDS = ("vehicle", "animal")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

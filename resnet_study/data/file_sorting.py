@@ -4,7 +4,7 @@ import collections
 import re
 from pathlib import Path
 
-from resnet_study.texts import composed
+from resnet_study.strings import composed
 
 PARTS = {
     "training": ("train", "training"),
@@ -17,7 +17,7 @@ class Sorting:
     """Files on their way into parts and classes.
 
     Attributes:
-        images: {names of the folders: names of the image files}, composed, see `texts.composed`; `path` gives them as they are stored.
+        images: {names of the folders: names of the image files}, composed, see `strings.composed`; `path` gives them as they are stored.
         root: the folders that are around everything.
         parts, unlabelled, has_parts: see `LabelledFiles`.
         multi_label: whether a label is a tuple of them, for images with several.

@@ -13,7 +13,7 @@ import PIL.Image
 from resnet_study.data.file_tree import read_member
 from resnet_study.data.pixel_values import to_colors
 from resnet_study.errors import UsageError
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",

@@ -14,7 +14,7 @@ from resnet_study.data.file_sorting import Sorting, part_of
 from resnet_study.data.file_tree import read_member
 from resnet_study.data.image_data import read_file
 from resnet_study.errors import UsageError, say_once
-from resnet_study.texts import composed, shorten
+from resnet_study.strings import composed, shorten
 
 _NAMES = (
     "filename",

@@ -20,7 +20,7 @@ from resnet_study.data.folder_layout import sort_by_folders
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.data.label_table import sort_by_table
 from resnet_study.errors import UsageError, say_once
-from resnet_study.texts import as_text, composed
+from resnet_study.strings import as_text, composed
 
 _NAMES_FILES = ("cat_to_name.json", "class_names.json")
 # What a folder of a run, of a test or of a study holds: its figures are no images of the data set.

@@ -31,11 +31,11 @@ from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.files import ASIDE, hash_file, move, write_json
-from resnet_study.prediction import list_images
+from resnet_study.predict_files import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import by_head, find_heads
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
 _SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share

@@ -16,7 +16,7 @@ from resnet_study.class_names import parse_class_names
 from resnet_study.errors import UsageError
 from resnet_study.exporting import runtimes
 from resnet_study.saved_models import check_head_names, load_model
-from resnet_study.texts import as_text, shorten
+from resnet_study.strings import as_text, shorten
 
 # The format of a file by the end of its name; a folder may be a SavedModel.
 _ENDINGS = {".onnx": "onnx", ".tflite": "litert"}

@@ -20,7 +20,7 @@ from resnet_study.networks import registry
 from resnet_study.networks.graph import inputs_of, outputs_of
 from resnet_study.networks.layers import CaffePreprocessing, PixelNormalization, finalize_layers
 from resnet_study.saved_models import as_functional, read_model
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 _NORMALIZATIONS = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
 

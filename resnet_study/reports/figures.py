@@ -38,7 +38,7 @@ from resnet_study.reports.run_page import write_run_page
 from resnet_study.reports.tables import describe_layers
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 _MOST_NAMED = 200  # classes of a confusion matrix
 

@@ -20,7 +20,7 @@ from resnet_study.files import write_atomically
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
-from resnet_study.texts import as_text
+from resnet_study.strings import as_text
 
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
 _LONGEST = 200  # bytes of the name of an image in the name of its explanation; file systems take 255

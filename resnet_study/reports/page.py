@@ -13,7 +13,7 @@ from bokeh.embed import components
 from bokeh.resources import Resources
 
 from resnet_study.files import write_atomically
-from resnet_study.texts import as_text
+from resnet_study.strings import as_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -9,7 +9,7 @@ from resnet_study.checkpoints import check_checkpoint, latest_checkpoint_in
 from resnet_study.errors import UsageError
 from resnet_study.files import is_kind, read_json
 from resnet_study.run_folder import RunFolder
-from resnet_study.texts import as_text, shorten
+from resnet_study.strings import as_text, shorten
 
 
 def list_runs(runs_dir: str) -> list[dict]:

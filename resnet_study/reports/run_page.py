@@ -21,7 +21,7 @@ from resnet_study.reports.page import render_markdown, write_page
 from resnet_study.reports.published import list_numbers, published_error, settings_class
 from resnet_study.run_folder import RunFolder
 from resnet_study.run_images import check_own
-from resnet_study.texts import as_text
+from resnet_study.strings import as_text
 
 _SHEETS = {"augmentation": "Augmentation", "samples": "Training images", "heads": "Heads"}
 _MOST_CLASSES = 20  # of a confusion matrix; beyond, a list of confusions stands for it

@@ -23,7 +23,7 @@ from resnet_study import devices
 from resnet_study.errors import UsageError, one_line
 from resnet_study.reports.page import render_page
 from resnet_study.serving.served_model import MOST_PIXELS, ModelError, ServedModel
-from resnet_study.texts import as_text
+from resnet_study.strings import as_text
 
 HOST = "127.0.0.1"
 _LARGEST_UPLOAD = 20_000_000  # bytes

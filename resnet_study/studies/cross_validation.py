@@ -30,6 +30,7 @@ from resnet_study.reports.figures import draw_confusion
 from resnet_study.reports.tables import escape, table_lines
 from resnet_study.run_folder import RunFolder, run_folder_of
 from resnet_study.run_images import check_own
+from resnet_study.strings import as_text, composed
 from resnet_study.studies.runs import (
     check_study_folder,
     describe,
@@ -39,7 +40,6 @@ from resnet_study.studies.runs import (
     result_row,
     write_study,
 )
-from resnet_study.texts import as_text, composed
 
 # Metrics of the summary: title, digits.
 _ONE_LABEL = {"accuracy": ("accuracy, %", 2), "balanced_accuracy": ("balanced accuracy, %", 2), "macro_f1": ("macro F1", 3), "loss": ("loss", 4)}  # fmt: skip

@@ -12,7 +12,7 @@ from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.run_folder import run_around
 from resnet_study.saved_models import CANNOT_COPY, load_model
-from resnet_study.texts import shorten
+from resnet_study.strings import shorten
 
 _SMALLEST = 1e-37  # instead of a probability of 0, whose logarithm is no number; float32 holds hardly any smaller
 

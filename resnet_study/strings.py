@@ -25,7 +25,7 @@ def shorten(text: str, longest: int = 200) -> str:
         room or more, else behind its last whole word.
 
     Example:
-        from resnet_study.texts import shorten
+        from resnet_study.strings import shorten
 
         print(shorten("expected a shape, received none", 20))  # expected a shape...
     """

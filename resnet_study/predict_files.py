@@ -36,7 +36,7 @@ from resnet_study.exporting.exported_model import ExportedModel
 from resnet_study.files import holding_lock, move, write_array, write_atomically
 from resnet_study.predictor import Predictor
 from resnet_study.saved_models import by_head, find_heads
-from resnet_study.texts import as_text, composed
+from resnet_study.strings import as_text, composed
 
 _AT_A_TIME = 64 << 20  # bytes of images in memory
 _LEFT_OUT_NAMED = 20
