@@ -74,7 +74,7 @@ def training_batches(
         if features is not None:
             return features[indices, variants], part.labels[indices]
         made = [make_variant(part, *pair, config) for pair in zip(indices, variants, strict=True)]
-        return np.stack(made), part.labels[indices]
+        return np.stack(made), part.labels_of(indices)
 
     def make_shard(shard):
         images, labels = tf.numpy_function(make, [shard], [kind, tf.int32])

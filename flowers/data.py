@@ -102,7 +102,8 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     if config.faithful:
         classes = sorted(classes)
     parts, broken = {}, []
-    for part, (files, labels) in _split(found, classes, config, rounding).items():
+    draws_test = "test" not in found.parts and (not found.has_parts or run is None or _holds_test(run))
+    for part, (files, labels) in _split(found, classes, config, rounding, draws_test).items():
         if files:
             parts[part], reasons = make_part(files, labels, config)
             broken += reasons
@@ -125,7 +126,7 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     )  # fmt: skip
 
 
-def _split(found, classes, config, rounding) -> dict[str, tuple[list[str], np.ndarray]]:
+def _split(found, classes, config, rounding, draws_test) -> dict[str, tuple[list[str], np.ndarray]]:
     """Files and labels of each part: those that the images have, or that are drawn where there is none for validation."""
     rank, parts = {name: label for label, name in enumerate(classes)}, {}
     for part, members in find_parts(found, config).items():
@@ -134,7 +135,7 @@ def _split(found, classes, config, rounding) -> dict[str, tuple[list[str], np.nd
     if "validation" in parts:
         return parts
     fractions = {"validation_fraction": config.validation_fraction}
-    if config.test_fraction and not found.has_parts:
+    if config.test_fraction and draws_test:
         fractions["test_fraction"] = config.test_fraction
     files, labels = parts["training"]
     held_out = hold_out(labels, fractions, config.split_seed, classes, rounding)
@@ -154,6 +155,11 @@ def _stored_rounding(run: RunFolder) -> str:
             f"{run.data} must have a split_rounding of {ALL_CLASSES} or {EACH_CLASS}, received another; restore it or start a new run"
         )
     return rounding
+
+
+def _holds_test(run: RunFolder) -> bool:
+    """Whether a run has test images, if it has begun: earlier versions held none out of a folder train/ without another part beside it."""
+    return not run.data.is_file() or bool(read_json(run.data, {"images": {"test": int}})["images"]["test"])
 
 
 def _load_published(config: FlowerParameters) -> FlowerData:

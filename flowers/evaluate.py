@@ -15,7 +15,7 @@ from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
 from resnet_study.reports.console import print_result, report_others
 from resnet_study.run_folder import begun_run_around, find_run, find_settings, run_around, run_folder_of
-from resnet_study.run_images import check_parts, tell_known_validation
+from resnet_study.run_images import check_parts, tell_known_images
 
 # The settings that the name of a run folder follows from.
 NAMING = ("version", "runs_dir", "model", "dataset", "data_dir", "seed", "folds", "fold")
@@ -65,7 +65,7 @@ def evaluate(config: FlowerParameters):
     data = load_as_trained(config, path, model)
     pflop = None
     if config.test_ckpt_path:
-        tell_known_validation(path, config)
+        tell_known_images(path, config, data.fingerprint)
     else:
         _check_data(run, data)
         pflop = transfer_pflop(config, model, run.last_step(), data)

@@ -46,7 +46,7 @@ class ImagePart:
         return len(self.files)
 
     def read(self, index: int) -> np.ndarray:
-        """One image; in the place of a broken one that is skipped, the next of its class.
+        """One image; in the place of a broken one that is skipped, the next of its class, or of several labels one that shares most.
 
         Args:
             index: 0-based place in the part.
@@ -55,18 +55,36 @@ class ImagePart:
             uint8 [height, width, RGB].
 
         Raises:
-            UsageError: it is broken, and not to be skipped; or all of its class are.
+            UsageError: it is broken, and not to be skipped; or all that could stand in are.
         """
         image = self._attempt(index)
         if image is not None:
             return image
-        same = (self.labels == self.labels[index]).reshape(len(self), -1)
-        members = np.flatnonzero(same.all(axis=1))
-        for other in np.roll(members, -int(np.searchsorted(members, index)) - 1):
-            image = self._attempt(int(other))
+        for other in self._stand_ins(index):
+            image = self._attempt(other)
             if image is not None:
                 return image
         raise UsageError(f"no image of the class of {self.files[index]} can be read; mend some")
+
+    def labels_of(self, indices) -> np.ndarray:
+        """The labels of what `read` has given for these places, int32 [m] or [m, classes]: those of the images that stand in for broken ones."""
+        read = [
+            next(other for other in self._stand_ins(int(index)) if other not in self.broken)
+            if index in self.broken
+            else index
+            for index in indices
+        ]
+        return self.labels[read]
+
+    def _stand_ins(self, index: int) -> list[int]:
+        """The images that may stand in for a broken one, in the order in which they are tried."""
+        same = (self.labels == self.labels[index]).reshape(len(self), -1).all(axis=1)
+        members = np.flatnonzero(same)
+        members = np.roll(members, -int(np.searchsorted(members, index)) - 1)
+        if self.labels.ndim == 2:  # it may be the only one with these labels
+            shared = np.argsort(-(self.labels @ self.labels[index]), kind="stable")
+            members = np.concatenate([members, shared[~same[shared]]])
+        return members.tolist()
 
     def load(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """Several images, without the broken ones that are skipped.

@@ -64,7 +64,7 @@ def _run(argv):
         from resnet_study.data.labelled_files import find_labelled
 
         found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
-        if "validation" in found.parts or (found.has_parts and asked[0] == "test_fraction"):
+        if "validation" in found.parts or ("test" in found.parts and asked[0] == "test_fraction"):
             raise UsageError(
                 f"{found.place} must be one whole to be split by --{asked[0]}, received parts ({', '.join(found.parts)}); leave it out"
             )

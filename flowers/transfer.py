@@ -32,7 +32,7 @@ from resnet_study.networks import registry
 from resnet_study.networks.layers import PatchWhitening, PixelNormalization, finalize_layers
 from resnet_study.networks.multiply_adds import count_parameters
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.run_images import check_same_images, tell_known_validation
+from resnet_study.run_images import check_same_images, tell_known_images
 from resnet_study.saved_models import save_model
 from resnet_study.strings import shorten
 from resnet_study.training.callbacks import count_lowered, make_watchers
@@ -191,7 +191,7 @@ class Transfer(Task):
         if self._load_weights and not known and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
         if self._load_weights:
-            tell_known_validation(config.weights, config)
+            tell_known_images(config.weights, config, self.data.fingerprint)
         if self._load_weights and config.weights == "none":
             self._adapt_whitening()
         self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)

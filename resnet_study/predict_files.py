@@ -347,8 +347,13 @@ def find_true_names(images: ImageList, names, shown) -> list[str | None]:
     return [next(filter(None, map(find, reversed(inner))), None) for inner in images.folders]
 
 
-def _write_beside(folder: Path, text: str, heads) -> tuple[Path, dict[str, Path]]:
+def _write_beside(folder: Path, text: str, probabilities) -> tuple[Path, dict[str, Path]]:
     """Writes `predictions.csv`, or with the next free number where there are others, or probabilities of others, whose table was renamed.
+
+    Args:
+        folder: where to write.
+        text: of the table.
+        probabilities: {name of the head: float32 [images, classes]}.
 
     Returns:
         (path of the table; {name of the head: path for its probabilities}).
@@ -357,12 +362,25 @@ def _write_beside(folder: Path, text: str, heads) -> tuple[Path, dict[str, Path]
     while True:
         end = f"-{number}" * (number > 1)
         path = folder / f"predictions{end}.csv"
-        places = {head: folder / f"probabilities{f'-{head}' * bool(head)}{end}.npy" for head in heads}
+        places = {head: folder / f"probabilities{f'-{head}' * bool(head)}{end}.npy" for head in probabilities}
         is_free = not any(place.exists() for place in (path, _beside(path), *places.values()))
-        if is_free or (path.is_file() and path.read_bytes() == as_text(text).encode()):
+        # The table has four digits, so that answers that differ may have the same.
+        is_same = path.is_file() and path.read_bytes() == as_text(text).encode()
+        if is_free or (is_same and all(_holds(places[head], answers) for head, answers in probabilities.items())):
             write_atomically(path, text)
             return path, places
         number += 1
+
+
+def _holds(place: Path, answers) -> bool:
+    """Whether a file has no other probabilities than these: it may be missing, or what a kill has left."""
+    if not place.is_file():
+        return True
+    try:
+        held = np.load(place, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return True
+    return held.shape == answers.shape and np.allclose(held, answers, rtol=0, atol=1e-6)
 
 
 def _beside(path: Path) -> Path:

@@ -3,7 +3,7 @@
 check_own, check_own_of     of a test, a prediction or a page: the images have not changed since
 check_same_images           of a run that goes on
 check_parts                 flags that would draw other parts
-tell_known_validation       of weights that may know the validation images
+tell_known_images           of weights that may know images that are held out
 """
 
 import json
@@ -71,10 +71,18 @@ def check_parts(run: RunFolder, stored, flags: dict, names) -> None:
             raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
 
 
-def tell_known_validation(path: str, config) -> None:
-    """Says so where the weights of `path` may have been trained on the validation images of settings of either program: shipped ones of that
-    data set, or those of a run on the same images that held out others."""
-    if not config.validation_fraction:
+def tell_known_images(path: str, config, fingerprint: str) -> None:
+    """Says so where the weights of `path` may have been trained on images that a run holds out: shipped weights of that data set, or those of a
+    run on the same images that held out others. Of images of one's own these may be test images, too.
+
+    Args:
+        path: of the weights, or their name.
+        config: settings of either program, for the run that begins with these weights or tests them.
+        fingerprint: of its images, see `labelled_files.LabelledFiles.fingerprint`.
+    """
+    held_out = ["validation"] if config.validation_fraction else []
+    held_out += ["test"] if config.dataset == "folder" and (config.test_fraction or config.folds) else []
+    if not held_out:
         return
     if path in registry.SHIPPED:
         knows = _images_of(registry.dataset_of(path)) == _images_of(config.dataset)
@@ -82,21 +90,25 @@ def tell_known_validation(path: str, config) -> None:
         run = begun_run_around(path)
         stored = read_json(run.config, dict) if run else {}
         knows = _images_of(stored.get("dataset")) == _images_of(config.dataset)
-        # The parts are drawn class by class, so other labels give others.
-        parts = ["dataset", "heads", "validation_fraction", "split_seed"]
+        # The parts are drawn class by class, so other labels give others; and so do images that were added.
+        parts, is_alike = ["dataset", "heads", "validation_fraction", "split_seed"], True
         if knows and config.dataset == "folder":
             places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
-            knows = places[0] == places[1]
+            kept = read_json(run.data, {}).get("fingerprint") if run and run.data.is_file() else None
+            knows = places[0] == places[1] or kept == fingerprint
+            is_alike = kept in (None, fingerprint)
             parts += ["test_fraction", "folds", "fold", "labels", "label_level"]
         # The two programs draw other parts by the same seed.
-        is_alike = ("preset" in stored) == hasattr(config, "preset")
+        is_alike = is_alike and ("preset" in stored) == hasattr(config, "preset")
         fields = config.__dataclass_fields__  # a run of before there was one of them had its default
         knows = knows and not (
             is_alike
             and all(stored.get(name, fields[name].default) == getattr(config, name) for name in parts if name in fields)
         )
     if knows:
-        say_once(f"note: {path} may have been trained on the validation images; then errors on these are too small")
+        say_once(
+            f"note: {path} may have been trained on the {' and '.join(held_out)} images; then errors on these are too small"
+        )
 
 
 def _images_of(dataset: str | None) -> str | None:

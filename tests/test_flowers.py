@@ -449,6 +449,16 @@ def test_a_run_of_before_there_was_one_rounding_keeps_its_parts(tmp_path):
     assert split_names(begun_again.data) == new and begun_again.data.split_rounding == "all_classes"
     run.data.write_text('{"split_rounding": "all_classes"}')
     assert split_names(data.load_images(config, run)) == new
+    # Of a folder train/ alone, earlier versions held no test images out.
+    folder.rename(tmp_path / "train")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "train").rename(tmp_path / "whole" / "train")
+    config = settings(tmp_path / "whole", tmp_path, find_leaks="off")
+    run.data.unlink()
+    assert split_names(data.load_images(config, run)) == new
+    run.data.write_text('{"images": {"training": 54, "validation": 6, "test": 0}, "split_rounding": "all_classes"}')
+    found = data.load_images(config, run)
+    assert found.test is None and (len(found.training), len(found.validation)) == (54, 6)
     run.data.write_text('{"split_rounding": "else"}')
     with pytest.raises(UsageError, match="must have a split_rounding of all_classes or each_class, received another"):
         data.load_images(config, run)

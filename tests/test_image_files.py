@@ -120,16 +120,52 @@ def five_bands():
     return b"II*\0" + struct.pack("<I", 16) + bytes(8) + directory
 
 
+def planes(bits):
+    """A TIFF of one pixel, red, green and blue one after the other, each of so many bits."""
+    size = bits // 8
+    tags = [
+        (256, 4, 1, 1),
+        (257, 4, 1, 1),
+        (258, 3, 3, 26),
+        (262, 3, 1, 2),
+        (273, 4, 3, 32),
+        (277, 3, 1, 3),
+        (278, 4, 1, 1),
+        (279, 4, 3, 44),
+        (284, 3, 1, 2),
+    ]
+    head = b"II*\0" + struct.pack("<I", 56) + bytes([200, 200, 40, 40, 20, 20]).ljust(18, b"\0")
+    lists = struct.pack("<3H3I3I", *(bits,) * 3, *(8 + size * band for band in range(3)), *(size,) * 3)
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return head + lists + directory
+
+
 CAUSES = {
     "missing": (None, "expected an image file, received '.*strange', which does not exist; check the name"),
     "empty": (b"", "strange is empty; give PNG"),
     "text": (b"not an image", "strange is no image of a kind that is read; give PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000"),
     "pcx": (encode("PCX"), "strange is no image of a kind that is read; give PNG"),
-    "five bands": (five_bands(), "strange is a TIFF that is damaged, or has more than four bands or .*; save it with three bands"),
+    "five bands": (five_bands(), "strange is a TIFF that is damaged, or has more than four bands, .*; save it with three bands"),
+    "planes": (planes(16), "strange has its bands of 16 bits one after the other, which .*; save it with interleaved bands"),
+    "a film": (bytes(4) + b"ftypisom" + bytes(40), "strange is cut off, or no image of a kind that is read; copy it again, or give PNG"),
     "damaged": (damaged_png(), r"strange is damaged \(broken data stream when reading image file\); mend it"),
     "pixels": (b"P6 30000 30000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
     "a bomb": (b"P6 30000 3000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),
 }  # fmt: skip
+
+
+def test_bands_of_eight_bits_may_lie_one_after_the_other(tmp_path):
+    (tmp_path / "x").write_bytes(planes(8).replace(bytes([200, 200, 40, 40, 20, 20]), bytes([200, 40, 20, 0, 0, 0])))
+    assert read_image(tmp_path / "x", (8, 8, 3))[0, 0].tolist() == [200, 40, 20]
+
+
+def test_the_limit_of_pillow_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)  # as programs for large images set it
+    (tmp_path / "x").write_bytes(encode("PNG"))
+    assert read_image(tmp_path / "x", SHAPE).shape == SHAPE
+    (tmp_path / "x").write_bytes(CAUSES["a bomb"][0])
+    with pytest.raises(UsageError, match="too many pixels, expected at most 89,478,485"):
+        read_image(tmp_path / "x", SHAPE)
 
 
 @pytest.mark.parametrize("cause", CAUSES)

@@ -438,6 +438,34 @@ def test_a_column_of_parts_is_known_by_what_it_holds_and_tables_may_be_those_of_
         assert parts["test"] == {"y": ["3.png"]} and parts["validation"] == {"x": ["2.png"]} and "by its column" in said
 
 
+@pytest.mark.parametrize(
+    ("table", "parts"),
+    [
+        ("image,label,is_valid\n0,a,True\n1,a,False\n2,b,False\n3,b,\n", {"training": 3, "validation": 1}),
+        ("image,label,is_valid,is_test\n0,a,1,0\n1,a,0,1\n2,b,0,0\n3,a,0,0\n", {"training": 2, "validation": 1, "test": 1}),
+        ("image,cat,dog,is_valid\n0,1,0,1\n1,0,1,0\n2,1,0,0\n3,0,1,0\n", {"training": 3, "validation": 1}),
+        ("image,label,is_train\n0,a,1\n1,a,0\n2,b,1\n3,b,1\n", {"training": 3, "validation": 1}),
+        ("image,is_train,is_car\n0,1,0\n1,0,1\n2,1,0\n3,1,0\n", {"training": 4}),  # a train is no part
+    ],
+)  # fmt: skip
+def test_columns_of_true_and_false_mark_parts(tmp_path, table, parts):
+    make(tmp_path, *(f"{number}.png" for number in range(4)))
+    (tmp_path / "t.csv").write_text(table)
+    data = find_labelled(str(tmp_path), "t.csv")
+    assert {part: len(members) for part, members in data.parts.items() if members} == parts
+    assert data.has_parts == (len(parts) > 1) and "is_valid" not in data.classes
+
+
+def test_a_column_called_set_need_not_name_parts(tmp_path, capsys):
+    make(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.csv").write_text("image,label,set\n1,a,left\n2,b,right\n")
+    assert not find_labelled(str(tmp_path), "t.csv").has_parts
+    assert "note: the column set of" in capsys.readouterr().out
+    (tmp_path / "t.csv").write_text("image,label,set\n1,a,left\n2,b,test\n")
+    with pytest.raises(UsageError, match="has 'left' in row 2 of its column of parts"):
+        find_labelled(str(tmp_path), "t.csv")
+
+
 def test_a_list_in_class_names_json_is_told_and_names_nothing(tmp_path, capsys):
     make(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "class_names.json").write_text('["cat", "dog"]')

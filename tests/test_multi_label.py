@@ -13,6 +13,7 @@ from test_labelled_files import make
 import cifar10_main
 import flowers.evaluate
 import flowers.train
+from flowers.image_part import ImagePart
 from resnet_study import new_data
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.data.mixing import Mixer
@@ -249,3 +250,18 @@ def test_mixed_labels_are_shares():
     mixed, shares = Mixer(config, (4, 4, 3), 3).mix(images, tf.constant(labels), tf.constant(0, tf.int64))
     np.testing.assert_allclose(mixed[:, 0, 0, 0], shares[:, 0], atol=1e-6)
     assert ((shares[:, 0] > 0) & (shares[:, 0] < 1)).numpy().any()
+
+
+def test_what_stands_in_for_a_broken_image_brings_its_labels():
+    """The labels of an image may be those of no other; then one that shares most stands in."""
+    labels = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]], np.int32)
+    images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8)
+    part = ImagePart(("a", "b", "c", "d"), labels, (2, 2, 3), images, broken={0: "broken"})
+    assert part.read(0).max() == 2 and part.labels_of([0, 1]).tolist() == [[1, 0, 0], [0, 0, 1]]
+    part.broken.update({2: "too", 3: "too"})
+    assert part.read(0).max() == 1 and part.labels_of([0]).tolist() == [[0, 0, 1]]
+    of_one = ImagePart(("a", "b", "c"), np.array([0, 1, 0], np.int32), (2, 2, 3), images, broken={0: "broken"})
+    assert of_one.read(0).max() == 2 and of_one.labels_of([0, 1]).tolist() == [0, 1]
+    of_one.broken[2] = "too"
+    with pytest.raises(UsageError, match="no image of the class of a can be read"):
+        of_one.read(0)

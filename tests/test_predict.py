@@ -38,7 +38,7 @@ from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder, run_around
-from resnet_study.run_images import tell_known_validation
+from resnet_study.run_images import tell_known_images
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.studies import compress, prune
 
@@ -115,8 +115,8 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     run = begun(from_preset("fast", runs_dir=str(tmp_path)))
     own = begun(from_preset("folder", dataset="folder", data_dir=".", version="own", runs_dir=str(tmp_path)))
-    for each in (run, own):
-        write_json(each.data, {"class_names": ["a"]})
+    write_json(run.data, {"class_names": ["a"]})
+    write_json(own.data, {"class_names": ["a"], "fingerprint": "of before"})
     for path, changes, told in (
         ("cifar10", {}, True),
         ("cifar10", {"validation_fraction": 0.0}, False),
@@ -134,11 +134,24 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
         (str(own.best), {"data_dir": str(tmp_path), "test_fraction": 0.4}, True),
         (str(own.best), {"data_dir": str(tmp_path), "folds": 5, "fold": 2}, True),
         (str(own.best), {"data_dir": str(tmp_path / "others"), "split_seed": 1}, False),
+        (str(own.best), {"data_dir": str(tmp_path / "moved"), "split_seed": 1}, True),
+        (str(own.best), {"data_dir": str(tmp_path / "moved")}, False),
+        (str(own.best), {"data_dir": str(tmp_path), "fingerprint": "one image more"}, True),
+        (str(own.best), {"data_dir": str(tmp_path), "split_seed": 1, "validation_fraction": 0.0}, True),
     ):
         _said.clear()
         asked = {"dataset": "folder"} | changes if path == str(own.best) else changes
-        tell_known_validation(path, from_preset("fast", **asked))
-        assert ("may have been trained on the validation images" in capsys.readouterr().out) == told, (path, changes)
+        fingerprint = asked.pop("fingerprint", "of others" if "others" in asked.get("data_dir", "") else "of before")
+        tell_known_images(path, from_preset("fast", **asked), fingerprint)
+        parts = (
+            "test"
+            if asked.get("validation_fraction") == 0
+            else "validation and test"
+            if path == str(own.best)
+            else "validation"
+        )
+        said = f"may have been trained on the {parts} images" in capsys.readouterr().out
+        assert said == told, (path, changes)
 
 
 def test_a_run_that_is_pruned_keeps_its_parts_and_its_recipe(tmp_path, capsys):
@@ -153,14 +166,20 @@ def test_a_run_that_is_pruned_keeps_its_parts_and_its_recipe(tmp_path, capsys):
 
 
 def test_other_predictions_are_kept(tmp_path):
-    def write(name):
-        path, places = predict_files._write_beside(tmp_path, f"image\n{name}\n", ["", "fine"])
+    def write(name, value=0.5):
+        answers = {head: np.full((1, 2), value, np.float32) for head in ("", "fine")}
+        path, places = predict_files._write_beside(tmp_path, f"image\n{name}\n", answers)
         assert [place.name for place in places.values()] == [
             path.name.replace("predictions", f"probabilities{head}").replace("csv", "npy") for head in ("", "-fine")
         ]
+        for head, place in places.items():
+            np.save(place, answers[head])
         return path.name
 
     assert [write(name) for name in "aab"] == ["predictions.csv", "predictions.csv", "predictions-2.csv"]
+    assert [write("a", 0.6) for _ in range(2)] == ["predictions-3.csv"] * 2  # of the same table, in four digits
+    for left in tmp_path.glob("*-3.*"):
+        left.unlink()
     assert (tmp_path / "predictions.csv").read_text() == "image\na\n"
     # A table that was renamed leaves its probabilities behind.
     for number, left in ((2, "probabilities-2.csv"), (3, "probabilities-fine-3.npy")):

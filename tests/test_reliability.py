@@ -229,10 +229,12 @@ def test_runs_are_listed_while_one_deletes_files(tmp_path, monkeypatch):
     (run.path / "passing").touch()
 
     def find_late(folder):
-        (run.path / "passing").unlink()
+        (run.path / "passing").unlink(missing_ok=True)
         return find_state(folder)
 
     monkeypatch.setattr(run_list, "_find_state", find_late)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"layers": 3}')  # of another program
     assert [row["name"] for row in run_list.list_runs(str(tmp_path))] == ["run0"]
 
 

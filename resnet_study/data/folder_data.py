@@ -50,7 +50,8 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
         raise UsageError(
             f"--folds={config.folds} is a run for each fold, by --mode=train or flowers.train; give --fold=1 to {config.folds} for one of them"
         )
-    if bare := [name for name in data.classes if name not in trained]:
+    used = data.classes[: getattr(config, "classes", 0) or None]
+    if bare := [name for name in used if name not in trained]:
         raise UsageError(
             f"every class of {data.place} needs training images, received none for {', '.join(bare[:5])}; add some, "
             "take out what no model can learn, or use --mode=test or flowers.evaluate to test a model on them"

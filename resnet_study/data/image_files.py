@@ -34,7 +34,9 @@ _HEIC = (
 )  # the kind that a file of this family states
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
 _PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white
+_BITS, _PLANES = 258, 284  # tags of TIFF: bits of each band; 2 = the bands lie one after the other
 _EXIF_ORIENTATION = 0x0112
+_MOST_PIXELS = 89_478_485  # as Pillow has it; programs set its own to None
 _LARGEST_FILE = 256 << 20  # bytes
 _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to RGB
 # By what a JPEG is decoded smaller, and how many times the sides of what is wanted it must keep, or the mean would be of too few pixels.
@@ -201,7 +203,7 @@ def decode_pixels(
         # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
         # OpenCV would show that in grey. A JPEG that has its end is decoded once, by OpenCV: that is half of the time.
         with _QUIET, PIL.Image.open(io.BytesIO(content), formats=formats) as opened:
-            if opened.width * opened.height > (most_pixels or PIL.Image.MAX_IMAGE_PIXELS):
+            if opened.width * opened.height > (most_pixels or _MOST_PIXELS):
                 raise PIL.Image.DecompressionBombError
             # Phones and stereo cameras put several JPEG images into one file, which Pillow calls MPO; the first is meant.
             kind = "JPEG" if opened.format == "MPO" else opened.format
@@ -210,6 +212,11 @@ def decode_pixels(
                 opened.draft(opened.mode, (1, 1))
             if kind != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
                 opened.load()
+            if kind == "TIFF" and opened.tag_v2.get(_PLANES) == 2 and opened.tag_v2.get(_BITS, (8,))[0] != 8:
+                raise UsageError(
+                    f"{file} has its bands of {opened.tag_v2[_BITS][0]} bits one after the other, which neither OpenCV nor Pillow reads rightly; save it "
+                    "with interleaved bands"
+                )
             has_alpha = kind != "TIFF" or opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] in _ALPHAS
             orientation = 1
             if kind != "TIFF":  # of which OpenCV heeds how the camera was held itself
@@ -232,6 +239,8 @@ def decode_pixels(
                     if image.dtype in _SWAPPED
                     else image[..., [2, 1, 0, *range(3, image.shape[-1])]]
                 )
+    except UsageError:
+        raise
     # A damaged image can raise nearly anything.
     except Exception as error:
         # Texts that are too long for Pillow, before the pixels or behind them, are no part of the image.
@@ -246,11 +255,13 @@ def decode_pixels(
         if is_cut:
             reason = "is cut off: its end is missing; copy it again or leave it out"
         elif isinstance(error, PIL.UnidentifiedImageError) and content.startswith((b"II*\0", b"MM\0*")):
-            reason = "is a TIFF that is damaged, or has more than four bands or colours in floating point; save it with three bands of 8 or 16 bits"
+            reason = "is a TIFF that is damaged, or has more than four bands, two of 16 bits, or colours in floating point; save it with three bands of 8 or 16 bits"
+        elif isinstance(error, PIL.UnidentifiedImageError) and content[4:8] == b"ftyp":  # AVIF, HEIC, films
+            reason = f"is cut off, or no image of a kind that is read; copy it again, or give {_KINDS}"
         elif isinstance(error, PIL.UnidentifiedImageError):
             reason = f"is no image of a kind that is read; give {_KINDS}"
         elif isinstance(error, _BOMBS):
-            reason = f"has too many pixels, expected at most {most_pixels or PIL.Image.MAX_IMAGE_PIXELS:,}; give a smaller image"
+            reason = f"has too many pixels, expected at most {most_pixels or _MOST_PIXELS:,}; give a smaller image"
         else:
             reason = f"is damaged ({shorten(str(error))}); mend it or leave it out"
         raise UsageError(f"{file} {reason}") from error
@@ -296,7 +307,7 @@ def _is_beyond_opencv(opened, tile, has_alpha: bool) -> bool:
     if (
         opened.format == "TIFF"
     ):  # of 8 bits, whose colours libtiff multiplies by alpha, and whose alpha of grey it drops
-        return has_alpha and opened.tag_v2.get(258, (1,))[0] == 8
+        return has_alpha and opened.tag_v2.get(_BITS, (1,))[0] == 8
     if opened.format == "PPM":
         return tile[0][0] == "ppm" and tile[0][3][-1] != 65535
     return opened.format == "PNG" and opened.mode in ("1", "L") and "transparency" in opened.info

@@ -32,6 +32,15 @@ _NAMES = (
 _TAGS = "tags"  # which are several, as the name says, also with spaces between them
 _LABELS = ("label", "labels", "class", "class_name", "target", "category", _TAGS)
 _PARTS = ("split", "part", "subset", "set")
+# Columns of true and false, such as fastai has them, and the part that true means; of false, the rest is training, or validation.
+_MARKS = {
+    "is_test": "test",
+    "is_valid": "validation",
+    "is_val": "validation",
+    "is_validation": "validation",
+    "is_train": "training",
+}
+_TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 _LARGEST = 1 << 30  # bytes
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how text begins that Excel calls Unicode
 SEPARATORS = {"bar": "|", "semicolon": ";", "comma": ",", "space": " "}
@@ -206,17 +215,31 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
     name, label, part = (
         next((columns.index(known) for known in kind if known in columns), None) for kind in (_NAMES, _LABELS, _PARTS)
     )
-    if part is None:
+    if (
+        part is not None
+        and columns[part] != "split"
+        and not any(part_of(cells[part]) for cells in lines[1:] if len(cells) > part)
+    ):
+        say_once(
+            f"note: the column {columns[part]} of {place} names no part (train, valid or test), so it is left aside"
+        )
+        part = None
+    marks = (
+        [] if part is not None else [index for index, column in enumerate(columns) if _is_mark(lines, index, column)]
+    )
+    if any(column.startswith("is_") and column not in _MARKS for column in columns):
+        marks = []  # is_train may stand beside is_car
+    if part is None and not marks:
         part = next(
             (index for index in range(len(columns)) if index not in (name, label) and _holds_parts(lines, index)), None
         )
-    classes = [] if label is not None or name is None else _find_classes(lines, {name, part})
+    classes = [] if label is not None or name is None else _find_classes(lines, {name, part, *marks})
     if name is None or (label is None and not classes):
         raise UsageError(
             f"{place} must have a column filename, image, path or id, and one label, class or target, or columns of 0 and 1 "
             f"for two classes or more, in its first row, received {shorten(', '.join(columns)) or 'nothing'}; name the columns so"
         )
-    rows = []
+    rows, has_parts = [], part is not None or bool(marks)
     for number, cells in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in cells):
             continue
@@ -226,7 +249,7 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
             raise UsageError(
                 f"{place} has {len(cells)} cells in row {number}, expected {len(columns)}; put several labels into quotes"
             )
-        told = None
+        told = _marked_part(cells, marks, columns) if marks else None
         if part is not None:
             told = part_of(cells[part])
             if told is None:
@@ -243,16 +266,29 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
         if separator != "auto":
             say_once(f"note: {place} has columns of 0 and 1, so --label_separator={separator} is of no use")
         if not rows or any(len(labels) != 1 for _, labels, _ in rows):
-            return rows, part is not None, True, f"several for an image: {len(classes)} columns of 0 and 1"
+            return rows, has_parts, True, f"several for an image: {len(classes)} columns of 0 and 1"
         one = [(file, label, told) for file, (label,), told in rows]
-        return one, part is not None, False, f"one for an image: {len(classes)} columns, of which each row has one 1"
+        return one, has_parts, False, f"one for an image: {len(classes)} columns, of which each row has one 1"
     found = _find_separator({cell for _, cell, _ in rows if cell}, separator, columns[label])
     if not found:
-        return rows, part is not None, False, ""
+        return rows, has_parts, False, ""
     mark = SEPARATORS[found]
     rows = [(file, cell and split_cell(cell, mark), told) for file, cell, told in rows]
     kind = f"several for an image, with a {found} between them (--label_separator=none makes one of each cell)"
-    return rows, part is not None, True, kind
+    return rows, has_parts, True, kind
+
+
+def _is_mark(lines, index, column) -> bool:
+    """Whether a column says of each image, by true or false, whether it is of a part."""
+    cells = {cells[index].strip().lower() for cells in lines[1:] if len(cells) > index}
+    return column in _MARKS and bool(cells & set(_TRUE)) and cells <= {*_TRUE, *_FALSE}
+
+
+def _marked_part(cells, marks, columns) -> str:
+    marked = [_MARKS[columns[index]] for index in marks if cells[index].strip().lower() in _TRUE]
+    told = {_MARKS[columns[index]] for index in marks}
+    # With is_train alone, what is not trained on validates.
+    return marked[0] if marked else "training" if "training" not in told else "validation"
 
 
 def _holds_parts(lines, index) -> bool:

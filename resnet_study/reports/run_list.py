@@ -57,6 +57,8 @@ def _find_state(run):
         if not run.holds_run():
             return row | {"state": "test"} if run.result.is_file() else None
         config = read_json(run.config, dict)
+        if not {"train_steps", "epochs"} & config.keys():  # of another program
+            return row | {"state": "test"} if run.result.is_file() else None
         step = reports = 0
         if run.error_csv.is_file():
             history = run.read_history()

@@ -19,7 +19,7 @@ from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
-from resnet_study.run_images import check_same_images, tell_known_validation
+from resnet_study.run_images import check_same_images, tell_known_images
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
@@ -211,7 +211,7 @@ class Classification(Task):
             copy_weights(source, model, new_heads)
         except ValueError as error:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
-        tell_known_validation(path, self.config)
+        tell_known_images(path, self.config, self.data.fingerprint)
         begin_random = [f"{name} ({here} classes, {there} there)" for name, (there, here) in new_heads.items()]
         print(
             f"starting from the weights of {path}"
