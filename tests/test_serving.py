@@ -226,6 +226,15 @@ def test_heat_maps_are_computed_one_after_the_other(monkeypatch):
     assert max(most) == 1 and all(answer["heads"][0]["heat"] for answer in answers)
 
 
+def test_photos_are_not_the_training_images_of_shipped_weights(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encode(np.zeros((32, 32, 3), np.uint8)))
+    config = from_preset("folder", dataset="folder", data_dir=str(tmp_path))
+    model = ServedModel("shipped", "cifar10", config)
+    assert model.neighbours is None and "was trained on cifar10, received --dataset=folder" in model.neighbours_missing
+
+
 def test_a_model_that_cannot_answer_is_no_fault_of_the_image(client, monkeypatch):
     def fail(*_):
         raise UsageError("no memory")

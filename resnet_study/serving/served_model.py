@@ -78,6 +78,10 @@ class ServedModel:
                 raise UsageError("an exported file tells its answers only, and nothing of what it looked at")
             if begun is None and source not in registry.SHIPPED and not config.data_dir:
                 raise UsageError("no run tells where they are; give --data_dir=FOLDER, and --dataset")
+            if source in registry.SHIPPED and settings.dataset != registry.dataset_of(source):
+                raise UsageError(
+                    f"it was trained on {registry.dataset_of(source)}, received --dataset={settings.dataset}; leave that out"
+                )
             with without_downloads():
                 found = find_training_images(settings, run, config.data_dir)
                 self.neighbours = Neighbours(model, next(iter(self.class_names)), *found, self.name)
