@@ -313,7 +313,7 @@ def _serve(flags, versions, port):
     check_read(flags, "serve", paths.values() if versions or {"version", "test_ckpt_path"} & flags.keys() else ())
     devices.import_tensorflow()
     try:
-        from resnet_study.serving.app import serve
+        from resnet_study.serving.app import listen, serve
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--mode=serve needs the package {error.name}, which is not installed; install the extra serve: pip install -e '.[serve]' in the clone"
@@ -325,8 +325,14 @@ def _serve(flags, versions, port):
         name: with_data(flags | {"test_ckpt_path": path}) if path in registry.SHIPPED else config
         for name, path in paths.items()
     }
-    shown = _tell_apart(paths)
-    serve([ServedModel(shown[name], path, settings[name]) for name, path in paths.items()], port)
+    for path in paths.values():
+        if path not in registry.SHIPPED and not Path(path).expanduser().exists():
+            raise UsageError(
+                f"expected a run folder, model file or 'cifar10', received '{path}'; --mode=runs lists the runs"
+            )
+    shown, listening = _tell_apart(paths), listen(port)
+    with listening:
+        serve([ServedModel(shown[name], path, settings[name]) for name, path in paths.items()], listening)
 
 
 def _train(config, actions):

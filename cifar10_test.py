@@ -50,7 +50,7 @@ from resnet_study.predict_files import find_true_names, list_images, predict_fil
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.run_images import check_own, check_own_of
+from resnet_study.run_images import check_own, check_own_of, tell_own_images
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.training.work import training_pflop
 
@@ -314,6 +314,8 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
     if len(class_names) == 1 and not class_names.multi_label:
         (shown,) = class_names.values()
         true_names = find_true_names(images, folders if len(folders) == len(shown) else shown, shown)
+        if any(true_names):
+            tell_own_images(path, paths)
     answers = predict_files(config, path, model, images, run.path, true_names)
     shape, read = model.input_shape[1:], make_reader(config, path, model)
     first = np.array([read(file, shape) for file in answers.files[:kept]], np.uint8).reshape(-1, *shape)

@@ -54,6 +54,12 @@ class Predictor:
         if not isinstance(self.model, keras.Model):
             raise UsageError(f"model must be a keras.Model or the path of one, received {type(model).__name__}")
         find_heads(self.model)
+        shape = self.model.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+            raise UsageError(
+                f"model must have one input of images of one size, (None, height, width, channels), received {shorten(str(shape), 80)}; build it on "
+                "such a keras.Input"
+            )
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)

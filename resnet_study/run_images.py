@@ -4,6 +4,7 @@ check_own, check_own_of     of a test, a prediction or a page: the images have n
 check_same_images           of a run that goes on
 check_parts                 flags that would draw other parts
 tell_known_images           of weights that may know images that are held out
+tell_own_images             of files to answer for that the model was trained on
 """
 
 import json
@@ -109,6 +110,23 @@ def tell_known_images(path: str, config, fingerprint: str) -> None:
         say_once(
             f"note: {path} may have been trained on the {' and '.join(held_out)} images; then errors on these are too small"
         )
+
+
+def tell_own_images(path: str, paths) -> None:
+    """Says so where files to answer for lie in the folder that the model was trained on: how many answers are right says nothing then.
+
+    Args:
+        path: of the model.
+        paths: of the files, or of folders around them.
+    """
+    run = begun_run_around(path)
+    stored = read_json(run.config, dict) if run else {}
+    if stored.get("dataset") != "folder" or not stored.get("data_dir"):
+        return
+    place = Path(stored["data_dir"]).expanduser().resolve()
+    for given in (Path(each).expanduser().resolve() for each in paths):
+        if place == given or place in given.parents or given in place.parents:
+            say_once(f"note: {run} was trained on images of {place}; on these, the accuracy says nothing of new ones")
 
 
 def _images_of(dataset: str | None) -> str | None:

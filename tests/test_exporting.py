@@ -120,6 +120,20 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, c
     assert sorted(path.name for path in exported.iterdir()) == ["litert", "onnx"]
 
 
+def test_what_lies_beside_an_export_is_not_deleted(tmp_path):
+    place = tmp_path / "onnx"
+    for folder in (place, tmp_path / "aside"):
+        folder.mkdir()
+        (folder / "new.onnx").touch()
+    (place / "former.onnx").touch()
+    (place / "model.json").write_text('{"file": "former.onnx"}')
+    (tmp_path / "aside" / "model.json").touch()
+    export._check_replaced(place, tmp_path / "aside")
+    (place / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"holds notes\.txt, which no export has written; move it away"):
+        export._check_replaced(place, tmp_path / "aside")
+
+
 def test_a_file_is_judged_by_its_own_answers():
     labels = np.arange(20) % 2
     expected = np.eye(2)[labels]

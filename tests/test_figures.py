@@ -80,6 +80,13 @@ def test_a_hundred_classes_have_a_confusion_matrix_without_counts():
     assert max(figure.get_size_inches()) < 30
 
 
+def test_classes_that_begin_alike_are_told_apart():
+    names = [f"a class with a long name, and the number {i:02d}" for i in range(3)]
+    axes = figures.draw_confusion(np.eye(3, dtype=int), names, "a title").axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(labels)) == 3 and all(label.endswith(name[-9:]) for label, name in zip(labels, names, strict=True))
+
+
 def test_the_sheet_of_augmentation_tells_what_it_does_not_show(training):
     part, config = training
     changed = dataclasses.replace(config, augment=False, rand_augment=0.3)
@@ -114,6 +121,11 @@ def test_the_test_is_within_the_axes_where_no_validation_image_is_wrong():
         assert low < tested < high
     shown = plots.draw_errors(history, result | {"test": {"error": 4.0}}, "test", None)
     assert shown.y_range.end > 4
+    # Nor where the tested images are far harder.
+    history["validation_error"] = [90.0, 22.0, 15.0]
+    result = {"test": {"error": 41.0}, "best_step": 2}
+    low, high = figures._draw_percent(history, "t", "l", result, 1, 0.8, None, "test").axes[0].get_ylim()
+    assert low < 41 < high and plots.draw_errors(history, result, "test", None).y_range.end > 41
 
 
 def test_a_published_number_of_several_views_or_a_noisy_curve():

@@ -38,7 +38,7 @@ from resnet_study.reports.console import print_predictions
 from resnet_study.reports.published import list_cifar_numbers, list_flower_numbers
 from resnet_study.reports.results import publish
 from resnet_study.run_folder import RunFolder, run_around
-from resnet_study.run_images import tell_known_images
+from resnet_study.run_images import tell_known_images, tell_own_images
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.studies import compress, prune
 
@@ -152,6 +152,23 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
         )
         said = f"may have been trained on the {parts} images" in capsys.readouterr().out
         assert said == told, (path, changes)
+
+
+def test_files_that_a_model_was_trained_on_are_told(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    own = begun(from_preset("folder", dataset="folder", data_dir=str(photos), version="own", runs_dir=str(tmp_path)))
+    write_json(own.data, {"class_names": ["a"]})
+    for given, told in (
+        (photos, True),
+        (photos / "train" / "1.png", True),
+        (tmp_path, True),
+        (tmp_path / "new", False),
+    ):
+        _said.clear()
+        tell_own_images(str(own.best), [tmp_path / "x.png", given])
+        assert (f"was trained on images of {photos}" in capsys.readouterr().out) == told, given
+    tell_own_images("cifar10", [photos])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_run_that_is_pruned_keeps_its_parts_and_its_recipe(tmp_path, capsys):

@@ -141,6 +141,10 @@ def test_what_cannot_be_answered_is_refused():
             predictor.predict(images + number)
     with pytest.raises(UsageError, match="an array of numbers, received one of object"):
         predictor.predict(images.astype(object))
+    inputs = keras.Input((None, None, 3))
+    open_sized = keras.Model(inputs, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(inputs)))
+    with pytest.raises(UsageError, match=r"images of one size, .*received \(None, None, None, 3\); build it on"):
+        Predictor(open_sized)
 
 
 def test_a_model_is_a_model_or_a_path(tmp_path):

@@ -228,6 +228,14 @@ def test_runs_lie_beside_each_other(runs_dir, tmp_path, capsys):
         assert f"{json.loads((runs_dir / run / 'result.json').read_text())['test']['error']:.2f}" in text
     with pytest.raises(UsageError, match="must hold no run"):
         write_comparison(runs_dir / "a", [RunFolder(runs_dir / name) for name in "ab"])
+    (runs_dir / "mine").mkdir()
+    (runs_dir / "mine" / "report.html").write_text("precious")
+    shutil.copytree(runs_dir / "b", tmp_path / "b")
+    alike = [RunFolder(runs_dir / "a"), RunFolder(runs_dir / "b"), RunFolder(tmp_path / "b")]
+    for folder, compared, told in (("mine", alike[:2], "is no comparison"), ("both", alike, "are called differently")):
+        with pytest.raises(UsageError, match=told):
+            write_comparison(runs_dir / folder, compared)
+    assert (runs_dir / "mine" / "report.html").read_text() == "precious"
     for wrong, told in (("--versions=a", "two runs or more"), ("--versions=a,never", "expected a run in"), ("--version=never", "expected a run in")):  # fmt: skip
         assert main([*flags, wrong]) == 2 and told in capsys.readouterr().err
 

@@ -559,6 +559,12 @@ def test_fused_batch_normalization_in_half_precision(policy, scale):
         np.testing.assert_allclose(received, expected, rtol=0.02, atol=0.05)
 
 
+def test_a_network_of_float64_computes():
+    images = np.random.default_rng(0).random((2, 16, 16, 3))
+    for training in (False, True):
+        assert np.isfinite(build_resnet(1, dtype="float64", input_shape=(16, 16, 3))(images, training=training)).all()
+
+
 @pytest.mark.parametrize("policy", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "build", [*(functools.partial(build_resnet, 1, form) for form in resnet.FORMS), resnet.build_resnet9]

@@ -103,8 +103,9 @@ BOMB = encode(np.zeros((8100, 8100), np.uint8))
         (b"x" * 20_000_001, "", 413, "more than 20,000,000 bytes"),
         (CAT, "?model=unknown", 404, "model must be shipped or tiny"),
         (CAT, "?top=0", 422, "query.top"),
+        (CAT, "?topk=2", 422, "parameters are model, top and details, received topk"),
     ],
-    ids=["empty", "text", "cut", "bomb", "large", "model", "top"],
+    ids=["empty", "text", "cut", "bomb", "large", "model", "top", "unknown"],
 )
 def test_what_is_hostile_gets_one_clear_error_and_writes_nothing(client, content, flags, status, detail, tmp_path, monkeypatch):  # fmt: skip
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -112,6 +113,13 @@ def test_what_is_hostile_gets_one_clear_error_and_writes_nothing(client, content
     response = client.post(f"/api/predict{flags}", content=content)
     assert response.status_code == status and detail in response.json()["detail"]
     assert "\n" not in response.json()["detail"] and not list(tmp_path.iterdir())
+
+
+def test_forms_and_pages_of_strangers_are_told_so(client):
+    answer = client.post("/api/predict", files={"file": CAT})
+    assert answer.status_code == 415 and "curl --data-binary" in answer.json()["detail"]
+    for site, status in (("cross-site", 403), ("same-origin", 200)):
+        assert client.post("/api/predict", content=CAT, headers={"Sec-Fetch-Site": site}).status_code == status
 
 
 def test_names_that_strangers_lead_here_are_not_answered(client):

@@ -30,7 +30,7 @@ from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
-from resnet_study.files import ASIDE, hash_file, move, write_json
+from resnet_study.files import ASIDE, hash_file, move, read_json, write_json
 from resnet_study.predict_files import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
@@ -233,6 +233,15 @@ def _compare(named, path, quantize, real, expected, received, multi_label):
     return facts
 
 
+def _check_replaced(place, aside):
+    """Raises UsageError where a folder of an earlier export holds more than that has written."""
+    facts = place / "model.json"
+    file = read_json(facts, {}).get("file") if facts.is_file() else None
+    known = {entry.name for entry in aside.iterdir()} | {file}
+    if foreign := sorted(entry.name for entry in place.iterdir() if entry.name not in known):
+        raise UsageError(f"{place} holds {foreign[0]}, which no export has written; move it away")
+
+
 @contextlib.contextmanager
 def _folder_aside(place: Path):
     """Gives a new folder beside `place`, and moves it there when all went well; else it goes, and the old one stays."""
@@ -241,6 +250,7 @@ def _folder_aside(place: Path):
         aside.mkdir(parents=True)
         yield aside
         if place.exists():
+            _check_replaced(place, aside)
             move(place, old)
         move(aside, place)
     except OSError as error:

@@ -31,7 +31,7 @@ def find_format(path: str) -> str | None:
     place = Path(path).expanduser()
     if (place / "saved_model.pb").exists():
         return "saved_model"
-    return _ENDINGS.get(place.suffix)
+    return _ENDINGS.get(place.suffix.lower())
 
 
 def open_model(path: str, shipped_name: str = ""):

@@ -9,6 +9,7 @@ from keras import layers
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import SHIPPED
 from resnet_study.networks.weights import load_weights, open_weights
+from resnet_study.strings import shorten
 
 
 def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tuple[int, int, int]:
@@ -27,7 +28,7 @@ def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tup
         if not isinstance(input_tensor, keras.KerasTensor) or len(input_tensor.shape) != 4:
             raise ValueError(
                 "input_tensor must be a Keras tensor [batch, height, width, channels], received "
-                f"{input_tensor!r}; give keras.Input(...) or the output of a layer"
+                f"{shorten(repr(input_tensor), 60)}; give keras.Input(...) or the output of a layer"
             )
         input_shape = input_tensor.shape[1:]
     expected = f"input_shape must be (height >= {smallest}, width >= {smallest}, channels >= 1)"

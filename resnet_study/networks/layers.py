@@ -54,6 +54,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if mask is not None:
             raise ValueError("FusedBatchNormalization takes no mask; use keras.layers.BatchNormalization")
+        if self.compute_dtype == "float64":  # which the operation lacks
+            return super().call(inputs, training=training)
         inputs = tf.cast(inputs, self.compute_dtype)
         # The operation takes its scale, offset and statistics in float32 only, whatever the policy keeps them in.
         offset = tf.cast(self.beta.value, tf.float32)

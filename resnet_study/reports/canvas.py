@@ -64,8 +64,8 @@ def highest_error(history, tested: float) -> float:
     if lowest < 2:  # of few validation images none may be wrong, and some of the test
         return min(100.0, max(1.0, 5 * lowest, 1.2 * tested))
     names = [name for name in history if name.endswith("_error") or name == "validation_error_unaveraged"]
-    trained = [error for error in (history[name][1:].max() for name in names) if error == error]
-    return min(100.0, 1.1 * max(trained, default=100.0))
+    trained = [tested, *(error for error in (history[name][1:].max() for name in names) if error == error)]
+    return min(100.0, 1.1 * max(trained))
 
 
 def highest_loss(history, guess: float) -> float:

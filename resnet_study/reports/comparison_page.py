@@ -16,6 +16,8 @@ from resnet_study.reports.results import name_hardware
 from resnet_study.reports.run_page import naming_damage
 from resnet_study.run_folder import RunFolder
 
+_TITLE = "runs beside each other"
+
 
 def write_comparison(folder: Path, runs: list[RunFolder]) -> Path:
     """Writes a page on tested runs, of either program and of any data sets.
@@ -25,15 +27,23 @@ def write_comparison(folder: Path, runs: list[RunFolder]) -> Path:
         runs: at least two.
 
     Raises:
-        UsageError: the folder is taken, or a run has not been trained and tested.
+        UsageError: the folder is taken, two runs have one name, or a run has not been trained and tested.
     """
     if RunFolder(folder).holds_run() or (folder / "study.json").exists():
         raise UsageError(f"{folder} must hold no run and no study, received one; give the comparison another --version")
-    if len({run.path.name for run in runs}) < 2:
+    page = folder / "report.html"
+    if page.is_file() and _TITLE not in read_text(page):
+        raise UsageError(f"{page} is no comparison; give this one another --version")
+    runs = list({run.path.resolve(): run for run in runs}.values())
+    if len(runs) < 2:
         raise UsageError(
             "--versions must name two runs or more, received fewer; --mode=report --version=NAME shows one"
         )
-    return _write(folder, f"{len(runs)} runs beside each other", runs)
+    if len({run.path.name for run in runs}) < len(runs):
+        raise UsageError(
+            f"--versions must name runs whose folders are called differently, received {', '.join(str(run) for run in runs)}; rename one"
+        )
+    return _write(folder, f"{len(runs)} {_TITLE}", runs)
 
 
 def write_study_page(folder: Path) -> Path:

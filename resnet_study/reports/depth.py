@@ -45,18 +45,8 @@ def draw_depths(rows: list[dict], dataset: str):
                 marker=marker,
                 linestyle="--" if label.startswith("plain") else "-",
                 capsize=3,
-                label=f"here, recipe {label}" if not label.startswith("plain") else f"here, {label}",
+                label=f"here, {'' if label.startswith('plain') else 'recipe '}{label}{_count_seeds(line)}",
             )
-            for place, (_, row) in zip(places, points, strict=True):
-                if row["runs"] > 1:
-                    axes.annotate(
-                        f"{row['runs']} seeds",
-                        (place, row["value"]),
-                        (5, 4 + 9 * number),  # or those of two recipes would hide each other
-                        textcoords="offset points",
-                        fontsize=8,
-                        color=colour,
-                    )
         for marker, (source, of_data) in zip("s^", DEPTH_TABLE.items(), strict=True):
             if dataset in of_data:
                 axes.plot(*zip(*sorted(of_data[dataset].items()), strict=True), marker, color="grey", label=source)
@@ -69,3 +59,9 @@ def draw_depths(rows: list[dict], dataset: str):
         axes.set_xticks(sorted({*depths, *published}))
         axes.legend()
     return figure
+
+
+def _count_seeds(line) -> str:
+    """What the legend says of the depths of a recipe that have several seeds."""
+    seeds = {depth: row["runs"] for depth, row in sorted(line.items()) if row["runs"] > 1}
+    return f" ({', '.join(f'{depth} layers: {runs} seeds' for depth, runs in seeds.items())})" if seeds else ""

@@ -349,6 +349,8 @@ def draw_confusion(matrix, names, title, part="test"):
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     counted, named = len(names) <= 20, len(names) <= _MOST_NAMED
     shown = [shorten(name, 28) for name in names] if named else [""]
+    if named and len(set(shown)) < len(names):  # they begin alike
+        shown = [name if len(name) <= 28 else f"{name[:13]}…{name[-14:]}" for name in names]
     size = max(4.5, 1.2 + (0.5 if counted else 0.12) * min(len(names), _MOST_NAMED) + 0.07 * max(map(len, shown)))
     figure, axes = make_panels(figsize=(size + 0.6, size))
     # The root, as on the page of a run: else nothing could be seen beside the diagonal.

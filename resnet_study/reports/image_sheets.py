@@ -5,6 +5,8 @@ import numpy as np
 import cifar10_input
 from resnet_study.data.corruptions import worsen_batch
 from resnet_study.reports.canvas import make_panels, wrap_title
+from resnet_study.reports.fonts import wrap
+from resnet_study.strings import shorten
 
 
 def draw_grid(rows, row_labels, title):
@@ -30,7 +32,9 @@ def draw_grid(rows, row_labels, title):
     for axis in axes.flat:
         axis.axis("off")
     for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
-        row_axes[0].text(-0.15, 0.5, label, transform=row_axes[0].transAxes, ha="right", va="center")
+        row_axes[0].text(
+            -0.15, 0.5, wrap(shorten(label, 48), 22), transform=row_axes[0].transAxes, ha="right", va="center"
+        )
         for image, axis in zip(row, row_axes, strict=False):
             show(axis, image)
     return figure

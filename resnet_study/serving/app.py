@@ -1,7 +1,8 @@
 """Models on 127.0.0.1: a page to try them, and the same answers as JSON with an OpenAPI description. Needs the extra `serve`.
 
 make_app(models)      the application, for any ASGI server
-serve(models, port)   runs it until Ctrl-C
+listen(port)          takes a port, before the models are loaded
+serve(models, ...)    runs it until Ctrl-C
 
 An image is the body of the request as it is, so nothing of it touches a disk. What arrives is limited: bytes, pixels, seconds, and how
 many are in memory at a time; others wait for their turn.
@@ -29,6 +30,7 @@ HOST = "127.0.0.1"
 _LARGEST_UPLOAD = 20_000_000  # bytes
 _SECONDS_TO_ARRIVE = 30
 _ARRIVING = 16  # images in memory
+_COMPUTING = 4  # images that are decoded and answered at a time; one of 16 bits may take 1.3 GB
 
 
 class Guess(BaseModel):
@@ -75,7 +77,7 @@ class Problem(BaseModel):
 
 _PROBLEMS = {
     400: "no image that can be read", 404: "no such model", 408: "the image took too long to arrive",
-    413: "the image has too many bytes", 422: "a parameter that cannot be used", 500: "the model could not answer",
+    403: "a page of another site asks", 413: "the image has too many bytes", 415: "a form in the place of an image", 422: "a parameter that cannot be used", 500: "the model could not answer",
 }  # fmt: skip
 _BODY = {
     "required": True,
@@ -94,7 +96,7 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
     app = fastapi.FastAPI(title="resnet-study", description="Trained models that classify images.", docs_url=None, redoc_url=None)  # fmt: skip
     # A page of a stranger that has its own name lead to this machine is not answered.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    arriving, computing = asyncio.Semaphore(_ARRIVING), asyncio.Semaphore(devices.count_cores())
+    arriving, computing = asyncio.Semaphore(_ARRIVING), asyncio.Semaphore(min(_COMPUTING, devices.count_cores()))
     page = render_page(
         "serve.html", {}, title="Try a model", name=", ".join(model.name for model in models), models=models
     )
@@ -144,6 +146,18 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
             raise fastapi.HTTPException(
                 404, f"model must be {' or '.join(each.name for each in models)}, received {model!r}"
             )
+        if unknown := sorted(set(request.query_params) - {"model", "top", "details"}):
+            raise fastapi.HTTPException(
+                422, f"parameters are model, top and details, received {unknown[0]}; leave it out"
+            )
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise fastapi.HTTPException(
+                415,
+                "expected the bytes of an image as the body, received a form; send them as curl --data-binary @FILE does",
+            )
+        # A browser says so where a page of a stranger asks.
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise fastapi.HTTPException(403, "pages of other sites are not answered; open the page of this program")
         async with arriving:
             content = await _receive(request)
             async with computing:
@@ -176,20 +190,23 @@ async def _receive(request) -> bytes:
     return bytes(content)
 
 
-def serve(models: list[ServedModel], port: int) -> None:
+def listen(port: int) -> socket.socket:
+    """A socket on a port of 127.0.0.1, 0 = any that is free. Raises UsageError where it is taken."""
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise UsageError(f"port {port} cannot be used ({one_line(error)}); give another --port, 0 for any") from error
+
+
+def serve(models: list[ServedModel], listening: socket.socket) -> None:
     """Answers until Ctrl-C.
 
     Args:
         models: see `make_app`.
-        port: of 127.0.0.1; 0 = any that is free.
-
-    Raises:
-        UsageError: the port is taken.
+        listening: of `listen`.
     """
-    try:
-        listening = socket.create_server((HOST, port))
-    except OSError as error:
-        raise UsageError(f"port {port} cannot be used ({one_line(error)}); give another --port, 0 for any") from error
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     print(f"try the model at {address}, described in {address}/openapi.json; Ctrl-C ends it", flush=True)
-    uvicorn.Server(uvicorn.Config(make_app(models), log_level="warning")).run(sockets=[listening])
+    uvicorn.Server(uvicorn.Config(make_app(models), log_level="warning", timeout_graceful_shutdown=2)).run(
+        sockets=[listening]
+    )

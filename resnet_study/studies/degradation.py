@@ -234,7 +234,7 @@ def draw_error_against_depth(table, dataset: str):
                 errors = [of_data[dataset][depth] for depth in shown]
                 axes.plot(shown, errors, marker, color="grey", label=source)
         axes.set(title=column, xlabel="layers", xticks=sorted(set(table["depth"])))
-        axes.legend()
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     panels[0].set_ylabel("top-1 error (%)")
     panels[0].set_ylim(bottom=0)
     figure.suptitle(f"plain and residual networks on {dataset}")
