@@ -9,6 +9,7 @@ predict(config, paths)      the most likely classes of image files
 export(config, formats)     the model as files for other programs
 """
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -21,7 +22,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
 from resnet_study.class_names import ClassNames, without_folder
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import (
     LabelledParts,
     check_classes,
@@ -43,16 +44,19 @@ from resnet_study.exporting.export import (
 )
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
-from resnet_study.files import write_json
+from resnet_study.files import read_json, write_json
 from resnet_study.new_data import evaluate_others as evaluate_others
 from resnet_study.new_data import predict_unlabelled
 from resnet_study.predict_files import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.run_images import check_own, check_own_of, tell_own_images
+from resnet_study.run_images import check_own, check_own_of, tell_known_images, tell_own_images
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.training.work import training_pflop
+
+# Flags in which a run that held images out may differ from the one that it calibrates, though the recipe is the same.
+_OF_ONE_RUN = ("--seed", "--validation_fraction", "--split_seed", "--report_freq", "--patience", "--version")
 
 
 def test(
@@ -105,7 +109,14 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     pflop = None
     if not config.test_ckpt_path:
         pflop = training_pflop(config, model, run.last_step(), run)
-    views = {"mirrored": config.test_flip, "shifted": config.test_shifts}
+    # What was measured once, of whatever call, is not to be lost by another one.
+    before = {}
+    with contextlib.suppress(UsageError):  # there is none, or a damaged one
+        before = read_json(run.result, {"test": dict})["test"]
+    views = {
+        "mirrored": config.test_flip or "error_flip" in before,
+        "shifted": config.test_shifts or "error_shifts" in before,
+    }
     result = evaluate_parts(config, path, run, model, parts, **views, pflop=pflop)
     predict_unlabelled(config, run, path, model, first.unlabelled)
     return result, run
@@ -132,7 +143,10 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
             heads or no softmax at its end.
     """
     run = run_folder_of(config)
-    config, fitted = run.as_begun(config), RunFolder(held_out) if held_out else run
+    config, fitted = run.as_begun(config), run
+    if held_out:  # a name, as --version takes it, or a path
+        by_name = RunFolder(f"{config.runs_dir}/{held_out}")
+        fitted = by_name if by_name.holds_run() else RunFolder(held_out)
     recipe = fitted.read_config(HyperParameters) if held_out else config
     validation, tested, names = _find_held_out(run, config, fitted, recipe)
     model = load_model(str(run.best))
@@ -178,8 +192,18 @@ def _find_held_out(run, config, fitted, recipe):
     # What was moved since; two runs on one folder may have had tables of their own.
     kept = run.read_config(HyperParameters)
     moved = {name: getattr(config, name) for name in PLACES if getattr(config, name) != getattr(kept, name)}
+    if (
+        others := [flag for flag in recipe.flags_beside(kept) if flag.partition("=")[0] not in _OF_ONE_RUN]
+        if is_other
+        else []
+    ):
+        say_once(
+            f"note: {fitted}, on which the temperature is fitted, was trained with {' '.join(others)}, which {run} was not"
+        )
     recipe = dataclasses.replace(recipe, **{"data_dir": config.data_dir} | moved)
     data = cifar10_input.load_data(recipe)
+    if recipe.is_use_ckpt:
+        tell_known_images(recipe.ckpt_path, recipe, data.fingerprint)
     if data.multi_label:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)

@@ -9,7 +9,6 @@ A finished experiment is skipped; `runs/reproduce.json` knows which are, and for
 starts. Delete its entry to make it again. An experiment that fails is reported, and the next one begins.
 """
 
-import argparse
 import dataclasses
 import signal
 import subprocess
@@ -19,8 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the library, also where it is not installed
 
+from cifar10_main import make_parser
+from hyper_parameters import HyperParameters, from_flags
+from resnet_study.command_line import Parser
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_json
+from resnet_study.run_folder import run_folder_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -232,8 +235,9 @@ def main(argv=None) -> int:
 
 
 def _reproduce(argv):
-    parser = argparse.ArgumentParser(
-        description="Makes every published table and figure; goes on where it was stopped."
+    parser = Parser(
+        description="Makes every published table and figure; goes on where it was stopped.",
+        shown=("list", "only", "data_dir", "runs_dir", "results_dir"),
     )
     parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
     parser.add_argument("--only", default="", metavar="WORD", help="experiments whose name contains a word")
@@ -270,7 +274,10 @@ def _state(known, experiment) -> str:
     spent = known.get(experiment.name, {}).get("seconds", 0) / 60
     if _is_finished(known, experiment):
         return f"finished, took {spent:.0f} min"
-    return f"about {experiment.minutes} min" + (f", {spent:.0f} min spent" if spent else "")
+    of_runs = any(f"--mode={mode} " in experiment.commands[0] for mode in ("degradation", "robustness"))
+    return f"about {experiment.minutes} min{' without its runs' if of_runs else ''}" + (
+        f", {spent:.0f} min spent" if spent else ""
+    )
 
 
 def _is_finished(known, experiment) -> bool:
@@ -290,6 +297,8 @@ def _make(experiment, flags, path, known) -> bool:
         for command in experiment.commands:
             program, *arguments = command.split()
             print(f"python {command}", flush=True)
+            if "--resume" in arguments:
+                _check_run(experiment.name, arguments, flags.runs_dir)
             publishes = results if "--mode=publish" in arguments else []
             if _run_to_its_end([sys.executable, str(ROOT / program), *arguments, *places, *publishes]):
                 return False
@@ -302,6 +311,17 @@ def _make(experiment, flags, path, known) -> bool:
         known.update(_read_known(path))
         known[experiment.name] = {"commands": list(experiment.commands), "seconds": seconds, "finished": finished}
         write_json(path, known)
+
+
+def _check_run(name, arguments, runs_dir):
+    """Raises UsageError where the folder of a run holds another one, such as a trial, which --resume would go on with."""
+    given = vars(make_parser().parse_args([*arguments, f"--runs_dir={runs_dir}"]))
+    wanted = from_flags({key: given[key] for key in HyperParameters.__dataclass_fields__ if key in given})
+    run = run_folder_of(wanted)
+    if run.holds_run() and (others := run.read_config(HyperParameters).flags_beside(wanted)):
+        raise UsageError(
+            f"{name} would go on with the run in {run}, which has {' '.join(others)}; move it away, or give another --runs_dir"
+        )
 
 
 def _run_to_its_end(command) -> int:

@@ -222,6 +222,8 @@ def _read_data_flags(flags):
         if stored.dataset == "folder":
             names += _OF_FOLDER
             check_parts(run, stored, flags, ("test_fraction", "split_seed", "folds", "fold"))
+        elif stored.dataset == "synthetic":
+            check_parts(run, stored, flags, ("synthetic_images",))
         elif stored.data_dir and Path(stored.data_dir).expanduser().exists():
             names += ("data_dir",)
         elif stored.data_dir and "data_dir" not in flags:

@@ -130,6 +130,11 @@ def test_which_network_is_held_against_which():
     assert found == ["resnet", "resnet", "lenet", "lenet", "alexnet", None]
 
 
+def test_a_study_is_not_called_like_one_of_its_runs():
+    with pytest.raises(UsageError, match="--version=resnet8-synthetic-smoke-seed1 is the name of one of the runs"):
+        plan_runs(SMALL | {"version": "resnet8-synthetic-smoke-seed1"}, ["resnet8"], ["synthetic"], [0, 1])
+
+
 def test_the_plan():
     plan = plan_runs({"train_steps": 7}, ["resnet8", "resnet8:demo"], ["synthetic", "digits"], [0, 3])
     assert [(each.dataset, each.preset, each.seed) for each in plan] == [
@@ -354,6 +359,8 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
     with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
         write_results(tmp_path, "command", [], "tables", [], {}, [failure])
     assert failure in (tmp_path / "report.md").read_text() and failure in (tmp_path / "report.html").read_text()
+    with pytest.raises(UsageError, match="lacks runs that failed, which its command names"):
+        publish_study(tmp_path, "x", tmp_path / "results")
     with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
         finish_runs(configs[1:2])
     trained.clear()

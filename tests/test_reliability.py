@@ -638,6 +638,35 @@ def test_a_folder_that_was_trained_again_with_another_seed_has_one_row(tmp_path)
     assert [row["values"] for row in rows] == [{"7": 10.0}] and "split_seed 3" in rows[0]["preset"]
 
 
+def test_a_seed_that_was_trained_anew_as_another_is_gone_from_the_row(tmp_path):
+    runs, results = [a_tested_run(tmp_path, seed) for seed in (0, 1)], tmp_path / "results"
+    for run in runs:
+        publish(run, "smoke", results)
+    write_json(runs[0].config, read_json(runs[0].config, dict) | {"seed": 1})
+    (results / "run0" / "heads.png").write_bytes(b"of before")
+    publish(runs[0], "smoke", results)
+    (row,) = (row for row in read_json(results / "smoke.json", [dict]) if row["metric"] == "test_error")
+    assert row["values"] == {"1": 10.0} and row["folders"] == {"1": "run0"} and row["runs"] == 1
+    assert not (results / "run0" / "heads.png").exists()
+
+
+def test_a_run_that_went_on_elsewhere_tells_both_machines(tmp_path):
+    run = a_tested_run(tmp_path, 0)
+    starts = read_json(run.environment, list)
+    write_json(run.environment, [*starts, *starts, starts[0] | {"processor": "another", "commit": "later"}])
+    publish(run, "smoke", tmp_path / "results")
+    row = read_json(tmp_path / "results" / "smoke.json", [dict])[0]
+    assert row["hardware"] == "p, 2 cores, float32; then another, 2 cores, float32" and row["commit"] == "c .. later"
+
+
+def test_a_run_is_not_published_among_what_a_study_measured(tmp_path):
+    run, results = a_tested_run(tmp_path, 0), tmp_path / "results"
+    publish(run, "smoke", results)
+    write_json(results / "smoke.json", [row | {"values": [1.0]} for row in read_json(results / "smoke.json", [dict])])
+    with pytest.raises(UsageError, match="holds what a study or a benchmark has measured; give another --experiment"):
+        publish(run, "smoke", results)
+
+
 def test_an_error_among_the_first_five_is_published_of_more_classes_alone(tmp_path):
     run, rows = a_tested_run(tmp_path, 0), tmp_path / "results" / "smoke.json"
     for classes in (6, 5):

@@ -3,10 +3,12 @@
 import json
 import sys
 
+import pytest
 from conftest import ROOT
 
 from cifar10_main import make_parser
-from hyper_parameters import HyperParameters, from_flags
+from hyper_parameters import HyperParameters, from_flags, from_preset
+from resnet_study.run_folder import RunFolder
 from resnet_study.studies.runs import plan_runs
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -60,6 +62,15 @@ def test_two_make_reproduce_at_a_time_keep_both_entries(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "EXPERIMENTS", (reproduce.Experiment("a", "shows a", (str(script),), 1),))
     assert reproduce.main([f"--runs_dir={tmp_path}"]) == 0
     assert set(json.loads((tmp_path / "reproduce.json").read_text())) == {"a", "b"}
+
+
+def test_a_trial_is_not_taken_for_the_experiment(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "_run_to_its_end", lambda _: pytest.fail("it went on with it"))
+    config = from_preset("fast", train_steps=100, runs_dir=str(tmp_path))
+    RunFolder(tmp_path / config.run_name).begin(config, resume=False, overwrite=False)
+    assert reproduce.main(["--only=fast", f"--runs_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "fast would go on with the run in" in error and "which has --train_steps=100; move it away" in error
 
 
 def test_every_command_of_make_reproduce_is_understood():

@@ -133,7 +133,10 @@ def test_mirror_images_are_reported_apart(finished):
     answers = cifar10_test.test(model, tested.images) + cifar10_test.test(model, np.flip(tested.images, axis=2))
     assert both["test"].pop("error_flip") == pytest.approx(100 * np.mean(answers.argmax(axis=1) != tested.labels))
     assert both == plain
-    cifar10_test.evaluate(config)
+    # What was measured stays, also where a later test does not ask for it.
+    assert "error_flip" in cifar10_test.evaluate(config)[0]["test"]
+    finished.result.unlink()
+    assert cifar10_test.evaluate(config)[0] == plain
 
 
 def test_shifted_images_are_reported_apart(finished):
@@ -149,6 +152,7 @@ def test_shifted_images_are_reported_apart(finished):
     shifted, _ = cifar10_test.evaluate(dataclasses.replace(config, test_shifts=True))
     expected = 100 * np.mean(answers.argmax(axis=1) != tested.labels)
     assert shifted["test"].pop("error_shifts") == pytest.approx(expected)
+    finished.result.unlink()
     plain, _ = cifar10_test.evaluate(config)
     assert shifted == plain
 

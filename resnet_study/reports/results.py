@@ -115,7 +115,9 @@ def _publish(run, experiment, results, config, recipe, numbers):
     if not run.figures.is_dir():
         raise UsageError(f"expected the figures of a tested run in {run.figures}, found none; test the run again")
     path = results / f"{experiment}.json"
-    rows = read_json(path, [_ROW | {"values": dict}]) if path.exists() else []
+    rows = read_json(path, [_ROW]) if path.exists() else []
+    if not all(isinstance(row.get("values"), dict) for row in rows):
+        raise UsageError(f"{path} holds what a study or a benchmark has measured; give another --experiment")
     config = config.without_places()
     if config.version:  # the folder may have been renamed
         config = dataclasses.replace(config, version=run.path.name)
@@ -126,7 +128,7 @@ def _publish(run, experiment, results, config, recipe, numbers):
         return known and row["metric"] in numbers and str(config.seed) in row["values"]
 
     # Published again, a run replaces its rows: it may have been trained or tested otherwise, or an earlier version named its recipe otherwise.
-    rows = [row for row in rows if is_same(row) or _take_out(row, run.path.name)]
+    rows = [row for row in rows if _take_out(row, run.path.name, str(config.seed) if is_same(row) else None)]
     for metric, (value, published, published_source, note) in numbers.items():
         key = {
             "experiment": experiment,
@@ -161,8 +163,12 @@ def _publish(run, experiment, results, config, recipe, numbers):
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
+    page = results / run.path.name
+    for old in page.glob("*.png"):  # of an earlier training of that name
+        if old.name not in {file.name for file in drawn}:
+            old.unlink()
     for file in (*drawn, run.error_csv, run.result):
-        write_atomically(results / run.path.name / file.name, file.read_bytes())
+        write_atomically(page / file.name, file.read_bytes())
     return write_table(results)
 
 
@@ -176,12 +182,12 @@ def _summarise(values: dict) -> dict:
     }
 
 
-def _take_out(row: dict, name: str) -> bool:
-    """Takes the seeds of a run folder out of a row of several; returns whether any are left."""
-    if name == row["run"] and len(row["values"]) == 1:
+def _take_out(row: dict, name: str, but: str | None) -> bool:
+    """Takes the seeds of a run folder, `but` one, out of a row of several; returns whether any are left."""
+    if name == row["run"] and len(row["values"]) == 1 and but not in row["values"]:
         return False
     folders, origins = row.get("folders", {}), row.get("origins", {})
-    taken = [seed for seed, folder in folders.items() if folder == name]
+    taken = [seed for seed, folder in folders.items() if folder == name and seed != but]
     for seed in taken:
         for of_seed in (row["values"], folders, origins):
             of_seed.pop(seed, None)
@@ -212,13 +218,13 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     if not starts:
         raise UsageError(f"{run.environment} must tell of a start of the training, received none; restore it")
     check_current(run)
-    last = run.read_history().iloc[-1]
+    last, commits = run.read_history().iloc[-1], list(dict.fromkeys(str(start["commit"]) for start in starts))
     return {
         "images_seen": int(last["step"]) * config.images_per_step,
         "pflop": read_result(run).get("pflop"),
         "wall_seconds": round(float(last["seconds"])),
-        "hardware": name_hardware(starts[-1]),
-        "commit": starts[0]["commit"],
+        "hardware": "; then ".join(dict.fromkeys(map(name_hardware, starts))),
+        "commit": " .. ".join(commits[:: max(1, len(commits) - 1)]),  # the first and the last
     }
 
 
@@ -255,6 +261,10 @@ def publish_study(folder: Path, experiment: str, results: Path) -> Path:
 
 def _publish_study(folder, experiment, results):
     study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
+    if study.get("failures"):
+        raise UsageError(
+            f"{folder} lacks runs that failed, which its command names; repeat the study, or leave them out of it"
+        )
     if (results / experiment / "error.csv").exists():
         raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")
     path = results / f"{experiment}.json"

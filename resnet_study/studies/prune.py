@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+from pathlib import Path
 
 import numpy as np
 
@@ -58,6 +59,12 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     if run.path.resolve() == RunFolder(path).path.resolve():
         raise UsageError(f"--version={name} is the run to prune; give the new one another name")
     if resume and run.holds_run():
+        kept = run.read_config(HyperParameters).ckpt_path
+        place = Path(kept).expanduser()
+        if kept != path and place.exists() and place.resolve() != Path(path).expanduser().resolve():
+            raise UsageError(
+                f"{run} was pruned from {kept}, received {path}; give another --version, or leave --resume out"
+            )
         asked = {name: value for name, value in given.items() if name not in ("version", "test_ckpt_path")}
         place = {"runs_dir": config.runs_dir, "version": run.path.name}
         print(f"going on with {run}, what was pruned then stays; --macs is not looked at")
@@ -82,6 +89,8 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         "extend": 0,
         "hard_share": 1.0,  # a proxy would begin random
     }
+    if begun and begun.teacher.is_file():  # what it was taught by may be another one now
+        recipe["teacher"] = str(begun.teacher)
     if macs < 1:
         training, _ = cifar10_input.split_data(data, config)
         left = choose_widths(model, score_channels(model, config.prune_by, training, config.seed), macs)

@@ -121,6 +121,8 @@ def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> li
             raise refusals[0]
     if not configs:
         raise UsageError("a study needs at least one model, one data set and one seed, received none")
+    if given.get("version") in {config.run_name for config in configs}:
+        raise UsageError(f"--version={given['version']} is the name of one of the runs; give the study another one")
     of_folder = [config for config in configs if config.dataset == "folder" and not config.folds]
     if any(not run_folder_of(config).holds_run() for config in of_folder):  # as a single run: what has begun goes on
         check_split_flags(of_folder[0], given)
@@ -363,7 +365,9 @@ def check_study_folder(folder: RunFolder, mode: str) -> None:
         raise UsageError(f"{folder} must be empty or hold a study, received another report; give another --version")
 
 
-def write_study(folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=()) -> Path:
+def write_study(
+    folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=(), failures=()
+) -> Path:
     """Writes report.md and study.json of a study, says which other study of this name that replaces, and deletes figures that only that had.
 
     Args:
@@ -373,6 +377,7 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
         report: Markdown.
         figures: what was drawn.
         runs: names of the run folders beside `folder` that all this was read from; the study keeps checksums of their tables.
+        failures: what is to be said of the runs that are missing.
 
     Returns:
         `folder`.
@@ -391,6 +396,7 @@ def write_study(folder: Path, command: str, rows: list[dict], report: str, figur
     # Before the report: a folder with a report alone is somebody else's.
     tables = {name: hash_file(RunFolder(folder.parent / name).error_csv) for name in runs}
     study = {"command": command, "rows": rows, "runs": list(runs), "tables": tables, "figures": names}
+    study |= {"failures": list(failures)} if failures else {}
     write_json(folder / "study.json", study)
     write_atomically(folder / "report.md", report + "\n")
     return folder
@@ -401,7 +407,7 @@ def write_results(folder, command, rows, report, drawn, groups, failures) -> Pat
     if failures:
         report += "\n\n**Missing**, because the run failed:\n\n" + "\n".join(f"- {failure}" for failure in failures)
     names = [each.run.path.name for runs in groups.values() for each in runs]
-    write_study(folder, command, rows, report, drawn, names)
+    write_study(folder, command, rows, report, drawn, names, failures)
     if failures:
         write_study_page(folder)  # which the command writes otherwise
         raise UsageError(
