@@ -354,6 +354,17 @@ def main(arguments=None) -> int:
     return run_command(lambda: _measure_and_write(flags))
 
 
+def _check_place(path, command):
+    """Raises UsageError, before an hour of measuring, where the rows would replace others, or the index somebody's README.md."""
+    from resnet_study.files import read_json
+    from resnet_study.reports.results import check_index
+
+    check_index(path.parent)
+    held = {row["command"] for row in read_json(path, [{"command": str}])} if path.is_file() else {command}
+    if held != {command}:
+        raise UsageError(f"{path} holds what another command has measured; give another --results_dir")
+
+
 def _measure_and_write(flags):
     for model in flags.models:
         if registry.find(model).options.get("form") != "v1":
@@ -361,18 +372,19 @@ def _measure_and_write(flags):
     for contender in flags.contenders:
         if contender not in CONTENDERS:
             raise UsageError(f"--contenders must be of {', '.join(CONTENDERS)}, received '{contender}'")
+    path = Path(flags.results_dir).expanduser() / "throughput.json"
+    _check_place(path, command := _command(flags))
     start, load = time.monotonic(), os.getloadavg()[0]
     if load > 0.5:
         print(f"other programs are using this machine (load {load:.1f}): rates will be too low and ratios inexact")
     records = run_all(flags.models, flags.contenders, flags.rounds, flags.steps, flags.torch_python)
     facts = {name: records[0][name] for name in ("processor", "cores", "commit")}
-    rows = make_rows(records, facts | {"command": _command(flags), "wall_seconds": time.monotonic() - start})
+    rows = make_rows(records, facts | {"command": command, "wall_seconds": time.monotonic() - start})
     print(f"\nmedians over {flags.rounds} round(s) [minimum .. maximum]\n{format_rows(rows)}")
 
     from resnet_study.files import write_json
     from resnet_study.reports.results import write_table
 
-    path = Path(flags.results_dir) / "throughput.json"
     write_json(path, rows)
     write_table(path.parent)
     print(f"written: {path}, after {(time.monotonic() - start) / 60:.1f} minutes")

@@ -10,6 +10,7 @@ from conftest import ROOT
 import cifar10_input
 import resnet
 from hyper_parameters import HyperParameters
+from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.saved_models import halve_weights
@@ -288,3 +289,14 @@ def test_a_contender_that_fails_once_loses_no_rounds_of_the_others(monkeypatch):
     records = throughput.run_all(["resnet20"], ["stock", "ours"], 2, 10, "python")
     failed = [(record["round"], record["contender"]) for record in records if "missing" in record]
     assert failed == [(0, "stock")] and calls.count("ours") == 2 * len(throughput.CONTENDERS["ours"].parts)
+
+
+def test_what_another_command_measured_is_not_replaced(tmp_path):
+    throughput._check_place(tmp_path / "throughput.json", "this")
+    (tmp_path / "throughput.json").write_text('[{"command": "another"}]')
+    with pytest.raises(UsageError, match="holds what another command has measured; give another --results_dir"):
+        throughput._check_place(tmp_path / "throughput.json", "this")
+    throughput._check_place(tmp_path / "throughput.json", "another")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match="must be an index of results"):
+        throughput._check_place(tmp_path / "throughput.json", "another")

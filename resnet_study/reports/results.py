@@ -69,7 +69,7 @@ def publish(run: RunFolder, experiment: str, results: Path, list_numbers=list_ci
 
 def _held(results):
     """The lock of the folder: rows are read, changed and written, and those of another process would be lost."""
-    _check_index(results)
+    check_index(results)
     taken = f"another process publishes in {results}; wait for it and repeat the command"
     return holding_lock(results / ".lock", _LOCK_SECONDS, taken)
 
@@ -81,7 +81,7 @@ def _check_experiment(name):
         )
 
 
-def _check_index(results: Path):
+def check_index(results: Path) -> None:
     """Raises UsageError where the index would replace somebody's README.md."""
     index = results / "README.md"
     if index.is_file() and _HEAD not in read_text(index):
@@ -307,7 +307,7 @@ def write_table(results: Path) -> Path:
     Raises:
         UsageError: the folder has a README.md of somebody else, or a list that is damaged.
     """
-    _check_index(results)
+    check_index(results)
     lines = [
         "# Results",
         "",
