@@ -132,6 +132,21 @@ EXPERIMENTS = (
         )
         for depth, minutes in ((20, 27), (56, 79))
     ),
+    _run(
+        "resnet9-cifar100",
+        "ResNet-9 on CIFAR-100, beside the residual networks",
+        "--preset=resnet9_hour --dataset=cifar100 --validation_fraction=0.02 --label_smoothing=0.1 --test_flip",
+        "resnet9-cifar100-resnet9_hour-seed0",
+        53,
+        ("cifar100",),
+    ),
+    _run(
+        "zoo-cifar10-taught",
+        "distillation (Hinton et al. 2015): ResNet-20 taught by the shipped ResNet-9, at equal steps",
+        "--preset=zoo --teacher=resnet9 --teacher_temperature=4 --teacher_share=0.9",
+        "resnet20-cifar10-zoo-taught-seed0",
+        51,
+    ),
     *(
         _run(
             f"zoo-cifar100-{name}",

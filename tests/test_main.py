@@ -536,12 +536,16 @@ def test_the_index_draws_the_errors_of_each_depth(tmp_path):
     row |= {"hardware": "h", "commit": "f", "run": "x"}
     rows = [
         row | {"model": model, "value": value}
-        for model, value in {"resnet20": 8.4, "resnet56": 6.8, "plain20": 9.0, "resnet9": 5.0}.items()
+        for model, value in {"resnet20": 8.4, "resnet56": 6.8, "plain20": 9.0, "plain56": 17.0, "resnet9": 5.0}.items()
     ]
     rows.append(row | {"model": "resnet44", "value": 1.0, "options": {"maxout": 2}})
+    rows.append(row | {"model": "resnet20", "value": 8.0, "preset": "zoo, with a teacher"})  # of one depth alone
     figure = draw_depths(rows, "cifar10")
     lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in figure.axes[0].containers}
-    assert lines == {"here, recipe zoo": [[20.6, 8.4], [56.6, 6.8]], "here, plain networks, zoo": [[20, 9.0]]}
+    assert lines == {
+        "here, recipe zoo": [[20.6, 8.4], [56.6, 6.8]],
+        "here, plain networks, zoo": [[20, 9.0], [56, 17.0]],
+    }
     assert "He et al. 2015" in figure.axes[0].get_legend_handles_labels()[1]
     assert draw_depths(rows[:1], "cifar10") is None
     (tmp_path / "cifar10.json").write_text(json.dumps(rows))

@@ -19,7 +19,7 @@ def draw_depths(rows: list[dict], dataset: str):
         dataset: which.
 
     Returns:
-        The figure; None where fewer than two depths are published.
+        The figure; None where no recipe has two depths. Those with one depth are left out.
     """
     lines: dict[str, dict[int, dict]] = {}
     for row in rows:
@@ -27,8 +27,9 @@ def draw_depths(rows: list[dict], dataset: str):
         if network and not row.get("options") and (row["dataset"], row["metric"]) == (dataset, "test_error"):
             form = "" if network[1] == "resnet" else "plain networks, "
             lines.setdefault(f"{form}{row['preset']}", {})[int(network[2])] = row
+    lines = {label: line for label, line in lines.items() if len(line) > 1}
     depths = sorted({depth for line in lines.values() for depth in line})
-    if len(depths) < 2:
+    if not lines:
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = make_panels(figsize=(7, 4.2))
