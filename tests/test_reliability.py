@@ -659,6 +659,16 @@ def test_a_run_that_went_on_elsewhere_tells_both_machines(tmp_path):
     assert row["hardware"] == "p, 2 cores, float32; then another, 2 cores, float32" and row["commit"] == "c .. later"
 
 
+def test_a_run_that_was_extended_twice_says_that_no_command_repeats_it(tmp_path):
+    run = a_tested_run(tmp_path, 0)
+    (start,) = read_json(run.environment, list)
+    write_json(run.environment, [start, *(start | {"extend": step} for step in (0, 10, 20))])
+    write_json(run.config, read_json(run.config, dict) | {"train_steps": 40, "extend": 20})
+    publish(run, "smoke", tmp_path / "results")
+    row = read_json(tmp_path / "results" / "smoke.json", [dict])[0]
+    assert "extended before at step 10" in row["preset"] and row["note"] == "no single command repeats it"
+
+
 def test_a_run_is_not_published_among_what_a_study_measured(tmp_path):
     run, results = a_tested_run(tmp_path, 0), tmp_path / "results"
     publish(run, "smoke", results)

@@ -142,6 +142,10 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
     finished = result["last_step"] == config.train_steps
     if not finished:
         recipe += f", ended at step {result['last_step']:,}"
+    # Of several ends, config.json knows the last; runs of before did not note the others.
+    before = sorted({start.get("extend", 0) for start in run.read_starts()} - {0, config.extend})
+    if before:
+        recipe += f", extended before at step {' and '.join(f'{step:,}' for step in before)}"
     if config.is_use_ckpt:
         recipe += ", from trained weights"
     if config.teacher:
@@ -159,7 +163,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
             metric: (
                 value,
                 *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)),
-                "",
+                "no single command repeats it" if before else "",
             )
             for metric, value in numbers.items()
         },
