@@ -37,7 +37,7 @@ class FlowerData:
         broken: reasons for the files left out at the start because they could not be read.
         leaks: pairs of images with equal content in two parts, at most 20 of them.
         leak_count: number of such pairs; None = not looked for.
-        unlabelled, fingerprint: see `resnet_study.data.labelled_files.LabelledFiles`.
+        unlabelled, fingerprint, sample: see `resnet_study.data.labelled_files.LabelledFiles`.
         split_rounding: how the parts were rounded, see `resnet_study.data.splits.hold_out`; `data.json` of a run keeps it.
     """
 
@@ -53,6 +53,7 @@ class FlowerData:
     split_rounding: str = ALL_CLASSES
     unlabelled: tuple[str, ...] = ()
     fingerprint: str = ""
+    sample: dict[str, int] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def multi_label(self) -> bool:
@@ -122,7 +123,7 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     leaks = find_leaks(parts, config.find_leaks)
     return FlowerData(
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), tuple(shown[name] for name in classes), found.place,
-        tuple(broken), *leaks, rounding, found.unlabelled, found.fingerprint(),
+        tuple(broken), *leaks, rounding, found.unlabelled, found.fingerprint(), found.sample(),
     )  # fmt: skip
 
 

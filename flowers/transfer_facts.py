@@ -30,6 +30,7 @@ def describe_data(task) -> dict:
         "leaks": [list(pair) for pair in data.leaks],
         "leak_count": data.leak_count,
         "fingerprint": data.fingerprint,
+        "sample": data.sample,
     } | ({"several": True} if data.multi_label else {})
     if task.config.class_weight not in ("", "balanced"):
         facts["class_weights"] = task.class_weights.tolist()

@@ -529,7 +529,14 @@ def test_images_that_may_be_those_of_a_run_with_changes_since_are_told(tmp_path,
     said = capsys.readouterr().out
     assert "x was trained on ../photos" in said and "that it was trained on are among those tested" in said
     assert find_new({"data_dir": str(photos.rename(tmp_path / "others"))}, stored, run, "folder")
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == ""  # a run of before there were samples
+    write_json(run.data, {"fingerprint": "of before", "sample": find_labelled(str(tmp_path / "others")).sample()})
+    make(tmp_path / "others", "dog/3.png")
+    assert find_new({"data_dir": str(tmp_path / "others")}, stored, run, "folder")
+    assert "of 2 images that" in (said := capsys.readouterr().out) and ", 2 are among those of" in said
+    others = make(tmp_path / "new", "cat/0.png")
+    (others / "cat" / "0.png").write_bytes((others / "cat" / "0.png").read_bytes() + b"another")
+    assert find_new({"data_dir": str(others)}, stored, run, "folder") and capsys.readouterr().out == ""
 
 
 def test_other_images_may_have_fewer_levels_of_folders_than_those_of_the_run(tmp_path, capsys):

@@ -59,7 +59,7 @@ class ImageData:
         validation: its own validation part; None = part of the training images is held out for it.
         class_folders: of images of one's own, what folders or table call the classes.
         unlabelled: of these, files of a test part without labels.
-        fingerprint: of these, see `labelled_files.LabelledFiles.fingerprint`.
+        fingerprint, sample: of these, see `labelled_files.LabelledFiles`.
     """
 
     train: Split
@@ -70,6 +70,7 @@ class ImageData:
     class_folders: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
     fingerprint: str = ""
+    sample: dict[str, int] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def multi_label(self) -> bool:

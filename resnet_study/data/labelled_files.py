@@ -8,6 +8,7 @@ folder, {"1": "pink primrose", ...}, gives the names to show.
 import collections
 import dataclasses
 import hashlib
+import heapq
 import json
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _OF_RUNS = (
 )
 _REASONS = 5  # for leaving files aside that are told
 _LARGEST_NAMES = 16 << 20  # bytes
+_SAMPLED = 300  # files that a run remembers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,27 @@ class LabelledFiles:
                     size = "none"
             digest.update(f"{part}\0{file[len(self.place) :]}\0{name}\0{size}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def sample(self) -> dict[str, int]:
+        """Some hundred of the files, {what stands for place and class: bytes}: the same ones wherever the folder lies and whatever is added."""
+        return {key: _size(file) for key, file in heapq.nsmallest(_SAMPLED, self._keys())}
+
+    def count_common(self, sample: dict[str, int]) -> int:
+        """How many files of a `sample`, perhaps of other images, are among these."""
+        return sum(_size(file) == sample[key] for key, file in self._keys() if key in sample)
+
+    def _keys(self):
+        for members in self.parts.values():
+            for file, label in members:
+                named = f"{file[len(self.place) :]}\0{label}".encode(errors="surrogateescape")
+                yield hashlib.sha256(named).hexdigest()[:12], file
+
+
+def _size(file) -> int:
+    try:
+        return file_size(file)
+    except OSError:  # whatever cannot be read is found when it is its turn
+        return -1
 
 
 def _classes_of(members, multi_label: bool) -> set[str]:

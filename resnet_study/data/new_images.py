@@ -79,6 +79,11 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
             f"note: {run} was trained on {stored.data_dir}; if that is {found.place}, whose images or labels have changed since, "
             "images that it was trained on are among those tested"
         )
+    elif count := found.count_common(sample := _read_sample(run)):
+        say_once(
+            f"note: of {len(sample):,} images that {run} has had, {count:,} are among those of {found.place}, by name, class and size; on images that "
+            "it was trained on, the result says nothing of new ones"
+        )
     if flags.get("test_ckpt_path"):
         flags["dataset"] = meant
     else:  # the settings are those of the run then
@@ -111,6 +116,12 @@ def _may_be_same_place(data_dir, stored) -> bool:
         return stored.dataset == "folder" and kept.resolve() == here
     names = tuple(name for name in kept.parts if name != "..")
     return stored.dataset == "folder" and names != () and here.parts[-len(names) :] == names
+
+
+def _read_sample(run) -> dict[str, int]:
+    """Some of the images of a run, see `LabelledFiles.sample`; {} where it does not tell."""
+    sample = read_json(run.data, {}).get("sample") if run is not None and run.data.is_file() else None
+    return sample if is_kind(sample, dict) and all(is_kind(size, int) for size in sample.values()) else {}
 
 
 def _is_own(found, run) -> bool:

@@ -260,7 +260,11 @@ class Classification(Task):
             facts["class_weights"] = self.class_weights.tolist()
         if not self.data.fingerprint:
             return facts
-        return facts | {"class_folders": self.data.class_folders, "fingerprint": self.data.fingerprint}
+        return facts | {
+            "class_folders": self.data.class_folders,
+            "fingerprint": self.data.fingerprint,
+            "sample": self.data.sample,
+        }
 
     def _count_images(self) -> dict[str, int]:
         return {"training": len(self.training), "validation": len(self.validation), "test": len(self.data.test)}
