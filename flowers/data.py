@@ -21,7 +21,7 @@ from hyper_parameters import from_preset
 from resnet_study.data.folder_data import check_broken, find_known, find_parts, list_classes
 from resnet_study.data.splits import ALL_CLASSES, EACH_CLASS, hold_out
 from resnet_study.errors import UsageError
-from resnet_study.files import read_json
+from resnet_study.files import is_kind, read_json
 from resnet_study.run_folder import RunFolder
 
 
@@ -160,7 +160,8 @@ def _stored_rounding(run: RunFolder) -> str:
 
 def _holds_test(run: RunFolder) -> bool:
     """Whether a run has test images, if it has begun: earlier versions held none out of a folder train/ without another part beside it."""
-    return not run.data.is_file() or bool(read_json(run.data, {"images": {"test": int}})["images"]["test"])
+    kept = read_json(run.data, {}).get("images") if run.data.is_file() else None
+    return not is_kind(kept, {"test": int}) or kept["test"] > 0
 
 
 def _load_published(config: FlowerParameters) -> FlowerData:

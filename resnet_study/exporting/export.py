@@ -236,8 +236,9 @@ def _compare(named, path, quantize, real, expected, received, multi_label):
 def _check_replaced(place, aside):
     """Raises UsageError where a folder of an earlier export holds more than that has written."""
     facts = place / "model.json"
-    file = read_json(facts, {}).get("file") if facts.is_file() else None
-    known = {entry.name for entry in aside.iterdir()} | {file}
+    if not facts.is_file():  # as earlier versions left it
+        return
+    known = {entry.name for entry in aside.iterdir()} | {read_json(facts, {}).get("file")}
     if foreign := sorted(entry.name for entry in place.iterdir() if entry.name not in known):
         raise UsageError(f"{place} holds {foreign[0]}, which no export has written; move it away")
 
