@@ -48,7 +48,7 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/build_site.py
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/throughput.py --results_dir runs/bench $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
+	$(BIN)/python benchmarks/throughput.py $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
 
 crash-test: $(INSTALLED)
 	$(BIN)/python benchmarks/crash_test.py --kills 100

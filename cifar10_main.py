@@ -97,7 +97,7 @@ def make_parser() -> Parser:
         "--held_out",
         default="",
         metavar="RUN",
-        help="run folder of the same recipe whose validation images --mode=calibrate uses, for a run on all images",
+        help="run of the same recipe, its name or its folder, whose validation images --mode=calibrate uses, for a run on all images",
     )
     parser.add_argument(
         "--macs",
@@ -328,7 +328,7 @@ def _serve(flags, versions, port):
     for path in paths.values():
         if path not in registry.SHIPPED and not Path(path).expanduser().exists():
             raise UsageError(
-                f"expected a run folder, model file or 'cifar10', received '{path}'; --mode=runs lists the runs"
+                f"expected a run folder, model file or one of {', '.join(registry.SHIPPED)}, received '{path}'; --mode=runs lists the runs"
             )
     shown, listening = _tell_apart(paths), listen(port)
     with listening:

@@ -33,6 +33,7 @@ from resnet_study.evaluation import (
     make_reader,
     measure,
     read_as_trained,
+    read_result,
 )
 from resnet_study.exporting.export import (
     CALIBRATION_IMAGES,
@@ -44,7 +45,7 @@ from resnet_study.exporting.export import (
 )
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
-from resnet_study.files import read_json, write_json
+from resnet_study.files import write_json
 from resnet_study.new_data import evaluate_others as evaluate_others
 from resnet_study.new_data import predict_unlabelled
 from resnet_study.predict_files import find_true_names, list_images, predict_files
@@ -112,7 +113,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     # What was measured once, of whatever call, is not to be lost by another one.
     before = {}
     with contextlib.suppress(UsageError):  # there is none, or a damaged one
-        before = read_json(run.result, {"test": dict})["test"]
+        before = read_result(run, "test")["test"]
     views = {
         "mirrored": config.test_flip or "error_flip" in before,
         "shifted": config.test_shifts or "error_shifts" in before,
@@ -131,7 +132,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
 
     Args:
         config: settings of a run with one head.
-        held_out: another run folder, of the same recipe, whose model and validation images the temperature is fitted on. A run that was
+        held_out: another run, by its name or its folder, of the same recipe, whose model and validation images the temperature is fitted on. A run that was
             trained on all images needs one, since it held none out. "" = the run itself.
 
     Returns:
@@ -160,7 +161,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     facts = {
         "of": hash_file(run.best),
         "temperature": temperature,
-        "fitted_on": str(held_out or "its own validation images"),
+        "fitted_on": str(fitted.path) if held_out else "its own validation images",
         "images": len(validation),
     }
     for part, probabilities, labels in (("validation", seen, validation.labels), ("test", answers, tested.labels)):
@@ -203,7 +204,7 @@ def _find_held_out(run, config, fitted, recipe):
     recipe = dataclasses.replace(recipe, **{"data_dir": config.data_dir} | moved)
     data = cifar10_input.load_data(recipe)
     if recipe.is_use_ckpt:
-        tell_known_images(recipe.ckpt_path, recipe, data.fingerprint)
+        tell_known_images(recipe.ckpt_path, recipe, data)
     if data.multi_label:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)

@@ -313,7 +313,11 @@ def _make(experiment, flags, path, known) -> bool:
             program, *arguments = command.split()
             print(f"python {command}", flush=True)
             if "--resume" in arguments:
-                _check_run(experiment.name, arguments, flags.runs_dir)
+                try:
+                    _check_run(experiment.name, arguments, flags.runs_dir)
+                except UsageError as error:
+                    print(f"error: {error}", file=sys.stderr)
+                    return False
             publishes = results if "--mode=publish" in arguments else []
             if _run_to_its_end([sys.executable, str(ROOT / program), *arguments, *places, *publishes]):
                 return False

@@ -337,7 +337,7 @@ def _make_parser():
         "--torch_python", default=sys.executable, metavar="PATH", help="interpreter with PyTorch [this one]"
     )
     parser.add_argument(
-        "--results_dir", default="results", metavar="DIR", help="where throughput.json goes [%(default)s]"
+        "--results_dir", default="runs/bench", metavar="DIR", help="where throughput.json goes [%(default)s]"
     )
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one job; how this program starts itself
     return parser
@@ -361,7 +361,7 @@ def _check_place(path, command):
 
     check_index(path.parent)
     held = {row["command"] for row in read_json(path, [{"command": str}])} if path.is_file() else {command}
-    if held != {command}:
+    if held - {command}:
         raise UsageError(f"{path} holds what another command has measured; give another --results_dir")
 
 

@@ -72,7 +72,7 @@ def training_batches(
             values[number * size : (number + 1) * size] for values in plan_batch(step, part.labels, config)
         )
         if features is not None:
-            return features[indices, variants], part.labels[indices]
+            return features[indices, variants], part.labels_of(indices)
         made = [make_variant(part, *pair, config) for pair in zip(indices, variants, strict=True)]
         return np.stack(made), part.labels_of(indices)
 

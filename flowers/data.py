@@ -38,6 +38,7 @@ class FlowerData:
         leaks: pairs of images with equal content in two parts, at most 20 of them.
         leak_count: number of such pairs; None = not looked for.
         unlabelled, fingerprint, sample: see `resnet_study.data.labelled_files.LabelledFiles`.
+        own_parts: the parts that the images come in; the others are drawn.
         split_rounding: how the parts were rounded, see `resnet_study.data.splits.hold_out`; `data.json` of a run keeps it.
     """
 
@@ -54,6 +55,7 @@ class FlowerData:
     unlabelled: tuple[str, ...] = ()
     fingerprint: str = ""
     sample: dict[str, int] = dataclasses.field(default_factory=dict, repr=False)
+    own_parts: tuple[str, ...] = ()
 
     @property
     def multi_label(self) -> bool:
@@ -124,6 +126,7 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
     return FlowerData(
         parts["training"], parts["validation"], parts.get("test"), tuple(classes), tuple(shown[name] for name in classes), found.place,
         tuple(broken), *leaks, rounding, found.unlabelled, found.fingerprint(), found.sample(),
+        tuple(found.parts),
     )  # fmt: skip
 
 

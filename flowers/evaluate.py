@@ -65,7 +65,7 @@ def evaluate(config: FlowerParameters):
     data = load_as_trained(config, path, model)
     pflop = None
     if config.test_ckpt_path:
-        tell_known_images(path, config, data.fingerprint)
+        tell_known_images(path, config, data)
     else:
         _check_data(run, data)
         pflop = transfer_pflop(config, model, run.last_step(), data)

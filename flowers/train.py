@@ -14,7 +14,7 @@ from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.run_folder import find_run
 
-# Settings of how one folder is split; the first where there are no parts at all, the others where there is none for validation.
+# Settings of how images are split; the first where there is neither a test nor a validation part, the others where there is none for validation.
 _OF_SPLIT = ("test_fraction", "validation_fraction", "split_seed")
 
 
@@ -66,7 +66,7 @@ def _run(argv):
         found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
         if "validation" in found.parts or ("test" in found.parts and asked[0] == "test_fraction"):
             raise UsageError(
-                f"{found.place} must be one whole to be split by --{asked[0]}, received parts ({', '.join(found.parts)}); leave it out"
+                f"{found.place} must have no such part for --{asked[0]}, received {', '.join(found.parts)}; leave it out"
             )
     if config.dataset == "oxford102" and not resume:
         print(

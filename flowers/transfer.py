@@ -135,7 +135,8 @@ class Transfer(Task):
                 continue
             # Far from the numbers that training takes, or both would turn images of equal index alike.
             variant = 1_000_000 + step // self.report_freq
-            yield np.stack([make_variant(part, index, variant, config) for index in indices]), part.labels[indices]
+            images = np.stack([make_variant(part, index, variant, config) for index in indices])
+            yield images, part.labels_of(indices)
         if not (read or config.faithful):
             raise UsageError(
                 f"expected validation images that can be read, received {len(part)} that cannot; mend them, or hold out others"
@@ -191,7 +192,7 @@ class Transfer(Task):
         if self._load_weights and not known and config.weights != "none":
             load_backbone_weights(self.backbone, config.weights)
         if self._load_weights:
-            tell_known_images(config.weights, config, self.data.fingerprint)
+            tell_known_images(config.weights, config, self.data)
         if self._load_weights and config.weights == "none":
             self._adapt_whitening()
         self.caches_features = can_cache_features(config, len(self.training), len(self.validation), self._to_features)

@@ -41,7 +41,7 @@ class OwnImageSettings(Settings):
     test_fraction: float = setting(
         0.1,
         DATA,
-        "images of one's own: share of each class held out for testing, where there is no test part (flowers: where one folder is split)",
+        "images of one's own: share of each class held out for testing, where there is no test part (flowers: and no validation part)",
         minimum=0.0,
         maximum=0.9,
     )

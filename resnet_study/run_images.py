@@ -10,6 +10,7 @@ tell_own_images             of files to answer for that the model was trained on
 import json
 from pathlib import Path
 
+from resnet_study.data.file_sorting import part_of
 from resnet_study.errors import UsageError, say_once
 from resnet_study.files import read_json
 from resnet_study.networks import registry
@@ -72,17 +73,22 @@ def check_parts(run: RunFolder, stored, flags: dict, names) -> None:
             raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
 
 
-def tell_known_images(path: str, config, fingerprint: str) -> None:
+def tell_known_images(path: str, config, data) -> None:
     """Says so where the weights of `path` may have been trained on images that a run holds out: shipped weights of that data set, or those of a
-    run on the same images that held out others. Of images of one's own these may be test images, too.
+    run on the same images that held out others. Of images of one's own these may be test images, too. Parts that the images come in are nobody's
+    training images.
 
     Args:
         path: of the weights, or their name.
         config: settings of either program, for the run that begins with these weights or tests them.
-        fingerprint: of its images, see `labelled_files.LabelledFiles.fingerprint`.
+        data: its images; uses fingerprint and own_parts, see `resnet_study.data.image_data.ImageData`.
     """
-    held_out = ["validation"] if config.validation_fraction else []
-    held_out += ["test"] if config.dataset == "folder" and (config.test_fraction or config.folds) else []
+    is_drawn = {"validation": config.validation_fraction}
+    if config.dataset == "folder":
+        is_drawn["test"] = config.test_fraction or config.folds
+    held_out = [
+        part for part, fraction in is_drawn.items() if fraction and (config.folds or part not in data.own_parts)
+    ]
     if not held_out:
         return
     if path in registry.SHIPPED:
@@ -96,8 +102,8 @@ def tell_known_images(path: str, config, fingerprint: str) -> None:
         if knows and config.dataset == "folder":
             places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
             kept = read_json(run.data, {}).get("fingerprint") if run and run.data.is_file() else None
-            knows = places[0] == places[1] or kept == fingerprint
-            is_alike = kept in (None, fingerprint)
+            knows = places[0] == places[1] or kept == data.fingerprint
+            is_alike = kept in (None, data.fingerprint)
             parts += ["test_fraction", "folds", "fold", "labels", "label_level"]
         # The two programs draw other parts by the same seed.
         is_alike = is_alike and ("preset" in stored) == hasattr(config, "preset")
@@ -125,8 +131,16 @@ def tell_own_images(path: str, paths) -> None:
         return
     place = Path(stored["data_dir"]).expanduser().resolve()
     for given in (Path(each).expanduser().resolve() for each in paths):
-        if place == given or place in given.parents or given in place.parents:
-            say_once(f"note: {run} was trained on images of {place}; on these, the accuracy says nothing of new ones")
+        within = given.relative_to(place).parts if given.is_relative_to(place) else None
+        if within is None and not place.is_relative_to(given):
+            continue
+        if (
+            within and any(part_of(name) == "test" for name in within) and not stored.get("labels")
+        ):  # where the folders are the parts
+            continue
+        say_once(
+            f"note: among the images of {given} may be some that {run} was trained on, in {place}; the accuracy on these says nothing of new ones"
+        )
 
 
 def _images_of(dataset: str | None) -> str | None:

@@ -359,7 +359,7 @@ def test_a_failing_run_is_told_and_stops_no_other(tmp_path, monkeypatch, capsys)
     with pytest.raises(UsageError, match=r"1 runs failed, .* shows the others: .*seed1: the loss must be finite"):
         write_results(tmp_path, "command", [], "tables", [], {}, [failure])
     assert failure in (tmp_path / "report.md").read_text() and failure in (tmp_path / "report.html").read_text()
-    with pytest.raises(UsageError, match="lacks runs that failed, which its command names"):
+    with pytest.raises(UsageError, match="was written without the runs that failed; repeat its command"):
         publish_study(tmp_path, "x", tmp_path / "results")
     with pytest.raises(UsageError, match=r"all 1 runs failed.*seed1: the loss must be finite"):
         finish_runs(configs[1:2])

@@ -157,6 +157,9 @@ CAUSES = {
 def test_bands_of_eight_bits_may_lie_one_after_the_other(tmp_path):
     (tmp_path / "x").write_bytes(planes(8).replace(bytes([200, 200, 40, 40, 20, 20]), bytes([200, 40, 20, 0, 0, 0])))
     assert read_image(tmp_path / "x", (8, 8, 3))[0, 0].tolist() == [200, 40, 20]
+    # Of one band it makes no difference.
+    PIL.Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "y.tif", tiffinfo={284: 2})
+    assert read_image(tmp_path / "y.tif", (8, 8, 1)).shape == (8, 8, 1)
 
 
 def test_the_limit_of_pillow_changes_nothing(tmp_path, monkeypatch):

@@ -445,6 +445,7 @@ def test_a_column_of_parts_is_known_by_what_it_holds_and_tables_may_be_those_of_
         ("image,label,is_valid,is_test\n0,a,1,0\n1,a,0,1\n2,b,0,0\n3,a,0,0\n", {"training": 2, "validation": 1, "test": 1}),
         ("image,cat,dog,is_valid\n0,1,0,1\n1,0,1,0\n2,1,0,0\n3,0,1,0\n", {"training": 3, "validation": 1}),
         ("image,label,is_train\n0,a,1\n1,a,0\n2,b,1\n3,b,1\n", {"training": 3, "validation": 1}),
+        ("image,label,is_valid,is_blurry\n0,a,1,0\n1,a,0,1\n2,b,0,0\n3,b,0,0\n", {"training": 3, "validation": 1}),
         ("image,is_train,is_car\n0,1,0\n1,0,1\n2,1,0\n3,1,0\n", {"training": 4}),  # a train is no part
     ],
 )  # fmt: skip
@@ -454,6 +455,13 @@ def test_columns_of_true_and_false_mark_parts(tmp_path, table, parts):
     data = find_labelled(str(tmp_path), "t.csv")
     assert {part: len(members) for part, members in data.parts.items() if members} == parts
     assert data.has_parts == (len(parts) > 1) and "is_valid" not in data.classes
+
+
+def test_a_row_in_two_parts_is_refused(tmp_path):
+    make(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.csv").write_text("image,label,is_valid,is_test\n1,a,1,1\n2,b,0,0\n")
+    with pytest.raises(UsageError, match="has row 2 in several parts by is_valid and is_test, expected one"):
+        find_labelled(str(tmp_path), "t.csv")
 
 
 def test_a_column_called_set_need_not_name_parts(tmp_path, capsys):
@@ -533,7 +541,7 @@ def test_images_that_may_be_those_of_a_run_with_changes_since_are_told(tmp_path,
     write_json(run.data, {"fingerprint": "of before", "sample": find_labelled(str(tmp_path / "others")).sample()})
     make(tmp_path / "others", "dog/3.png")
     assert find_new({"data_dir": str(tmp_path / "others")}, stored, run, "folder")
-    assert "of 2 images that" in (said := capsys.readouterr().out) and ", 2 are among those of" in said
+    assert "of a sample of 2 images of" in (said := capsys.readouterr().out) and ", 2 are among those of" in said
     others = make(tmp_path / "new", "cat/0.png")
     (others / "cat" / "0.png").write_bytes((others / "cat" / "0.png").read_bytes() + b"another")
     assert find_new({"data_dir": str(others)}, stored, run, "folder") and capsys.readouterr().out == ""

@@ -138,11 +138,23 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
         (str(own.best), {"data_dir": str(tmp_path / "moved")}, False),
         (str(own.best), {"data_dir": str(tmp_path), "fingerprint": "one image more"}, True),
         (str(own.best), {"data_dir": str(tmp_path), "split_seed": 1, "validation_fraction": 0.0}, True),
+        (
+            str(own.best),
+            {
+                "data_dir": str(tmp_path),
+                "fingerprint": "one image more",
+                "own_parts": ("training", "validation", "test"),
+            },
+            False,
+        ),
     ):
         _said.clear()
         asked = {"dataset": "folder"} | changes if path == str(own.best) else changes
         fingerprint = asked.pop("fingerprint", "of others" if "others" in asked.get("data_dir", "") else "of before")
-        tell_known_images(path, from_preset("fast", **asked), fingerprint)
+        parts = asked.pop("own_parts", ())
+        tell_known_images(
+            path, from_preset("fast", **asked), types.SimpleNamespace(fingerprint=fingerprint, own_parts=parts)
+        )
         parts = (
             "test"
             if asked.get("validation_fraction") == 0
@@ -166,7 +178,7 @@ def test_files_that_a_model_was_trained_on_are_told(tmp_path, capsys):
     ):
         _said.clear()
         tell_own_images(str(own.best), [tmp_path / "x.png", given])
-        assert (f"was trained on images of {photos}" in capsys.readouterr().out) == told, given
+        assert (f"was trained on, in {photos}" in capsys.readouterr().out) == told, given
     tell_own_images("cifar10", [photos])
     assert capsys.readouterr().out == ""
 

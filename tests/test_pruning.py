@@ -116,9 +116,21 @@ def test_a_pruned_run_resumes_and_is_opened(tmp_path, capsys):
     flags = [f"--runs_dir={tmp_path}", "--version=whole"]
     assert plan(whole, {}, 0.8, resume=True) == dataclasses.replace(config, runs_dir=whole.runs_dir)
     assert main(["--mode=prune", *flags, "--macs=0.8"]) == 2 and "--resume" in capsys.readouterr().err
-    shutil.copytree(tmp_path / "whole", tmp_path / "other" / "whole")
-    other = [f"--runs_dir={tmp_path}", f"--test_ckpt_path={tmp_path / 'other' / 'whole'}", "--macs=0.8", "--resume"]
-    assert main(["--mode=prune", *other]) == 2 and "was pruned from" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+    other = {"runs_dir": str(tmp_path), "version": "whole-macs0.8"}
+    for source in (tmp_path / "copy", tmp_path / "whole" / "best.keras"):  # the same model
+        plan(dataclasses.replace(whole, **other, test_ckpt_path=str(source)), {}, 0.8, resume=True)
+    shutil.copy(tmp_path / "copy" / "final.keras", tmp_path / "copy" / "best.keras")
+    (tmp_path / "copy" / "best.keras").write_bytes((tmp_path / "copy" / "best.keras").read_bytes() + b"another")
+    with pytest.raises(UsageError, match="which is another model; give another --version"):
+        plan(dataclasses.replace(whole, **other, test_ckpt_path=str(tmp_path / "copy")), {}, 0.8, resume=True)
+    with pytest.raises(UsageError, match="whole is no run that was pruned"):
+        plan(
+            dataclasses.replace(whole, **other | {"version": "whole"}, test_ckpt_path=str(tmp_path / "copy")),
+            {},
+            0.8,
+            resume=True,
+        )
     longer = ["--macs=0.8", "--resume", "--train_steps=6"]
     assert main(["--mode=prune", *flags, *longer]) == 2 and "--extend=4" in capsys.readouterr().err
     assert main(["--mode=prune", *flags]) == 2 and "needs --macs" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 import json
 import sys
 
-import pytest
 from conftest import ROOT
 
 from cifar10_main import make_parser
@@ -65,12 +64,15 @@ def test_two_make_reproduce_at_a_time_keep_both_entries(tmp_path, monkeypatch):
 
 
 def test_a_trial_is_not_taken_for_the_experiment(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "_run_to_its_end", lambda _: pytest.fail("it went on with it"))
+    commands = []
+    monkeypatch.setattr(reproduce, "_run_to_its_end", lambda command: commands.append(" ".join(command)) or 0)
     config = from_preset("fast", train_steps=100, runs_dir=str(tmp_path))
     RunFolder(tmp_path / config.run_name).begin(config, resume=False, overwrite=False)
     assert reproduce.main(["--only=fast", f"--runs_dir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert "fast would go on with the run in" in error and "which has --train_steps=100; move it away" in error
+    assert [command for command in commands if "fast-all-seed2" in command]  # the next ones begin all the same
+    assert not [command for command in commands if "fast-seed0" in command]
 
 
 def test_every_command_of_make_reproduce_is_understood():

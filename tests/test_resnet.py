@@ -456,7 +456,10 @@ def test_without_top_gives_64_features():
         ({"input_shape": 32}, "three whole numbers, received 32"),
         ({"input_shape": "abc"}, "three whole numbers, received 'abc'"),
         ({"input_shape": (32.0, 32, 3)}, r"three whole numbers, received \(32.0, 32, 3\)"),
-        ({"weights": 5}, "must be None, .*'cifar100', or the path of an existing .keras or .weights.h5 file, received 5"),
+        (
+            {"weights": 5},
+            "must be None, .*'cifar100', or the path of an existing .keras or .weights.h5 file, received 5",
+        ),
         ({"classes": 0}, "classes must be an int >= 1"),
         ({"weights": "cifar10", "input_shape": (33, 32, 3)}, r"need input_shape .*received \(33, 32, 3\)"),
         (

@@ -167,7 +167,7 @@ def _read(config, found: LabelledFiles) -> ImageData:
         say_once("all images are grey, so they are read with one channel; --channels=3 makes three")
     return ImageData(
         arrays["training"], arrays["test"], found.class_names, found.place, arrays.get("validation"), found.classes,
-        found.unlabelled, found.fingerprint(), found.sample(),
+        found.unlabelled, found.fingerprint(), found.sample(), tuple(found.parts),
     )  # fmt: skip
 
 

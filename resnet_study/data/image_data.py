@@ -60,6 +60,7 @@ class ImageData:
         class_folders: of images of one's own, what folders or table call the classes.
         unlabelled: of these, files of a test part without labels.
         fingerprint, sample: of these, see `labelled_files.LabelledFiles`.
+        own_parts: of these, the parts that they come in; the others are drawn.
     """
 
     train: Split
@@ -71,6 +72,7 @@ class ImageData:
     unlabelled: tuple[str, ...] = ()
     fingerprint: str = ""
     sample: dict[str, int] = dataclasses.field(default_factory=dict, repr=False)
+    own_parts: tuple[str, ...] = ()
 
     @property
     def multi_label(self) -> bool:

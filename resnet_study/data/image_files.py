@@ -34,7 +34,7 @@ _HEIC = (
 )  # the kind that a file of this family states
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
 _PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white
-_BITS, _PLANES = 258, 284  # tags of TIFF: bits of each band; 2 = the bands lie one after the other
+_BITS, _BANDS, _PLANES = 258, 277, 284  # tags of TIFF: bits of each band; bands; 2 = they lie one after the other
 _EXIF_ORIENTATION = 0x0112
 _MOST_PIXELS = 89_478_485  # as Pillow has it; programs set its own to None
 _LARGEST_FILE = 256 << 20  # bytes
@@ -212,7 +212,8 @@ def decode_pixels(
                 opened.draft(opened.mode, (1, 1))
             if kind != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
                 opened.load()
-            if kind == "TIFF" and opened.tag_v2.get(_PLANES) == 2 and opened.tag_v2.get(_BITS, (8,))[0] != 8:
+            planar = kind == "TIFF" and opened.tag_v2.get(_PLANES) == 2 and opened.tag_v2.get(_BANDS, 1) > 1
+            if planar and opened.tag_v2.get(_BITS, (8,))[0] != 8:
                 raise UsageError(
                     f"{file} has its bands of {opened.tag_v2[_BITS][0]} bits one after the other, which neither OpenCV nor Pillow reads rightly; save it "
                     "with interleaved bands"

@@ -227,8 +227,8 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
     marks = (
         [] if part is not None else [index for index, column in enumerate(columns) if _is_mark(lines, index, column)]
     )
-    if any(column.startswith("is_") and column not in _MARKS for column in columns):
-        marks = []  # is_train may stand beside is_car
+    if label is None and any(column.startswith("is_") and column not in _MARKS for column in columns):
+        marks = []  # is_train may stand beside is_car, and both be classes
     if part is None and not marks:
         part = next(
             (index for index in range(len(columns)) if index not in (name, label) and _holds_parts(lines, index)), None
@@ -249,7 +249,12 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
             raise UsageError(
                 f"{place} has {len(cells)} cells in row {number}, expected {len(columns)}; put several labels into quotes"
             )
-        told = _marked_part(cells, marks, columns) if marks else None
+        told = None
+        if marks:
+            told = _marked_part(cells, marks, columns)
+            if told is None:
+                named = " and ".join(columns[index] for index in marks)
+                raise UsageError(f"{place} has row {number} in several parts by {named}, expected one; mend it")
         if part is not None:
             told = part_of(cells[part])
             if told is None:
@@ -284,11 +289,13 @@ def _is_mark(lines, index, column) -> bool:
     return column in _MARKS and bool(cells & set(_TRUE)) and cells <= {*_TRUE, *_FALSE}
 
 
-def _marked_part(cells, marks, columns) -> str:
-    marked = [_MARKS[columns[index]] for index in marks if cells[index].strip().lower() in _TRUE]
+def _marked_part(cells, marks, columns) -> str | None:
+    """The part of a row; None where it is in several."""
+    marked = {_MARKS[columns[index]] for index in marks if cells[index].strip().lower() in _TRUE}
     told = {_MARKS[columns[index]] for index in marks}
     # With is_train alone, what is not trained on validates.
-    return marked[0] if marked else "training" if "training" not in told else "validation"
+    rest = "training" if "training" not in told else "validation"
+    return None if len(marked) > 1 else next(iter(marked), rest)
 
 
 def _holds_parts(lines, index) -> bool:

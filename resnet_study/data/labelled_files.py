@@ -106,12 +106,13 @@ class LabelledFiles:
         return digest.hexdigest()
 
     def sample(self) -> dict[str, int]:
-        """Some hundred of the files, {what stands for place and class: bytes}: the same ones wherever the folder lies and whatever is added."""
+        """A few hundred of the files, chosen by their names, {what stands for place and class: bytes}; `count_common` finds them again wherever
+        the folder lies and whatever is added."""
         return {key: _size(file) for key, file in heapq.nsmallest(_SAMPLED, self._keys())}
 
     def count_common(self, sample: dict[str, int]) -> int:
         """How many files of a `sample`, perhaps of other images, are among these."""
-        return sum(_size(file) == sample[key] for key, file in self._keys() if key in sample)
+        return sum(_size(file) == sample[key] for key, file in self._keys() if key in sample) if sample else 0
 
     def _keys(self):
         for members in self.parts.values():

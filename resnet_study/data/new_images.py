@@ -81,7 +81,7 @@ def find_new(flags: dict, stored, run: RunFolder | None, dataset: str) -> Labell
         )
     elif count := found.count_common(sample := _read_sample(run)):
         say_once(
-            f"note: of {len(sample):,} images that {run} has had, {count:,} are among those of {found.place}, by name, class and size; on images that "
+            f"note: of a sample of {len(sample):,} images of {run}, {count:,} are among those of {found.place}, by name, class and size; on images that "
             "it was trained on, the result says nothing of new ones"
         )
     if flags.get("test_ckpt_path"):

@@ -238,8 +238,11 @@ def _check_replaced(place, aside):
     facts = place / "model.json"
     if not facts.is_file():  # as earlier versions left it
         return
-    known = {entry.name for entry in aside.iterdir()} | {read_json(facts, {}).get("file")}
-    if foreign := sorted(entry.name for entry in place.iterdir() if entry.name not in known):
+    known = {entry.name for entry in aside.iterdir()} | {"Thumbs.db", "desktop.ini"}  # of Windows
+    with contextlib.suppress(UsageError):  # it is damaged, and replaced
+        known.add(read_json(facts, {}).get("file"))
+    names = sorted(entry.name for entry in place.iterdir())
+    if foreign := [name for name in names if name not in known and not name.startswith(".")]:
         raise UsageError(f"{place} holds {foreign[0]}, which no export has written; move it away")
 
 

@@ -5,6 +5,7 @@ https://github.com/KellerJordan/cifar10-airbench, airbench96.
 """
 
 import functools
+import numbers
 
 import keras
 from keras import layers
@@ -88,7 +89,7 @@ def build_airbench(
     if (
         convolutions not in (2, 3)
         or len(widths) != 3
-        or not all(isinstance(width, int) and width > 0 for width in widths)
+        or not all(isinstance(width, numbers.Integral) and width > 0 for width in widths)
     ):
         raise ValueError(
             f"convolutions must be 2 or 3 and widths three ints >= 1, received {convolutions} and {widths}"

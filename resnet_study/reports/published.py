@@ -44,6 +44,7 @@ _TOLD_OF_FLOWERS = (
     "split_seed", "folds", "fold", "on_bad_image", "find_leaks", "extend",
 )  # fmt: skip
 _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
+UNREPEATABLE = "no single command repeats it"  # a run that was extended twice
 
 
 def published_number(config: HyperParameters) -> tuple[str, float, str] | None:
@@ -163,7 +164,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
             metric: (
                 value,
                 *(published if metric.removesuffix("_unaveraged") == metric_published else (None, None)),
-                "no single command repeats it" if before else "",
+                UNREPEATABLE if before else "",
             )
             for metric, value in numbers.items()
         },

@@ -22,7 +22,7 @@ from resnet_study.files import hash_file, holding_lock, is_kind, read_json, read
 from resnet_study.reports.canvas import save_figure
 from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
-from resnet_study.reports.published import list_cifar_numbers
+from resnet_study.reports.published import UNREPEATABLE, list_cifar_numbers
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.settings import Settings
@@ -158,15 +158,16 @@ def _publish(run, experiment, results, config, recipe, numbers):
             "run": run.path.name,
             "folders": row.get("folders", {}) | {str(config.seed): run.path.name},
             "origins": row.get("origins", {}) | {str(config.seed): origin},
-            "note": note if len(seeds) == 1 else "",
+            "note": note if len(seeds) == 1 or note == UNREPEATABLE else "",
             "options": config.model_choices,
         }
     write_json(path, rows)
     drawn = [file for file in sorted(run.figures.iterdir()) if file.suffix in (".png", ".md")]
     page = results / run.path.name
-    for old in page.glob("*.png"):  # of an earlier training of that name
-        if old.name not in {file.name for file in drawn}:
-            old.unlink()
+    for name in {*(f"{stem}.png" for stem in _SHOWN), "heads.md", "report.md", "layers.md"} - {
+        file.name for file in drawn
+    }:
+        (page / name).unlink(missing_ok=True)  # of an earlier training of that name
     for file in (*drawn, run.error_csv, run.result):
         write_atomically(page / file.name, file.read_bytes())
     return write_table(results)
@@ -218,13 +219,16 @@ def describe_origin(run: RunFolder, config: Settings) -> dict:
     if not starts:
         raise UsageError(f"{run.environment} must tell of a start of the training, received none; restore it")
     check_current(run)
-    last, commits = run.read_history().iloc[-1], list(dict.fromkeys(str(start["commit"]) for start in starts))
+    last, commits = (
+        run.read_history().iloc[-1],
+        list(dict.fromkeys(start["commit"] for start in starts if start["commit"])),
+    )
     return {
         "images_seen": int(last["step"]) * config.images_per_step,
         "pflop": read_result(run).get("pflop"),
         "wall_seconds": round(float(last["seconds"])),
         "hardware": "; then ".join(dict.fromkeys(map(name_hardware, starts))),
-        "commit": " .. ".join(commits[:: max(1, len(commits) - 1)]),  # the first and the last
+        "commit": " .. ".join(commits[:: max(1, len(commits) - 1)]) or None,  # the first and the last
     }
 
 
@@ -263,7 +267,7 @@ def _publish_study(folder, experiment, results):
     study = read_json(folder / "study.json", {"rows": [_ROW], "runs": [str]})
     if study.get("failures"):
         raise UsageError(
-            f"{folder} lacks runs that failed, which its command names; repeat the study, or leave them out of it"
+            f"{folder} was written without the runs that failed; repeat its command, or a command without these networks or seeds"
         )
     if (results / experiment / "error.csv").exists():
         raise UsageError(f"{results / experiment} holds a run; give the study another --experiment")

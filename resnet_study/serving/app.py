@@ -150,7 +150,7 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
             raise fastapi.HTTPException(
                 422, f"parameters are model, top and details, received {unknown[0]}; leave it out"
             )
-        if request.headers.get("content-type", "").startswith("multipart/"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise fastapi.HTTPException(
                 415,
                 "expected the bytes of an image as the body, received a form; send them as curl --data-binary @FILE does",

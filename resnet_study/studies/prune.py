@@ -12,6 +12,7 @@ from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_model
+from resnet_study.files import hash_file
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.networks.pruning import choose_widths, score_channels
@@ -59,11 +60,12 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
     if run.path.resolve() == RunFolder(path).path.resolve():
         raise UsageError(f"--version={name} is the run to prune; give the new one another name")
     if resume and run.holds_run():
-        kept = run.read_config(HyperParameters).ckpt_path
-        place = Path(kept).expanduser()
-        if kept != path and place.exists() and place.resolve() != Path(path).expanduser().resolve():
+        stored = run.read_config(HyperParameters)
+        if not stored.is_use_ckpt:
+            raise UsageError(f"{run} is no run that was pruned; give another --version, or leave --resume out")
+        if _are_others(stored.ckpt_path, path):
             raise UsageError(
-                f"{run} was pruned from {kept}, received {path}; give another --version, or leave --resume out"
+                f"{run} was pruned from {stored.ckpt_path}, received {path}, which is another model; give another --version, or leave --resume out"
             )
         asked = {name: value for name, value in given.items() if name not in ("version", "test_ckpt_path")}
         place = {"runs_dir": config.runs_dir, "version": run.path.name}
@@ -107,6 +109,15 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         )
     start = {"is_use_ckpt": True, "ckpt_path": path, "test_ckpt_path": "", "version": run.path.name}
     return dataclasses.replace(config, **recipe | given | start)
+
+
+def _are_others(one: str, other: str) -> bool:
+    """Whether two paths, or names of shipped weights, lead to different models; False where one is gone."""
+    if one == other or {one, other} & set(registry.SHIPPED):
+        return one != other
+    places = [Path(path).expanduser() for path in (one, other)]
+    files = [RunFolder(place).best if place.is_dir() else place for place in places]
+    return all(file.is_file() for file in files) and hash_file(files[0]) != hash_file(files[1])
 
 
 def describe_size(run: RunFolder, sparsity: float) -> str:

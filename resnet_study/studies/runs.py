@@ -368,7 +368,7 @@ def check_study_folder(folder: RunFolder, mode: str) -> None:
 def write_study(
     folder: Path, command: str, rows: list[dict], report: str, figures: list[Path], runs=(), failures=()
 ) -> Path:
-    """Writes report.md and study.json of a study, says which other study of this name that replaces, and deletes figures that only that had.
+    """Writes report.md and study.json of a study, says which other study of this name that replaces, and deletes figures that only the former had.
 
     Args:
         folder: of the study.

@@ -211,7 +211,7 @@ class Classification(Task):
             copy_weights(source, model, new_heads)
         except ValueError as error:
             raise UsageError(f"--ckpt_path={path} does not fit --model={self.config.model_name}: {error}") from error
-        tell_known_images(path, self.config, self.data.fingerprint)
+        tell_known_images(path, self.config, self.data)
         begin_random = [f"{name} ({here} classes, {there} there)" for name, (there, here) in new_heads.items()]
         print(
             f"starting from the weights of {path}"
