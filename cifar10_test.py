@@ -57,7 +57,7 @@ from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.training.work import training_pflop
 
 # Flags in which a run that held images out may differ from the one that it calibrates, though the recipe is the same.
-_OF_ONE_RUN = ("--seed", "--validation_fraction", "--split_seed", "--report_freq", "--patience", "--version")
+_OF_ONE_RUN = ("--seed", "--validation_fraction", "--split_seed", "--report_freq", "--patience")
 
 
 def test(
@@ -148,6 +148,10 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     if held_out:  # a name, as --version takes it, or a path
         by_name = RunFolder(f"{config.runs_dir}/{held_out}")
         fitted = by_name if by_name.holds_run() else RunFolder(held_out)
+        if not fitted.holds_run():
+            raise UsageError(
+                f"--held_out must be a run in {config.runs_dir} or its folder, received '{held_out}'; --mode=runs lists them"
+            )
     recipe = fitted.read_config(HyperParameters) if held_out else config
     validation, tested, names = _find_held_out(run, config, fitted, recipe)
     model = load_model(str(run.best))

@@ -357,7 +357,7 @@ def main(arguments=None) -> int:
 def _check_place(path, command):
     """Raises UsageError, before an hour of measuring, where the rows would replace others, or the index somebody's README.md."""
     from resnet_study.files import read_json
-    from resnet_study.reports.results import check_index
+    from resnet_study.reports.results_index import check_index
 
     check_index(path.parent)
     held = {row["command"] for row in read_json(path, [{"command": str}])} if path.is_file() else {command}

@@ -199,14 +199,16 @@ def _write_page(path, config, found, table):
         parts=list(dict.fromkeys(table["part"])), broken=list(broken["cannot_be_read"])[:_SHOWN], broken_count=len(broken),
         classes=[(name, rows["part"].value_counts().to_dict()) for name, rows in by_class(table)],
         counts={name: (len(values), list(values.head(_SHOWN).items())) for name, values in counts.items()},
-        class_count=class_count, is_split=found.has_parts,
+        class_count=class_count, is_split={"validation", "test"} <= found.parts.keys(),
     )  # fmt: skip
     for column, facts in pairs.items():
         print(
             f"{facts['count']:,} image(s) {column[:-1]} an earlier one, {facts['between']:,} of them one of another part"
         )
-    if not found.has_parts and pairs["equals"]["count"]:
-        print("this folder is split by seed, so equal images may come into different parts; remove the copies first")
+    if not {"validation", "test"} <= found.parts.keys() and pairs["equals"]["count"]:
+        print(
+            "parts that are missing are drawn by seed, so equal images may come into different ones; remove the copies first"
+        )
     print(f"{len(broken):,} image(s) cannot be read")
 
 

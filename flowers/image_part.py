@@ -2,7 +2,7 @@
 
 A part of up to 10,000 images and 1 GiB is read at once, so that every broken image is known before training begins; images of a
 larger part are read when their turn comes. Either way a broken one is named, and `on_bad_image` decides: refuse = the start, or the
-run at its last checkpoint, ends; skip = left out, and where a batch needs it, the next image of its class stands in.
+run at its last checkpoint, ends; skip = left out, and where a batch needs it, the next image of its class stands in, or of several labels one that shares most.
 """
 
 import dataclasses

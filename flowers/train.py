@@ -66,7 +66,8 @@ def _run(argv):
         found = find_labelled(config.data_dir, config.labels, config.label_level, config.label_separator)
         if "validation" in found.parts or ("test" in found.parts and asked[0] == "test_fraction"):
             raise UsageError(
-                f"{found.place} must have no such part for --{asked[0]}, received {', '.join(found.parts)}; leave it out"
+                f"--{asked[0]} is for images without a validation part, and without a test part where it draws one, received {found.place} with the parts "
+                f"{', '.join(found.parts)}; leave it out"
             )
     if config.dataset == "oxford102" and not resume:
         print(

@@ -75,44 +75,42 @@ def check_parts(run: RunFolder, stored, flags: dict, names) -> None:
 
 def tell_known_images(path: str, config, data) -> None:
     """Says so where the weights of `path` may have been trained on images that a run holds out: shipped weights of that data set, or those of a
-    run on the same images that held out others. Of images of one's own these may be test images, too. Parts that the images come in are nobody's
-    training images.
+    run on the same images that held out others. Of images of one's own these may be test images, too.
 
     Args:
         path: of the weights, or their name.
         config: settings of either program, for the run that begins with these weights or tests them.
-        data: its images; uses fingerprint and own_parts, see `resnet_study.data.image_data.ImageData`.
+        data: its images; uses test, fingerprint and own_parts, see `resnet_study.data.image_data.ImageData`.
     """
-    is_drawn = {"validation": config.validation_fraction}
-    if config.dataset == "folder":
-        is_drawn["test"] = config.test_fraction or config.folds
-    held_out = [
-        part for part, fraction in is_drawn.items() if fraction and (config.folds or part not in data.own_parts)
-    ]
-    if not held_out:
-        return
+    held_out = ["validation"] if config.validation_fraction else []
+    if config.dataset == "folder" and data.test is not None:
+        held_out.append("test")
     if path in registry.SHIPPED:
         knows = _images_of(registry.dataset_of(path)) == _images_of(config.dataset)
     else:
         run = begun_run_around(path)
         stored = read_json(run.config, dict) if run else {}
+        fields = config.__dataclass_fields__
+
+        def is_equal(names):  # a run of before there was one of them had its default
+            return all(
+                stored.get(name, fields[name].default) == getattr(config, name) for name in names if name in fields
+            )
+
         knows = _images_of(stored.get("dataset")) == _images_of(config.dataset)
-        # The parts are drawn class by class, so other labels give others; and so do images that were added.
-        parts, is_alike = ["dataset", "heads", "validation_fraction", "split_seed"], True
+        # The two programs draw other parts by the same seed, and class by class, so other labels give others.
+        is_alike = ("preset" in stored) == hasattr(config, "preset")
+        is_alike = is_alike and is_equal(("dataset", "heads", "validation_fraction", "split_seed"))
         if knows and config.dataset == "folder":
             places = [Path(str(place)).expanduser().resolve() for place in (stored.get("data_dir"), config.data_dir)]
             kept = read_json(run.data, {}).get("fingerprint") if run and run.data.is_file() else None
             knows = places[0] == places[1] or kept == data.fingerprint
-            is_alike = kept in (None, data.fingerprint)
-            parts += ["test_fraction", "folds", "fold", "labels", "label_level"]
-        # The two programs draw other parts by the same seed.
-        is_alike = is_alike and ("preset" in stored) == hasattr(config, "preset")
-        fields = config.__dataclass_fields__  # a run of before there was one of them had its default
-        knows = knows and not (
-            is_alike
-            and all(stored.get(name, fields[name].default) == getattr(config, name) for name in parts if name in fields)
-        )
-    if knows:
+            same_labels = kept in (None, data.fingerprint) and is_equal(("labels", "label_level", "folds"))
+            is_alike = is_alike and same_labels and is_equal(("test_fraction", "fold"))
+            if same_labels and not config.folds:  # both had them
+                held_out = [part for part in held_out if part not in data.own_parts]
+        knows = knows and not is_alike
+    if knows and held_out:
         say_once(
             f"note: {path} may have been trained on the {' and '.join(held_out)} images; then errors on these are too small"
         )

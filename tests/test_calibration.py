@@ -130,7 +130,9 @@ def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsy
 
     assert main(["--mode=calibrate", *flags, "--version=all"]) == 2
     assert "was trained on all; give --held_out=RUN" in capsys.readouterr().err
-    assert main(["--mode=calibrate", *flags, "--version=all", f"--held_out={tmp_path / 'parts'}"]) == 0
+    assert main(["--mode=calibrate", *flags, "--version=all", "--held_out=nothing"]) == 2
+    assert "--held_out must be a run in" in capsys.readouterr().err
+    assert main(["--mode=calibrate", *flags, "--version=all", "--held_out=parts"]) == 0
     facts_of_all = read_json(tmp_path / "all" / "calibration.json", {})
     assert facts_of_all["temperature"] == facts["temperature"]
     # It is measured on the test images of the run itself.

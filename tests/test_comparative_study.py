@@ -310,7 +310,7 @@ def test_a_study_deletes_its_own_figures_only(tmp_path, capsys):
         publish_study(folder, "x", results)
     assert not (results / "x" / "new.png").exists() and (results / "x" / "runs" / "mine" / "best.keras").is_file()
     (folder / "study.json").write_text('{"rows": [')  # damaged, and written anew
-    write_study(folder, "python cifar10_main.py --mode=compare", [row], "report", [])
+    write_study(folder, "python cifar10_main.py --mode=compare", [row], "report", [], ["r"])
     with pytest.raises(UsageError, match="holds the study of compare"):
         study_runs.study_folder({"runs_dir": str(folder.parent), "version": "x"}, "robustness")
     capsys.readouterr()

@@ -24,7 +24,7 @@ def test_a_folder_is_described(tmp_path, capsys):
     (tmp_path / "data/valid/<b>/7.png").write_bytes(b"no image")
     assert flowers.describe.main([str(tmp_path / "data"), f"--runs_dir={tmp_path}"]) == 0
     told = capsys.readouterr().out
-    assert "1 image(s) equal an earlier one, 1 of them one of another part" in told and "split by seed" not in told
+    assert "1 image(s) equal an earlier one, 1 of them one of another part" in told
     assert "1 image(s) resemble an earlier one, 1 of them one of another part" in told
     table = pd.read_csv(tmp_path / "describe-data" / "images.csv").set_index("image")
     table.index = table.index.str[-5:]
@@ -41,14 +41,14 @@ def test_a_folder_is_described(tmp_path, capsys):
     assert "tells of other images; give another --runs_dir" in capsys.readouterr().err
     assert (tmp_path / "describe-data" / "report.html").read_text() == page
     assert flowers.describe.main([str(tmp_path / "data"), f"--runs_dir={tmp_path}"]) == 0
-    # Without parts, equal images may come into different ones.
+    # Without a test part, equal images may come into different ones.
     for name in ("x", "y"):
-        (tmp_path / "whole" / name).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / "whole" / name / "1.png"), image)
+        (tmp_path / "whole" / "train" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "whole" / "train" / name / "1.png"), image)
     capsys.readouterr()
     assert flowers.describe.main([str(tmp_path / "whole"), f"--runs_dir={tmp_path}"]) == 0
     page = (tmp_path / "describe-whole" / "report.html").read_text()
-    assert "this folder is split by seed" in capsys.readouterr().out and "This folder is split by seed" in page
+    assert "are drawn by seed" in capsys.readouterr().out and "are drawn by seed" in page
     (tmp_path / "empty").mkdir()
     assert flowers.describe.main([str(tmp_path / "empty")]) == 2
 

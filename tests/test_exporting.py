@@ -121,17 +121,13 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, run, monkeypatch, c
 
 
 def test_what_lies_beside_an_export_is_not_deleted(tmp_path):
-    place = tmp_path / "onnx"
-    for folder in (place, tmp_path / "aside"):
-        folder.mkdir()
-        (folder / "new.onnx").touch()
-    (place / "former.onnx").touch()
-    (place / "model.json").write_text('{"file": "former.onnx"}')
-    (tmp_path / "aside" / "model.json").touch()
-    export._check_replaced(place, tmp_path / "aside")
-    (place / "notes.txt").touch()
+    for name in ("former.onnx", "labels.txt", "labels_fine.txt", "class_names.json", ".DS_Store"):
+        (tmp_path / name).touch()
+    (tmp_path / "model.json").write_text('{"file": "former.onnx"}')
+    export._check_replaced(tmp_path)
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match=r"holds notes\.txt, which no export has written; move it away"):
-        export._check_replaced(place, tmp_path / "aside")
+        export._check_replaced(tmp_path)
 
 
 def test_a_file_is_judged_by_its_own_answers():

@@ -446,6 +446,7 @@ def test_a_column_of_parts_is_known_by_what_it_holds_and_tables_may_be_those_of_
         ("image,cat,dog,is_valid\n0,1,0,1\n1,0,1,0\n2,1,0,0\n3,0,1,0\n", {"training": 3, "validation": 1}),
         ("image,label,is_train\n0,a,1\n1,a,0\n2,b,1\n3,b,1\n", {"training": 3, "validation": 1}),
         ("image,label,is_valid,is_blurry\n0,a,1,0\n1,a,0,1\n2,b,0,0\n3,b,0,0\n", {"training": 3, "validation": 1}),
+        ("image,label,is_train,is_valid\n0,a,1,0\n1,b,1,0\n2,a,0,1\n3,b,0,0\n", {"training": 2, "validation": 1, "test": 1}),
         ("image,is_train,is_car\n0,1,0\n1,0,1\n2,1,0\n3,1,0\n", {"training": 4}),  # a train is no part
     ],
 )  # fmt: skip
@@ -460,7 +461,7 @@ def test_columns_of_true_and_false_mark_parts(tmp_path, table, parts):
 def test_a_row_in_two_parts_is_refused(tmp_path):
     make(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("image,label,is_valid,is_test\n1,a,1,1\n2,b,0,0\n")
-    with pytest.raises(UsageError, match="has row 2 in several parts by is_valid and is_test, expected one"):
+    with pytest.raises(UsageError, match="has row 2 in no part or several by is_valid and is_test, expected one"):
         find_labelled(str(tmp_path), "t.csv")
 
 
@@ -469,6 +470,8 @@ def test_a_column_called_set_need_not_name_parts(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("image,label,set\n1,a,left\n2,b,right\n")
     assert not find_labelled(str(tmp_path), "t.csv").has_parts
     assert "note: the column set of" in capsys.readouterr().out
+    (tmp_path / "t.csv").write_text("image,cat,dog,set\n1,0,1,1\n2,1,0,0\n")
+    assert find_labelled(str(tmp_path), "t.csv").classes == ("cat", "dog")  # nor is it a class
     (tmp_path / "t.csv").write_text("image,label,set\n1,a,left\n2,b,test\n")
     with pytest.raises(UsageError, match="has 'left' in row 2 of its column of parts"):
         find_labelled(str(tmp_path), "t.csv")

@@ -111,6 +111,9 @@ def begun(config):
     return run
 
 
+ALL = ("training", "validation", "test")
+
+
 def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = begun(from_preset("fast", runs_dir=str(tmp_path)))
@@ -138,22 +141,19 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
         (str(own.best), {"data_dir": str(tmp_path / "moved")}, False),
         (str(own.best), {"data_dir": str(tmp_path), "fingerprint": "one image more"}, True),
         (str(own.best), {"data_dir": str(tmp_path), "split_seed": 1, "validation_fraction": 0.0}, True),
-        (
-            str(own.best),
-            {
-                "data_dir": str(tmp_path),
-                "fingerprint": "one image more",
-                "own_parts": ("training", "validation", "test"),
-            },
-            False,
-        ),
+        # Parts that the folder has are those of both, unless images were moved or other labels make them.
+        (str(own.best), {"data_dir": str(tmp_path), "split_seed": 1, "own_parts": ALL}, False),
+        (str(own.best), {"data_dir": str(tmp_path), "fingerprint": "one was moved", "own_parts": ALL}, True),
+        (str(own.best), {"data_dir": str(tmp_path), "labels": "split.csv", "own_parts": ALL}, True),
     ):
         _said.clear()
         asked = {"dataset": "folder"} | changes if path == str(own.best) else changes
         fingerprint = asked.pop("fingerprint", "of others" if "others" in asked.get("data_dir", "") else "of before")
-        parts = asked.pop("own_parts", ())
+        own_parts = asked.pop("own_parts", ())
         tell_known_images(
-            path, from_preset("fast", **asked), types.SimpleNamespace(fingerprint=fingerprint, own_parts=parts)
+            path,
+            from_preset("fast", **asked),
+            types.SimpleNamespace(fingerprint=fingerprint, own_parts=own_parts, test=()),
         )
         parts = (
             "test"
@@ -162,8 +162,11 @@ def test_weights_that_may_know_the_validation_images_are_told(tmp_path, monkeypa
             if path == str(own.best)
             else "validation"
         )
-        said = f"may have been trained on the {parts} images" in capsys.readouterr().out
-        assert said == told, (path, changes)
+        said = capsys.readouterr().out
+        assert (f"may have been trained on the {parts} images" in said) == told == ("may have been" in said), (
+            path,
+            changes,
+        )
 
 
 def test_files_that_a_model_was_trained_on_are_told(tmp_path, capsys):
@@ -181,6 +184,11 @@ def test_files_that_a_model_was_trained_on_are_told(tmp_path, capsys):
         assert (f"was trained on, in {photos}" in capsys.readouterr().out) == told, given
     tell_own_images("cifar10", [photos])
     assert capsys.readouterr().out == ""
+    write_json(
+        own.config, json.loads(own.config.read_text()) | {"labels": "labels.csv"}
+    )  # where the folders are no parts
+    tell_own_images(str(own.best), [photos / "test" / "a"])
+    assert "was trained on, in" in capsys.readouterr().out
 
 
 def test_a_run_that_is_pruned_keeps_its_parts_and_its_recipe(tmp_path, capsys):

@@ -32,7 +32,8 @@ _NAMES = (
 _TAGS = "tags"  # which are several, as the name says, also with spaces between them
 _LABELS = ("label", "labels", "class", "class_name", "target", "category", _TAGS)
 _PARTS = ("split", "part", "subset", "set")
-# Columns of true and false, such as fastai has them, and the part that true means; of false, the rest is training, or validation.
+# Columns of true and false, such as fastai has them, and the part that true means; rows of no such part are of the first of training, validation and
+# test that has no column.
 _MARKS = {
     "is_test": "test",
     "is_valid": "validation",
@@ -215,6 +216,7 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
     name, label, part = (
         next((columns.index(known) for known in kind if known in columns), None) for kind in (_NAMES, _LABELS, _PARTS)
     )
+    aside = None
     if (
         part is not None
         and columns[part] != "split"
@@ -223,7 +225,7 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
         say_once(
             f"note: the column {columns[part]} of {place} names no part (train, valid or test), so it is left aside"
         )
-        part = None
+        aside, part = part, None
     marks = (
         [] if part is not None else [index for index, column in enumerate(columns) if _is_mark(lines, index, column)]
     )
@@ -231,9 +233,14 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
         marks = []  # is_train may stand beside is_car, and both be classes
     if part is None and not marks:
         part = next(
-            (index for index in range(len(columns)) if index not in (name, label) and _holds_parts(lines, index)), None
+            (
+                index
+                for index in range(len(columns))
+                if index not in (name, label, aside) and _holds_parts(lines, index)
+            ),
+            None,
         )
-    classes = [] if label is not None or name is None else _find_classes(lines, {name, part, *marks})
+    classes = [] if label is not None or name is None else _find_classes(lines, {name, part, aside, *marks})
     if name is None or (label is None and not classes):
         raise UsageError(
             f"{place} must have a column filename, image, path or id, and one label, class or target, or columns of 0 and 1 "
@@ -254,7 +261,7 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
             told = _marked_part(cells, marks, columns)
             if told is None:
                 named = " and ".join(columns[index] for index in marks)
-                raise UsageError(f"{place} has row {number} in several parts by {named}, expected one; mend it")
+                raise UsageError(f"{place} has row {number} in no part or several by {named}, expected one; mend it")
         if part is not None:
             told = part_of(cells[part])
             if told is None:
@@ -290,12 +297,11 @@ def _is_mark(lines, index, column) -> bool:
 
 
 def _marked_part(cells, marks, columns) -> str | None:
-    """The part of a row; None where it is in several."""
+    """The part of a row; None where it is in several, or in none though each has a column."""
     marked = {_MARKS[columns[index]] for index in marks if cells[index].strip().lower() in _TRUE}
     told = {_MARKS[columns[index]] for index in marks}
-    # With is_train alone, what is not trained on validates.
-    rest = "training" if "training" not in told else "validation"
-    return None if len(marked) > 1 else next(iter(marked), rest)
+    rest = [part for part in ("training", "validation", "test") if part not in told]
+    return None if len(marked) > 1 else next(iter(marked), rest[0] if rest else None)
 
 
 def _holds_parts(lines, index) -> bool:

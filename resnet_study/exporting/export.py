@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnet_study.class_names import THRESHOLD
+from resnet_study.class_names import CLASS_NAMES, THRESHOLD
 from resnet_study.errors import UsageError, advise
 from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
@@ -148,6 +149,7 @@ def export(
     made = []
     for kind in formats:
         place = run.path / "exported" / (kind if quantize == "none" else f"{kind}-{quantize}")
+        _check_replaced(place)
         with _folder_aside(place) as aside:
             file = writer.write(kind, quantize, aside)
             facts = describe_source(path, model) | {"format": kind, "quantization": quantize} | _describe_file(file)
@@ -233,16 +235,16 @@ def _compare(named, path, quantize, real, expected, received, multi_label):
     return facts
 
 
-def _check_replaced(place, aside):
-    """Raises UsageError where a folder of an earlier export holds more than that has written."""
+def _check_replaced(place):
+    """Raises UsageError where the folder of an earlier export, which a new one replaces, holds more than that has written."""
     facts = place / "model.json"
-    if not facts.is_file():  # as earlier versions left it
+    if not facts.is_file():  # as earlier versions left it, or none
         return
-    known = {entry.name for entry in aside.iterdir()} | {"Thumbs.db", "desktop.ini"}  # of Windows
+    known = {"model.json", CLASS_NAMES, ".DS_Store", "Thumbs.db", "desktop.ini"}
     with contextlib.suppress(UsageError):  # it is damaged, and replaced
         known.add(read_json(facts, {}).get("file"))
     names = sorted(entry.name for entry in place.iterdir())
-    if foreign := [name for name in names if name not in known and not name.startswith(".")]:
+    if foreign := [name for name in names if name not in known and not re.match(r"labels.*\.txt$|\._", name)]:
         raise UsageError(f"{place} holds {foreign[0]}, which no export has written; move it away")
 
 
@@ -254,7 +256,6 @@ def _folder_aside(place: Path):
         aside.mkdir(parents=True)
         yield aside
         if place.exists():
-            _check_replaced(place, aside)
             move(place, old)
         move(aside, place)
     except OSError as error:

@@ -18,11 +18,12 @@ from pathlib import Path
 from resnet_study.command_line import Parser
 from resnet_study.errors import UsageError, run_command, say_once
 from resnet_study.evaluation import check_current, read_result
-from resnet_study.files import hash_file, holding_lock, is_kind, read_json, read_text, write_atomically, write_json
+from resnet_study.files import hash_file, holding_lock, is_kind, read_json, write_atomically, write_json
 from resnet_study.reports.canvas import save_figure
 from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import UNREPEATABLE, list_cifar_numbers
+from resnet_study.reports.results_index import INDEX_HEAD, check_index
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.settings import Settings
@@ -39,7 +40,6 @@ _ROW = dict.fromkeys(
     "run": (str, None),
 }
 
-_HEAD = "Made from the JSON files of this folder"
 _LOCK_SECONDS = 60
 _MOST_OF_A_STUDY = 15  # rows in the index
 
@@ -79,13 +79,6 @@ def _check_experiment(name):
         raise UsageError(
             f"--experiment must be the plain name of a list, received '{name}'; use --results_dir for the place"
         )
-
-
-def check_index(results: Path) -> None:
-    """Raises UsageError where the index would replace somebody's README.md."""
-    index = results / "README.md"
-    if index.is_file() and _HEAD not in read_text(index):
-        raise UsageError(f"{index} must be an index of results, received another text; give another --results_dir")
 
 
 def _flags(command):
@@ -315,7 +308,7 @@ def write_table(results: Path) -> Path:
     lines = [
         "# Results",
         "",
-        f"{_HEAD} by `--mode=publish`, by the benchmarks and by `python -m resnet_study.reports.results`;",
+        f"{INDEX_HEAD} by `--mode=publish`, by the benchmarks and by `python -m resnet_study.reports.results`;",
         "not to be edited. One row for each data set, model and preset; the page of a run has all its metrics, figures and commands.",
         "",
         *_NOTES,

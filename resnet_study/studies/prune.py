@@ -61,7 +61,7 @@ def plan(config: HyperParameters, given: dict, macs: float, resume: bool, overwr
         raise UsageError(f"--version={name} is the run to prune; give the new one another name")
     if resume and run.holds_run():
         stored = run.read_config(HyperParameters)
-        if not stored.is_use_ckpt:
+        if not stored.is_use_ckpt or not (stored.widths or stored.sparsity):
             raise UsageError(f"{run} is no run that was pruned; give another --version, or leave --resume out")
         if _are_others(stored.ckpt_path, path):
             raise UsageError(

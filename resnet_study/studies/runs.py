@@ -388,7 +388,7 @@ def write_study(
         drawn = former.get("figures")
         for old in set(drawn if is_kind(drawn, [str]) else ()) - set(names):
             (folder / Path(old).name).unlink(missing_ok=True)
-        if former.get("command") not in (None, command):
+        if former.get("command") not in (None, command) and former.get("runs"):
             print(
                 f"note: this replaces the study in {folder}, whose runs stay: '{former['command']}' makes it again; --version=NAME keeps both"
             )
