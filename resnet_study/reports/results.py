@@ -366,6 +366,7 @@ _SHOWN = {
     "augmentation": "training images, each beside variants as the training augments them",
     "confusion_matrix": "how many of the tested images of each class were taken for each class",
     "error_curve": "error of training and validation against the step, and that of the tested weights",
+    "heads": "validation error of each head against the step",
     "loss_curve": "cross-entropy of training and validation against the step",
     "predictions": "the first of the tested images with the answers of the model",
     "reliability": "how often the answers of each confidence are right",
