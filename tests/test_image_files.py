@@ -105,6 +105,11 @@ def damaged_png():
     return bytes(content)
 
 
+def list_tags(tags):
+    """The directory of a TIFF, of (tag, type, count, value or place)."""
+    return struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+
+
 def five_bands():
     """A TIFF of one pixel and five bands."""
     tags = [
@@ -116,8 +121,7 @@ def five_bands():
         (277, 3, 1, 5),
         (279, 4, 1, 5),
     ]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    return b"II*\0" + struct.pack("<I", 16) + bytes(8) + directory
+    return b"II*\0" + struct.pack("<I", 16) + bytes(8) + list_tags(tags)
 
 
 def planes(bits):
@@ -136,8 +140,7 @@ def planes(bits):
     ]
     head = b"II*\0" + struct.pack("<I", 56) + bytes([200, 200, 40, 40, 20, 20]).ljust(18, b"\0")
     lists = struct.pack("<3H3I3I", *(bits,) * 3, *(8 + size * band for band in range(3)), *(size,) * 3)
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    return head + lists + directory
+    return head + lists + list_tags(tags)
 
 
 CAUSES = {
