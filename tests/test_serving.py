@@ -28,7 +28,7 @@ fastapi, httpx = pytest.importorskip("fastapi"), pytest.importorskip("httpx")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from resnet_study.serving import app as serving  # noqa: E402
-from resnet_study.serving.served_model import ServedModel  # noqa: E402
+from resnet_study.serving.served_model import ModelError, ServedModel  # noqa: E402
 
 CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 
@@ -251,3 +251,18 @@ def test_a_model_that_cannot_answer_is_no_fault_of_the_image(client, monkeypatch
     answer = client.post("/api/predict", content=encode(np.zeros((32, 32, 3), np.uint8)))
     assert answer.status_code == 500 and "could not answer (no memory)" in answer.json()["detail"]
     assert client.post("/api/predict", content=b"text").status_code == 400
+
+
+def test_a_model_that_cannot_answer_takes_no_answer_from_the_others(client, monkeypatch):
+    predict = ServedModel.answer
+
+    def fail(self, *arguments):
+        if self.name == "tiny":
+            raise ModelError("tiny could not answer (no memory)")
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(ServedModel, "answer", fail)
+    shipped, tiny = client.post("/api/predict", content=CAT).json()["answers"]
+    assert shipped["heads"][0]["guesses"][0]["class_name"] == "cat" and shipped["problem"] is None
+    assert (tiny["model"], tiny["problem"], tiny["heads"]) == ("tiny", "tiny could not answer (no memory)", [])
+    assert client.post("/api/predict?model=tiny", content=CAT).status_code == 500

@@ -53,8 +53,13 @@ class Neighbour(BaseModel):
 
 class Answer(BaseModel):
     model: str
-    milliseconds: float = Field(description="time of the forward pass, with that of waiting for other requests")
-    heads: list[Head]
+    problem: str | None = Field(
+        None, description="why this model could not answer, while others could; it then has no heads"
+    )
+    milliseconds: float | None = Field(
+        None, description="time of the forward pass, with that of waiting for other requests"
+    )
+    heads: list[Head] = []
     seen: str | None = Field(None, description="the image as the network gets it, a data URI; with details")
     neighbours: list[Neighbour] | None = Field(None, description="the nearest training images; with details")
 
@@ -77,7 +82,7 @@ class Problem(BaseModel):
 
 _PROBLEMS = {
     400: "no image that can be read", 404: "no such model", 408: "the image took too long to arrive",
-    403: "a page of another site asks", 413: "the image has too many bytes", 415: "a form in the place of an image", 422: "a parameter that cannot be used", 500: "the model could not answer",
+    403: "a page of another site asks", 413: "the image has too many bytes", 415: "a form in the place of an image", 422: "a parameter that cannot be used", 500: "no model could answer",
 }  # fmt: skip
 _BODY = {
     "required": True,
@@ -161,14 +166,22 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
         async with arriving:
             content = await _receive(request)
             async with computing:
-                try:
-                    return {"answers": [await run_in_threadpool(each.answer, content, top, details) for each in asked]}
-                except UsageError as error:
-                    raise fastapi.HTTPException(400, as_text(" ".join(str(error).split()))) from error
-                except ModelError as error:
-                    raise fastapi.HTTPException(500, as_text(" ".join(str(error).split()))) from error
+                answers = [await run_in_threadpool(_answer, each, content, top, details) for each in asked]
+        if all(answer.get("problem") for answer in answers):
+            raise fastapi.HTTPException(500, answers[0]["problem"])
+        return {"answers": answers}
 
     return app
+
+
+def _answer(model, content, top, details):
+    """What one model says of an image, or why it could not answer."""
+    try:
+        return model.answer(content, top, details)
+    except UsageError as error:
+        raise fastapi.HTTPException(400, as_text(" ".join(str(error).split()))) from error
+    except ModelError as error:
+        return {"model": model.name, "problem": as_text(" ".join(str(error).split()))}
 
 
 async def _receive(request) -> bytes:
