@@ -399,8 +399,9 @@ def _calibrate(config, actions):
         f"on the test images: calibration error {before['calibration_error']:.2f} -> {after['calibration_error']:.2f} points, loss "
         f"{before['loss']:.4f} -> {after['loss']:.4f}; no answer changes\nwritten: {path}; use it with --test_ckpt_path={path}"
     )
-    if after["calibration_error"] > before["calibration_error"]:
-        print(f"note: that is worse; {facts['images']:,} held-out images may be too few, so leave it as it was")
+    if worse := [name for name in ("calibration_error", "loss") if after[name] > before[name]]:
+        told = " and ".join(worse).replace("_", " ")
+        print(f"note: the {told} is worse; {facts['images']:,} held-out images may be too few, so leave it as it was")
 
 
 def _export(config, actions):

@@ -235,9 +235,7 @@ class Train:
         callbacks = callbacks if self.machine.is_chief else []
         shown = self._user_model.update(self.stage) if callbacks else self.model
         shown.stop_training = False
-        callback_list = make_callback_list(
-            callbacks, shown, epochs=math.ceil(self.train_steps / self.report_freq), steps=self.report_freq
-        )
+        callback_list = make_callback_list(callbacks, shown, epochs=self._count_epochs(), steps=self.report_freq)
         self._state.start_clock()
         shows = self.config.tensorboard and self.machine.is_chief
         tensorboard = TensorBoardLog(self.run.tensorboard, self.model, self.task.watched_images()) if shows else None
@@ -253,7 +251,7 @@ class Train:
                 self._report_start(tensorboard, bar)
                 forecast.end_report()
             spread_dropout(self.model, self.machine.strategy)
-            callback_list.on_epoch_begin(self.step // self.report_freq)
+            callback_list.on_epoch_begin(len(self.history) - 1)
             clock = time.perf_counter()
             for images, labels in self._batches():
                 callback_list.on_train_batch_begin(self.step)
@@ -270,12 +268,14 @@ class Train:
                     row = self._report(tensorboard, bar)
                     if callbacks:
                         self._user_model.update(self.stage)  # so that they see this report's weights
-                    callback_list.on_epoch_end((self.step - 1) // self.report_freq, callback_logs(row))
+                    callback_list.on_epoch_end(len(self.history) - 2, callback_logs(row))
                     if workers.is_any(self.machine.strategy, shown.stop_training or self._has_ended()):
                         break
-                    callback_list.on_epoch_begin(self.step // self.report_freq)
+                    callback_list.on_epoch_begin(len(self.history) - 1)
                 if workers.is_any(self.machine.strategy, bool(caught)):
+                    clock = time.perf_counter()
                     self._wait()
+                    self._state.interval["seconds"] += time.perf_counter() - clock
                     if self.machine.is_chief:
                         self._state.write(self.run, self.stage)
                     raise self._interrupted(caught)
@@ -289,6 +289,11 @@ class Train:
     def _is_report(self) -> bool:
         """Whether a report follows this step. The end that a longer training had before has one, so that one command repeats both."""
         return self.step % self.report_freq == 0 or self.step in (self.train_steps, self.task.update.extend)
+
+    def _count_epochs(self) -> int:
+        """Report intervals of the whole training, each an epoch to Keras callbacks."""
+        end_before = self.task.update.extend
+        return math.ceil(self.train_steps / self.report_freq) + (end_before % self.report_freq > 0)
 
     def _has_ended(self) -> bool:
         return self.step >= self.train_steps or self.model.stop_training

@@ -271,7 +271,8 @@ class HyperParameters(SharedSettings):
 
     def needs(self):
         # Commands of runs that --mode=prune began tell their decays, whatever the schedule is.
-        decays = self.lr_schedule == "step" or self.is_use_ckpt
+        decays = self.lr_schedule == "step" or (self.is_use_ckpt and bool(self.widths or self.sparsity))
+        of_labels = not self.teacher or self.teacher_share < 1
         has_beta = self.beta_lr_factor == 1 or find(self.model_name).has_batch_norm
         return [
             *super().needs(),
@@ -284,6 +285,8 @@ class HyperParameters(SharedSettings):
             (("rotation", "flip", "padding_size", "padding_mode", "cutout"), self.augment, "--augment=true"),
             (("head_weights",), len(self.tasks) > 1, "several --heads"),
             (("teacher_temperature", "teacher_share"), self.teacher != "", "--teacher"),
+            (("teacher",), self.teacher_share > 0, "--teacher_share above 0"),
+            (("label_smoothing", "class_weight"), of_labels, "--teacher_share below 1, since labels have the rest"),
             (("decay_step0", "decay_step1"), decays, "--lr_schedule=step"),
             (("prune_by",), self.is_use_ckpt and self.widths != "", "--widths with --is_use_ckpt, or --mode=prune"),
             (("beta_lr_factor",), has_beta, f"batch norm, which --model={self.model} lacks"),
@@ -291,10 +294,14 @@ class HyperParameters(SharedSettings):
 
     def check_given(self, flags):
         super().check_given(flags)
-        size = self.image_size if self.dataset == "folder" else 28 if self.dataset == "mnist" else 32
-        if flags.get("cutout", 0) > size:
+        if "cutout" in flags:
+            self.check_cutout(self.image_size if self.dataset == "folder" else 28 if self.dataset == "mnist" else 32)
+
+    def check_cutout(self, size: int) -> None:
+        """Raises UsageError where --cutout is above `size`, the smaller side of the images in pixels."""
+        if self.augment and self.cutout > size:
             raise UsageError(
-                f"--cutout must be at most {size}, the height and width of the images in pixels, received {flags['cutout']}; give such as 8"
+                f"--cutout must be at most {size}, the height and width of the images in pixels, received {self.cutout}; give such as 8"
             )
 
     @property
@@ -406,9 +413,9 @@ def _check_together(config: HyperParameters) -> None:
             f"--lookahead_steps needs a --weight_averaging above 0, received --lookahead_steps={config.lookahead_steps} and 0, which "
             "would change nothing; give such as 0.774, or --lookahead_steps=0"
         )
-    if config.lookahead_steps > config.report_freq:
+    if config.lookahead_steps > min(config.report_freq, config.train_steps):
         raise UsageError(
-            f"--lookahead_steps must be at most --report_freq={config.report_freq}, received {config.lookahead_steps}, or reports would "
+            f"--lookahead_steps must be at most --report_freq={config.report_freq} and --train_steps={config.train_steps}, received {config.lookahead_steps}, or reports would "
             "tell of no new weights; give fewer steps"
         )
     fields = HyperParameters.__dataclass_fields__
@@ -483,7 +490,7 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if not is_made_for(name, str(asked["model"])):
         recipe = {setting: value for setting, value in recipe.items() if setting not in NETWORK_OPTIONS}
     of_dataset = dict(OF_DATASET.get(str(asked["dataset"]), {}))
-    if recipe.get("validation_fraction") == 0:  # it is for all training images, of whatever data set
+    if "validation_fraction" in recipe:  # which is what such a preset is about, on whatever data set
         of_dataset.pop("validation_fraction", None)
     return HyperParameters(**{**recipe, **of_dataset, **settings, "preset": name})
 

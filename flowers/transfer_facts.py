@@ -12,7 +12,7 @@ from flowers.features import LARGEST_FEATURES, may_cache_features
 from resnet_study.data.balance import describe_balance
 from resnet_study.data.image_files import read_content
 from resnet_study.networks.multiply_adds import count_parameters
-from resnet_study.training.run_log import note_large_batch, note_long_warmup
+from resnet_study.training.run_log import note_large_batch, note_long_warmup, note_rates
 
 _SMALL, _ASKED = 64, 9  # pixels; images that are looked at
 
@@ -86,6 +86,7 @@ def describe(task, machine: str) -> str:
         "\n".join(lines)
         + note_large_batch(config.train_batch_size, counts["training"])
         + note_long_warmup(config.warmup_steps, task.stage_ends[0])
+        + note_rates(config)
     )
 
 

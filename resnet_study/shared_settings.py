@@ -110,7 +110,7 @@ class SharedSettings(OwnImageSettings):
         1,
         TRAINING,
         "parts in which each batch is computed, one after the other, their gradients added up: less memory, but batch norm has the "
-        "statistics of a part",
+        "statistics of a part, and moves its averages once for each",
         minimum=1,
     )
     patience: int = setting(

@@ -18,6 +18,7 @@ from resnet_study.data.corruptions import worsen_batch
 from resnet_study.data.mixing import Mixer, check_mixing
 from resnet_study.errors import UsageError
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.presets import PRESETS
 from resnet_study.run_folder import RunFolder
 from resnet_study.training import run_log
 from resnet_study.training.averages import update_averages
@@ -345,8 +346,9 @@ def test_one_command_repeats_a_run_that_was_made_longer(tmp_path):
     Train(short).train()
     twice = Train(dataclasses.replace(short, train_steps=8, extend=4))
     twice.train(resume=True)
-    once = Train(dataclasses.replace(short, version="once", train_steps=8, extend=4))
-    once.train()
+    once, epochs = Train(dataclasses.replace(short, version="once", train_steps=8, extend=4)), []
+    once.train(callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epochs.append(epoch))])
+    assert epochs == [0, 1, 2, 3]  # each once, though the end of before is no multiple of report_freq
     tables = [trainer.run.read_history().drop(columns=["seconds", "examples_per_sec"]) for trainer in (once, twice)]
     assert tables[0]["step"].tolist() == [0, 3, 4, 6, 8] and tables[0].equals(tables[1])
 
@@ -362,3 +364,26 @@ def test_the_forecast_of_a_resumed_run_has_the_pace_of_its_reports(monkeypatch):
 def test_a_schedule_whose_steps_come_after_the_end_is_told():
     for preset, flags, told in (("fast", {}, False), ("fast", {"lr_schedule": "step"}, True), ("he2015", {}, False), ("liang", {}, False)):  # fmt: skip
         assert ("never falls" in run_log.note_late_decay(from_preset(preset, **flags))) == told
+    assert "never falls" in run_log.note_late_decay(from_preset("he2015", train_steps=20_000))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, ""),
+        ({"optimizer": "adam"}, "--init_lr=0.2 is a learning rate of SGD"),
+        ({"optimizer": "adam", "init_lr": 0.001}, "begins above the highest learning rate, at --warmup_lr=0.02"),
+        (
+            {"init_lr": 0.01, "warmup_steps": 0, "final_lr": 0.1},
+            "rises to the end, from --init_lr=0.01 to --final_lr=0.1",
+        ),
+        ({"optimizer": "adam", "init_lr": 0.001, "warmup_lr": 0.0001}, ""),
+    ],
+)
+def test_learning_rates_that_contradict_each_other_are_told(settings, told):
+    lines = run_log.note_rates(from_preset("fast", **settings))
+    assert told in lines and bool(told) == bool(lines)
+
+
+def test_recipes_have_learning_rates_that_agree():
+    assert [name for name in PRESETS if run_log.note_rates(from_preset(name))] == []

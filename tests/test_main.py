@@ -288,6 +288,9 @@ def test_a_served_run_is_read_as_it_was_trained(trained_run, capsys):
         (["--augment=false", "--padding_mode=zero"], "--padding_mode needs --augment=true"),
         (["--augment=false", "--cutout=8"], "--cutout needs --augment=true"),
         (["--cutout=33"], "--cutout must be at most 32"),
+        (["--is_use_ckpt", "--ckpt_path=cifar10", "--decay_step0=10"], "--decay_step0 needs --lr_schedule=step"),
+        (["--teacher=resnet9", "--teacher_share=0"], "--teacher needs --teacher_share above 0"),
+        (["--teacher=resnet9", "--teacher_share=1", "--label_smoothing=0.1"], "needs --teacher_share below 1"),
         (["--dataset=mnist", "--cutout=29"], "--cutout must be at most 28"),
         (["--lr_schedule=constant", "--final_lr=0.1"], "--final_lr needs --lr_schedule=linear, cosine or plateau"),
         (["--preset=he2015", "--final_lr=0.1"], "--final_lr needs --lr_schedule=linear"),
@@ -315,7 +318,7 @@ def test_settings_that_another_switches_off_are_refused(tmp_path, monkeypatch, c
         ["--augment=false", "--flip=none", "--cutout=0"],
         ["--model=lenet5", "--preset=resnet9"],
         ["--preset=he2015", "--weight_decay=0"],
-        ["--decay_step0=10000", "--decay_step1=15000", "--is_use_ckpt=True", "--ckpt_path=cifar10"],
+        ["--decay_step0=10000", "--decay_step1=15000", "--is_use_ckpt=True", "--ckpt_path=cifar10", "--sparsity=0.5"],
         ["--dataset=folder", "--data_dir=x", "--validation_fraction=0", "--split_seed=1", "--test_fraction=0.2"],
         ["--resize=pad", "--value_range=0,4095"],  # which predictions read
     ],

@@ -126,6 +126,17 @@ def test_parts_have_their_share_of_rare_classes():
         draw_fold(labels, 8, 1, 0, list("abcd"))
 
 
+def test_the_last_image_of_a_class_is_not_held_out():
+    labels = np.zeros((60, 12), int)
+    labels[:, 0] = 1
+    labels[range(10), range(2, 12)] = 1  # ten classes of one image each, which are drawn with the frequent one
+    for seed in range(5):
+        parts = hold_out(labels, {"validation_fraction": 0.3, "test_fraction": 0.3}, seed, list("abcdefghijkl"))
+        rest = np.setdiff1d(np.arange(60), np.concatenate(parts))
+        assert labels[rest].any(axis=0).tolist() == [name != "b" for name in "abcdefghijkl"]
+        assert all(len(part) > 8 for part in parts)
+
+
 def test_loss_and_metrics_are_those_of_others():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 2, (50, 4))

@@ -11,6 +11,7 @@ from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles, describe_lack, find_labelled
 from resnet_study.data.splits import draw_fold, hold_out
+from resnet_study.environment import free_memory
 from resnet_study.errors import UsageError, say_once
 from resnet_study.shared_settings import SharedSettings
 
@@ -158,7 +159,8 @@ def _read(config, found: LabelledFiles) -> ImageData:
         print(f"skipped: {reason}")
     for part, split in arrays.items():
         if len(find_known(split.labels)) < (len(found.classes) if part == "training" else 1):
-            raise UsageError(f"{found.place} must hold {part} images of each class that can be read; mend or add some")
+            of_each = " of each class" * (part == "training")
+            raise UsageError(f"{found.place} must hold {part} images{of_each} that can be read; mend or add some")
     everything = (image for split in arrays.values() for image in split.images)
     if not config.channels and all((image[..., :1] == image).all() for image in everything):
         arrays = {
@@ -216,9 +218,9 @@ def check_broken(reasons, config: SharedSettings, place: str) -> None:
 def _check_memory(count: int, shape) -> None:
     """Raises UsageError where the images, of which the split is a copy, do not fit into the memory."""
     needed = 2 * count * int(np.prod(shape))
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    have = free_memory() or needed
     if needed > have:
         raise UsageError(
-            f"{count:,} images of {shape[0]} x {shape[1]} need {needed / 2**30:.0f} GiB of memory, this machine has {have / 2**30:.0f}; "
+            f"{count:,} images of {shape[0]} x {shape[1]} need {needed / 2**30:.0f} GiB of memory, {have / 2**30:.0f} are free; "
             "give a smaller --image_size, or use python -m flowers.train, which reads images when their turn comes"
         )

@@ -35,7 +35,8 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
             "each_class" = each class to the nearest number, a half to the even one, and at least to 1.
 
     Returns:
-        For each fraction the rising indices, int64; no index is in two parts.
+        For each fraction the rising indices, int64; no index is in two parts. Of several labels, an image stays where it is the last of a
+        class.
 
     Raises:
         UsageError: nothing of a class would be left.
@@ -47,7 +48,7 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         validation, test = hold_out(labels, {"validation_fraction": 0.1, "test_fraction": 0.2}, 0, ["cat", "dog"])
         print(len(validation), len(test))  # 3 6
     """
-    labels = _by_rarest(labels, len(fractions) + 1)
+    given, labels = np.asarray(labels), _by_rarest(labels, len(fractions) + 1)
     rng = np.random.default_rng(seed)
     present, sizes = np.unique(labels, return_counts=True)
     if rounding == EACH_CLASS:
@@ -69,7 +70,21 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         drawn = np.split(rng.permutation(members), ends)
         for part, held_out in zip(parts, drawn, strict=False):  # the last piece is what is left
             part.append(held_out)
-    return [np.sort(np.concatenate(part)) for part in parts]
+    parts = [np.sort(np.concatenate(part)) for part in parts]
+    return parts if given.ndim == 1 else _keep_last(parts, given.astype(bool))
+
+
+def _keep_last(parts, labels) -> list[np.ndarray]:
+    """Parts without one image of each class that all its images are held out of; labels are bool [n, classes].
+
+    Classes that are drawn together with a frequent one may be of one image.
+    """
+    stays = np.ones(len(labels), bool)
+    stays[np.concatenate(parts)] = False
+    for label in np.flatnonzero(labels.any(axis=0)):
+        if not labels[stays, label].any():
+            stays[np.flatnonzero(labels[:, label])[0]] = True
+    return [part[~stays[part]] for part in parts]
 
 
 def draw_fold(labels, folds: int, fold: int, seed: int, class_names) -> np.ndarray:

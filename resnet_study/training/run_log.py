@@ -9,6 +9,7 @@ import pandas as pd
 import tensorflow as tf
 
 _MANY_EPOCHS = 100
+_RATE_OF_SGD = 0.02  # from which on Adam hardly learns
 
 
 def name_columns(part: str, sums: dict, images: int) -> dict:
@@ -39,10 +40,26 @@ def note_long_warmup(warmup_steps: int, steps: int) -> str:
     return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {max(1, steps // 10)}"
 
 
+def note_rates(config) -> str:
+    """Lines that are due where the learning rate begins or ends above its highest, or Adam has that of SGD; "" elsewhere."""
+    lines, rate = "", config.init_lr
+    if config.warmup_steps and config.warmup_lr > rate:
+        lines += (
+            f"\nnote: the warm-up begins above the highest learning rate, at --warmup_lr={config.warmup_lr:g}, and falls to --init_lr={rate:g}; give "
+            f"such as --warmup_lr={rate / 10:g}"
+        )
+    if config.lr_schedule in ("linear", "cosine") and config.final_lr > rate:
+        lines += f"\nnote: the learning rate rises to the end, from --init_lr={rate:g} to --final_lr={config.final_lr:g}; give a lower --final_lr"
+    if config.optimizer == "adam" and rate >= _RATE_OF_SGD:
+        lines += f"\nnote: --init_lr={rate:g} is a learning rate of SGD; Adam needs one such as --init_lr=0.001 --warmup_lr=0.0001"
+    return lines
+
+
 def note_late_decay(config) -> str:
     """A line that is due where the steps of the schedule come after the end, and not by the preset's own will; "" elsewhere."""
-    steps = config.train_steps
-    if config.lr_schedule != "step" or config.decay_step0 < steps or config.as_preset().lr_schedule == "step":
+    steps, usual = config.train_steps, config.as_preset()
+    is_meant = usual.lr_schedule == "step" and usual.decay_step0 >= usual.train_steps
+    if config.lr_schedule != "step" or config.decay_step0 < steps or is_meant:
         return ""
     return (
         f"\nnote: the learning rate never falls: --decay_step0={config.decay_step0} is not before the end, {steps}; give such as "

@@ -52,8 +52,8 @@ def check_loss(loss: float, step: int, task, run) -> None:
     """Raises UsageError unless `loss`, of a batch or of the validation part after `step` steps, is finite."""
     if not math.isfinite(loss):
         raise UsageError(
-            f"the loss must be finite, received {loss} at step {step} (learning rate {task.learning_rate(step):g}); lower --init_lr "
-            f"or lengthen --warmup_steps; last good checkpoint: {run.latest_checkpoint() or 'none'}"
+            f"the loss must be finite, received {loss} at step {step} (learning rate {task.learning_rate(step):g}); in a new run, "
+            f"lower --init_lr or lengthen --warmup_steps; last good checkpoint: {run.latest_checkpoint() or 'none'}"
         )
 
 

@@ -25,7 +25,13 @@ from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.learning_rate import stage_rate
 from resnet_study.training.proxy import SMALLEST, build_proxy
-from resnet_study.training.run_log import note_large_batch, note_late_decay, note_long_warmup, note_many_epochs
+from resnet_study.training.run_log import (
+    note_large_batch,
+    note_late_decay,
+    note_long_warmup,
+    note_many_epochs,
+    note_rates,
+)
 from resnet_study.training.step import UpdateRule, measure_classes
 from resnet_study.training.task import Task
 
@@ -62,6 +68,7 @@ class Classification(Task):
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
         check_mixing(config, self.training.images.shape[1:])
         smallest = min(self.training.images.shape[1:3])
+        config.check_cutout(smallest)
         if config.augment and config.padding_mode == "reflect" and config.padding_size >= smallest:
             raise UsageError(
                 f"--padding_size must be below the {smallest} pixels of the images to reflect them, received {config.padding_size}; give less, "
@@ -166,9 +173,14 @@ class Classification(Task):
         if self.config.teacher:
             source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
+            if resumed and not self.run.teacher.exists():
+                raise UsageError(
+                    f"--resume needs {source}, the teacher that {self.run} was begun with, which is missing; bring it back or start another --version"
+                )
             self._teacher = Teacher(source, self.normalization, names, model.input_shape[1:], self._policy)
             if not resumed:  # a run of before goes on
                 self._teacher.check_answers()
+                tell_known_images(self._teacher.source, self.config, self.data)
         if resumed:
             return
         for layer in [*model.layers, *(self._proxy.layers if self._proxy else [])]:
@@ -284,6 +296,7 @@ class Classification(Task):
             f"({config.train_steps * config.train_batch_size / counts['training']:.1f} epochs), {hardest}run folder {self.run}"
             + note_large_batch(config.train_batch_size, counts["training"])
             + note_long_warmup(config.warmup_steps, config.train_steps)
+            + note_rates(config)
             + note_late_decay(config)
             + note_many_epochs(
                 config.train_steps,
