@@ -165,6 +165,8 @@ def make_normalization(kind: str, images: np.ndarray):
     kinds = HyperParameters.__dataclass_fields__["normalization"].metadata["choices"]
     if kind not in kinds:
         raise ValueError(f"kind must be one of {', '.join(kinds)}, received {kind!r}")
+    if not len(images):
+        raise ValueError("images must be one or more, received none")
     if kind == "image_standard":
         return PixelNormalization(per_image=True, name="normalization")
     if kind == "pixel_mean":
@@ -221,7 +223,7 @@ def plan_indices(step: int, labels: np.ndarray, config) -> tuple[np.ndarray, np.
     for epoch in np.unique(epochs).tolist():
         here = epochs == epoch
         if config.balanced_sampling:
-            order, epoch_rounds = balanced_order(config.seed, epoch, labels.tobytes())
+            order, epoch_rounds = balanced_order(config.seed, epoch, np.int32(labels).tobytes())
             rounds[here] = epoch_rounds[positions[here]]
         else:
             order = _epoch_order(config.seed, epoch, len(labels))
@@ -301,6 +303,8 @@ def crop_and_flip(images, offsets, flips, padding: int, mode: str):
     """
     import tensorflow as tf
 
+    if mode not in ("zero", "reflect"):
+        raise ValueError(f"mode must be zero or reflect, received {mode!r}")
     height, width, channels = images.shape[1:]
     rows = offsets[:, :1] + tf.range(height)
     columns = offsets[:, 1:] + tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width))

@@ -51,8 +51,8 @@ from resnet_study.new_data import predict_unlabelled
 from resnet_study.predict_files import find_true_names, list_images, predict_files
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
-from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.run_images import check_own, check_own_of, tell_known_images, tell_own_images
+from resnet_study.run_folder import RunFolder, begun_run_around, run_folder_of
+from resnet_study.run_images import check_given, check_own, check_own_of, tell_known_images, tell_own_images
 from resnet_study.saved_models import find_heads, load_model, save_model
 from resnet_study.training.work import training_pflop
 
@@ -212,9 +212,11 @@ def _find_held_out(run, config, fitted, recipe):
     if data.multi_label:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)
+    check_given(fitted, data.digest)
     # The parts of a run follow from its settings, and may be others than those of the run that held images out.
     own = cifar10_input.load_data(config) if is_other else data
     check_own(run, own.fingerprint, own.found)
+    check_given(run, own.digest)
     if recipe.vali_random_label:
         raise UsageError(
             f"expected a run with true validation labels, received {fitted}, whose are random (--vali_random_label); give --held_out=RUN"
@@ -278,6 +280,8 @@ def _load_heads(config, path, model, own=True):
     first = next(iter(data.values()))
     if own:
         check_own_of(path, config, first.fingerprint, first.found)
+        if (run := begun_run_around(path)) is not None:
+            check_given(run, first.digest)
     return data
 
 
@@ -397,4 +401,6 @@ def export(
 def _list_parts(config, path, model):
     """See `export`; of several heads with the labels of the model's first."""
     data = load_as_trained(config, path, model)[next(iter(find_heads(model)))]
-    return {"training": data.train, "test": data.test}
+    # What a run held out, it has not trained on.
+    training = cifar10_input.split_data(data, config)[0] if begun_run_around(path) else data.train
+    return {"training": training, "test": data.test}

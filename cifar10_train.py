@@ -74,6 +74,10 @@ class Train:
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
         self._given = config = config or from_preset("liang")
+        if task is None and not isinstance(config, HyperParameters):
+            raise UsageError(
+                f"config must be HyperParameters, received {type(config).__name__}; FlowerParameters are for flowers.transfer.train"
+            )
         self.run = run or run_folder_of(config)
         config = self.config = self.run.as_begun(config)
         devices.set_up(config.seed, config.deterministic)

@@ -122,7 +122,7 @@ def build_resnet(
             `weights`, or none; `keras.layers.Identity()` = none in any case. Shipped weights allow no other than their own.
         dtype: dtype policy of the layers, e.g. "mixed_bfloat16"; None = Keras' global policy. Global pooling and the last
             dense layers are always float32, and so are the sums of preact and v2, which pass from block to block without normalisation, unless
-            the global policy is another.
+            this is None and the global policy another.
         name: name of the model; None = "resnet20", "resnet20_preact", "plain20", "resnet20_v2", "resnet164_v2", ...
 
     Returns:

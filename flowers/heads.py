@@ -25,6 +25,7 @@ from keras import layers
 from flowers.backbone_weights import check_imagenet, load_backbone_weights
 from flowers.backbones import KNOWN_WEIGHTS, find
 from resnet_study.errors import UsageError
+from resnet_study.networks.assembly import unused
 from resnet_study.networks.signatures import name_builder
 from resnet_study.strings import shorten
 
@@ -87,7 +88,7 @@ def build_transfer(
         backbone = spec.build(input_shape, known, pooled=head in ("pool", "linear"))
         backbone.trainable = backbone_trainable
         inputs = keras.Input(input_shape, name="pixels")
-        pixels = (preprocessing or spec.make_preprocessing(known or ""))(inputs)
+        pixels = unused(preprocessing or spec.make_preprocessing(known or ""))(inputs)
         features = backbone(pixels) if backbone_trainable else backbone(pixels, training=False)
         outputs = _attach_head(features, head, classes, dropout, classifier_activation)
     if weights not in (None, known):

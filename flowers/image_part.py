@@ -90,7 +90,7 @@ class ImagePart:
         """Several images, without the broken ones that are skipped.
 
         Args:
-            indices: 0-based places in the part, int [m].
+            indices: 0-based places in the part, int [m], or bool [n].
 
         Returns:
             (images uint8 [n <= m, height, width, RGB], labels int32 [n]).
@@ -98,7 +98,7 @@ class ImagePart:
         Raises:
             UsageError: one is broken, and not to be skipped.
         """
-        indices = np.asarray(indices, int)
+        indices = np.arange(len(self))[np.asarray(indices, None if len(indices) else int)]
         attempts = [self._attempt(int(index)) for index in indices]
         good = [place for place, image in enumerate(attempts) if image is not None]
         images = np.array([attempts[place] for place in good], np.uint8).reshape(-1, *self.shape)

@@ -333,6 +333,10 @@ def train(config: FlowerParameters, *, resume=False, overwrite=False, callbacks=
     Returns:
         The run folder, with `best.keras`, `final.keras` and `error.csv`.
     """
+    if not isinstance(config, FlowerParameters):
+        raise UsageError(
+            f"config must be FlowerParameters, received {type(config).__name__}; HyperParameters are for cifar10_train.train"
+        )
     run = run_folder_of(config)
     run.check(config, resume=resume, overwrite=overwrite)
     goes_on = resume and bool(list_checkpoints(run.checkpoints))

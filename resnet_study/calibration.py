@@ -19,6 +19,25 @@ _BINS = 15  # of equal width, as Guo et al. 2017 have them
 _SMALLEST = 1e-38  # instead of a probability of 0, whose logarithm is no number; float32 holds hardly any smaller
 
 
+def as_probabilities(values) -> np.ndarray:
+    """The probabilities of answers as float [num_images, num_labels].
+
+    Raises:
+        ValueError: they are no such array of numbers 0..1, such as logits.
+    """
+    values = np.asarray(values)
+    if values.ndim != 2 or values.dtype.kind not in "fiub":
+        raise ValueError(
+            f"probabilities must be numbers [num_images, num_labels], received {values.dtype} of shape {values.shape}"
+        )
+    values = values if values.dtype.kind == "f" else values.astype(float)
+    if values.size and not (values.min() >= -0.01 and values.max() <= 1.01):  # rounding aside; and NaN is neither
+        raise ValueError(
+            f"probabilities must be numbers 0..1, received {values.min():.3g}..{values.max():.3g}; logits become such by scipy.special.softmax(logits, axis=1)"
+        )
+    return values
+
+
 def as_labels(labels, probabilities: np.ndarray) -> np.ndarray:
     """The labels of answers as int [num_images]; also those of shape [num_images, 1], as `keras.datasets` has them.
 
@@ -50,6 +69,7 @@ def reliability_table(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataF
         Table with a row for each of the 15 bins of equal width, the first from 0: columns images (their number), confidence and
         accuracy (means over these images, 0..1; NaN where a bin is empty).
     """
+    probabilities = as_probabilities(probabilities)
     labels, confidence = as_labels(labels, probabilities), probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     # A bin holds its upper bound, as in the paper.
@@ -124,6 +144,7 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Returns:
         A number from 0, which is best, to 2.
     """
+    probabilities = as_probabilities(probabilities)
     targets = np.eye(probabilities.shape[1])[as_labels(labels, probabilities)]
     return float(np.mean(np.sum((probabilities - targets) ** 2, axis=1)))
 
@@ -144,11 +165,11 @@ def change_temperature(probabilities: np.ndarray, temperature: float) -> np.ndar
         float [num_images, num_labels]; the order of the classes of each image stays.
 
     Raises:
-        ValueError: the temperature is not above 0.
+        ValueError: the temperature is not above 0, or these are no probabilities.
     """
     _check_temperature(temperature)
     # Logits that differ by a constant in a row give the same probabilities, and logarithms of probabilities do so.
-    return scipy.special.softmax(np.log(np.maximum(probabilities, _SMALLEST)) / temperature, axis=1)
+    return scipy.special.softmax(np.log(np.maximum(as_probabilities(probabilities), _SMALLEST)) / temperature, axis=1)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -170,6 +191,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         probabilities = np.array([[0.9, 0.1]] * 4)  # surer than it should be: one answer of four is wrong
         print(round(fit_temperature(probabilities, np.array([0, 0, 0, 1])), 2))  # 2.0
     """
+    probabilities = as_probabilities(probabilities)
     labels = as_labels(labels, probabilities)
     logits, rows = np.log(np.maximum(probabilities, _SMALLEST)), np.arange(len(labels))
 

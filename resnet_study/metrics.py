@@ -6,6 +6,7 @@ import sklearn.metrics
 
 from resnet_study.calibration import (
     as_labels,
+    as_probabilities,
     brier_score,
     error_by_chance,
     expected_calibration_error,
@@ -60,7 +61,8 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         Of images with several labels others, see `_measure_multi_label`.
 
     Raises:
-        ValueError: another number of names than of classes, or labels that are no classes, or not one for each image.
+        ValueError: another number of names than of classes, or labels that are no classes, or not one for each image; or numbers that
+            are no probabilities.
 
     Example:
         import numpy as np
@@ -69,7 +71,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
         metrics = measure(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]), ["cat", "dog"])
         print(metrics["accuracy"], metrics["confusion_matrix"])  # 50.0 [[1, 0], [1, 0]]
     """
-    labels = np.asarray(labels)
+    probabilities, labels = as_probabilities(probabilities), np.asarray(labels)
     if len(class_names) != probabilities.shape[1]:
         raise ValueError(
             f"class_names must be one for each of the {probabilities.shape[1]} classes of the probabilities, received {len(class_names)}"
@@ -114,6 +116,8 @@ def _measure_multi_label(probabilities, labels, class_names) -> dict:
         mean_average_precision and macro_f1 (0..1) of the classes that have images; micro_f1; loss, mean binary cross-entropy; threshold; per_class,
         also with average_precision, which is None for a class without images.
     """
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels of images with several must be 0 and 1, received {labels.min()}..{labels.max()}")
     predicted, labels = probabilities >= THRESHOLD, labels.astype(bool)
     scores = sklearn.metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=0)
     per_class = []

@@ -65,17 +65,18 @@ def list_images(paths) -> ImageList:
     """Lists image files.
 
     Args:
-        paths: files, folders or `.zip`s; of the latter two all images within are taken, in the order of their paths. Other files there are
+        paths: files, folders or `.zip`s, or one of them; of the latter two all images within are taken, in the order of their paths. Other files there are
             counted in a line.
 
     Raises:
         UsageError: nothing is named, or a folder or archive holds no image.
     """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     named, folders = set(), {}
     for path in (place for given in paths for place in _expand(given)):
         if not path.is_dir() and path.suffix.lower() != ".zip":
             named.add(path.as_posix())
-            folders.setdefault(path.as_posix(), (path.parent.name,))
+            folders.setdefault(path.as_posix(), (path.parent.resolve().name,))
             continue
         found, others = {}, 0
         for inner, names in list_tree(path, IMAGE_SUFFIXES).items():
@@ -196,7 +197,8 @@ def _ask(model, answer, images, read, path, class_names, held):
                 part.add(files, np.concatenate([found[head] for head in class_names], axis=1))
             bar.update(min(size, len(waiting) - start))
     if not part.rows:
-        raise NoImageError(str(failures[0])) from failures[0]
+        others = f" (and {len(failures) - 1:,} more images that cannot be read)" if len(failures) > 1 else ""
+        raise NoImageError(f"{failures[0]}{others}") from failures[0]
     for error in failures[:_LEFT_OUT_NAMED]:
         print(f"left out: {error}", file=sys.stderr)
     if len(failures) > _LEFT_OUT_NAMED:

@@ -145,7 +145,7 @@ def check_images(images, model, stacklevel: int = 4) -> np.ndarray:
             f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}; give such, or a model other "
             f"than {model.name}"
         )
-    if images.dtype.kind == "f" and len(images) and 0 < images.max() <= 1:
+    if images.dtype != np.uint8 and len(images) and 0 < images.max() <= 1:
         warnings.warn(
             "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out",
             stacklevel=stacklevel,

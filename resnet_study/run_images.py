@@ -2,12 +2,14 @@
 
 check_own, check_own_of     of a test, a prediction or a page: the images have not changed since
 check_same_images           of a run that goes on
+check_given                 of a run whose images a program gave
 check_parts                 flags that would draw other parts
 tell_known_images           of weights that may know images that are held out
 tell_own_images             of files to answer for that the model was trained on
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from resnet_study.data.file_sorting import part_of
@@ -64,6 +66,15 @@ def check_same_images(run: RunFolder, facts: dict) -> None:
                 f"--resume goes on with the images of {run}: expected {name} {kept[name]}, received {facts[name]}; "
                 "give the same --data_dir or start another --version"
             )
+
+
+def check_given(run: RunFolder, digest: Callable[[], str]) -> None:
+    """Raises UsageError where a program gave a run its images and these, see `ImageData.digest`, are others."""
+    if (kept := run.told("given")) and kept != digest():
+        raise UsageError(
+            f"a program gave {run} its images (Train(data=...)), and these are others; give the same ones to go on, and test with Train.test or "
+            "cifar10_test.test(model, images)"
+        )
 
 
 def check_parts(run: RunFolder, stored, flags: dict, names) -> None:

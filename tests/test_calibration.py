@@ -161,3 +161,20 @@ def test_images_that_were_moved_are_found_with_their_table_for_the_run_that_held
     with pytest.raises(ZeroDivisionError):
         cifar10_test.calibrate(config, str(tmp_path / "parts"))
     assert {name: getattr(asked[0], name) for name in moved} == moved
+
+
+def test_logits_percents_and_nan_are_no_probabilities():
+    good, labels = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
+    assert measure(good.tolist(), labels.tolist(), ["a", "b"])["error"] == 0
+    for values in (np.log(good), 100 * good, np.where(good > 0.8, np.nan, good), good[0]):
+        for function in (
+            lambda given: measure(given, labels, ["a", "b"]),
+            lambda given: expected_calibration_error(given, labels),
+            lambda given: brier_score(given, labels),
+            lambda given: fit_temperature(given, labels),
+            lambda given: change_temperature(given, 2.0),
+        ):
+            with pytest.raises(ValueError, match="probabilities must be numbers"):
+                function(values)
+    with pytest.raises(ValueError, match=r"must be 0 and 1, received 0..2"):
+        measure(good, np.array([[0, 2], [1, 0]]), ["a", "b"])

@@ -349,6 +349,19 @@ def test_grad_cam_finds_maps_within_the_backbone(small):
         grad_cam.explain(heads.find_backbone(small), np.zeros((1, 32, 32, 3)), [0])
 
 
+def test_grad_cam_of_a_network_within_another_is_that_of_the_network():
+    flat = registry.find("resnet8").build(input_shape=(16, 16, 3), classes=3)
+    trunk = registry.find("resnet8").build(input_shape=(16, 16, 3), include_top=False)
+    nested = keras.Sequential([keras.Input((16, 16, 3)), trunk, keras.layers.Dense(3, "softmax")])
+    nested.set_weights(flat.get_weights())
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3))
+    expected = grad_cam.explain(flat, images, [0, 2])
+    np.testing.assert_allclose(grad_cam.explain(nested, images, np.array([0, 2])), expected, atol=1e-5)
+    for labels in ([3.0, 1.0], 1, [0]):
+        with pytest.raises(UsageError, match="labels must be one whole number for each"):
+            grad_cam.explain(flat, images, labels)
+
+
 @pytest.mark.parametrize(("name", "size"), [("resnet8", 8), ("inception_resnet_v1_small", 32)])
 def test_grad_cam_passes_over_layers_on_branches(name, size):
     """The last maps of 4 x 4 cells lie within a residual block or a reduction."""

@@ -394,3 +394,40 @@ def test_a_tiff_is_as_transparent_as_a_png(tmp_path, mode, color):
         image.save(tmp_path / f"a.{ending}")
         images.append(read_image(tmp_path / f"a.{ending}", SHAPE))
     np.testing.assert_allclose(images[0].astype(int), images[1], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resize": "center"}, "resize must be one of crop, pad, stretch, nearest, received 'center'"),
+        ({"jpeg_size": "half"}, "jpeg_size must be one of full, reduced, received 'half'"),
+        ({"shape": (3, 32, 32)}, r"shape must be \(height, width, 1 or 3\), received \(3, 32, 32\)"),
+        ({"shape": (32, 32)}, "shape must be"),
+        ({"shape": (0, 32, 3)}, "shape must be"),
+    ],
+)
+def test_what_no_image_can_be_brought_to_is_refused(tmp_path, options, message):
+    (tmp_path / "a.png").write_bytes(encode("PNG"))
+    with pytest.raises(UsageError, match=message):
+        read_image(tmp_path / "a.png", **{"shape": SHAPE} | options)
+
+
+def test_inks_of_a_tiff_are_read_as_colours(tmp_path, capsys):
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SHAPE,), np.uint8)).convert("CMYK")
+    image.save(tmp_path / "inks.tif")
+    difference = read_image(tmp_path / "inks.tif", SHAPE).astype(int) - np.asarray(image.convert("RGB"))
+    assert abs(difference).max() <= 2 and capsys.readouterr() == ("", "")
+
+
+def test_avif_may_state_what_holds_for_all_images_of_its_family(tmp_path):
+    content = encode("AVIF", (32, 32))
+    assert content[8:12] == b"avif" and b"mif1" in content[16:40]
+    (tmp_path / "a.avif").write_bytes(content)
+    (tmp_path / "b.avif").write_bytes(content[:8] + b"mif1" + content[12:])
+    np.testing.assert_array_equal(read_image(tmp_path / "b.avif", SHAPE), read_image(tmp_path / "a.avif", SHAPE))
+
+
+def test_one_path_is_one_path(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode("PNG"))
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert list_images(path).files == [str(tmp_path / "a.png")]

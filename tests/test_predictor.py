@@ -121,6 +121,8 @@ def test_scaled_pixels_are_told(recwarn):
     predictor = Predictor(small_model())
     with pytest.warns(UserWarning, match="0..255"):
         predictor.predict(some_images(2) / 255)
+    with pytest.warns(UserWarning, match="scaled to 0..1"):
+        predictor.predict(some_images(2) > 127)
     recwarn.clear()
     predictor.predict(some_images(2, np.float32))
     predictor.predict(np.zeros((2, 16, 16, 3)))  # black

@@ -160,3 +160,13 @@ def test_every_network_builds_with_the_options_it_accepts():
         assert count(model.trainable_variables) > spec.trainable
     alexnet = registry.find("alexnet_b").build(dropout=0.2)
     assert [layer.rate for layer in alexnet.layers if isinstance(layer, keras.layers.Dropout)] == [0.2, 0.2]
+
+
+def test_grouped_and_transposed_convolutions_count():
+    x = keras.Input((8, 8, 4))
+    for layer, expected in (
+        (keras.layers.Conv2D(8, 3, padding="same", groups=2), 8 * 8 * 9 * 2 * 8),
+        (keras.layers.Conv2DTranspose(6, 3, padding="same"), 8 * 8 * 9 * 4 * 6),
+        (keras.layers.DepthwiseConv2D(3, padding="same"), 8 * 8 * 9 * 4),
+    ):
+        assert multiply_adds(keras.Model(x, layer(x))) == expected

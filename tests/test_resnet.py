@@ -5,6 +5,7 @@ import pickle
 import pydoc
 import re
 import textwrap
+import warnings
 
 import h5py
 import keras
@@ -903,3 +904,42 @@ def test_wrong_options_are_refused(arguments, message):
 def test_type_checkers_know_the_arguments_of_the_builders():
     for builder in (resnet.build_resnet20, resnet.build_resnet164_v2):
         assert list(ResNetOptions.__annotations__) == list(inspect.signature(builder).parameters)
+
+
+def test_sums_have_the_precision_that_is_asked_for_whatever_the_global_policy_is():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        for form in ("preact", "v2"):
+            model = build_resnet(1, form=form, dtype="float32")
+            assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}  # without the input
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_a_layer_that_another_network_has_is_copied():
+    scaled = keras.layers.Rescaling(1 / 255)
+    first, second = (build_resnet(1, preprocessing=scaled) for _ in range(2))
+    assert first.layers[1] is scaled and second.layers[1] is not scaled
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    second.set_weights(first.get_weights())
+    np.testing.assert_allclose(fold_batch_norm(second, "float32")(images), first(images), atol=1e-5)
+
+
+def test_weights_of_other_pixels_are_told(tmp_path):
+    trained = build_resnet(1, preprocessing=PixelNormalization(120.0, 60.0))
+    trained.save_weights(tmp_path / "a.weights.h5")
+    with pytest.warns(UserWarning, match="pixels normalised by other constants"):
+        build_resnet(1, preprocessing=PixelNormalization(0.0, 255.0)).load_weights(tmp_path / "a.weights.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        build_resnet(1, preprocessing=PixelNormalization(120.0, 60.0)).load_weights(tmp_path / "a.weights.h5")
+        trained.save(tmp_path / "a.keras")
+        keras.saving.load_model(tmp_path / "a.keras")
+
+
+def test_patches_are_whitened_of_images_that_the_layer_takes():
+    whitening = layers.PatchWhitening(3)
+    whitening.build((None, 16, 16, 3))
+    for shape in ((4, 16, 16, 1), (0, 16, 16, 3), (16, 16, 3)):
+        with pytest.raises(ValueError, match=r"images must be \[n, height, width, 3\]"):
+            whitening.adapt(np.zeros(shape))

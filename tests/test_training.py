@@ -31,11 +31,14 @@ from conftest import (
 
 import cifar10_input
 import cifar10_test
+from cifar10_input import load_data
 from cifar10_main import main
+from cifar10_test import evaluate
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import checkpoint_of, read_checkpoint
+from resnet_study.data.image_data import ImageData, Split
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_model
 from resnet_study.metrics import confidence_interval, measure
@@ -639,3 +642,55 @@ def test_fused_optimizers_step_as_the_plain_ones(kind, fused, options):
     assert np.abs(values[1] - start).min() > 1e-4
     for one, other in zip(*states, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-7)
+
+
+def given_images(shift=0, **changes) -> ImageData:
+    images = np.random.default_rng(shift).integers(0, 256, (60, 16, 16, 3), np.uint8)
+    parts = {"train": Split(images, np.arange(60) % 5), "test": Split(images[:20], np.arange(20) % 5)} | changes
+    return ImageData(class_names=tuple("abcde"), found="a program", **parts)
+
+
+def test_images_that_a_program_gives_may_have_labels_as_keras_has_them(tmp_path):
+    finished = []
+    for version, labels in (("a", np.arange(60) % 5), ("b", (np.arange(60) % 5).astype(np.uint8)[:, None])):
+        data = given_images(train=Split(given_images().train.images, labels))
+        trainer = Train(tiny(tmp_path, version=version, train_steps=2), data=data)
+        trainer.train()
+        finished.append(trainer.history[-1]["train_loss"])
+    assert finished[0] == finished[1]
+
+
+def test_a_run_goes_on_and_is_tested_on_the_images_that_it_was_given_only(tmp_path):
+    config = tiny(tmp_path, version="given", train_steps=2)
+    Train(config, data=given_images()).train()
+    for data in (None, given_images(shift=1), dataclasses.replace(given_images(), class_names=tuple("vwxyz"))):
+        with pytest.raises(UsageError, match=r"a program gave .* its images"):
+            Train(config, data=data).train(resume=True)
+    Train(config, data=given_images()).train(resume=True)
+    with pytest.raises(UsageError, match="a program gave"):
+        evaluate(config)
+    own = load_data(config)
+    Train(tiny(tmp_path, version="own", train_steps=2), data=own).train()
+    assert evaluate(tiny(tmp_path, version="own", train_steps=2))[0]["test"]["images"] == len(own.test)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": Split(np.zeros((9, 8, 8, 3), np.float32), np.arange(9) % 5)}, "must be uint8 .* received float32"),
+        (
+            {"train": Split(np.zeros((9, 3, 8, 8), np.uint8), np.arange(9) % 5)},
+            r"raw pixels 0..255, received uint8 \[9, 3, 8, 8\]",
+        ),
+        (
+            {"test": Split(np.zeros((5, 16, 16, 3), np.uint8), np.arange(1, 6))},
+            r"test labels must be 0..4, .* received 1..5",
+        ),
+        ({"test": Split(np.zeros((5, 16, 16, 3), np.uint8), np.ones(5))}, "whole numbers .* received float64"),
+    ],
+)
+def test_images_and_labels_that_cannot_be_used_are_refused(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        Train(tiny(tmp_path), data=given_images(**change))
+    with pytest.raises(UsageError, match="received 60 images and 50 labels"):
+        Split(given_images().train.images, np.zeros(50, int))

@@ -51,9 +51,9 @@ def corrupt(images: np.ndarray, corruption: str, severity: int, seed: int = 0) -
         raise UsageError(
             f"expected images uint8 [n, height, width, 1 or 3], received {images.dtype} {list(images.shape)}"
         )
-    if severity == 0:
+    if severity == 0 or not len(images):
         return images
-    value = CORRUPTIONS[corruption][1][severity - 1]
+    value = CORRUPTIONS[corruption][1][int(severity) - 1]
     if corruption == "noise":
         cv2.setRNGSeed(seed)  # it is used by the next line and nowhere else
         noise = cv2.randn(np.empty(images.shape, np.float32).reshape(len(images), -1), 0, 255 * value)
@@ -115,7 +115,8 @@ def worsen_batch(
 ) -> np.ndarray:
     """`worsen` for images uint8 [num_images, height, width, channels], each a pure function of `seed` and its place, from `first` on."""
     rngs = (np.random.default_rng((*seed, first + place)) for place in range(len(images)))
-    return np.stack([worsen(image, share, rng, mix) for image, rng in zip(images, rngs, strict=True)])
+    worse = [worsen(image, share, rng, mix) for image, rng in zip(images, rngs, strict=True)]
+    return np.stack(worse) if worse else images
 
 
 def _blur(image, sigma):

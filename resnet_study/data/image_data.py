@@ -4,11 +4,12 @@ Files come from strangers and disks break: what cannot be used ends in a `UsageE
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+
+    def __post_init__(self):
+        if len(self.images) != len(self.labels):
+            raise UsageError(
+                f"a Split needs a label for each image, received {len(self.images)} images and {len(self.labels)} labels"
+            )
 
     def __len__(self):
         return len(self.labels)
@@ -78,6 +85,55 @@ class ImageData:
     def multi_label(self) -> bool:
         """Whether an image can have several labels."""
         return self.test.labels.ndim == 2
+
+    def digest(self) -> str:
+        """Stands for the images, labels and names of the classes: others have another one."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for part in (self.train, self.test, self.validation):
+            for array in (part.images, part.labels) if part else ():
+                digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+
+def as_given(data: ImageData) -> ImageData:
+    """A data set that a program has made, its labels as int32.
+
+    Args:
+        data: `Split.labels` may also be of other whole numbers, and [n, 1], as `keras.datasets` has them.
+
+    Raises:
+        UsageError: images that are not uint8 [n, height, width, channels], or labels that are no classes.
+    """
+    parts = {name: getattr(data, name) for name in ("train", "test", "validation") if getattr(data, name) is not None}
+    found = {name: Split(part.images, _as_labels(part, name, len(data.class_names))) for name, part in parts.items()}
+    for name, part in found.items():
+        if part.images.dtype != np.uint8 or part.images.ndim != 4 or part.images.shape[3] not in (1, 3):
+            raise UsageError(
+                f"{name} images must be uint8 [n, height, width, 1 or 3], raw pixels 0..255, received {part.images.dtype} {list(part.images.shape)}; "
+                "bring them to that"
+            )
+    if all(part.labels.ndim == 2 and (part.labels.sum(axis=1) == 1).all() for part in found.values()):
+        say_once(
+            "note: each image has one label of several possible; for a softmax give labels [n], such as labels.argmax(axis=1)"
+        )
+    return dataclasses.replace(data, **found)
+
+
+def _as_labels(part, name, classes):
+    labels = np.asarray(part.labels)
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    several = labels.ndim == 2
+    is_whole = labels.dtype.kind in "iub" or (several and np.isin(labels, (0, 1)).all())
+    if not is_whole or labels.ndim not in (1, 2) or (several and labels.shape[1] != classes):
+        raise UsageError(
+            f"{name} labels must be whole numbers [n], or 0 and 1 [n, {classes}], received {labels.dtype} {list(labels.shape)}; bring them to that"
+        )
+    highest = 1 if several else classes - 1
+    if labels.size and not 0 <= labels.min() <= labels.max() <= highest:
+        raise UsageError(
+            f"{name} labels must be 0..{highest}, of {classes} class names, received {labels.min()}..{labels.max()}; count from 0, and name each class"
+        )
+    return labels.astype(np.int32)
 
 
 def read_file(path: Path, largest: int) -> bytes:

@@ -32,8 +32,9 @@ _HEIC = (
     b"mif1",
     b"msf1",
 )  # the kind that a file of this family states
+_ANY_HEIF = (b"mif1", b"msf1")  # of these, what the images within are is told behind
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
-_PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white
+_PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white, 5 = inks
 _BITS, _BANDS, _PLANES = 258, 277, 284  # tags of TIFF: bits of each band; bands; 2 = they lie one after the other
 _EXIF_ORIENTATION = 0x0112
 _MOST_PIXELS = 89_478_485  # as Pillow has it; programs set its own to None
@@ -42,6 +43,7 @@ _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to R
 # By what a JPEG is decoded smaller, and how many times the sides of what is wanted it must keep, or the mean would be of too few pixels.
 # Below that, other pixels come out (`benchmarks/README.md`); half is where most time is won, so it may be a little less there.
 _REDUCTIONS = ((8, 2), (4, 2), (2, 1.5))
+_RESIZES, _JPEG_SIZES = ("crop", "pad", "stretch", "nearest"), ("full", "reduced")
 _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
@@ -133,6 +135,16 @@ def decode_image(
     """
     import cv2
 
+    is_shape = (
+        len(shape) == 3
+        and all(isinstance(size, int | np.integer) and size > 0 for size in shape)
+        and shape[2] in (1, 3)
+    )
+    if not is_shape:
+        raise UsageError(f"shape must be (height, width, 1 or 3), received {shape}; give such as (32, 32, 3)")
+    for value, known, told in ((resize, _RESIZES, "resize"), (jpeg_size, _JPEG_SIZES, "jpeg_size")):
+        if value not in known:
+            raise UsageError(f"{told} must be one of {', '.join(known)}, received {value!r}; give one of these")
     wanted = shape if jpeg_size == "reduced" and resize != "nearest" else None
     image = to_colors(*decode_pixels(name, content, most_pixels, wanted), name, value_range)
     image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
@@ -197,7 +209,7 @@ def decode_pixels(
     if not content:
         raise UsageError(f"{file} is empty; give {_KINDS}")
     formats = _BY_OPENCV + _BY_PILLOW
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
+    if content[4:8] == b"ftyp" and _is_heic(content[8 : int.from_bytes(content[:4], "big")]):
         formats = _register_heic(file)
     try:
         # Pillow reads the header first and refuses what declares more pixels than any camera makes, then what is cut off.
@@ -223,7 +235,8 @@ def decode_pixels(
             if kind != "TIFF":  # of which OpenCV heeds how the camera was held itself
                 with contextlib.suppress(Exception):  # an EXIF block that is damaged spoils no pixels
                     orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
-            is_inverted = kind == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0
+            photometric = opened.tag_v2.get(_PHOTOMETRIC) if kind == "TIFF" else None
+            is_inverted, is_separated = photometric == 0, photometric == 5
             by_pillow = kind not in _BY_OPENCV or _is_beyond_opencv(opened, tile, has_alpha)
             image = _as_array(opened) if by_pillow else None
             flags = _choose_flags(opened.mode, size, orientation, wanted if kind == "JPEG" else None)
@@ -231,6 +244,8 @@ def decode_pixels(
             image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if image is None:
                 raise ValueError("OpenCV cannot decode it")
+            if is_separated:  # whose four inks have become three colours
+                image = image[..., :3]
             if is_inverted and image.dtype == np.uint16:  # those of 1 and 8 bits it turns round itself
                 image = 65535 - image
             if image.ndim == 3 and image.shape[-1] > 2:
@@ -311,18 +326,27 @@ def _is_beyond_opencv(opened, tile, has_alpha: bool) -> bool:
         return has_alpha and opened.tag_v2.get(_BITS, (1,))[0] == 8
     if opened.format == "PPM":
         return tile[0][0] == "ppm" and tile[0][3][-1] != 65535
-    return opened.format == "PNG" and opened.mode in ("1", "L") and "transparency" in opened.info
+    return opened.format == "PNG" and opened.mode in ("1", "L", "I;16") and "transparency" in opened.info
 
 
 def _as_array(opened) -> np.ndarray:
     """The first image as Pillow decodes it: grey of 8 or 16 bits, RGB, or RGBA."""
     if opened.mode == "I":  # a PGM, brought to 16 bits
         return np.asarray(opened).astype(np.uint16)
+    if opened.mode == "I;16" and "transparency" in opened.info:  # one grey value, which Pillow knows of 8 bits only
+        grey = np.asarray(opened)
+        return np.stack([grey, np.where(grey == opened.info["transparency"], 0, 65535).astype(np.uint16)], axis=-1)
     if opened.has_transparency_data:
         opened = opened.convert("RGBA")
     elif opened.mode not in ("L", "I;16", "RGB"):
         opened = opened.convert("RGB")
     return np.asarray(opened)
+
+
+def _is_heic(brands: bytes) -> bool:
+    """Whether a file of these brands, the kind that it states, a number, and those it is compatible with, is HEIC; of several kinds it may be AVIF."""
+    known = [brands[start : start + 4] for start in range(8, min(len(brands), 8 + 4 * 64), 4)]
+    return brands[:4] in _HEIC and not (brands[:4] in _ANY_HEIF and {b"avif", b"avis"} & set(known))
 
 
 def _register_heic(file: str) -> tuple[str, ...]:

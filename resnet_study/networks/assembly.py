@@ -6,7 +6,6 @@ import operator
 import keras
 from keras import layers
 
-from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import SHIPPED
 from resnet_study.networks.weights import load_weights, open_weights
 from resnet_study.strings import shorten
@@ -83,12 +82,17 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
             raise ValueError(f"weights={weights!r} bring their own preprocessing; leave the argument out")
     if preprocessing is not None and not callable(preprocessing):
         raise ValueError(f"preprocessing must be a layer or None, received {preprocessing!r}")
-    if isinstance(preprocessing, PixelNormalization) and preprocessing._inbound_nodes:
-        # In a second network it would be a layer that is used twice, which `fold_batch_norm` refuses.
-        preprocessing = type(preprocessing).from_config(preprocessing.get_config())
-    source, preprocessing = open_weights(weights, preprocessing, shipped)
+    source, preprocessing = open_weights(weights, unused(preprocessing), shipped)
     start = layers.Input(input_shape, name="image") if input_tensor is None else input_tensor
     return source, start, start if preprocessing is None else preprocessing(start)
+
+
+def unused(layer):
+    """A layer, or a copy of one that is part of a network already: in a second one it would be used twice, which `fold_batch_norm` refuses.
+    One with weights, which a copy would not share, stays.
+    """
+    is_plain = isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model) and not layer.weights
+    return type(layer).from_config(layer.get_config()) if is_plain and layer._inbound_nodes else layer
 
 
 def count_classes(classes, weights, source) -> int:

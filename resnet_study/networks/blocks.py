@@ -32,6 +32,11 @@ class BlockLayers:
     block_dropout: float
     dtype: str | None
 
+    @property
+    def sum_dtype(self):
+        """Of sums that pass from block to block without normalisation: float32 whatever the convolutions have, or the global policy."""
+        return "float32" if self.dtype else None
+
     def conv(self, filters, size, stride, name, padding="same"):
         return layers.Conv2D(
             filters,
@@ -114,11 +119,10 @@ def preact_block(x, filters, stride, name, make, skip, inner, *, is_first):
     residual = make.conv(inner[0], 3, stride, f"{name}_conv1")(residual)
     residual = make.drop(make.relu(f"{name}_relu2")(make.norm(f"{name}_bn2")(residual)), name)
     residual = make.finish(make.conv(filters, 3, 1, f"{name}_conv2")(residual), name, skip)
-    # These have the global dtype policy: the sums pass from block to block without normalisation.
     if stride == 2:
-        x = layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x)
-        x = ZeroPadChannels(filters, name=f"{name}_shortcut")(x)
-    return layers.Add(name=f"{name}_add")([x, residual])
+        x = layers.AveragePooling2D(2, padding="same", dtype=make.sum_dtype, name=f"{name}_pool")(x)
+        x = ZeroPadChannels(filters, dtype=make.sum_dtype, name=f"{name}_shortcut")(x)
+    return layers.Add(dtype=make.sum_dtype, name=f"{name}_add")([x, residual])
 
 
 def v2_block(x, filters, stride, name, make, skip, inner, *, begins_stage, is_bottleneck, shortcut):
@@ -149,10 +153,9 @@ def v2_block(x, filters, stride, name, make, skip, inner, *, begins_stage, is_bo
     if x.shape[-1] != filters and shortcut == "B":
         x = make.conv(filters, 1, stride, f"{name}_shortcut_conv")(x)
     elif x.shape[-1] != filters:
-        # As in `preact_block`, the sums have the global dtype policy.
-        x = layers.AveragePooling2D(1, strides=2, name=f"{name}_subsample")(x)
-        x = ZeroPadChannels(filters, name=f"{name}_shortcut")(x)
-    return layers.Add(name=f"{name}_add")([x, make.finish(residual, name, skip)])
+        x = layers.AveragePooling2D(1, strides=2, dtype=make.sum_dtype, name=f"{name}_subsample")(x)
+        x = ZeroPadChannels(filters, dtype=make.sum_dtype, name=f"{name}_shortcut")(x)
+    return layers.Add(dtype=make.sum_dtype, name=f"{name}_add")([x, make.finish(residual, name, skip)])
 
 
 def squeeze_and_excite(x, ratio, name, dtype):

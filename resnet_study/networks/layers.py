@@ -3,6 +3,8 @@
 Importing this module registers them, so that `keras.models.load_model` reads networks made of them.
 """
 
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -163,7 +165,19 @@ class PixelNormalization(keras.layers.Layer):
             store[name] = np.asarray(getattr(self, name), np.float64)
 
     def load_own_variables(self, store):
-        """Takes nothing: a layer that was built with constants keeps these. `networks.weights.open_weights` reads the stored ones."""
+        """Takes nothing: a layer that was built with constants keeps these. `networks.weights.open_weights` reads the stored ones. Warns where
+        they differ.
+        """
+        own = {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}
+        stored = {name: np.asarray(store[name]) for name in own if name in store}
+        if any(
+            value.shape != np.shape(own[name]) or not np.allclose(value, own[name]) for name, value in stored.items()
+        ):
+            warnings.warn(
+                f"the weights belong to pixels normalised by other constants than those of the layer {self.name}, which stay; load them by the weights= of "
+                "a builder, which takes theirs",
+                stacklevel=2,
+            )
 
     def get_config(self):
         return super().get_config() | {"mean": self.mean, "scale": self.scale, "per_image": self.per_image}
@@ -294,6 +308,10 @@ class PatchWhitening(keras.layers.Conv2D):
         Args:
             images: [n, height, width, channels], normalised as the input of the layer will be.
         """
+        if np.ndim(images) != 4 or not len(images) or np.shape(images)[3] != self.channels:
+            raise ValueError(
+                f"images must be [n, height, width, {self.channels}] with n above 0, received shape {np.shape(images)}"
+            )
         count, sums, products = 0, 0.0, 0.0
         for start in range(0, len(images), 500):  # all patches at once would take more memory than the training
             part = np.asarray(images[start : start + 500], np.float64)

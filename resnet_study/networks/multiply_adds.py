@@ -11,15 +11,15 @@ def count_parameters(variables) -> int:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds (MACs) of one image through a network: convolutions of images (also depthwise) and matrix products, without biases and
-    the rest. TensorFlow counts them on the graph that it would compute.
+    """Multiply-adds (MACs) of one image through a network: convolutions of images (also depthwise, grouped and transposed) and matrix
+    products, without biases and the rest. TensorFlow counts them on the graph that it would compute.
     """
     function = tf.function(lambda images: model(images, training=False))
     graph = function.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
     options = (
         builder(builder.float_operation())
-        .with_accounted_types(["Conv2D", "DepthwiseConv2dNative", "MatMul"])
+        .with_accounted_types(["Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul"])
         .with_empty_output()
         .build()
     )
@@ -27,6 +27,11 @@ def multiply_adds(model: keras.Model) -> int:
     level = logger.level
     logger.setLevel("ERROR")  # the profiler warns of functions of its own
     try:
-        return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
+        counted = tf.compat.v1.profiler.profile(graph, options=options).total_float_ops // 2
     finally:
         logger.setLevel(level)
+    # Keras computes grouped convolutions in a function of their own, into which the profiler does not look.
+    grouped = [
+        layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1
+    ]
+    return counted + sum(math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape) for layer in grouped)

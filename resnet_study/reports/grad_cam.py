@@ -20,6 +20,7 @@ from resnet_study.files import write_atomically
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import check_images
 from resnet_study.reports.figures import draw_explanation
+from resnet_study.saved_models import as_functional
 from resnet_study.strings import as_text
 
 _SMALLEST_MAP = 4  # cells in each direction; fewer would show nothing
@@ -43,7 +44,8 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
         float32 [n, height, width], 0..1 in each image; all 0 where nothing speaks for the class.
 
     Raises:
-        UsageError: the model has no such maps or does not end in a dense layer, or takes images of another shape.
+        UsageError: the model has no such maps or does not end in a dense layer, or takes images of another shape; or labels that are no
+            classes.
 
     Example:
         import numpy as np
@@ -56,11 +58,18 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
         print(heat.shape)  # (1, 32, 32)
     """
     heat_map, images = make_explainer(model, head), check_images(images, model, stacklevel=3)
-    return np.stack([heat_map(image, label) for image, label in zip(images, labels, strict=True)])
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UsageError(
+            f"labels must be one whole number for each of the {len(images)} images, received {labels.dtype} of shape {labels.shape}"
+        )
+    maps = [heat_map(image, label) for image, label in zip(images, labels, strict=True)]
+    return np.stack(maps) if maps else np.zeros(images.shape[:3], np.float32)
 
 
 def make_explainer(model: keras.Model, head: str = "") -> Callable:
     """Function of (image, label) that gives one map of `explain`; prepared once for many calls. See there."""
+    model = as_functional(model)
     last = find_last(model, head)
     if not isinstance(last, keras.layers.Dense):
         raise UsageError(f"--explain needs a model that ends in a dense layer, received {model.name}")
@@ -115,12 +124,12 @@ def _find_maps(model, last):
                 return chain((model.input, [output, output]), (output, last.input))
         if nested:
             fine = [block for block in layer.layers if is_fine(block.output)]
-            # Where a block ends its branches meet.
-            kinds = keras.layers.Add | keras.layers.Concatenate
-            ends = [block for block in fine if block.name.endswith("_out") or isinstance(block, kinds)] or fine
-            if ends:
-                before = (model.input, model.layers[index - 1].output)
-                return chain(before, (layer.input, [ends[-1].output, layer.output]), (output, last.input))
+            for block in reversed(fine):
+                with contextlib.suppress(ValueError):
+                    if block.output is not layer.output:
+                        keras.Model(block.output, layer.output)  # as above, of the layers within
+                    before = (model.input, model.layers[index - 1].output)
+                    return chain(before, (layer.input, [block.output, layer.output]), (output, last.input))
     raise UsageError(
         f"--explain needs maps of {_SMALLEST_MAP} x {_SMALLEST_MAP} cells, received {model.name} without any"
     )

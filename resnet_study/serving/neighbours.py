@@ -14,7 +14,7 @@ from resnet_study.errors import UsageError
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import encode_image
-from resnet_study.run_images import check_own
+from resnet_study.run_images import check_given, check_own
 
 _SHOWN = 8
 _AT_A_TIME = 32 << 20  # bytes of images in memory
@@ -89,6 +89,8 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
     if isinstance(config, HyperParameters):
         data = cifar10_input.load_data(config)
         _check(data, run)
+        if run is not None:
+            check_given(run, data.digest)
         training, _ = cifar10_input.split_data(data, config)
         return training.labels, training.images.__getitem__, tuple(data.class_names)
     data = load_images(config, run)

@@ -10,6 +10,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
+from resnet_study.data.image_data import as_given
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
@@ -19,7 +20,7 @@ from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
-from resnet_study.run_images import check_same_images, tell_known_images
+from resnet_study.run_images import check_given, check_same_images, tell_known_images
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
@@ -52,8 +53,8 @@ class Classification(Task):
         validates_fully: whether the validation error is that of all validation images.
     """
 
-    def __init__(self, config: HyperParameters, run: RunFolder, data=None):
-        """`data`: `cifar10_input.ImageData`; None = read as the settings say."""
+    def __init__(self, config: HyperParameters, run: RunFolder, data=None, *, is_given: bool = True):
+        """`data`: `cifar10_input.ImageData`; None = read as the settings say. `is_given`: whether a program gave it that."""
         self.config, self.run = config, run
         self._options = config.network_options
         registry.find(config.model_name).check_options(self._options)
@@ -62,7 +63,10 @@ class Classification(Task):
                 f"note: {config.model_name} is the network of depth 6n+2 for small images (He et al. 2015, section 4.2); that of ImageNet is "
                 f"python -m flowers.train --model={config.model_name}"
             )
-        data = data or cifar10_input.load_data(config)
+        was_given = is_given and data is not None and not data.fingerprint
+        data = as_given(data) if was_given else data or cifar10_input.load_data(config)
+        # Of images that a program gave, settings do not tell.
+        self._given = data.digest() if was_given or run.told("given") else ""
         self.training, self.validation = cifar10_input.split_data(data, config)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
@@ -170,6 +174,8 @@ class Classification(Task):
         """
         if resumed and self.data.fingerprint:
             check_same_images(self.run, self.describe_data())
+        elif resumed and self._given:
+            check_given(self.run, lambda: self._given)
         if self.config.teacher:
             source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
@@ -268,6 +274,7 @@ class Classification(Task):
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
         facts |= {"several": True} if self.data.multi_label else {}
+        facts |= {"given": self._given} if self._given else {}
         if self.config.class_weight not in ("", "balanced"):
             facts["class_weights"] = self.class_weights.tolist()
         if not self.data.fingerprint:
@@ -328,9 +335,9 @@ class SeveralHeads(Classification):
 
     def __init__(self, config: HyperParameters, run: RunFolder, data=None):
         """`data`: name of the head -> `cifar10_input.ImageData`; None = read as the settings say."""
-        heads = data or cifar10_input.load_heads(config)
+        heads = {head: as_given(given) for head, given in data.items()} if data else cifar10_input.load_heads(config)
         first = next(iter(heads.values()))
-        super().__init__(config, run, first)
+        super().__init__(config, run, first, is_given=data is not None)
         self.classes = {head: len(data.class_names) for head, data in heads.items()}
         # The same split as with the first head alone, with the labels int32 [images, heads].
         numbers = cifar10_input.Split(np.arange(len(first.train)), first.train.labels)
