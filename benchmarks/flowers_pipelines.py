@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rows import OF_NO_RUN, describe_measurement, summarise, write_rows
+from rows import OF_NO_RUN, check_place, describe_measurement, summarise, write_rows
 
 from resnet_study import devices
 from resnet_study.command_line import Parser
@@ -83,6 +83,9 @@ def _measure_and_write(flags):
 
     if not (flags.data_dir / "train").is_dir():
         raise UsageError(f"--data_dir must hold train/<class>/, received {flags.data_dir}; give another folder")
+    name, sizes = flags.data_dir.resolve().name, " ".join(map(str, flags.image_size))
+    command = f"python benchmarks/flowers_pipelines.py --data_dir {name} --rounds {flags.rounds} --batches {flags.batches} --image_size {sizes}"
+    check_place(flags.results_dir / "flowers_pipelines.json", command)
     if os.getloadavg()[0] > 0.5:
         print("other programs are using this machine: rates will be too low and ratios inexact")
     start, rates = time.monotonic(), {}
@@ -92,13 +95,11 @@ def _measure_and_write(flags):
             data_dir=str(flags.data_dir), image_size=size, train_batch_size=BATCH, weights="none", find_leaks="off"
         )
         data = load_images(config)
-        for number, name in itertools.product(range(flags.rounds), CONTENDERS):
-            pipeline = {} if name == "flow_from_directory" else {"pipeline": name}
+        for number, contender in itertools.product(range(flags.rounds), CONTENDERS):
+            pipeline = {} if contender == "flow_from_directory" else {"pipeline": contender}
             settings = dataclasses.replace(config, **pipeline)
-            rates[size][name].append(measure(make_batches(name, settings, data), flags.batches))
-            print(f"{size} pixels, round {number + 1}, {name}: {rates[size][name][-1]:,.0f} images/s")
-    name, sizes = flags.data_dir.resolve().name, " ".join(map(str, flags.image_size))
-    command = f"python benchmarks/flowers_pipelines.py --data_dir {name} --rounds {flags.rounds} --batches {flags.batches} --image_size {sizes}"
+            rates[size][contender].append(measure(make_batches(contender, settings, data), flags.batches))
+            print(f"{size} pixels, round {number + 1}, {contender}: {rates[size][contender][-1]:,.0f} images/s")
     write_rows(make_rows(rates, describe_measurement(name, command, start)), flags.results_dir)
 
 

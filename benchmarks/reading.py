@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rows import OF_NO_RUN, describe_measurement, summarise, write_rows
+from rows import OF_NO_RUN, check_place, describe_measurement, summarise, write_rows
 
 from resnet_study import devices
 from resnet_study.command_line import Parser
@@ -86,10 +86,10 @@ def make_rows(rates: dict, facts: dict) -> list[dict]:
 
 
 def _measure_and_write(flags):
-    start = time.monotonic()
+    command, start = f"python benchmarks/reading.py --images {flags.images} --rounds {flags.rounds}", time.monotonic()
+    check_place(flags.results_dir / "reading.json", command)
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(write_images(Path(folder), flags.images), flags.rounds)
-    command = f"python benchmarks/reading.py --images {flags.images} --rounds {flags.rounds}"
     rows = make_rows(rates, describe_measurement(f"{flags.images} JPEG files", command, start))
     for row in rows:
         print(f"{row['preset']}: {row['value']:.2f} {row['unit']} [{row['minimum']:.2f} .. {row['maximum']:.2f}]")

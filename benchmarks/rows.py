@@ -4,6 +4,8 @@ import statistics
 import time
 from pathlib import Path
 
+from resnet_study.errors import UsageError
+
 # What is measured here is compared with nothing that was published, trains nothing and has no run.
 OF_NO_RUN = {"published": None, "published_source": None, "images_seen": 0, "run": None}
 
@@ -33,6 +35,17 @@ def describe_measurement(dataset: str, command: str, start: float, note: str = "
         "commit": environment["commit"],
         "note": note,
     }
+
+
+def check_place(path: Path, command: str) -> None:
+    """Raises UsageError, before an hour of measuring, where the rows would replace others, or the index somebody's README.md."""
+    from resnet_study.files import read_json
+    from resnet_study.reports.results_index import check_index
+
+    check_index(path.parent)
+    held = {row["command"] for row in read_json(path, [{"command": str}])} if path.is_file() else {command}
+    if held - {command}:
+        raise UsageError(f"{path} holds what another command has measured; give another --results_dir")
 
 
 def write_rows(rows: list[dict], results_dir: Path) -> None:

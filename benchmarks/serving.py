@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rows import OF_NO_RUN, describe_measurement, summarise, write_rows
+from rows import OF_NO_RUN, check_place, describe_measurement, summarise, write_rows
 
 from resnet_study import devices
 from resnet_study.command_line import Parser
@@ -61,6 +61,9 @@ def make_rows(measured: dict, facts: dict) -> list[dict]:
 
 
 def _measure(flags):
+    told = f"python benchmarks/serving.py --requests {flags.requests} --rounds {flags.rounds}"
+    told += " --data_dir FOLDER" * bool(flags.data_dir)
+    check_place(flags.results_dir / "serving.json", told)
     if (load := os.getloadavg()[0]) > 0.5:
         print("other programs are using this machine: rates will be too low")
     start = time.monotonic()
@@ -85,12 +88,8 @@ def _measure(flags):
     finally:
         server.terminate()
         server.wait()
-    command = (
-        f"python benchmarks/serving.py --requests {flags.requests} --rounds {flags.rounds}"
-        + " --data_dir FOLDER" * bool(data)
-    )
     note = f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} at the end, the benchmark included"
-    facts = describe_measurement(f"{flags.requests} requests at once", command, start, note)
+    facts = describe_measurement(f"{flags.requests} requests at once", told, start, note)
     write_rows(make_rows(measured, facts), flags.results_dir)
 
 

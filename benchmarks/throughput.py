@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from measuring import BATCH, CONTENDERS, MATRIX_SIZE, PARTS, PIPELINE_BATCHES, blocks_of, steps_for, training_flop
-from rows import summarise
+from rows import check_place, summarise
 
 from resnet_study.errors import UsageError, run_command
 from resnet_study.networks import registry
@@ -354,17 +354,6 @@ def main(arguments=None) -> int:
     return run_command(lambda: _measure_and_write(flags))
 
 
-def _check_place(path, command):
-    """Raises UsageError, before an hour of measuring, where the rows would replace others, or the index somebody's README.md."""
-    from resnet_study.files import read_json
-    from resnet_study.reports.results_index import check_index
-
-    check_index(path.parent)
-    held = {row["command"] for row in read_json(path, [{"command": str}])} if path.is_file() else {command}
-    if held - {command}:
-        raise UsageError(f"{path} holds what another command has measured; give another --results_dir")
-
-
 def _measure_and_write(flags):
     for model in flags.models:
         if registry.find(model).options.get("form") != "v1":
@@ -373,7 +362,7 @@ def _measure_and_write(flags):
         if contender not in CONTENDERS:
             raise UsageError(f"--contenders must be of {', '.join(CONTENDERS)}, received '{contender}'")
     path = Path(flags.results_dir).expanduser() / "throughput.json"
-    _check_place(path, command := _command(flags))
+    check_place(path, command := _command(flags))
     start, load = time.monotonic(), os.getloadavg()[0]
     if load > 0.5:
         print(f"other programs are using this machine (load {load:.1f}): rates will be too low and ratios inexact")

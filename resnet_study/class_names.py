@@ -12,7 +12,7 @@ from pathlib import Path
 from resnet_study.errors import UsageError
 from resnet_study.exporting.runtimes import CLASS_NAMES, read_packed_names
 from resnet_study.files import is_kind
-from resnet_study.strings import as_text
+from resnet_study.strings import as_text, composed
 
 THRESHOLD = 0.5  # probability from which on an image with several labels has a class
 _RESIZE = "/resize"  # no head is called so
@@ -36,6 +36,20 @@ class ClassNames(dict):
     def __init__(self, names=(), resize="auto", multi_label=False, jpeg_size="full", value_range=""):
         super().__init__(names)
         self.resize, self.multi_label, self.jpeg_size, self.value_range = resize, multi_label, jpeg_size, value_range
+
+
+def labels_by_name(names, folders) -> dict[str, int]:
+    """{what a class may be called: its label}: as it is shown or as its folder is named, and in lower case where no class is called just so.
+
+    Args:
+        names: of the classes, as they are shown.
+        folders: what their folders are called, in the same order.
+    """
+    known = {}
+    for spelling in (str.lower, str):  # the exact names last, so that they hold: a and A may be two classes
+        for called in (names, folders):
+            known |= {spelling(composed(name)): label for label, name in enumerate(called)}
+    return known
 
 
 def pack_class_names(path: Path, class_names: dict[str, list[str]]) -> None:

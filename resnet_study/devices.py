@@ -172,6 +172,10 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
     chosen = towers or stored or (max(1, min(cores, batch_size // SMALLEST_SHARD)) if on_processor else 1)
     if chosen > 1 and on_processor:
         _set_threads(-(-cores // chosen), cores)
+    elif on_processor and 0 < tf.config.threading.get_intra_op_parallelism_threads() < cores:
+        say_once(
+            "an earlier training of this process had towers and set TensorFlow's threads, which stay: one tower is faster in a process of its own"
+        )
     return chosen
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+from resnet_study.class_names import labels_by_name
 from resnet_study.data.label_table import SEPARATORS, split_cell
 from resnet_study.data.labelled_files import LabelledFiles
 from resnet_study.errors import UsageError, say_once
@@ -98,11 +99,7 @@ def _split_labels(found: LabelledFiles, names) -> LabelledFiles:
 
 def _match_classes(found, folders, names, path) -> dict[str, int]:
     """The label of each class of the images: by the folder's name, or the name that is shown, in any case."""
-    known = {}
-    for called in (names, folders):
-        called = [composed(name) for name in called]
-        known |= {name.lower(): label for label, name in enumerate(called)}
-        known |= {name: label for label, name in enumerate(called)}
+    known = labels_by_name(names, folders)
     rank = {
         name: next((known[key] for key in (name, shown, name.lower(), shown.lower()) if key in known), None)
         for name, shown in zip(found.classes, map(composed, found.class_names), strict=True)

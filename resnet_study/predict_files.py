@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from resnet_study.class_names import THRESHOLD
+from resnet_study.class_names import THRESHOLD, labels_by_name
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
 from resnet_study.errors import UsageError, say_once
@@ -337,14 +337,11 @@ def find_true_names(images: ImageList, names, shown) -> list[str | None]:
         names: what the folders of the classes are called.
         shown: names of the classes to give instead, in the same order.
     """
-    known: dict[str, str] = {}
-    for called in (shown, names):  # a and A may be two classes
-        known |= {composed(name).lower(): label for name, label in zip(called, shown, strict=True)}
-    for called in (shown, names):
-        known |= {composed(name): label for name, label in zip(called, shown, strict=True)}
+    known = labels_by_name(shown, names)
 
     def find(folder):
-        return known.get(composed(folder), known.get(composed(folder).lower()))
+        label = known.get(composed(folder), known.get(composed(folder).lower()))
+        return None if label is None else shown[label]
 
     return [next(filter(None, map(find, reversed(inner))), None) for inner in images.folders]
 

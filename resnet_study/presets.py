@@ -72,7 +72,7 @@ _AIRBENCH = {
     "test_flip": True,
     "test_shifts": True,
 }
-_RESNET110 = ("test_error", 6.43, "He et al. 2015, table 6, ResNet-110, best of five runs")
+_RESNET110 = ("test_error", 6.43, "ResNet-110 of He et al. 2015, table 6, best of five runs")
 
 PRESETS = {
     "fast": Preset(

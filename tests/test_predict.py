@@ -23,7 +23,7 @@ from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import command_settings, evaluation, new_data, predict_files
-from resnet_study.class_names import ClassNames, list_label_files
+from resnet_study.class_names import ClassNames, labels_by_name, list_label_files
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.errors import UsageError, _said
@@ -777,3 +777,9 @@ def test_other_images_and_other_models_of_one_name_have_folders_of_their_own(tmp
     assert names == ["test-mine-D", "test-mine-D-2", "test-mine-D-3", "test-mine-D"]
     folder.result.write_text("{")
     assert evaluation.is_free_for(folder, "c/mine")
+
+
+def test_a_class_is_found_by_its_exact_name_first():
+    found = labels_by_name(["x", "y"], ["1", "X"])
+    assert [found[name] for name in ("1", "x", "X", "y")] == [0, 0, 1, 1]
+    assert labels_by_name(["Cat"], ["Felis"]) == {"cat": 0, "felis": 0, "Cat": 0, "Felis": 0}

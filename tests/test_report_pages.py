@@ -137,16 +137,25 @@ def test_the_most_confident_mistakes_come_first_and_then_every_cell_before_one_h
     assert set(wrong) <= set(places) and (predicted == labels)[places].sum() == 7 * 12
 
 
+def test_code_is_escaped_once():
+    html = render_markdown("a `<b> & &lt;` <i>")
+    assert "<code>&lt;b&gt; &amp; &amp;lt;</code>" in html and "&lt;i&gt;" in html
+
+
 @pytest.mark.parametrize(
     ("numbers", "part", "expected"),
     [
-        ({"test_error": (8.0, 8.75, "paper", ""), "validation_error": (9.0, 7.0, "paper", "")}, "test", ("test", 8.75)),
+        (
+            {"test_error": (8.0, 8.75, "paper", ""), "validation_error": (9.0, 7.0, "paper", "")},
+            "test",
+            ("test", 8.75, "paper"),
+        ),
         (
             {"test_error": (8.0, None, None, ""), "validation_error": (9.0, 12.8, "paper", "")},
             "test",
-            ("validation", 12.8),
+            ("validation", 12.8, "paper"),
         ),
-        ({"validation_accuracy": (80.0, 88.37, "text", "")}, "validation", ("validation", 11.63)),
+        ({"validation_accuracy": (80.0, 88.37, "text", "")}, "validation", ("validation", 11.63, "text")),
         ({"test_error": (8.0, None, None, "")}, "test", None),
     ],
 )

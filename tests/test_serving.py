@@ -266,3 +266,20 @@ def test_a_model_that_cannot_answer_takes_no_answer_from_the_others(client, monk
     assert shipped["heads"][0]["guesses"][0]["class_name"] == "cat" and shipped["problem"] is None
     assert (tiny["model"], tiny["problem"], tiny["heads"]) == ("tiny", "tiny could not answer (no memory)", [])
     assert client.post("/api/predict?model=tiny", content=CAT).status_code == 500
+
+
+def test_a_fault_of_the_program_is_told_as_json(run, monkeypatch):
+    monkeypatch.setattr(ServedModel, "answer", lambda *_: 1 / 0)
+    app = serving.make_app([ServedModel("tiny", str(run.path), from_preset("fast"))])
+    client = TestClient(app, base_url=f"http://{serving.HOST}", raise_server_exceptions=False)
+    answer = client.post("/api/predict", content=CAT)
+    assert answer.status_code == 500 and "the program failed: ZeroDivisionError" in answer.json()["detail"]
+
+
+def test_a_name_that_is_no_text_is_shown(run):
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    model = ServedModel(name, str(run.path), from_preset("fast"))
+    client = TestClient(serving.make_app([model]), base_url=f"http://{serving.HOST}")
+    (found,) = client.get("/api/models").json()
+    assert client.get("/").status_code == 200 and found["name"].startswith("caf")
+    assert client.post("/api/predict?model=other", content=CAT).status_code == 404

@@ -21,6 +21,7 @@ import reading
 import tensorflow_contenders
 import throughput
 import torch_contenders
+from rows import check_place
 
 FORMS = {"v1": {}, "projection": {"shortcut": "B"}, "preact": {"form": "preact"}, "plain": {"form": "plain"}}
 KEPT_NORMS = {"v1": 0, "projection": 0, "preact": 3, "plain": 0}  # of ResNet-8: those behind an addition
@@ -292,11 +293,11 @@ def test_a_contender_that_fails_once_loses_no_rounds_of_the_others(monkeypatch):
 
 
 def test_what_another_command_measured_is_not_replaced(tmp_path):
-    throughput._check_place(tmp_path / "throughput.json", "this")
+    check_place(tmp_path / "throughput.json", "this")
     (tmp_path / "throughput.json").write_text('[{"command": "another"}]')
     with pytest.raises(UsageError, match="holds what another command has measured; give another --results_dir"):
-        throughput._check_place(tmp_path / "throughput.json", "this")
-    throughput._check_place(tmp_path / "throughput.json", "another")
+        check_place(tmp_path / "throughput.json", "this")
+    check_place(tmp_path / "throughput.json", "another")
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UsageError, match="must be an index of results"):
-        throughput._check_place(tmp_path / "throughput.json", "another")
+        check_place(tmp_path / "throughput.json", "another")

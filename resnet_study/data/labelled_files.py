@@ -33,6 +33,7 @@ _OF_RUNS = (
 )
 _REASONS = 5  # for leaving files aside that are told
 _LARGEST_NAMES = 16 << 20  # bytes
+_LONGEST_NUMBER = 1000  # digits; Python refuses to read more than 4,300
 _SAMPLED = 300  # files that a run remembers
 
 
@@ -227,7 +228,8 @@ def _finish(sorting: Sorting) -> LabelledFiles:
 
 def class_order(name: str) -> tuple:
     """Key to sort classes by: numbers by their value, then names."""
-    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
+    is_number = name.isascii() and name.isdecimal() and len(name) < _LONGEST_NUMBER
+    return (0, int(name), name) if is_number else (1, 0, name)
 
 
 def describe_lack(data: LabelledFiles, data_dir: str, labels: str) -> str:

@@ -33,7 +33,7 @@ from resnet_study.reports.canvas import (
 )
 from resnet_study.reports.fonts import missing_characters_told, wrap
 from resnet_study.reports.image_sheets import draw_augmentation, draw_samples, show
-from resnet_study.reports.published import published_number
+from resnet_study.reports.published import published_number, short_source
 from resnet_study.reports.run_page import write_run_page
 from resnet_study.reports.tables import describe_layers
 from resnet_study.run_folder import RunFolder
@@ -230,7 +230,7 @@ def _draw_percent(history, title, label, result, sign, curve_smoothing, publishe
     if published and published[0] in ("test_error", "validation_error"):
         metric, error, source = published
         level = error if sign == 1 else 100 - error
-        named = f"published {metric.split('_')[0]}: {level:.2f} % ({source.split(',')[0]})"
+        named = f"published {metric.split('_')[0]}: {level:.2f} % ({short_source(source)})"
         axes.axhline(level, color=BLACK, linewidth=1, linestyle=":", label=named)
     legend = f"{part}, weights of step {result['best_step']:,}: {value:.2f} %"
     axes.plot(result["best_step"], value, "D", color=VERMILION, label=legend, clip_on=False, zorder=5)

@@ -102,5 +102,5 @@ def read_figure(path: Path, largest: int, remedy: str) -> str:
     try:
         with PIL.Image.open(path) as image:
             return encode_image(image.convert("RGB"), largest)
-    except OSError as error:
+    except (OSError, PIL.Image.DecompressionBombError) as error:
         raise UsageError(f"{path} is no readable image ({error}); {remedy}") from error

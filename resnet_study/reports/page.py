@@ -74,6 +74,8 @@ def render_markdown(text: str) -> markupsafe.Markup:
     import markdown
 
     html = markdown.markdown(str(markupsafe.escape(text)).replace("&#34;", '"').replace("&#39;", "'"), extensions=["tables", "sane_lists"])  # fmt: skip
+    # Within code Markdown escapes by itself.
+    html = re.sub(r"<code>.*?</code>", lambda code: code[0].replace("&amp;", "&"), html, flags=re.DOTALL)
     # The name of a class or a folder may be a link: only those to pages are followed.
     html = re.sub(r'(href|src)="(?!https?:|[^":]*")[^"]*"', r'\1="#"', html)
     return markupsafe.Markup(html)

@@ -95,7 +95,7 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
         history: table of `error.csv`.
         result: content of `result.json`.
         part: the part of `result` that is shown.
-        published: (part, error in %), or None; see `published.published_error`.
+        published: (part, error in %, whose it is), or None; see `published.published_error`.
         extended_at: step at which the schedule began anew, which a line marks; 0 = it did not.
         counted: what is counted as an error.
     """
@@ -117,8 +117,8 @@ def draw_errors(history, result: dict, part: str, published, extended_at: int = 
         HoverTool(renderers=[mark], tooltips=[(f"{part} error", "@y{0.00} %"), ("step", "@x{0,0}")], visible=False)
     )
     if published is not None:
-        of_part, level = published
-        _draw_level(plot, history["step"], level, f"published {of_part}: {level:.2f} %")
+        of_part, level, source = published
+        _draw_level(plot, history["step"], level, f"published {of_part}: {level:.2f} % ({source})")
     if extended_at:
         name = f"extended after step {extended_at:,}"
         plot.line([extended_at] * 2, [0, highest], color=GREY, line_dash="dashed", legend_label=name)

@@ -38,10 +38,13 @@ _TOLD_OTHERWISE = (
     "dataset", "synthetic_images", "image_size", "channels", "heads", "resize", "jpeg_size", "label_level", "label_separator", "value_range",
     "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "teacher", "sparsity",
 )  # fmt: skip
+_TOLD_OF_OWN_IMAGES = (
+    "image_size", "channels", "resize", "jpeg_size", "value_range", "label_level", "test_fraction", "split_seed", "folds", "fold",
+)  # fmt: skip
 # Which images there are, and what of them is held out.
 _TOLD_OF_FLOWERS = (
-    "dataset", "data_dir", "classes", "labels", "label_level", "label_separator", "value_range", "validation_fraction", "test_fraction",
-    "split_seed", "folds", "fold", "on_bad_image", "find_leaks", "extend",
+    "dataset", "data_dir", "classes", "labels", "label_level", "label_separator", "validation_fraction", "test_fraction",
+    "folds", "fold", "on_bad_image", "find_leaks", "extend",
 )  # fmt: skip
 _FAMILIES = {"resnet": r"resnet(9|20|32|44|56|110)", "lenet": r"lenet.*", "alexnet": r"alexnet.*"}
 UNREPEATABLE = "no single command repeats it"  # a run that was extended twice
@@ -153,7 +156,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         recipe += ", with a teacher"
     if config.sparsity:
         recipe += f", {config.sparsity:.0%} zeros"
-    data = {name: getattr(config, name) for name in ("image_size", "test_fraction", "split_seed")}
+    data = {name: getattr(config, name) for name in _TOLD_OF_OWN_IMAGES}
     told = {name: value for name, value in data.items() if value != getattr(usual, name)} | list_changes(config)
     recipe += "".join(f", {name} {value}" for name, value in told.items())
     metric_published, *published = (finished and published_number(config)) or (None, None, None)
@@ -250,6 +253,11 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     return config, recipe, numbers
 
 
+def short_source(source: str) -> str:
+    """Whose a published number is, without where it stands."""
+    return source.split(",")[0]
+
+
 def settings_class(run: RunFolder) -> type[HyperParameters] | type[FlowerParameters]:
     """The class of settings of the program that trained a run. Raises UsageError if the folder holds none."""
     if not run.holds_run():
@@ -262,7 +270,7 @@ def list_numbers(run: RunFolder) -> tuple:
     return (list_cifar_numbers if settings_class(run) is HyperParameters else list_flower_numbers)(run)
 
 
-def published_error(numbers: dict, part: str) -> tuple[str, float] | None:
+def published_error(numbers: dict, part: str) -> tuple[str, float, str] | None:
     """The published error that a run is held against, among what `list_numbers` gives.
 
     Args:
@@ -270,10 +278,11 @@ def published_error(numbers: dict, part: str) -> tuple[str, float] | None:
         part: "validation" or "test", the part that is asked for first.
 
     Returns:
-        (the part that it is of, which can also be validation, error in %); None if nothing is published.
+        (the part that it is of, which can also be validation, error in %, whose it is); None if nothing is published.
     """
     for found in (part, "validation"):
-        error, accuracy = (numbers.get(f"{found}_{metric}", (None, None))[1] for metric in ("error", "accuracy"))
-        if error is not None or accuracy is not None:
-            return found, round(100 - accuracy, 6) if error is None else error
+        for metric in ("error", "accuracy"):
+            _, number, source, _ = numbers.get(f"{found}_{metric}", (None,) * 4)
+            if number is not None:
+                return found, number if metric == "error" else round(100 - number, 6), short_source(source)
     return None

@@ -57,7 +57,11 @@ def find_tested_images(run: RunFolder, **places: str | None) -> Split | ImagePar
     """
     config = run.read_config(settings_class(run))
     config = dataclasses.replace(config, **{name: value for name, value in places.items() if value is not None})
-    data = cifar10_input.load_data(config) if isinstance(config, HyperParameters) else load_images(config, run)
+    data = (
+        cifar10_input.load_data(config)
+        if isinstance(config, HyperParameters)
+        else load_images(dataclasses.replace(config, find_leaks="off"), run)
+    )
     try:
         check_own(run, data.fingerprint, data.found)
     except UsageError as error:

@@ -114,6 +114,10 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
             {"detail": f"{'.'.join(map(str, found['loc']))}: {found['msg']}, received {found.get('input')!r}"}, 422
         )
 
+    @app.exception_handler(Exception)
+    def tell_failure(_request, error):
+        return JSONResponse({"detail": as_text(f"the program failed: {one_line(error)}; see its terminal")}, 500)
+
     @app.get("/", response_class=HTMLResponse, summary="A page to try the models")
     def show_page():
         return HTMLResponse(page, headers={"Content-Security-Policy": "frame-ancestors 'none'"})

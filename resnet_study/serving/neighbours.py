@@ -93,7 +93,7 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
             check_given(run, data.digest)
         training, _ = cifar10_input.split_data(data, config)
         return training.labels, training.images.__getitem__, tuple(data.class_names)
-    data = load_images(config, run)
+    data = load_images(dataclasses.replace(config, find_leaks="off"), run)
     _check(data, run)
     part = data.training
     # Not `part.load`, which leaves out what is broken: each label has its image.

@@ -21,6 +21,7 @@ from resnet_study.reports.published import settings_class
 from resnet_study.run_folder import begun_run_around, run_around
 from resnet_study.saved_models import by_head
 from resnet_study.serving.neighbours import Neighbours, find_training_images
+from resnet_study.strings import as_text
 
 MOST_PIXELS = 64_000_000  # of an image that is sent
 _SHOWN = 320  # pixels of the longer side of an image that is shown
@@ -58,7 +59,7 @@ class ServedModel:
             UsageError: see `open_model`.
         """
         model = open_model(source, config.shipped_name)
-        self.name = name
+        self.name = as_text(name)
         self.class_names, self.input_shape = find_class_names(source, model), model.input_shape[1:]
         exported = isinstance(model, ExportedModel)
         self.runtime = model.runtime if exported else f"Keras {keras.__version__}"
