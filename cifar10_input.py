@@ -29,7 +29,7 @@ def load_data(config: HyperParameters) -> ImageData:
     The labels are those of the first of `config.heads`, if there are any.
 
     Args:
-        config: uses dataset, data_dir, heads, synthetic_images.
+        config: uses dataset, data_dir, heads, synthetic_images; of images of one's own those that say how they are found, split and read.
 
     Returns:
         ImageData.

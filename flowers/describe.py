@@ -69,7 +69,8 @@ def describe(config: FlowerParameters) -> Path:
         content = read_content(Path(file))
         image, has_alpha = decode_pixels(file, content)
         bands = image.shape[2] if image.ndim == 3 else 1
-        kind = ("grey" if bands < 3 else "colour") + (", transparent" if has_alpha and bands in (2, 4) else "")
+        is_transparent = has_alpha and bands in (2, 4) and image[..., -1].min() < image[..., -1].max()
+        kind = ("grey" if bands < 3 else "colour") + (", transparent" if is_transparent else "")
         facts[file] = {"width": image.shape[1], "height": image.shape[0], "kind": f"{kind}, {image.dtype}"} | {
             "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
         }  # fmt: skip

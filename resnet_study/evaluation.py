@@ -79,7 +79,7 @@ class LabelledParts:
 def find_model(config) -> tuple[str, RunFolder]:
     """What to load, and the folder for what comes out of it.
 
-    Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images where it held some out. What
+    Without `test_ckpt_path` that is `best.keras` of the run, chosen on validation images where it held some out (not with --sparsity). What
     `test_ckpt_path` names gets the folder `<runs_dir>/test-<name>-<dataset>`, so that the result of the run is left alone; the
     name is that of the run folder, with that of the file if it is one, and a number where another model of that name was tested or exported.
 

@@ -50,7 +50,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names) -> dict:
             accuracy_interval: 95 % interval of the accuracy, [lower, upper] in %; see `confidence_interval`.
             balanced_accuracy: mean recall of the classes that have images, in %.
             macro_f1: mean F1 of these, 0..1.
-            loss: mean cross-entropy, nat.
+            loss: mean cross-entropy, nat; a probability below 1e-12 counts as that.
             calibration_error: expected calibration error of 15 bins, in points.
             calibration_error_by_chance: what a perfect model would have of it, see `calibration.error_by_chance`.
             brier_score: 0..2.

@@ -11,9 +11,9 @@ runs/<version>/                 written by
     teacher.keras, base.keras   training.tasks, flowers.transfer: the teacher of a distillation; a backbone that stays frozen
     result.json, predictions*.npy    evaluation: test metrics; test probabilities, float32 [images, classes]
     calibration.json, calibrated.keras    cifar10_test, --mode=calibrate
-    figures/*.png, *.md         reports.figures, reports.grad_cam, flowers.evaluate
+    figures/*.png, *.md         reports.figures, flowers.evaluate
     report.html                 reports.run_page
-    predictions*.csv, probabilities*.npy, explanations/    predict_files, reports.grad_cam: answers for images of one's own
+    predictions*.csv, probabilities*.csv, .npy, explanations/    predict_files, reports.grad_cam: answers for images of one's own
     evaluations/, unlabelled/   new_data: on other images than those of the run
     exported/                   exporting.export
     gradient_norms.csv          studies.degradation

@@ -128,6 +128,21 @@ def test_what_lies_beside_an_export_is_not_deleted(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match=r"holds notes\.txt, which no export has written; move it away"):
         export._check_replaced(tmp_path)
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / "model.json").unlink()  # as earlier versions left it
+    export._check_replaced(tmp_path)
+    (tmp_path / "labels-of-mine.txt").touch()
+    with pytest.raises(UsageError, match=r"holds labels-of-mine\.txt"):
+        export._check_replaced(tmp_path)
+
+
+def test_an_export_that_was_killed_between_two_moves_has_its_older_files_again(tmp_path):
+    old = tmp_path / f"{export.ASIDE}9999999-old-onnx"
+    old.mkdir()
+    (old / "former.onnx").touch()
+    with pytest.raises(UsageError, match="no file"), export._folder_aside(tmp_path / "onnx"):
+        raise UsageError("no file")
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "former.onnx"]
 
 
 def test_a_file_is_judged_by_its_own_answers():

@@ -51,7 +51,7 @@ def class_weights(setting: str, labels: np.ndarray, names, folders, kept=None) -
     """The factor of the loss of each class.
 
     Args:
-        setting: "" = none; "balanced" = in inverse proportion to its training images, 1 in the mean over these; or a JSON file
+        setting: "" = none; "balanced" = in inverse proportion to its training images, 1 in the mean over these where no class is without; or a JSON file
             {class: factor} with every class by its name or its folder's.
         labels: int [n], of the training images.
         names, folders: of all classes; the latter may be empty.

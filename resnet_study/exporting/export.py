@@ -31,13 +31,14 @@ from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
-from resnet_study.files import ASIDE, hash_file, move, read_json, write_json
+from resnet_study.files import ASIDE, hash_file, is_being_written, move, read_json, write_json
 from resnet_study.predict_files import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import by_head, find_heads
 from resnet_study.strings import shorten
 
+_SUFFIXES = (".onnx", ".tflite", ".keras")
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
 _SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share
 # Of more, the rarest values widen the ranges: with 500, 1.6 % of the answers of the shipped pre-activation ResNet-20 change, with 100 1.2 %.
@@ -238,19 +239,35 @@ def _compare(named, path, quantize, real, expected, received, multi_label):
 def _check_replaced(place):
     """Raises UsageError where the folder of an earlier export, which a new one replaces, holds more than that has written."""
     facts = place / "model.json"
-    if not facts.is_file():  # as earlier versions left it, or none
+    if not place.is_dir():
         return
     known = {"model.json", CLASS_NAMES, ".DS_Store", "Thumbs.db", "desktop.ini"}
-    with contextlib.suppress(UsageError):  # it is damaged, and replaced
-        known.add(read_json(facts, {}).get("file"))
+    if facts.is_file():
+        with contextlib.suppress(UsageError):  # it is damaged, and replaced
+            known.add(read_json(facts, {}).get("file"))
+    else:  # earlier versions wrote none
+        known |= {
+            entry.name for entry in place.iterdir() if entry.suffix in _SUFFIXES or (entry / "saved_model.pb").is_file()
+        }
     names = sorted(entry.name for entry in place.iterdir())
-    if foreign := [name for name in names if name not in known and not re.match(r"labels.*\.txt$|\._", name)]:
+    if foreign := [name for name in names if name not in known and not re.match(r"labels(_.*)?\.txt$|\._", name)]:
         raise UsageError(f"{place} holds {foreign[0]}, which no export has written; move it away")
+
+
+def _put_back(place: Path) -> None:
+    """Finishes what an export that was killed between two moves has begun: the older files have their place again."""
+    for old in (
+        [] if place.exists() or not place.parent.is_dir() else list(place.parent.glob(f"{ASIDE}*-old-{place.name}"))
+    ):
+        if not is_being_written(old):
+            old.rename(place)
+            return
 
 
 @contextlib.contextmanager
 def _folder_aside(place: Path):
     """Gives a new folder beside `place`, and moves it there when all went well; else it goes, and the old one stays."""
+    _put_back(place)
     aside, old = (place.with_name(f"{ASIDE}{os.getpid()}{part}-{place.name}") for part in ("", "-old"))
     try:
         aside.mkdir(parents=True)

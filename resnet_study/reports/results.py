@@ -24,7 +24,7 @@ from resnet_study.reports.depth import draw_depths
 from resnet_study.reports.figures import name_model
 from resnet_study.reports.published import UNREPEATABLE, list_cifar_numbers
 from resnet_study.reports.results_index import INDEX_HEAD, check_index
-from resnet_study.reports.tables import escape, table_lines
+from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
 from resnet_study.settings import Settings
 
@@ -442,7 +442,13 @@ def _name_row(row) -> str:
 
 
 def _cells(row) -> list:
-    return [row["dataset"] and escape(row["dataset"]), _name_row(row), row["preset"], row["metric"], _format_value(row)]
+    return [
+        row["dataset"] and row["dataset"].replace("|", r"\|"),
+        _name_row(row),
+        row["preset"],
+        row["metric"],
+        _format_value(row),
+    ]
 
 
 def _format_value(row) -> str:

@@ -32,7 +32,7 @@ from resnet_study.studies.runs import (
 
 
 def measure_robustness(given: dict, models, datasets, seeds) -> Path:
-    """Accuracy on corrupted test images, see `resnet_study.data.corruptions`, of models that were trained on clean ones.
+    """Accuracy on corrupted test images, see `resnet_study.data.corruptions`.
 
     Nothing is chosen by these numbers. Runs that are missing are trained first.
 

@@ -29,7 +29,7 @@ class UpdateRule:
         weight_decay: factor d of the gradient term d*w.
         weight_decay_on: which variables decay, a value of `--weight_decay_on`.
         beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
-        weight_averaging: decay per step of an exponential moving average of the weights; 0 = none is kept.
+        weight_averaging: decay per step of an exponential moving average of the weights, or of Lookahead at the end; 0 = none is kept.
         lookahead_steps: every that many steps the weights are set to their average; 0 = never.
         extend: the step that the training was to end with before it was made longer; 0 = it was not.
         sparsity: share of the weights of convolutions that become 0, see `resnet_study.training.sparsity`.
