@@ -53,6 +53,8 @@ def measure_training(config: HyperParameters) -> dict:
             train_steps=COST_STEPS * COST_REPORTS,
             report_freq=COST_STEPS,
             towers=run.stored_towers() or 0,
+            # What the run was taught by may be gone, its copy is not.
+            teacher=str(run.teacher) if run.teacher.is_file() else config.teacher,
             tensorboard=False,
             watch_test=False,
             runs_dir=folder,
