@@ -88,7 +88,7 @@ def _as_kinds(data: ImageData) -> ImageData:
     return dataclasses.replace(data, class_names=KINDS, **parts)
 
 
-def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
+def split_data(data: ImageData, config: HyperParameters, keeps_last: bool = True) -> tuple[Split, Split]:
     """Splits the training images into a training and a validation part, class by class.
 
     The parts depend on `split_seed` and `validation_fraction` only; on CIFAR-10 the default gives 45,000 and 5,000
@@ -99,6 +99,7 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
     Args:
         data: of `load_data`.
         config: uses split_seed, validation_fraction, train_random_label, vali_random_label, seed.
+        keeps_last: see `hold_out`.
 
     Returns:
         (training, validation).
@@ -124,7 +125,7 @@ def split_data(data: ImageData, config: HyperParameters) -> tuple[Split, Split]:
         data = dataclasses.replace(data, train=Split(*both))
     labels = data.train.labels
     fractions = {"validation_fraction": config.validation_fraction}
-    (held_out,) = hold_out(labels, fractions, config.split_seed, data.class_names)
+    (held_out,) = hold_out(labels, fractions, config.split_seed, data.class_names, keeps_last=keeps_last)
     is_validation = np.zeros(len(labels), bool)
     is_validation[held_out] = True
     parts = [data.train.take(np.flatnonzero(~is_validation)), data.train.take(np.flatnonzero(is_validation))]

@@ -400,8 +400,10 @@ def _calibrate(config, actions):
         f"{before['loss']:.4f} -> {after['loss']:.4f}; no answer changes\nwritten: {path}; use it with --test_ckpt_path={path}"
     )
     if worse := [name for name in ("calibration_error", "loss") if after[name] > before[name]]:
-        told = " and ".join(worse).replace("_", " ")
-        print(f"note: the {told} is worse; {facts['images']:,} held-out images may be too few, so leave it as it was")
+        told = " and the ".join(worse).replace("_", " ")
+        print(
+            f"note: the {told} became worse; {facts['images']:,} held-out images may be too few, so leave it as it was"
+        )
 
 
 def _export(config, actions):

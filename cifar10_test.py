@@ -12,6 +12,7 @@ export(config, formats)     the model as files for other programs
 import contextlib
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import keras
@@ -22,6 +23,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.calibration import change_temperature, fit_temperature, set_temperature
 from resnet_study.class_names import ClassNames, without_folder
+from resnet_study.data.image_data import digest
 from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import (
     LabelledParts,
@@ -212,11 +214,11 @@ def _find_held_out(run, config, fitted, recipe):
     if data.multi_label:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)
-    check_given(fitted, data.digest)
+    check_given(fitted, lambda: digest(data))
     # The parts of a run follow from its settings, and may be others than those of the run that held images out.
     own = cifar10_input.load_data(config) if is_other else data
     check_own(run, own.fingerprint, own.found)
-    check_given(run, own.digest)
+    check_given(run, lambda: digest(own))
     if recipe.vali_random_label:
         raise UsageError(
             f"expected a run with true validation labels, received {fitted}, whose are random (--vali_random_label); give --held_out=RUN"
@@ -279,9 +281,7 @@ def _load_heads(config, path, model, own=True):
     data = cifar10_input.load_heads(config) if len(names) > 1 else {"": cifar10_input.load_data(config)}
     first = next(iter(data.values()))
     if own:
-        check_own_of(path, config, first.fingerprint, first.found)
-        if (run := begun_run_around(path)) is not None:
-            check_given(run, first.digest)
+        check_own_of(path, config, first.fingerprint, first.found, lambda: digest(*data.values()))
     return data
 
 
@@ -318,7 +318,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
 
     Args:
         config: settings of either program; `test_ckpt_path` or `version` names the model.
-        paths: files, or folders and `.zip`s with all images within, in the order of their paths; an image of these that cannot be decoded is
+        paths: one or several: files, or folders and `.zip`s with all images within, in the order of their paths; an image of these that cannot be decoded is
             named and left out.
         kept: the first so many images are kept in the result, to be explained.
 
@@ -341,6 +341,7 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
         raise UsageError(
             f"--explain needs a Keras model, received {model.name} in {model.runtime}; leave it out, or give the .keras file"
         )
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     images = list_images(paths)
     class_names = find_class_names(path, model)
     folders, true_names = find_class_folders(path), None
@@ -401,6 +402,7 @@ def export(
 def _list_parts(config, path, model):
     """See `export`; of several heads with the labels of the model's first."""
     data = load_as_trained(config, path, model)[next(iter(find_heads(model)))]
-    # What a run held out, it has not trained on.
-    training = cifar10_input.split_data(data, config)[0] if begun_run_around(path) else data.train
+    training, run = data.train, begun_run_around(path)
+    if run is not None and run.has_presets() and (stored := run.read_config(HyperParameters)).dataset == config.dataset:
+        training, _ = cifar10_input.split_data(data, stored)  # without what the run held out
     return {"training": training, "test": data.test}

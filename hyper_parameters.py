@@ -294,14 +294,10 @@ class HyperParameters(SharedSettings):
 
     def check_given(self, flags):
         super().check_given(flags)
-        if "cutout" in flags:
-            self.check_cutout(self.image_size if self.dataset == "folder" else 28 if self.dataset == "mnist" else 32)
-
-    def check_cutout(self, size: int) -> None:
-        """Raises UsageError where --cutout is above `size`, the smaller side of the images in pixels."""
-        if self.augment and self.cutout > size:
+        size = self.image_size if self.dataset == "folder" else 28 if self.dataset == "mnist" else 32
+        if flags.get("cutout", 0) > size:
             raise UsageError(
-                f"--cutout must be at most {size}, the height and width of the images in pixels, received {self.cutout}; give such as 8"
+                f"--cutout must be at most {size}, the height and width of the images in pixels, received {flags['cutout']}; give such as 8"
             )
 
     @property
@@ -413,9 +409,9 @@ def _check_together(config: HyperParameters) -> None:
             f"--lookahead_steps needs a --weight_averaging above 0, received --lookahead_steps={config.lookahead_steps} and 0, which "
             "would change nothing; give such as 0.774, or --lookahead_steps=0"
         )
-    if config.lookahead_steps > min(config.report_freq, config.train_steps):
+    if config.lookahead_steps > config.report_freq:
         raise UsageError(
-            f"--lookahead_steps must be at most --report_freq={config.report_freq} and --train_steps={config.train_steps}, received {config.lookahead_steps}, or reports would "
+            f"--lookahead_steps must be at most --report_freq={config.report_freq}, received {config.lookahead_steps}, or reports would "
             "tell of no new weights; give fewer steps"
         )
     fields = HyperParameters.__dataclass_fields__

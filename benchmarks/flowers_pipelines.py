@@ -110,7 +110,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--image_size", type=int, nargs="+", default=[64, 224], help="pixels [64 224]")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender [3]")
     parser.add_argument("--batches", type=int, default=20, help="batches of 32 that are timed [20]")
-    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="[results]")
+    parser.add_argument("--results_dir", type=Path, default=Path("runs", "bench"), help="[runs/bench]")
 
     def run():
         flags = parser.parse_args(arguments)

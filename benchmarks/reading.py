@@ -101,7 +101,7 @@ def main(arguments=None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--images", type=int, default=50, help="files [50]")
     parser.add_argument("--rounds", type=int, default=5, help="after one that warms up [5]")
-    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="[results]")
+    parser.add_argument("--results_dir", type=Path, default=Path("runs", "bench"), help="[runs/bench]")
 
     def run():
         flags = parser.parse_args(arguments)

@@ -103,7 +103,7 @@ def main(arguments=None) -> int:
         default="",
         help="CIFAR-10, for nearest training images [Keras' cache; without it none are searched]",
     )
-    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="[results]")
+    parser.add_argument("--results_dir", type=Path, default=Path("runs", "bench"), help="[runs/bench]")
 
     def run():
         flags = parser.parse_args(arguments)

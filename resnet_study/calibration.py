@@ -26,6 +26,7 @@ def as_probabilities(values) -> np.ndarray:
         ValueError: they are no such array of numbers 0..1, such as logits.
     """
     values = np.asarray(values)
+    values = values.astype(np.float32) if values.dtype.name == "bfloat16" else values
     if values.ndim != 2 or values.dtype.kind not in "fiub":
         raise ValueError(
             f"probabilities must be numbers [num_images, num_labels], received {values.dtype} of shape {values.shape}"

@@ -16,6 +16,7 @@ from resnet_study.strings import shorten
 SMALLEST_SHARD = 32
 # The Keras dtype policy of each `--precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+_has_set_threads = False  # those of this process, for a training with towers
 _BACKEND = "set KERAS_BACKEND=tensorflow"
 
 
@@ -172,7 +173,7 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
     chosen = towers or stored or (max(1, min(cores, batch_size // SMALLEST_SHARD)) if on_processor else 1)
     if chosen > 1 and on_processor:
         _set_threads(-(-cores // chosen), cores)
-    elif on_processor and 0 < tf.config.threading.get_intra_op_parallelism_threads() < cores:
+    elif on_processor and _has_set_threads:
         say_once(
             "an earlier training of this process had towers and set TensorFlow's threads, which stay: one tower is faster in a process of its own"
         )
@@ -209,6 +210,7 @@ def _set_threads(of_an_operation: int, operations: int):
     """Lets TensorFlow compute so many operations at a time, each with so many threads; says so where it is too late."""
     import tensorflow as tf
 
+    global _has_set_threads
     threading = tf.config.threading
     wanted = (of_an_operation, operations)
     if (threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()) == wanted:
@@ -216,6 +218,7 @@ def _set_threads(of_an_operation: int, operations: int):
     try:
         threading.set_intra_op_parallelism_threads(of_an_operation)
         threading.set_inter_op_parallelism_threads(operations)
+        _has_set_threads = True
     except RuntimeError:
         say_once(
             f"TensorFlow has computed in this process already, so its threads stay as they are; towers are faster with {of_an_operation} "

@@ -76,7 +76,7 @@ def list_images(paths) -> ImageList:
     for path in (place for given in paths for place in _expand(given)):
         if not path.is_dir() and path.suffix.lower() != ".zip":
             named.add(path.as_posix())
-            folders.setdefault(path.as_posix(), (path.parent.resolve().name,))
+            folders.setdefault(path.as_posix(), (path.absolute().parent.name,))
             continue
         found, others = {}, 0
         for inner, names in list_tree(path, IMAGE_SUFFIXES).items():

@@ -29,22 +29,25 @@ def check_own(run: RunFolder, fingerprint: str, place: str) -> None:
         )
 
 
-def check_own_of(path: str, config, fingerprint: str, place: str) -> None:
+def check_own_of(path: str, config, fingerprint: str, place: str, digest: Callable[[], str] | None = None) -> None:
     """As `check_own`, of the run that a model lies in, where that is of the same data set.
 
     Args:
         path: of the model.
         config: settings of the images.
         fingerprint, place: of the images.
+        digest: see `check_given`; None = no program gives images of this kind.
 
     Raises:
-        UsageError: as `check_own`; or the run is of the other program, which draws other parts of the same folder.
+        UsageError: as `check_own` and `check_given`; or the run is of the other program, which draws other parts of the same folder.
     """
     run = begun_run_around(path)
     if run is not None and read_json(run.config, dict).get("dataset") == config.dataset:
         if config.dataset == "folder":
             run.read_config(type(config))
         check_own(run, fingerprint, place)
+        if digest:
+            check_given(run, digest)
 
 
 def check_same_images(run: RunFolder, facts: dict) -> None:
@@ -69,7 +72,7 @@ def check_same_images(run: RunFolder, facts: dict) -> None:
 
 
 def check_given(run: RunFolder, digest: Callable[[], str]) -> None:
-    """Raises UsageError where a program gave a run its images and these, see `ImageData.digest`, are others."""
+    """Raises UsageError where a program gave a run its images and these, see `image_data.digest`, are others."""
     if (kept := run.told("given")) and kept != digest():
         raise UsageError(
             f"a program gave {run} its images (Train(data=...)), and these are others; give the same ones to go on, and test with Train.test or "
@@ -84,7 +87,7 @@ def check_parts(run: RunFolder, stored, flags: dict, names) -> None:
             raise UsageError(f"{run} was trained with --{name}={kept}, received --{name}={given}; leave that out")
 
 
-def tell_known_images(path: str, config, data) -> None:
+def tell_known_images(path: str, config, data, name: str = "") -> None:
     """Says so where the weights of `path` may have been trained on images that a run holds out: shipped weights of that data set, or those of a
     run on the same images that held out others. Of images of one's own these may be test images, too.
 
@@ -92,6 +95,7 @@ def tell_known_images(path: str, config, data) -> None:
         path: of the weights, or their name.
         config: settings of either program, for the run that begins with these weights or tests them.
         data: its images; uses test, fingerprint and own_parts, see `resnet_study.data.image_data.ImageData`.
+        name: what to call the weights; "" = `path`.
     """
     held_out = ["validation"] if config.validation_fraction else []
     if config.dataset == "folder" and data.test is not None:
@@ -123,7 +127,7 @@ def tell_known_images(path: str, config, data) -> None:
         knows = knows and not is_alike
     if knows and held_out:
         say_once(
-            f"note: {path} may have been trained on the {' and '.join(held_out)} images; then errors on these are too small"
+            f"note: {name or path} may have been trained on the {' and '.join(held_out)} images; then errors on these are too small"
         )
 
 

@@ -1,6 +1,7 @@
 """Measures of calibration against cases worked out by hand, and that a temperature mends what it should."""
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
@@ -166,6 +167,7 @@ def test_images_that_were_moved_are_found_with_their_table_for_the_run_that_held
 def test_logits_percents_and_nan_are_no_probabilities():
     good, labels = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
     assert measure(good.tolist(), labels.tolist(), ["a", "b"])["error"] == 0
+    assert measure(good.astype(ml_dtypes.bfloat16), labels, ["a", "b"])["error"] == 0
     for values in (np.log(good), 100 * good, np.where(good > 0.8, np.nan, good), good[0]):
         for function in (
             lambda given: measure(given, labels, ["a", "b"]),

@@ -1,6 +1,7 @@
 """A trained network as files for other programs: each is checked by its own runtime; damaged ones give one line."""
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import re
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_main
 
+import cifar10_input
 import cifar10_test
 from cifar10_main import main
+from hyper_parameters import HyperParameters
 from resnet_study.class_names import ClassNames, parse_class_names
 from resnet_study.errors import UsageError
-from resnet_study.evaluation import find_class_names
+from resnet_study.evaluation import find_class_names, find_model
 from resnet_study.exporting import export, runtimes
 from resnet_study.exporting.exported_model import open_model
 from resnet_study.exporting.formats import Writer
@@ -30,6 +33,7 @@ from resnet_study.networks.first_and_last import find_first_and_last
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import find
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model, save_model
 
 
@@ -365,3 +369,14 @@ def test_images_to_check_with_are_few_and_can_be_read(tmp_path, capsys):
     assert "left out: " in capsys.readouterr().out
     with pytest.raises(UsageError, match="is damaged"):
         export.read_given([str(tmp_path / "bad.png")], read, (2, 2, 3), 9, 0)
+
+
+def test_int8_is_calibrated_on_what_was_trained_on(run):
+    config = dataclasses.replace(RunFolder(run).read_config(HyperParameters), runs_dir=str(run.parent), version="done")
+    data = cifar10_input.load_data(config)
+    training, _ = cifar10_input.split_data(data, config)
+    for given in (config, dataclasses.replace(config, test_ckpt_path=str(run), validation_fraction=0.5, split_seed=7)):
+        path, _ = find_model(given)
+        parts = cifar10_test._list_parts(given, path, load_model(path))
+        np.testing.assert_array_equal(parts["training"].images, training.images)
+        np.testing.assert_array_equal(parts["test"].images, data.test.images)

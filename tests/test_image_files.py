@@ -413,7 +413,8 @@ def test_what_no_image_can_be_brought_to_is_refused(tmp_path, options, message):
 
 
 def test_inks_of_a_tiff_are_read_as_colours(tmp_path, capsys):
-    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SHAPE,), np.uint8)).convert("CMYK")
+    errors._said.clear()
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)).convert("CMYK")
     image.save(tmp_path / "inks.tif")
     difference = read_image(tmp_path / "inks.tif", SHAPE).astype(int) - np.asarray(image.convert("RGB"))
     assert abs(difference).max() <= 2 and capsys.readouterr() == ("", "")
@@ -421,7 +422,7 @@ def test_inks_of_a_tiff_are_read_as_colours(tmp_path, capsys):
 
 def test_avif_may_state_what_holds_for_all_images_of_its_family(tmp_path):
     content = encode("AVIF", (32, 32))
-    assert content[8:12] == b"avif" and b"mif1" in content[16:40]
+    assert b"avif" in content[16 : int.from_bytes(content[:4], "big")]
     (tmp_path / "a.avif").write_bytes(content)
     (tmp_path / "b.avif").write_bytes(content[:8] + b"mif1" + content[12:])
     np.testing.assert_array_equal(read_image(tmp_path / "b.avif", SHAPE), read_image(tmp_path / "a.avif", SHAPE))

@@ -371,7 +371,8 @@ def test_a_schedule_whose_steps_come_after_the_end_is_told():
     ("settings", "told"),
     [
         ({}, ""),
-        ({"optimizer": "adam"}, "--init_lr=0.2 is a learning rate of SGD"),
+        ({"optimizer": "adam"}, "needs one such as --init_lr=0.001 --warmup_lr=0.0001"),
+        ({"optimizer": "adam", "warmup_steps": 0}, "--init_lr=0.2 is a learning rate of SGD"),
         ({"optimizer": "adam", "init_lr": 0.001}, "begins above the highest learning rate, at --warmup_lr=0.02"),
         (
             {"init_lr": 0.01, "warmup_steps": 0, "final_lr": 0.1},

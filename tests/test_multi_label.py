@@ -134,7 +134,13 @@ def test_the_last_image_of_a_class_is_not_held_out():
         parts = hold_out(labels, {"validation_fraction": 0.3, "test_fraction": 0.3}, seed, list("abcdefghijkl"))
         rest = np.setdiff1d(np.arange(60), np.concatenate(parts))
         assert labels[rest].any(axis=0).tolist() == [name != "b" for name in "abcdefghijkl"]
-        assert all(len(part) > 8 for part in parts)
+        before = hold_out(
+            labels, {"validation_fraction": 0.3, "test_fraction": 0.3}, seed, list("abcdefghijkl"), keeps_last=False
+        )
+        assert list(map(len, parts)) == list(map(len, before)) and not np.intersect1d(*parts).size
+    for seed in range(60):  # a part of one image does not become empty
+        (part,) = hold_out(labels[:20], {"validation_fraction": 0.05}, seed, list("abcdefghijkl"))
+        assert len(part) == 1 and labels[np.setdiff1d(np.arange(20), part)].any(axis=0).sum() == 11
 
 
 def test_loss_and_metrics_are_those_of_others():

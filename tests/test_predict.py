@@ -32,6 +32,7 @@ from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.predict_files import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.reports import published
 from resnet_study.reports.console import print_predictions
@@ -777,6 +778,15 @@ def test_other_images_and_other_models_of_one_name_have_folders_of_their_own(tmp
     assert names == ["test-mine-D", "test-mine-D-2", "test-mine-D-3", "test-mine-D"]
     folder.result.write_text("{")
     assert evaluation.is_free_for(folder, "c/mine")
+
+
+def test_one_path_may_be_given_as_it_is(tmp_path):
+    shutil.copy(ROOT / "examples" / "cat.jpg", tmp_path / "cat.jpg")
+    config = from_preset("fast", test_ckpt_path="cifar10", runs_dir=str(tmp_path / "runs"))
+    for path in (tmp_path, tmp_path / "cat.jpg", str(tmp_path / "cat.jpg")):
+        assert cifar10_test.predict(config, path).table["class_1"].tolist() == ["cat"]
+    (tmp_path / "cat").symlink_to(tmp_path / "store")
+    assert list_images([tmp_path / "cat" / "a.png"]).folders == [("cat",)]
 
 
 def test_a_class_is_found_by_its_exact_name_first():

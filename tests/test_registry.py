@@ -170,3 +170,5 @@ def test_grouped_and_transposed_convolutions_count():
         (keras.layers.DepthwiseConv2D(3, padding="same"), 8 * 8 * 9 * 4),
     ):
         assert multiply_adds(keras.Model(x, layer(x))) == expected
+    twice = keras.layers.Conv2D(4, 3, padding="same", groups=2)
+    assert multiply_adds(keras.Model(x, twice(twice(x)))) == 2 * 8 * 8 * 9 * 2 * 4

@@ -923,6 +923,8 @@ def test_a_layer_that_another_network_has_is_copied():
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     second.set_weights(first.get_weights())
     np.testing.assert_allclose(fold_batch_norm(second, "float32")(images), first(images), atol=1e-5)
+    own = keras.layers.Lambda(lambda pixels: pixels / 255)  # of which no copy can be made
+    assert [build_resnet(1, preprocessing=own).layers[1] for _ in range(2)] == [own, own]
 
 
 def test_weights_of_other_pixels_are_told(tmp_path):

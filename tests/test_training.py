@@ -38,7 +38,7 @@ from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import checkpoint_of, read_checkpoint
-from resnet_study.data.image_data import ImageData, Split
+from resnet_study.data.image_data import ImageData, Split, as_given, digest
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import find_model
 from resnet_study.metrics import confidence_interval, measure
@@ -669,6 +669,11 @@ def test_a_run_goes_on_and_is_tested_on_the_images_that_it_was_given_only(tmp_pa
     Train(config, data=given_images()).train(resume=True)
     with pytest.raises(UsageError, match="a program gave"):
         evaluate(config)
+    given = json.loads(Train(config).run.data.read_text())["given"]
+    data = as_given(given_images())  # whose labels are as those of the library
+    assert given == digest(data) == digest(dataclasses.replace(data, class_names=list("abcde")))
+    Train(config).train(overwrite=True)
+    assert "given" not in json.loads((tmp_path / "given" / "data.json").read_text())
     own = load_data(config)
     Train(tiny(tmp_path, version="own", train_steps=2), data=own).train()
     assert evaluate(tiny(tmp_path, version="own", train_steps=2))[0]["test"]["images"] == len(own.test)
@@ -692,5 +697,9 @@ def test_a_run_goes_on_and_is_tested_on_the_images_that_it_was_given_only(tmp_pa
 def test_images_and_labels_that_cannot_be_used_are_refused(tmp_path, change, message):
     with pytest.raises(UsageError, match=message):
         Train(tiny(tmp_path), data=given_images(**change))
+    one = ImageData(
+        *(Split(np.zeros((8, 16, 16, 3), np.uint8), np.arange(8)[:, None] % 2) for _ in range(2)), ("a",), "x"
+    )
+    assert as_given(one).multi_label  # one class that an image has or has not
     with pytest.raises(UsageError, match="received 60 images and 50 labels"):
         Split(given_images().train.images, np.zeros(50, int))

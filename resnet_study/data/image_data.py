@@ -86,13 +86,17 @@ class ImageData:
         """Whether an image can have several labels."""
         return self.test.labels.ndim == 2
 
-    def digest(self) -> str:
-        """Stands for the images, labels and names of the classes: others have another one."""
-        digest = hashlib.sha256(repr(self.class_names).encode())
-        for part in (self.train, self.test, self.validation):
+
+def digest(*data: ImageData) -> str:
+    """Stands for images, labels and names of classes; of several heads for those of each. Others have another one."""
+    found = hashlib.sha256()
+    for one in data:
+        found.update(repr([str(name) for name in one.class_names]).encode())
+        for part in (one.train, one.test, one.validation):
             for array in (part.images, part.labels) if part else ():
-                digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+                found.update(f"{array.dtype} {array.shape}".encode())
+                found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:16]
 
 
 def as_given(data: ImageData) -> ImageData:
@@ -105,7 +109,10 @@ def as_given(data: ImageData) -> ImageData:
         UsageError: images that are not uint8 [n, height, width, channels], or labels that are no classes.
     """
     parts = {name: getattr(data, name) for name in ("train", "test", "validation") if getattr(data, name) is not None}
-    found = {name: Split(part.images, _as_labels(part, name, len(data.class_names))) for name, part in parts.items()}
+    found = {
+        name: Split(np.asarray(part.images), _as_labels(part, name, len(data.class_names)))
+        for name, part in parts.items()
+    }
     for name, part in found.items():
         if part.images.dtype != np.uint8 or part.images.ndim != 4 or part.images.shape[3] not in (1, 3):
             raise UsageError(
@@ -121,7 +128,7 @@ def as_given(data: ImageData) -> ImageData:
 
 def _as_labels(part, name, classes):
     labels = np.asarray(part.labels)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 < classes else labels
     several = labels.ndim == 2
     is_whole = labels.dtype.kind in "iub" or (several and np.isin(labels, (0, 1)).all())
     if not is_whole or labels.ndim not in (1, 2) or (several and labels.shape[1] != classes):

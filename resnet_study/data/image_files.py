@@ -344,7 +344,7 @@ def _as_array(opened) -> np.ndarray:
 
 
 def _is_heic(brands: bytes) -> bool:
-    """Whether a file of these brands, the kind that it states, a number, and those it is compatible with, is HEIC; of several kinds it may be AVIF."""
+    """Whether a file is HEIC. `brands`: the kind that it states, a version, and the kinds that it is compatible with, of four bytes each."""
     known = [brands[start : start + 4] for start in range(8, min(len(brands), 8 + 4 * 64), 4)]
     return brands[:4] in _HEIC and not (brands[:4] in _ANY_HEIF and {b"avif", b"avis"} & set(known))
 

@@ -23,7 +23,9 @@ def _by_rarest(labels, least: int) -> np.ndarray:
     return np.where(sizes[rarest] < least, sizes.argmax(), rarest)
 
 
-def hold_out(labels, fractions: dict[str, float], seed: int, class_names, rounding=ALL_CLASSES) -> list[np.ndarray]:
+def hold_out(
+    labels, fractions: dict[str, float], seed: int, class_names, rounding=ALL_CLASSES, keeps_last: bool = True
+) -> list[np.ndarray]:
     """Draws parts to hold out, such as for validation, with the same share of each class.
 
     Args:
@@ -33,10 +35,10 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         class_names: for messages.
         rounding: "all_classes" = the total of a part is rounded, and classes with the largest remainders are rounded up;
             "each_class" = each class to the nearest number, a half to the even one, and at least to 1.
+        keeps_last: whether, of several labels, an image that is the last of a class is not held out.
 
     Returns:
-        For each fraction the rising indices, int64; no index is in two parts. Of several labels, an image stays where it is the last of a
-        class.
+        For each fraction the rising indices, int64; no index is in two parts.
 
     Raises:
         UsageError: nothing of a class would be left.
@@ -71,20 +73,32 @@ def hold_out(labels, fractions: dict[str, float], seed: int, class_names, roundi
         for part, held_out in zip(parts, drawn, strict=False):  # the last piece is what is left
             part.append(held_out)
     parts = [np.sort(np.concatenate(part)) for part in parts]
-    return parts if given.ndim == 1 else _keep_last(parts, given.astype(bool))
+    return _keep_last(parts, given.astype(bool), labels) if given.ndim == 2 and keeps_last else parts
 
 
-def _keep_last(parts, labels) -> list[np.ndarray]:
-    """Parts without one image of each class that all its images are held out of; labels are bool [n, classes].
+def _keep_last(parts, labels, groups) -> list[np.ndarray]:
+    """Parts in which another image stands for the first one of each class whose images are all held out.
 
-    Classes that are drawn together with a frequent one may be of one image.
+    Classes that are drawn together with a frequent one may be of one image. The other image is of the same group, and leaves none of its
+    classes without a training image; where there is none, the part is smaller by one.
+
+    Args:
+        parts: indices.
+        labels: bool [n, classes].
+        groups: what the images were drawn by, int [n].
     """
-    stays = np.ones(len(labels), bool)
+    parts, stays = [part.copy() for part in parts], np.ones(len(labels), bool)
     stays[np.concatenate(parts)] = False
     for label in np.flatnonzero(labels.any(axis=0)):
-        if not labels[stays, label].any():
-            stays[np.flatnonzero(labels[:, label])[0]] = True
-    return [part[~stays[part]] for part in parts]
+        if labels[stays, label].any():
+            continue
+        last = np.flatnonzero(labels[:, label])[0]
+        (number,) = (number for number, part in enumerate(parts) if last in part)
+        spare = labels[stays].sum(axis=0) > 1
+        others = np.flatnonzero(stays & (groups == groups[last]) & ~(labels & ~spare).any(axis=1))[:1]
+        stays[last], stays[others] = True, False
+        parts[number] = np.sort(np.append(parts[number][parts[number] != last], others))
+    return parts
 
 
 def draw_fold(labels, folds: int, fold: int, seed: int, class_names) -> np.ndarray:

@@ -29,7 +29,7 @@ from resnet_study.class_names import CLASS_NAMES, THRESHOLD
 from resnet_study.errors import UsageError, advise
 from resnet_study.evaluation import find_class_names, find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
-from resnet_study.exporting.formats import Writer, check_quantization
+from resnet_study.exporting.formats import ENDINGS, Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.files import ASIDE, hash_file, is_being_written, move, read_json, write_json
 from resnet_study.predict_files import list_images
@@ -38,7 +38,6 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import by_head, find_heads
 from resnet_study.strings import shorten
 
-_SUFFIXES = (".onnx", ".tflite", ".keras")
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities, where nothing is rounded
 _SAME_CLASS = {"float16": 0.99, "dynamic": 0.95, "int8": 0.95}  # smallest share
 # Of more, the rarest values widen the ranges: with 500, 1.6 % of the answers of the shipped pre-activation ResNet-20 change, with 100 1.2 %.
@@ -247,7 +246,9 @@ def _check_replaced(place):
             known.add(read_json(facts, {}).get("file"))
     else:  # earlier versions wrote none
         known |= {
-            entry.name for entry in place.iterdir() if entry.suffix in _SUFFIXES or (entry / "saved_model.pb").is_file()
+            entry.name
+            for entry in place.iterdir()
+            if entry.suffix in filter(None, ENDINGS.values()) or (entry / "saved_model.pb").is_file()
         }
     names = sorted(entry.name for entry in place.iterdir())
     if foreign := [name for name in names if name not in known and not re.match(r"labels(_.*)?\.txt$|\._", name)]:
@@ -255,13 +256,10 @@ def _check_replaced(place):
 
 
 def _put_back(place: Path) -> None:
-    """Finishes what an export that was killed between two moves has begun: the older files have their place again."""
-    for old in (
-        [] if place.exists() or not place.parent.is_dir() else list(place.parent.glob(f"{ASIDE}*-old-{place.name}"))
-    ):
-        if not is_being_written(old):
-            old.rename(place)
-            return
+    """Gives the older files their place again where an export was killed between two moves."""
+    left = [old for old in place.parent.glob(f"{ASIDE}*-old-{place.name}") if not is_being_written(old)]
+    if left and not place.exists():
+        left[0].rename(place)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ QUANTIZATIONS = {
     "onnx": ("none", "float16", "int8"),
     "litert": ("none", "float16", "dynamic", "int8"),
 }
-_ENDINGS = {"keras": ".keras", "saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
+ENDINGS = {"keras": ".keras", "saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
 _OPSET = 15  # of ONNX: old enough for the runtimes of phones and browsers
 _CALIBRATION_BATCH = 50
 
@@ -71,7 +71,7 @@ class Writer:
         Raises:
             UsageError: the network cannot be brought to the format.
         """
-        path = folder / f"{self._name}{_ENDINGS[kind]}"
+        path = folder / f"{self._name}{ENDINGS[kind]}"
         self._write_labels(folder)
         try:
             getattr(self, f"_write_{kind}")(path, quantize)

@@ -6,6 +6,7 @@ import operator
 import keras
 from keras import layers
 
+from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import SHIPPED
 from resnet_study.networks.weights import load_weights, open_weights
 from resnet_study.strings import shorten
@@ -89,9 +90,9 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
 
 def unused(layer):
     """A layer, or a copy of one that is part of a network already: in a second one it would be used twice, which `fold_batch_norm` refuses.
-    One with weights, which a copy would not share, stays.
+    Others than these, which their configuration may not describe wholly, stay.
     """
-    is_plain = isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model) and not layer.weights
+    is_plain = isinstance(layer, PixelNormalization | layers.Rescaling | layers.Identity)
     return type(layer).from_config(layer.get_config()) if is_plain and layer._inbound_nodes else layer
 
 

@@ -34,4 +34,7 @@ def multiply_adds(model: keras.Model) -> int:
     grouped = [
         layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1
     ]
-    return counted + sum(math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape) for layer in grouped)
+    shapes = [
+        (node.output_tensors[0].shape[1:3], layer.kernel.shape) for layer in grouped for node in layer._inbound_nodes
+    ]
+    return counted + sum(math.prod(cells) * math.prod(kernel) for cells, kernel in shapes if None not in cells)

@@ -59,7 +59,7 @@ def explain(model: keras.Model, images: np.ndarray, labels, head: str = "") -> n
     """
     heat_map, images = make_explainer(model, head), check_images(images, model, stacklevel=3)
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    if (labels.size and labels.dtype.kind not in "iu") or labels.shape != images.shape[:1]:
         raise UsageError(
             f"labels must be one whole number for each of the {len(images)} images, received {labels.dtype} of shape {labels.shape}"
         )

@@ -10,6 +10,7 @@ from tqdm import tqdm
 import cifar10_input
 from flowers.data import load_images
 from hyper_parameters import HyperParameters
+from resnet_study.data.image_data import digest
 from resnet_study.errors import UsageError
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import Predictor
@@ -90,7 +91,7 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
         data = cifar10_input.load_data(config)
         _check(data, run)
         if run is not None:
-            check_given(run, data.digest)
+            check_given(run, lambda: digest(data))
         training, _ = cifar10_input.split_data(data, config)
         return training.labels, training.images.__getitem__, tuple(data.class_names)
     data = load_images(dataclasses.replace(config, find_leaks="off"), run)

@@ -22,7 +22,7 @@ class Teacher:
 
     Attributes:
         model: the network, from raw pixels to probabilities.
-        source: where it comes from; of a network with shipped weights their name, such as "cifar10".
+        weights: the source; of a network with shipped weights their name, such as "cifar10".
     """
 
     def __init__(self, source: str, normalization, class_names: list[str], input_shape, policy: str):
@@ -45,7 +45,7 @@ class Teacher:
             )
         self._mean, self._scale = normalization.mean, normalization.scale
         weights = "cifar100" if len(class_names) == 100 else "cifar10"  # where the source is a network's name
-        self.source = weights if source in registry.MODELS else source
+        self._source, self.weights = source, weights if source in registry.MODELS else source
         try:
             self.model = load_model(weights, source) if source in registry.MODELS else load_model(source)
         except UsageError as error:
@@ -76,7 +76,7 @@ class Teacher:
         is_sigmoid = getattr(self.model.layers[-1], "activation", None) is keras.activations.sigmoid
         if is_sigmoid or answers.min() < 0 or not np.allclose(answers.sum(axis=1), 1, atol=0.02):
             raise UsageError(
-                f"--teacher={self.source} must give the probabilities of one label of each image, which sum up to 1, received "
+                f"--teacher={self._source} must give the probabilities of one label of each image, which sum up to 1, received "
                 f"{answers.min():.3g} .. {answers.max():.3g} with a sum of {answers[0].sum():.3g}; end it in a softmax"
             )
 

@@ -51,7 +51,8 @@ def note_rates(config) -> str:
     if config.lr_schedule in ("linear", "cosine") and config.final_lr > rate:
         lines += f"\nnote: the learning rate rises to the end, from --init_lr={rate:g} to --final_lr={config.final_lr:g}; give a lower --final_lr"
     if config.optimizer == "adam" and rate >= _RATE_OF_SGD:
-        lines += f"\nnote: --init_lr={rate:g} is a learning rate of SGD; Adam needs one such as --init_lr=0.001 --warmup_lr=0.0001"
+        lines += f"\nnote: --init_lr={rate:g} is a learning rate of SGD; Adam needs one such as --init_lr=0.001"
+        lines += " --warmup_lr=0.0001" * (config.warmup_steps > 0)
     return lines
 
 

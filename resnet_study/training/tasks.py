@@ -10,7 +10,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
-from resnet_study.data.image_data import as_given
+from resnet_study.data.image_data import as_given, digest
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, say_once
 from resnet_study.networks import registry
@@ -54,7 +54,7 @@ class Classification(Task):
     """
 
     def __init__(self, config: HyperParameters, run: RunFolder, data=None, *, is_given: bool = True):
-        """`data`: `cifar10_input.ImageData`; None = read as the settings say. `is_given`: whether a program gave it that."""
+        """`data`: `cifar10_input.ImageData`; None = read as the settings say. `is_given`: whether a program gave `data`."""
         self.config, self.run = config, run
         self._options = config.network_options
         registry.find(config.model_name).check_options(self._options)
@@ -66,13 +66,18 @@ class Classification(Task):
         was_given = is_given and data is not None and not data.fingerprint
         data = as_given(data) if was_given else data or cifar10_input.load_data(config)
         # Of images that a program gave, settings do not tell.
-        self._given = data.digest() if was_given or run.told("given") else ""
-        self.training, self.validation = cifar10_input.split_data(data, config)
+        self._was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
+        # A run that began before that held out the last image of a class, too.
+        self._keeps_last = bool(run.told("keeps_last")) or not run.told("several")
+        self.training, self.validation = cifar10_input.split_data(data, config, self._keeps_last)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
         check_mixing(config, self.training.images.shape[1:])
         smallest = min(self.training.images.shape[1:3])
-        config.check_cutout(smallest)
+        if config.augment and config.cutout > smallest:
+            say_once(
+                f"note: a square of {config.cutout} pixels is cut out of images of {smallest}, which leaves little of them; give a smaller --cutout"
+            )
         if config.augment and config.padding_mode == "reflect" and config.padding_size >= smallest:
             raise UsageError(
                 f"--padding_size must be below the {smallest} pixels of the images to reflect them, received {config.padding_size}; give less, "
@@ -186,7 +191,8 @@ class Classification(Task):
             self._teacher = Teacher(source, self.normalization, names, model.input_shape[1:], self._policy)
             if not resumed:  # a run of before goes on
                 self._teacher.check_answers()
-                tell_known_images(self._teacher.source, self.config, self.data)
+                name = f"the teacher {self.config.teacher}"
+                tell_known_images(self._teacher.weights, self.config, self.data, name)
         if resumed:
             return
         for layer in [*model.layers, *(self._proxy.layers if self._proxy else [])]:
@@ -273,8 +279,9 @@ class Classification(Task):
     def describe_data(self) -> dict:
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
-        facts |= {"several": True} if self.data.multi_label else {}
-        facts |= {"given": self._given} if self._given else {}
+        facts |= {"several": True, "keeps_last": self._keeps_last} if self.data.multi_label else {}
+        if self._was_given or self.run.told("given"):
+            facts["given"] = self._given
         if self.config.class_weight not in ("", "balanced"):
             facts["class_weights"] = self.class_weights.tolist()
         if not self.data.fingerprint:
@@ -337,7 +344,9 @@ class SeveralHeads(Classification):
         """`data`: name of the head -> `cifar10_input.ImageData`; None = read as the settings say."""
         heads = {head: as_given(given) for head, given in data.items()} if data else cifar10_input.load_heads(config)
         first = next(iter(heads.values()))
-        super().__init__(config, run, first, is_given=data is not None)
+        super().__init__(config, run, first, is_given=False)
+        self._was_given = data is not None and not first.fingerprint
+        self._given = digest(*heads.values()) if self._was_given or run.told("given") else ""
         self.classes = {head: len(data.class_names) for head, data in heads.items()}
         # The same split as with the first head alone, with the labels int32 [images, heads].
         numbers = cifar10_input.Split(np.arange(len(first.train)), first.train.labels)
