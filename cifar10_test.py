@@ -404,5 +404,5 @@ def _list_parts(config, path, model):
     data = load_as_trained(config, path, model)[next(iter(find_heads(model)))]
     training, run = data.train, begun_run_around(path)
     if run is not None and run.has_presets() and (stored := run.read_config(HyperParameters)).dataset == config.dataset:
-        training, _ = cifar10_input.split_data(data, stored)  # without what the run held out
+        training, _ = cifar10_input.split_data(data, stored, run.keeps_last())  # without what the run held out
     return {"training": training, "test": data.test}

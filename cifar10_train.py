@@ -182,6 +182,10 @@ class Train:
                 f"this Train has taken class weights or --jpeg_size from the run in {self.run}, which overwrite=True deletes; call "
                 "cifar10_train.train(config, overwrite=True)"
             )
+        if not self.run.keeps_last():
+            raise UsageError(
+                f"this Train has split its images as the run in {self.run}, which overwrite=True deletes; call cifar10_train.train(config, overwrite=True)"
+            )
         if config.strategy == "multi_worker":  # the machines would have to agree again
             return
         taken, own = self.machine, choose_machine(config, self.machine.strategy)
@@ -296,8 +300,11 @@ class Train:
 
     def _count_epochs(self) -> int:
         """Report intervals of the whole training, each an epoch to Keras callbacks."""
-        end_before = self.task.update.extend
-        return math.ceil(self.train_steps / self.report_freq) + (end_before % self.report_freq > 0)
+        begun, to_come = (steps // self.report_freq for steps in (self.step, self.train_steps))
+        ends = {
+            step for step in (self.train_steps, self.task.update.extend) if step > self.step and step % self.report_freq
+        }
+        return max(0, len(self.history) - 1) + to_come - begun + len(ends)
 
     def _has_ended(self) -> bool:
         return self.step >= self.train_steps or self.model.stop_training

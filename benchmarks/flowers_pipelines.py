@@ -5,7 +5,7 @@ python benchmarks/flowers_pipelines.py --data_dir FOLDER --rounds 1 --batches 5 
 
 The three take turns, `--rounds` times, at each size. All give batches of 32 with rotation 30, shear .2, zoom .2 and flips. Ours keep
 up to 1 GiB of images in memory and decode the others for each batch, as Keras does with all. Time runs from the end of a first
-batch. Writes results/flowers_pipelines.json.
+batch. Writes runs/bench/flowers_pipelines.json.
 """
 
 import dataclasses

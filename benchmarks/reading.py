@@ -6,7 +6,7 @@ python benchmarks/reading.py --images 4 --rounds 1 --results_dir TRIAL      # do
 The files are drawn: smooth colours with some noise, 1024 x 768 pixels, quality 90, brought to 224 x 224. The contenders take turns. `area` is
 what this library does too: each new pixel is the mean of those that it covers; new runs decode JPEG files at a smaller size where
 that is enough, `whole images` is what runs of before do (`--jpeg_size=full`). `bilinear` is the default of tf.image.resize, which
-looks at four of them and leaves the others out. Writes results/reading.json.
+looks at four of them and leaves the others out. Writes runs/bench/reading.json.
 """
 
 import functools

@@ -4,7 +4,7 @@ python benchmarks/serving.py                  # the shipped ResNet-20, 200 reque
 python benchmarks/serving.py --requests 20 --rounds 1 --results_dir TRIAL        # does it work?
 
 The server is a process of its own and shares the machine with the one that asks. Each request sends examples/cat.jpg, 200 x 200 pixels; all of
-a round are under way at the same time. Writes results/serving.json.
+a round are under way at the same time. Writes runs/bench/serving.json.
 """
 
 import asyncio

@@ -210,6 +210,10 @@ class RunFolder:
         """What `data.json` of a run that goes on says of `name`; None where it says nothing, or the run begins."""
         return None if self._begins_anew or not self.data.is_file() else read_json(self.data, {}).get(name)
 
+    def keeps_last(self) -> bool:
+        """Whether the run holds out no image that is the last of a class; of several labels, runs of before did."""
+        return bool(self.told("keeps_last")) or not self.told("several")
+
     def read_starts(self) -> list[dict]:
         """What `environment.json` notes of each start; runs of the first versions have no such file."""
         return read_json(self.environment, [dict]) if self.environment.is_file() else []

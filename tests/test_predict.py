@@ -95,6 +95,13 @@ def test_a_changed_recipe_is_told_and_held_against_nobody(tmp_path):
     )
 
 
+def test_a_recipe_tells_how_files_were_read_where_there_are_files_only(trained_run, tmp_path):
+    run = RunFolder(shutil.copytree(trained_run.path, tmp_path / "old"))
+    recipe = list_cifar_numbers(run)[1]
+    write_json(run.config, {name: value for name, value in read_json(run.config, dict).items() if name != "jpeg_size"})
+    assert run.read_config(HyperParameters).jpeg_size == "full" and list_cifar_numbers(run)[1] == recipe
+
+
 def test_shipped_weights_lie_in_no_run(tmp_path, monkeypatch):
     write_json(tmp_path / "data.json", {"class_names": ["a", "b"]})
     monkeypatch.chdir(tmp_path)

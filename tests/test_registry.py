@@ -171,4 +171,7 @@ def test_grouped_and_transposed_convolutions_count():
     ):
         assert multiply_adds(keras.Model(x, layer(x))) == expected
     twice = keras.layers.Conv2D(4, 3, padding="same", groups=2)
-    assert multiply_adds(keras.Model(x, twice(twice(x)))) == 2 * 8 * 8 * 9 * 2 * 4
+    inner = keras.Model(x, twice(twice(x)))
+    assert multiply_adds(inner) == 2 * 8 * 8 * 9 * 2 * 4
+    outer = keras.Input((8, 8, 4))
+    assert multiply_adds(keras.Model(outer, inner(inner(outer)))) == 2 * multiply_adds(inner) == 4 * 8 * 8 * 9 * 2 * 4

@@ -703,3 +703,65 @@ def test_images_and_labels_that_cannot_be_used_are_refused(tmp_path, change, mes
     assert as_given(one).multi_label  # one class that an image has or has not
     with pytest.raises(UsageError, match="received 60 images and 50 labels"):
         Split(given_images().train.images, np.zeros(50, int))
+
+
+def test_a_run_whose_images_were_split_before_goes_on_with_its_parts(tmp_path):
+    """Those of several labels, of which a class of one image might be held out."""
+    labels = np.eye(1, 8, dtype=np.int32).repeat(60, axis=0)
+    labels[range(7), range(1, 8)] = 1
+    data = given_images(
+        train=Split(given_images().train.images, labels), test=Split(given_images().test.images, labels[:20])
+    )
+    data = dataclasses.replace(data, class_names=tuple("abcdefgh"))
+    config = next(
+        config
+        for config in (
+            tiny(tmp_path, version="old", train_steps=2, validation_fraction=0.3, split_seed=seed) for seed in range(9)
+        )
+        if len(
+            set(
+                map(
+                    len,
+                    [
+                        np.unique(np.flatnonzero(cifar10_input.split_data(data, config, keeps)[0].labels.any(axis=0)))
+                        for keeps in (True, False)
+                    ],
+                )
+            )
+        )
+        == 2
+    )
+    old, new = (cifar10_input.split_data(data, config, keeps)[0] for keeps in (False, True))
+    assert not np.array_equal(old.labels, new.labels) and len(old) == len(new)
+    assert np.array_equal(Train(config, data=data).task.training.labels, new.labels)
+    Train(config, data=data).train()
+    facts = json.loads((tmp_path / "old" / "data.json").read_text())
+    assert facts.pop("keeps_last") is True
+    (tmp_path / "old" / "data.json").write_text(json.dumps(facts))
+    trainer = Train(config, data=data)
+    assert np.array_equal(trainer.task.training.labels, old.labels)
+    with pytest.raises(UsageError, match="has split its images as the run"):
+        trainer.train(overwrite=True)
+    trainer.train(resume=True)
+    assert json.loads((tmp_path / "old" / "data.json").read_text())["keeps_last"] is False
+
+
+def test_a_run_of_a_folder_does_not_go_on_with_images_that_a_program_gives(tmp_path):
+    for number in range(12):
+        (tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(
+            str(tmp_path / "images" / "ab"[number % 2] / f"{number}.png"), np.full((16, 16, 3), number, np.uint8)
+        )
+    config = tiny(
+        tmp_path,
+        version="own",
+        dataset="folder",
+        data_dir=str(tmp_path / "images"),
+        image_size=16,
+        train_steps=2,
+        train_batch_size=4,
+    )
+    Train(config).train()
+    with pytest.raises(UsageError, match=r"goes on with the images that .* has read, received others"):
+        Train(config, data=dataclasses.replace(load_data(config), fingerprint="")).train(resume=True)
+    Train(config).train(resume=True)

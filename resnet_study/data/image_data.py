@@ -130,7 +130,7 @@ def _as_labels(part, name, classes):
     labels = np.asarray(part.labels)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 < classes else labels
     several = labels.ndim == 2
-    is_whole = labels.dtype.kind in "iub" or (several and np.isin(labels, (0, 1)).all())
+    is_whole = not labels.size or labels.dtype.kind in "iub" or (several and np.isin(labels, (0, 1)).all())
     if not is_whole or labels.ndim not in (1, 2) or (several and labels.shape[1] != classes):
         raise UsageError(
             f"{name} labels must be whole numbers [n], or 0 and 1 [n, {classes}], received {labels.dtype} {list(labels.shape)}; bring them to that"

@@ -241,14 +241,12 @@ def _check_replaced(place):
     if not place.is_dir():
         return
     known = {"model.json", CLASS_NAMES, ".DS_Store", "Thumbs.db", "desktop.ini"}
-    if facts.is_file():
-        with contextlib.suppress(UsageError):  # it is damaged, and replaced
-            known.add(read_json(facts, {}).get("file"))
-    else:  # earlier versions wrote none
+    try:
+        known.add(read_json(facts, {})["file"])
+    except (UsageError, KeyError):  # it is damaged, and replaced; earlier versions wrote none
+        endings = tuple(filter(None, ENDINGS.values()))
         known |= {
-            entry.name
-            for entry in place.iterdir()
-            if entry.suffix in filter(None, ENDINGS.values()) or (entry / "saved_model.pb").is_file()
+            entry.name for entry in place.iterdir() if entry.suffix in endings or (entry / "saved_model.pb").is_file()
         }
     names = sorted(entry.name for entry in place.iterdir())
     if foreign := [name for name in names if name not in known and not re.match(r"labels(_.*)?\.txt$|\._", name)]:
@@ -265,9 +263,9 @@ def _put_back(place: Path) -> None:
 @contextlib.contextmanager
 def _folder_aside(place: Path):
     """Gives a new folder beside `place`, and moves it there when all went well; else it goes, and the old one stays."""
-    _put_back(place)
     aside, old = (place.with_name(f"{ASIDE}{os.getpid()}{part}-{place.name}") for part in ("", "-old"))
     try:
+        _put_back(place)
         aside.mkdir(parents=True)
         yield aside
         if place.exists():

@@ -1,5 +1,6 @@
 """How large a network is: its parameters, and the multiply-adds of an image."""
 
+import itertools
 import math
 
 import keras
@@ -31,10 +32,16 @@ def multiply_adds(model: keras.Model) -> int:
     finally:
         logger.setLevel(level)
     # Keras computes grouped convolutions in a function of their own, into which the profiler does not look.
-    grouped = [
-        layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1
-    ]
-    shapes = [
-        (node.output_tensors[0].shape[1:3], layer.kernel.shape) for layer in grouped for node in layer._inbound_nodes
-    ]
-    return counted + sum(math.prod(cells) * math.prod(kernel) for cells, kernel in shapes if None not in cells)
+    return counted + _count_grouped(model)
+
+
+def _count_grouped(model) -> int:
+    """Multiply-adds of the grouped convolutions of a model, those of models within it included."""
+    whole, total = getattr(model, "_functional", None) or model, 0  # a Sequential holds what it computes in another one
+    for node in itertools.chain.from_iterable(getattr(whole, "_nodes_by_depth", {}).values()):
+        layer, cells = node.operation, node.output_tensors[0].shape[1:3]
+        if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1 and None not in cells:
+            total += math.prod(cells) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, keras.Model):
+            total += _count_grouped(layer)
+    return total

@@ -58,7 +58,7 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
     result, names, history = read_result(run, "test"), run.read_class_names(), run.read_history()
     matrix = result["test"].get("confusion_matrix")  # which images with several labels have none of
     data = cifar10_input.load_data(config)
-    training, _ = cifar10_input.split_data(data, config)
+    training, _ = cifar10_input.split_data(data, config, run.keeps_last())
     rows = [result["test"]["per_class"]] if matrix is None else [matrix, *matrix]
     if len(names) != len(data.class_names) or {len(names)} != {len(row) for row in rows}:
         raise UsageError(

@@ -38,9 +38,8 @@ _TOLD_OTHERWISE = (
     "dataset", "synthetic_images", "image_size", "channels", "heads", "resize", "jpeg_size", "label_level", "label_separator", "value_range",
     "validation_fraction", "test_fraction", "split_seed", "folds", "fold", "train_steps", "teacher", "sparsity",
 )  # fmt: skip
-_TOLD_OF_OWN_IMAGES = (
-    "image_size", "channels", "resize", "jpeg_size", "value_range", "label_level", "test_fraction", "split_seed", "folds", "fold",
-)  # fmt: skip
+_TOLD_OF_ALL = ("image_size", "test_fraction", "split_seed")
+_TOLD_OF_OWN_IMAGES = (*_TOLD_OF_ALL, "channels", "resize", "jpeg_size", "value_range", "label_level", "folds", "fold")
 # Which images there are, and what of them is held out.
 _TOLD_OF_FLOWERS = (
     "dataset", "data_dir", "classes", "labels", "label_level", "label_separator", "validation_fraction", "test_fraction",
@@ -156,7 +155,11 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
         recipe += ", with a teacher"
     if config.sparsity:
         recipe += f", {config.sparsity:.0%} zeros"
-    data = {name: getattr(config, name) for name in _TOLD_OF_OWN_IMAGES}
+    data = {
+        name: getattr(config, name)
+        for name in _TOLD_OF_OWN_IMAGES
+        if config.dataset == "folder" or name in _TOLD_OF_ALL
+    }
     told = {name: value for name, value in data.items() if value != getattr(usual, name)} | list_changes(config)
     recipe += "".join(f", {name} {value}" for name, value in told.items())
     metric_published, *published = (finished and published_number(config)) or (None, None, None)

@@ -91,7 +91,9 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
         data = cifar10_input.load_data(config)
         _check(data, run)
         if run is not None:
-            check_given(run, lambda: digest(data))
+            check_given(
+                run, lambda: digest(*(cifar10_input.load_heads(config).values() if len(config.tasks) > 1 else [data]))
+            )
         training, _ = cifar10_input.split_data(data, config)
         return training.labels, training.images.__getitem__, tuple(data.class_names)
     data = load_images(dataclasses.replace(config, find_leaks="off"), run)

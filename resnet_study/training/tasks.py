@@ -67,8 +67,7 @@ class Classification(Task):
         data = as_given(data) if was_given else data or cifar10_input.load_data(config)
         # Of images that a program gave, settings do not tell.
         self._was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
-        # A run that began before that held out the last image of a class, too.
-        self._keeps_last = bool(run.told("keeps_last")) or not run.told("several")
+        self._keeps_last = run.keeps_last()
         self.training, self.validation = cifar10_input.split_data(data, config, self._keeps_last)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
         self.normalization = cifar10_input.make_normalization(config.normalization, self.training.images)
@@ -177,10 +176,14 @@ class Classification(Task):
         """Sets the weights that a run starts with; those of a resumed run all come from its checkpoint, but for its teacher's. Raises
         UsageError where a resumed run was begun on other images, if the task can tell.
         """
-        if resumed and self.data.fingerprint:
-            check_same_images(self.run, self.describe_data())
-        elif resumed and self._given:
+        if resumed:
+            if self._was_given and self.run.told("fingerprint"):
+                raise UsageError(
+                    f"--resume goes on with the images that {self.run} has read, received others (Train(data=...)); leave data out or start another --version"
+                )
             check_given(self.run, lambda: self._given)
+            if self.data.fingerprint:
+                check_same_images(self.run, self.describe_data())
         if self.config.teacher:
             source = str(self.run.teacher) if resumed else self.config.teacher
             names = self.data.class_names
@@ -342,7 +345,11 @@ class SeveralHeads(Classification):
 
     def __init__(self, config: HyperParameters, run: RunFolder, data=None):
         """`data`: name of the head -> `cifar10_input.ImageData`; None = read as the settings say."""
-        heads = {head: as_given(given) for head, given in data.items()} if data else cifar10_input.load_heads(config)
+        heads = (
+            cifar10_input.load_heads(config)
+            if data is None
+            else {head: as_given(given) for head, given in data.items()}
+        )
         first = next(iter(heads.values()))
         super().__init__(config, run, first, is_given=False)
         self._was_given = data is not None and not first.fingerprint
