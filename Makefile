@@ -8,7 +8,7 @@
 # make docs        the documentation as a site, build/site/index.html
 # make bench       speed beside stock Keras and PyTorch (TORCH_PYTHON=interpreter that has it)
 # make crash-test  kills a training run a hundred times and compares it with one that nobody killed; results/reliability.json
-# make reproduce   the tables and figures of He, Liang and Lu & Song, in about 28 hours; goes on where it was stopped (DATA_DIR=folder)
+# make reproduce   the tables and figures of He, Liang and Lu & Song, in about 29 hours; goes on where it was stopped (DATA_DIR=folder)
 # make lint        ruff and mypy
 
 # The first interpreter that starts and is new enough; PYTHON=... names another.

@@ -120,6 +120,7 @@ EXPERIMENTS = (
             ("cifar10", 110, 0, 155, "He et al. 2015, table 6, and Liang, section 6"),
             ("cifar100", 20, 0, 27, "beside the public weights of chenyaofo"),
             ("cifar100", 32, 0, 45, "beside the public weights of chenyaofo"),
+            ("cifar100", 56, 0, 77, "beside the public weights of chenyaofo"),
         )
     ),
     *(
