@@ -550,6 +550,9 @@ def test_the_index_draws_the_errors_of_each_depth(tmp_path):
         "here, plain networks, zoo": [[20, 9.0], [56, 17.0]],
     }
     assert "He et al. 2015" in figure.axes[0].get_legend_handles_labels()[1]
+    assert figure.axes[0].get_title().endswith("one seed each")
+    several = draw_depths([rows[0] | {"runs": 3, "std": 0.3}, *rows[1:]], "cifar10")
+    assert several.axes[0].get_title().endswith("bars: standard deviation over seeds")
     assert draw_depths(rows[:1], "cifar10") is None
     (tmp_path / "cifar10.json").write_text(json.dumps(rows))
     assert "](depth-cifar10.png)" in write_table(tmp_path).read_text()

@@ -41,7 +41,7 @@ def draw_depths(rows: list[dict], dataset: str):
             axes.errorbar(
                 places,
                 [row["value"] for _, row in points],
-                [row["std"] or math.nan for _, row in points],
+                [row["std"] or math.nan for _, row in points] if any(row["std"] for _, row in points) else None,
                 color=colour,
                 marker=marker,
                 linestyle="--" if label.startswith("plain") else "-",
@@ -51,8 +51,9 @@ def draw_depths(rows: list[dict], dataset: str):
         for marker, (source, of_data) in zip("s^", DEPTH_TABLE.items(), strict=True):
             if dataset in of_data:
                 axes.plot(*zip(*sorted(of_data[dataset].items()), strict=True), marker, color="grey", label=source)
+        has_seeds = any(row["runs"] > 1 for line in lines.values() for row in line.values())
         axes.set(
-            title=f"networks of each depth on {dataset}; bars: standard deviation over seeds",
+            title=f"networks of each depth on {dataset}; {'bars: standard deviation over seeds' if has_seeds else 'one seed each'}",
             xlabel="layers",
             ylabel="test error (%)",
         )
