@@ -32,6 +32,7 @@ class Contender:
         compiled: by XLA or by `torch.compile`.
         processes: that share each batch; more than one have one thread each.
         one_core: of the machine alone, instead of all.
+        onednn: is asked for; without, TensorFlow uses it on processors with instructions for neural networks only.
         parts: of `PARTS` that are measured.
         is_for_deep: whether networks deeper than ResNet-56 are measured too.
         once: in the first round only.
@@ -42,6 +43,7 @@ class Contender:
     compiled: bool = False
     processes: int = 1
     one_core: bool = False
+    onednn: bool = False
     parts: tuple[str, ...] = PARTS
     is_for_deep: bool = True
     once: bool = False
@@ -49,6 +51,7 @@ class Contender:
 
 CONTENDERS = {
     "stock": Contender("stock"),
+    "stock-onednn": Contender("stock", onednn=True, is_for_deep=False),
     "stock-jit": Contender("stock", compiled=True, is_for_deep=False, once=True),
     "ours": Contender("ours", "auto"),
     "ours-float32": Contender("ours"),

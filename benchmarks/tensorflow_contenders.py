@@ -30,8 +30,7 @@ from resnet_study.run_folder import RunFolder
 
 def measure_stock(job: dict) -> dict:
     """Keras as users write it: `fit` and `predict` with stock layers in float32."""
-    devices.import_tensorflow()
-    import keras
+    import keras  # not by `devices.import_tensorflow`, which turns oneDNN on
 
     images, labels = draw_images(job)
     images = scale_images(images)

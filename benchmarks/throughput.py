@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measuring import BATCH, CONTENDERS, MATRIX_SIZE, PARTS, PIPELINE_BATCHES, blocks_of, steps_for, training_flop
 from rows import check_place, summarise
 
+from resnet_study.devices import ONEDNN
 from resnet_study.errors import UsageError, run_command
 from resnet_study.networks import registry
 
@@ -39,6 +40,7 @@ RATIOS = (
     ("ours", "torch-compile-bfloat16", "torch-ddp-bfloat16"),
     ("ours", "ours-one-core"),
     ("ours-float32", "stock"),
+    ("ours-float32", "stock-onednn"),
     ("ours-float32", "torch-float32"),
     ("ours-float32", "torch-compile-float32"),
     ("ours-float32", "torch-compile-float32", "torch-ddp-float32"),
@@ -131,6 +133,8 @@ def _start(job, interpreter):
     command = [interpreter, __file__, "--measure", json.dumps(job)]
     # Contenders meet on the processor; and TensorFlow's greetings would hide its errors.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if job["model"] and CONTENDERS[job["contender"]].onednn:
+        environment[ONEDNN] = "1"
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])

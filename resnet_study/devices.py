@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from resnet_study import workers
-from resnet_study.environment import count_cores, used_gpus
+from resnet_study.environment import count_cores, has_onednn, used_gpus
 from resnet_study.errors import UsageError, say_once
 from resnet_study.strings import shorten
 
@@ -16,6 +16,8 @@ from resnet_study.strings import shorten
 SMALLEST_SHARD = 32
 # The Keras dtype policy of each `--precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+# The environment variable by which oneDNN computes TensorFlow's convolutions on a processor, or does not.
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _has_set_threads = False  # those of this process, for a training with towers
 _BACKEND = "set KERAS_BACKEND=tensorflow"
 
@@ -24,13 +26,16 @@ def import_tensorflow() -> None:
     """Imports TensorFlow without the notes that its libraries write to stderr before any log level applies, lets it take
     the memory of GPUs as it needs it, and compute in float32 where that is asked for, not in TensorFloat-32.
 
-    Errors still come as exceptions. A user who sets TF_CPP_MIN_LOG_LEVEL sees everything.
+    Errors still come as exceptions. A user who sets TF_CPP_MIN_LOG_LEVEL sees everything. Where TensorFlow is imported by this, oneDNN
+    computes on processors with AVX2 that have no instructions for neural networks, too; a user who sets TF_ENABLE_ONEDNN_OPTS decides.
 
     Raises:
         UsageError: Keras is set to what the networks cannot use, see `check_keras`.
     """
     # TensorFlow imports Keras, which ends in a traceback where there is no such backend.
     _check_keras_setting("the backend", "tensorflow", os.environ.get("KERAS_BACKEND") or "tensorflow", _BACKEND)
+    if "tensorflow" not in sys.modules and _has_avx2():
+        os.environ.setdefault(ONEDNN, "1")  # TensorFlow reads it once, when it is imported
     if "tensorflow" not in sys.modules and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
         sys.stderr.flush()
@@ -77,6 +82,34 @@ def _check_keras_setting(what, expected, received, remedy):
         raise UsageError(f"Keras must have {what} {expected}, received {shorten(received, 50)}; {remedy}")
 
 
+def _has_avx2():
+    """Whether this is Linux on a processor of Intel or AMD with AVX2. Windows has oneDNN without being asked, others have none."""
+    return "avx2" in _processor_flags()
+
+
+def _processor_flags():
+    try:
+        return Path("/proc/cpuinfo").read_text().split()
+    except OSError:  # only Linux has it
+        return []
+
+
+def note_missing_onednn(strategy: str) -> None:
+    """Says once that this process computes at about half the rate that the processor could, and why; see docs/speed.md.
+
+    So it is where a program imported TensorFlow before `import_tensorflow` on a processor with AVX2 and without newer instructions.
+
+    Args:
+        strategy: a `--strategy`; one that uses GPUs says nothing.
+    """
+    if used_gpus(strategy) or ONEDNN in os.environ or has_onednn() or not _has_avx2():
+        return
+    say_once(
+        f"TensorFlow computes without oneDNN on this processor, at about half the rate; set {ONEDNN}=1 before its first import, "
+        "or call resnet_study.devices.import_tensorflow() first"
+    )
+
+
 def explain_missing_gpu() -> str:
     """Why TensorFlow lists no GPU on a machine that has one, in one sentence; "" where it lists one, there is none, or it was hidden
     by the user.
@@ -108,12 +141,9 @@ def is_bfloat16_faster(strategy: str) -> bool:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in used_gpus(strategy)]
     if details:
         return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
-    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false"):
+    if os.environ.get(ONEDNN, "1").lower() in ("0", "false"):
         return False
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
+    words = _processor_flags()
     return "amx_bf16" in words or ("avx512_bf16" in words and "AuthenticAMD" in words)
 
 

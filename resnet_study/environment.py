@@ -35,6 +35,7 @@ def describe_environment(policy: str, strategy: str = "auto", towers: int = 1) -
             tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in used_gpus(strategy)
         ],
         "dtype_policy": policy,
+        "onednn": has_onednn(),
         "towers": towers,
     }
 
@@ -53,6 +54,14 @@ def used_gpus(strategy: str) -> list:
 
     gpus = [] if strategy == "cpu" else tf.config.get_visible_devices("GPU")
     return gpus[:1] if strategy == "one_gpu" else gpus
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN computes TensorFlow's convolutions on the processor. It was decided when TensorFlow was imported."""
+    import tensorflow as tf  # noqa: F401 - what is asked belongs to it
+    from tensorflow.python.util import _pywrap_util_port  # no public function tells it
+
+    return _pywrap_util_port.IsMklEnabled()
 
 
 def describe_versions() -> str:

@@ -60,6 +60,7 @@ class Predictor:
                 f"model must have one input of images of one size, (None, height, width, channels), received {shorten(str(shape), 80)}; build it on "
                 "such a keras.Input"
             )
+        devices.note_missing_onednn("auto")
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)

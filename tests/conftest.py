@@ -9,7 +9,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+# As `devices.import_tensorflow`.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import filelock
 import numpy as np
@@ -20,6 +22,7 @@ from resnet_study.checkpoints import read_checkpoint
 from resnet_study.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
+_SET_HERE = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
 TINY = ["--preset=smoke", "--train_steps=6", "--report_freq=3", "--synthetic_images=200", "--tensorboard=false"]
 
 
@@ -207,7 +210,7 @@ def assert_resumes_exactly(train, step, whole=None):
 
 def user_environment():
     """The environment without what this file sets for tests within the process."""
-    return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return {name: value for name, value in os.environ.items() if name not in _SET_HERE}
 
 
 def run_main(*flags, cwd, check=True):

@@ -273,6 +273,28 @@ def test_a_keras_that_the_networks_cannot_use_is_one_line(tmp_path, backend, set
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("gpus", "processor", "has_it", "value", "said"),
+    [
+        ([], "avx2", False, None, True),
+        ([], "avx2", True, None, False),
+        ([], "avx2", False, "0", False),
+        ([], "avx", False, None, False),
+        ([TURING], "avx2", False, None, False),
+    ],
+)
+def test_a_program_that_computes_without_onednn_is_told_so(
+    machine, monkeypatch, capsys, gpus, processor, has_it, value, said
+):
+    machine(*gpus, processor=processor)
+    monkeypatch.setattr(devices, "has_onednn", lambda: has_it)
+    monkeypatch.setenv(devices.ONEDNN, value) if value else monkeypatch.delenv(devices.ONEDNN, raising=False)
+    monkeypatch.setattr(errors, "_said", set())
+    for _ in range(2):
+        devices.note_missing_onednn("auto")
+    assert capsys.readouterr().out.count("set TF_ENABLE_ONEDNN_OPTS=1 before its first import") == said
+
+
 def test_a_quota_of_processor_time_counts_as_cores(tmp_path):
     (tmp_path / "groups").write_text("3:cpu:/old\n0::/pod/box\n")
     box = tmp_path / "pod" / "box"

@@ -41,6 +41,7 @@ def choose_machine(config, strategy: tf.distribute.Strategy, run=None) -> Machin
     Raises:
         UsageError: the batch cannot be shared so, or a setting is for one device.
     """
+    devices.note_missing_onednn(config.strategy)
     policy = devices.choose_policy(config.precision, config.strategy, run and run.stored_policy())
     if config.strategy == "multi_worker":  # machines of different kinds would choose differently
         policy = devices.policy_of_chief(strategy, policy)
