@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from resnet_study import workers
-from resnet_study.environment import count_cores, has_onednn, used_gpus
+from resnet_study.environment import count_cores, has_onednn, processor_flags, used_gpus
 from resnet_study.errors import UsageError, say_once
 from resnet_study.strings import shorten
 
@@ -84,14 +84,7 @@ def _check_keras_setting(what, expected, received, remedy):
 
 def _has_avx2():
     """Whether this is Linux on a processor of Intel or AMD with AVX2. Windows has oneDNN without being asked, others have none."""
-    return "avx2" in _processor_flags()
-
-
-def _processor_flags():
-    try:
-        return Path("/proc/cpuinfo").read_text().split()
-    except OSError:  # only Linux has it
-        return []
+    return "avx2" in processor_flags()
 
 
 def note_missing_onednn(strategy: str) -> None:
@@ -143,8 +136,8 @@ def is_bfloat16_faster(strategy: str) -> bool:
         return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
     if os.environ.get(ONEDNN, "1").lower() in ("0", "false"):
         return False
-    words = _processor_flags()
-    return "amx_bf16" in words or ("avx512_bf16" in words and "AuthenticAMD" in words)
+    flags = processor_flags()
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in flags)
 
 
 def choose_policy(precision: str, strategy: str, stored: str | None = None) -> str:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Flags of instructions that decide the speed, the newest first, and how they are called.
+_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "matplotlib", "pandas")
 
 
@@ -56,6 +58,14 @@ def used_gpus(strategy: str) -> list:
     return gpus[:1] if strategy == "one_gpu" else gpus
 
 
+def processor_flags() -> frozenset[str]:
+    """What Linux says the processor can do, such as "avx2", and its maker; empty on other systems."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return frozenset()
+
+
 def has_onednn() -> bool:
     """Whether oneDNN computes TensorFlow's convolutions on the processor. It was decided when TensorFlow was imported."""
     import tensorflow as tf  # noqa: F401 - what is asked belongs to it
@@ -98,22 +108,42 @@ def free_memory() -> int | None:
     """Bytes of memory that this process can still take: of the machine, or of the control group (a container, a job of Slurm) that it runs
     in, where that has less; None where the system does not tell.
     """
-    machine, groups = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+    machine = Path("/proc/meminfo")
     if not machine.exists():
         return None
-    free = [int(re.search(r"MemAvailable:\s+(\d+)", machine.read_text())[1]) * 1024]
+    free = int(re.search(r"MemAvailable:\s+(\d+)", machine.read_text())[1]) * 1024
+    return min([free, *(limit - used for limit, used in _memory_limits())])
+
+
+def largest_memory() -> int | None:
+    """Bytes of memory that a process can have at most: of the machine, or of the control group that this one runs in, where that has less;
+    None where the system does not tell.
+    """
+    if not hasattr(os, "sysconf"):
+        return None
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, _ in _memory_limits())])
+
+
+def _memory_limits(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[tuple[int, int]]:
+    """Limit and use in bytes of the control groups named in `groups`; `root`: where these lie. Pages of files that can be given up do not
+    count as used.
+    """
+    found = []
     for line in groups.read_text().splitlines() if groups.exists() else ():
         _, kind, place = line.split(":", 2)
         # Version 1 has a tree for each kind of limit, version 2 one without a name. A container may see its own as the root.
         files = {"memory": ("memory", "limit_in_bytes", "usage_in_bytes"), "": ("", "max", "current")}
-        root, *names = files.get(kind, ("",))
-        folder = Path("/sys/fs/cgroup", root)
+        tree, *names = files.get(kind, ("",))
+        folder = root / tree
         for group in (folder / place.lstrip("/"), *(folder / place.lstrip("/")).parents):
             if names and group.is_relative_to(folder) and all((group / f"memory.{name}").exists() for name in names):
                 limit, used = ((group / f"memory.{name}").read_text().strip() for name in names)
                 pages = re.findall(r"^(?:in)?active_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
-                free += [int(limit) - int(used) + sum(map(int, pages))] if limit != "max" else []
-    return min(free)
+                found += [(int(limit), int(used) - sum(map(int, pages)))] if limit != "max" else []
+    return found
 
 
 def _version(package):
@@ -150,6 +180,8 @@ def _processor():
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True).stdout.strip() or platform.processor()
         return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    name, flags = next(named, platform.processor()), processor_flags()
+    # Virtual machines may call processors that differ in speed by three times the same: "AMD EPYC".
+    best = next((words for flag, words in _INSTRUCTIONS.items() if flag in flags), "")
+    return f"{name} with {best}" if best else name

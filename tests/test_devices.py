@@ -16,8 +16,17 @@ from conftest import ROOT, user_environment
 from cifar10_train import Train, train
 from hyper_parameters import from_preset
 from resnet_study import devices, errors
+from resnet_study import environment as environment_module
 from resnet_study.checkpoints import read_checkpoint
-from resnet_study.environment import _read_quotas, count_cores, describe_environment
+from resnet_study.data import folder_data
+from resnet_study.environment import (
+    _memory_limits,
+    _read_quotas,
+    count_cores,
+    describe_environment,
+    free_memory,
+    largest_memory,
+)
 from resnet_study.errors import UsageError
 from resnet_study.files import read_json, write_json
 from resnet_study.reports.results import name_hardware
@@ -153,11 +162,11 @@ def test_runs_that_noted_no_precision_go_on(machine, tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "strategy", "hardware"),
     [
-        ([AMPERE], "auto", "NVIDIA A100, Made Up 9000, 2 cores, float32"),
-        ([AMPERE, AMPERE], "mirrored", "2 x NVIDIA A100, Made Up 9000, 2 cores, float32"),
-        ([AMPERE, AMPERE], "one_gpu", "NVIDIA A100, Made Up 9000, 2 cores, float32"),
-        ([AMPERE], "cpu", "Made Up 9000, 2 cores, float32"),
-        ([], "auto", "Made Up 9000, 2 cores, float32"),
+        ([AMPERE], "auto", "NVIDIA A100, Made Up 9000 with AVX512-BF16, 2 cores, float32"),
+        ([AMPERE, AMPERE], "mirrored", "2 x NVIDIA A100, Made Up 9000 with AVX512-BF16, 2 cores, float32"),
+        ([AMPERE, AMPERE], "one_gpu", "NVIDIA A100, Made Up 9000 with AVX512-BF16, 2 cores, float32"),
+        ([AMPERE], "cpu", "Made Up 9000 with AVX512-BF16, 2 cores, float32"),
+        ([], "auto", "Made Up 9000 with AVX512-BF16, 2 cores, float32"),
     ],
 )
 def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardware):
@@ -165,8 +174,8 @@ def test_results_name_the_devices_that_computed(machine, gpus, strategy, hardwar
     environment = describe_environment("float32", strategy) | {"cores": 2}
     assert name_hardware(environment) == hardware
     del environment["gpus"]  # noted by other versions
-    assert name_hardware(environment) == "Made Up 9000, 2 cores, float32"
-    assert name_hardware(environment | {"towers": 2}) == "Made Up 9000, 2 cores, float32, 2 towers"
+    assert name_hardware(environment) == "Made Up 9000 with AVX512-BF16, 2 cores, float32"
+    assert name_hardware(environment | {"towers": 2}) == "Made Up 9000 with AVX512-BF16, 2 cores, float32, 2 towers"
 
 
 @pytest.mark.parametrize(
@@ -306,3 +315,29 @@ def test_a_quota_of_processor_time_counts_as_cores(tmp_path):
     (box / "cpu.max").write_text("damaged")
     assert _read_quotas(tmp_path / "groups", tmp_path) == []
     assert _read_quotas(tmp_path / "none", tmp_path) == [] and count_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "tree", "limit", "use"),
+    [("0::/pod/box", "", "max", "current"), ("5:memory:/pod/box", "memory", "limit_in_bytes", "usage_in_bytes")],
+)
+def test_the_memory_of_a_container_counts_as_that_of_the_machine(tmp_path, monkeypatch, line, tree, limit, use):
+    (tmp_path / "groups").write_text(f"3:cpu:/old\n{line}\n")
+    assert _memory_limits(tmp_path / "groups", tmp_path) == _memory_limits(tmp_path / "none", tmp_path) == []
+    box = tmp_path / tree / "pod" / "box"
+    box.mkdir(parents=True)
+    for name, text in {limit: "3000\n", use: "900\n", "stat": "anon 7\ninactive_file 300\nactive_file 100\n"}.items():
+        (box / f"memory.{name}").write_text(text)
+    limits = _memory_limits(tmp_path / "groups", tmp_path)
+    assert limits == [(3000, 500)]
+    monkeypatch.setattr(environment_module, "_memory_limits", lambda: limits)
+    assert largest_memory() == 3000 and free_memory() == 2500
+
+
+def test_images_of_a_folder_that_no_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(folder_data, "largest_memory", lambda: 2**30)
+    folder_data._check_memory(1000, (224, 224, 3))
+    with pytest.raises(UsageError, match=r"10,000 images of 224 x 224 need 3 GiB of memory, .* has 1; give a smaller"):
+        folder_data._check_memory(10_000, (224, 224, 3))
+    monkeypatch.setattr(folder_data, "largest_memory", lambda: None)  # Windows does not tell
+    folder_data._check_memory(10_000_000, (224, 224, 3))

@@ -11,6 +11,7 @@ from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles, describe_lack, find_labelled
 from resnet_study.data.splits import draw_fold, hold_out
+from resnet_study.environment import largest_memory
 from resnet_study.errors import UsageError, say_once
 from resnet_study.shared_settings import SharedSettings
 
@@ -217,9 +218,9 @@ def check_broken(reasons, config: SharedSettings, place: str) -> None:
 def _check_memory(count: int, shape) -> None:
     """Raises UsageError where the images, of which the split is a copy, do not fit into the memory."""
     needed = 2 * count * int(np.prod(shape))
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
-    if needed > have:
+    have = largest_memory()
+    if have and needed > have:
         raise UsageError(
-            f"{count:,} images of {shape[0]} x {shape[1]} need {needed / 2**30:.0f} GiB of memory, this machine has {have / 2**30:.0f}; "
+            f"{count:,} images of {shape[0]} x {shape[1]} need {needed / 2**30:.0f} GiB of memory, this machine (or container) has {have / 2**30:.0f}; "
             "give a smaller --image_size, or use python -m flowers.train, which reads images when their turn comes"
         )
