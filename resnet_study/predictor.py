@@ -16,6 +16,9 @@ from resnet_study.saved_models import CANNOT_COPY, as_functional, by_head, find_
 from resnet_study.strings import shorten
 from resnet_study.training.step import shard
 
+# Bytes of weights. TensorFlow holds constants some 25 times over while it makes graphs of them: 250 MB of memory at this size.
+_LARGEST_CONSTANTS = 10_000_000
+
 
 class Predictor:
     """Answers with probabilities, in compiled batches; only the first call takes time to prepare.
@@ -73,9 +76,11 @@ class Predictor:
             folded = self.model
         self._towers = devices.count_inference_towers()
 
+        compute = _with_constants(folded) if folded is not self.model else functools.partial(folded, training=False)
+
         @functools.partial(tf.function, reduce_retracing=True)
         def answer(images, towers):
-            parts = [folded(*part, training=False) for part in shard(towers, images)]
+            parts = [compute(*part) for part in shard(towers, images)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
         self._answer = answer
@@ -126,6 +131,20 @@ class Predictor:
                 f"the model {self.model.name} must answer with finite numbers, received NaN; give other weights"
             )
         return answers.get("", answers)
+
+
+def _with_constants(model):
+    """The model as a function of images, whose weights are constants of the graph that calls it: oneDNN brings these into its own order
+    once, but those of variables at each call, for which a single image waits longer than for its answer. Those of large models
+    stay variables.
+    """
+    weights = [
+        [variable.numpy() for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    if sum(array.nbytes for array in tf.nest.flatten(weights)) > _LARGEST_CONSTANTS:
+        return functools.partial(model, training=False)
+    return lambda images: model.stateless_call(*tf.nest.map_structure(tf.constant, weights), images, training=False)[0]
 
 
 def check_images(images, model, stacklevel: int = 4) -> np.ndarray:
