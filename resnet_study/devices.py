@@ -34,8 +34,7 @@ def import_tensorflow() -> None:
     """
     # TensorFlow imports Keras, which ends in a traceback where there is no such backend.
     _check_keras_setting("the backend", "tensorflow", os.environ.get("KERAS_BACKEND") or "tensorflow", _BACKEND)
-    if "tensorflow" not in sys.modules and _has_avx2():
-        os.environ.setdefault(ONEDNN, "1")  # TensorFlow reads it once, when it is imported
+    _switch_onednn_on()
     if "tensorflow" not in sys.modules and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
         sys.stderr.flush()
@@ -82,23 +81,29 @@ def _check_keras_setting(what, expected, received, remedy):
         raise UsageError(f"Keras must have {what} {expected}, received {shorten(received, 50)}; {remedy}")
 
 
+def _switch_onednn_on():
+    """Before TensorFlow is imported, which reads it once, and unless the user has decided."""
+    if "tensorflow" not in sys.modules and _has_avx2():
+        os.environ.setdefault(ONEDNN, "1")
+
+
 def _has_avx2():
-    """Whether this is Linux on a processor of Intel or AMD with AVX2. Windows has oneDNN without being asked, others have none."""
+    """Whether this is Linux on a processor of Intel or AMD with AVX2. Elsewhere TensorFlow's own choice stays."""
     return "avx2" in processor_flags()
 
 
 def note_missing_onednn(strategy: str) -> None:
-    """Says once that this process computes at about half the rate that the processor could, and why; see docs/speed.md.
+    """Says once that this process computes without oneDNN, and what to do; see docs/speed.md.
 
-    So it is where a program imported TensorFlow before `import_tensorflow` on a processor with AVX2 and without newer instructions.
+    So it is on a processor with AVX2 and without newer instructions where TensorFlow was not imported by `import_tensorflow`.
 
     Args:
         strategy: a `--strategy`; one that uses GPUs says nothing.
     """
-    if used_gpus(strategy) or ONEDNN in os.environ or has_onednn() or not _has_avx2():
+    if used_gpus(strategy) or ONEDNN in os.environ or has_onednn() is not False or not _has_avx2():
         return
     say_once(
-        f"TensorFlow computes without oneDNN on this processor, at about half the rate; set {ONEDNN}=1 before its first import, "
+        f"TensorFlow computes without oneDNN, which is up to twice as fast on this processor; set {ONEDNN}=1 before its first import, "
         "or call resnet_study.devices.import_tensorflow() first"
     )
 

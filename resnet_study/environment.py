@@ -66,12 +66,16 @@ def processor_flags() -> frozenset[str]:
         return frozenset()
 
 
-def has_onednn() -> bool:
-    """Whether oneDNN computes TensorFlow's convolutions on the processor. It was decided when TensorFlow was imported."""
+def has_onednn() -> bool | None:
+    """Whether oneDNN computes TensorFlow's convolutions on the processor, decided when TensorFlow was imported; None where it does not tell."""
     import tensorflow as tf  # noqa: F401 - what is asked belongs to it
-    from tensorflow.python.util import _pywrap_util_port  # no public function tells it
 
-    return _pywrap_util_port.IsMklEnabled()
+    try:
+        from tensorflow.python.util import _pywrap_util_port  # no public function tells it
+
+        return _pywrap_util_port.IsMklEnabled()
+    except (ImportError, AttributeError):
+        return None
 
 
 def describe_versions() -> str:
@@ -132,17 +136,22 @@ def _memory_limits(
     count as used.
     """
     found = []
-    for line in groups.read_text().splitlines() if groups.exists() else ():
-        _, kind, place = line.split(":", 2)
-        # Version 1 has a tree for each kind of limit, version 2 one without a name. A container may see its own as the root.
-        files = {"memory": ("memory", "limit_in_bytes", "usage_in_bytes"), "": ("", "max", "current")}
-        tree, *names = files.get(kind, ("",))
-        folder = root / tree
-        for group in (folder / place.lstrip("/"), *(folder / place.lstrip("/")).parents):
-            if names and group.is_relative_to(folder) and all((group / f"memory.{name}").exists() for name in names):
-                limit, used = ((group / f"memory.{name}").read_text().strip() for name in names)
-                pages = re.findall(r"^(?:in)?active_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
-                found += [(int(limit), int(used) - sum(map(int, pages)))] if limit != "max" else []
+    with contextlib.suppress(OSError, ValueError):  # what cannot be read limits nothing
+        for line in groups.read_text().splitlines():
+            _, kind, place = line.split(":", 2)
+            # Version 1 has a tree for each kind of limit, version 2 one without a name. A container may see its own as the root.
+            files = {"memory": ("memory", "limit_in_bytes", "usage_in_bytes"), "": ("", "max", "current")}
+            tree, *names = files.get(kind, ("",))
+            folder = root / tree
+            for group in (folder / place.lstrip("/"), *(folder / place.lstrip("/")).parents):
+                if (
+                    names
+                    and group.is_relative_to(folder)
+                    and all((group / f"memory.{name}").exists() for name in names)
+                ):
+                    limit, used = ((group / f"memory.{name}").read_text().strip() for name in names)
+                    pages = re.findall(r"^(?:in)?active_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+                    found += [(int(limit), int(used) - sum(map(int, pages)))] if limit != "max" else []
     return found
 
 

@@ -1,6 +1,7 @@
 """A trained model made ready to answer with the probabilities of raw images: for tests of this library and for programs of others."""
 
 import functools
+import math
 import os
 import warnings
 
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_study import devices
+from resnet_study.environment import has_onednn, used_gpus
 from resnet_study.errors import UsageError, naming_memory, say_once
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
@@ -63,7 +65,6 @@ class Predictor:
                 f"model must have one input of images of one size, (None, height, width, channels), received {shorten(str(shape), 80)}; build it on "
                 "such a keras.Input"
             )
-        devices.note_missing_onednn("auto")
         policy = devices.choose_policy(precision, "auto")
         try:
             folded = fold_batch_norm(self.model, policy)
@@ -76,10 +77,11 @@ class Predictor:
             folded = self.model
         self._towers = devices.count_inference_towers()
 
-        compute = _with_constants(folded) if folded is not self.model else functools.partial(folded, training=False)
+        weights = None if folded is self.model else _small_weights(folded)
 
         @functools.partial(tf.function, reduce_retracing=True)
         def answer(images, towers):
+            compute = functools.partial(folded, training=False) if weights is None else _with_constants(folded, weights)
             parts = [compute(*part) for part in shard(towers, images)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
@@ -133,18 +135,21 @@ class Predictor:
         return answers.get("", answers)
 
 
-def _with_constants(model):
-    """The model as a function of images, whose weights are constants of the graph that calls it: oneDNN brings these into its own order
-    once, but those of variables at each call, for which a single image waits longer than for its answer. Those of large models
-    stay variables.
+def _small_weights(model):
+    """The values of trainable and other variables, where constants in their place answer sooner; else None. oneDNN brings constants into its
+    own order once, but variables at each call, for which a single image waits longer than for its answer.
     """
-    weights = [
-        [variable.numpy() for variable in variables]
-        for variables in (model.trainable_variables, model.non_trainable_variables)
-    ]
-    if sum(array.nbytes for array in tf.nest.flatten(weights)) > _LARGEST_CONSTANTS:
-        return functools.partial(model, training=False)
-    return lambda images: model.stateless_call(*tf.nest.map_structure(tf.constant, weights), images, training=False)[0]
+    variables = model.trainable_variables, model.non_trainable_variables
+    if used_gpus("auto") or sum(4 * math.prod(variable.shape) for variable in model.variables) > _LARGEST_CONSTANTS:
+        return None
+    devices.note_missing_onednn("auto")
+    return [[variable.numpy() for variable in part] for part in variables] if has_onednn() else None
+
+
+def _with_constants(model, weights):
+    """The model as a function of images in the graph that is being made, with `weights` of `_small_weights` as constants of it."""
+    constants = tf.nest.map_structure(tf.constant, weights)
+    return lambda images: model.stateless_call(*constants, images, training=False)[0]
 
 
 def check_images(images, model, stacklevel: int = 4) -> np.ndarray:
