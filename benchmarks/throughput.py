@@ -133,11 +133,10 @@ def _start(job, interpreter):
     command = [interpreter, __file__, "--measure", json.dumps(job)]
     # Contenders meet on the processor; and TensorFlow's greetings would hide its errors.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    if (
-        job["model"] and CONTENDERS[job["contender"]].library == "stock"
-    ):  # as TensorFlow chooses, whatever the user has set
+    contender = CONTENDERS.get(job["contender"])  # None = the machine
+    if contender and contender.library == "stock":  # as TensorFlow chooses, whatever the user has set
         environment.pop(ONEDNN, None)
-        environment |= {ONEDNN: "1"} if CONTENDERS[job["contender"]].onednn else {}
+        environment |= {ONEDNN: "1"} if contender.onednn else {}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])

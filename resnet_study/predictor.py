@@ -76,7 +76,6 @@ class Predictor:
             say_once(f"note: {self.model.name} answers {how}: its batch norm cannot be folded ({shorten(str(error))})")
             folded = self.model
         self._towers = devices.count_inference_towers()
-
         weights = None if folded is self.model else _small_weights(folded)
 
         @functools.partial(tf.function, reduce_retracing=True)
