@@ -56,11 +56,22 @@ def test_long_titles_fit(draw):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, title.get_text()
 
 
+@pytest.mark.parametrize("rows, columns", [(1, 10), (3, 2), (10, 10), (20, 10)])
+def test_labels_of_rows_fit(rows, columns):
+    images = [[np.zeros((8, 8, 3), np.uint8)] * columns] * rows
+    with matplotlib.rc_context(figures.STYLE):
+        figure = image_sheets.draw_grid(images, ["automobile", *["a class of a long name"] * (rows - 1)], "title")
+        figure.savefig(io.BytesIO(), format="png")
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == rows and min(box.x0 for box in boxes) >= 0
+    assert max(image.get_window_extent().x1 for image in figure.axes[0].images) <= figure.bbox.x1
+
+
 def test_what_is_cut_out_has_the_mean_colour_as_in_training(training):
     part, config = training
     figure = image_sheets.draw_augmentation(part, config)
     mean = np.rint(part.images.mean(axis=(0, 1, 2)))
-    variants = np.stack([axes.images[0].get_array() for axes in figure.axes if axes.images])[1:]
+    variants = np.stack([image.get_array() for image in figure.axes[0].images])[1:]
     assert (abs(variants - mean) <= 1).all(axis=-1).sum() > 500
     assert not (variants == 0).all(axis=-1).any()
 

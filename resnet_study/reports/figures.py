@@ -321,26 +321,30 @@ def _draw_loss(history, title, classes):
 
 def _draw_predictions(test, probabilities, names, title, part):
     """The first 24 test images with what the model says of them; wrong answers in another colour, with the right one."""
-    rows = -(-min(24, len(test.labels)) // 8)
-    lines = max(len(wrap(name, 16).splitlines()) for name in names)
-    figure, axes = make_panels(rows, 8, figsize=(9.6, (1.2 + 0.27 * lines) * rows + 0.5), squeeze=False)
-    figure.suptitle(wrap_title(f"{title}: first {part} images", 9.6))
-    for axis in axes.flat:
-        axis.axis("off")
-    for image, label, probability, axis in zip(test.images, test.labels, probabilities, axes.flat, strict=False):
-        show(axis, image)
+    answers = []
+    for label, probability in zip(test.labels[:24], probabilities, strict=False):
         if np.ndim(label):
             predicted, label = (np.flatnonzero(row) for row in (probability >= THRESHOLD, label))
             given, true = (wrap(", ".join(names[k] for k in each) or "none", 16) for each in (predicted, label))
             right = np.array_equal(predicted, label)
-            axis.set_title(given if right else f"{given}\nis: {true}", fontsize=8, color=BLACK if right else VERMILION)
-            continue
-        predicted = int(probability.argmax())
-        right = predicted == label
-        # In lines of about the width of a small image.
-        text = wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%", 16)
-        text += "" if right else "\n" + wrap(f"is {names[label]}: {100 * probability[label]:.0f}\u00a0%", 16)
-        axis.set_title(text, fontsize=8, color=BLACK if right else VERMILION)
+            text = given if right else f"{given}\nis: {true}"
+        else:
+            predicted = int(probability.argmax())
+            right = predicted == label
+            # In lines of about the width of a small image.
+            text = wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%", 16)
+            text += "" if right else "\n" + wrap(f"is {names[label]}: {100 * probability[label]:.0f}\u00a0%", 16)
+        answers.append((text, BLACK if right else VERMILION))
+    columns, rows = 8, -(-len(answers) // 8)
+    pitch = 1 + 0.12 * max(text.count("\n") + 1 for text, _ in answers)  # of rows, in widths of an image
+    figure, axes = make_panels(figsize=(9.6, 1.2 * pitch * rows + 0.5))
+    figure.suptitle(wrap_title(f"{title}: first {part} images", 9.6))
+    for number, (image, (text, colour)) in enumerate(zip(test.images, answers, strict=False)):
+        x, y = number % columns, pitch * (number // columns + 1) - 1
+        show(axes, image, (x, y))
+        axes.text(x + 0.5, y, text, fontsize=8, color=colour, ha="center", va="bottom")
+    axes.axis("off")
+    axes.set(xlim=(0, columns), ylim=(pitch * rows, 0), anchor="N")
     return figure
 
 

@@ -27,22 +27,36 @@ def draw_grid(rows, row_labels, title):
         data = load_digits()
         draw_grid([data.train.images[:5], data.test.images[:5]], ["training", "test"], "digits").savefig("digits.png")
     """
-    figure, axes = make_panels(len(rows), max(map(len, rows)), figsize=(8, 0.8 * len(rows) + 0.4), squeeze=False)
+    labels = [wrap(shorten(label, 48), 22) for label in row_labels]
+    columns = max(map(len, rows))
+    before = 0.1 * max(len(line) for label in labels for line in label.split("\n"))  # inches that labels take at most
+    figure, axes = make_panels(figsize=(8, min(1, (8 - before) / columns) * len(rows) + 0.5))
     figure.suptitle(wrap_title(title, 8))
-    for axis in axes.flat:
-        axis.axis("off")
-    for label, row, row_axes in zip(row_labels, rows, axes, strict=True):
-        row_axes[0].text(
-            -0.15, 0.5, wrap(shorten(label, 48), 22), transform=row_axes[0].transAxes, ha="right", va="center"
-        )
-        for image, axis in zip(row, row_axes, strict=False):
-            show(axis, image)
+    for number, (label, row) in enumerate(zip(labels, rows, strict=True)):
+        axes.annotate(label, (0, number + 0.5), (-5, 0), textcoords="offset points", ha="right", va="center")
+        for column, image in enumerate(row):
+            show(axes, image, (column, number))
+    axes.axis("off")
+    axes.set(xlim=(0, columns), ylim=(len(rows), 0), anchor="N")
     return figure
 
 
-def show(axis, image):
-    """Shows a uint8 image, RGB or grey."""
-    axis.imshow(image, interpolation="nearest", cmap="gray", vmin=0, vmax=255)  # the last three concern grey ones
+def show(axes, image, cell=None):
+    """Shows a uint8 image, RGB or grey.
+
+    Args:
+        axes: of matplotlib.
+        image: uint8 [height, width, RGB or grey].
+        cell: (x, y), the corner of the unit square in whose middle the image lies, so that one pair of axes holds a hundred; an
+            axes for each takes ten times as long to draw. `None`: the image has the axes to itself.
+    """
+    extent = None
+    if cell:
+        height, width = 0.46 * np.array(image.shape[:2]) / max(image.shape[:2])
+        x, y = cell[0] + 0.5, cell[1] + 0.5
+        extent = (x - width, x + width, y + height, y - height)
+    # The map of colours and its limits concern grey images.
+    axes.imshow(image, interpolation="nearest", cmap="gray", vmin=0, vmax=255, extent=extent)
 
 
 def draw_variants(rows, kind: str, variant: str):
@@ -50,8 +64,8 @@ def draw_variants(rows, kind: str, variant: str):
     figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
     figure.suptitle(f"augmentation: {kind}", fontsize=9)
     columns = ["original", *(f"{variant} {number}" for number in range(1, len(rows[0])))]
-    for title, axis in zip(columns, figure.axes, strict=False):
-        axis.set_title(title, fontsize=8)
+    for column, title in enumerate(columns):
+        figure.axes[0].text(column + 0.5, -0.02, title, fontsize=8, ha="center", va="bottom")
     return figure
 
 
