@@ -390,7 +390,7 @@ def _predict(config, actions):
 
 
 def _calibrate(config, actions):
-    from cifar10_test import calibrate
+    from resnet_study.studies.calibrate import calibrate
 
     facts, path = calibrate(config, actions["held_out"])
     before, after = facts["test_before"], facts["test_after"]

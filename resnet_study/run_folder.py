@@ -10,7 +10,7 @@ runs/<version>/                 written by
     best.keras, final.keras     training.user_model: by validation error or loss (without validation, with --sparsity: the newest); at the last step
     teacher.keras, base.keras   training.tasks, flowers.transfer: the teacher of a distillation; a backbone that stays frozen
     result.json, predictions*.npy    evaluation: test metrics; test probabilities, float32 [images, classes]
-    calibration.json, calibrated.keras    cifar10_test, --mode=calibrate
+    calibration.json, calibrated.keras    studies.calibrate
     figures/*.png, *.md         reports.figures, flowers.evaluate
     report.html                 reports.run_page
     predictions*.csv, probabilities*.csv, .npy, explanations/    predict_files, reports.grad_cam: answers for images of one's own

@@ -7,7 +7,6 @@ import pytest
 import scipy.special
 
 import cifar10_input
-import cifar10_test
 from cifar10_input import load_data
 from cifar10_main import main
 from cifar10_test import test as predict
@@ -26,6 +25,7 @@ from resnet_study.files import read_json, write_json
 from resnet_study.metrics import measure
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
+from resnet_study.studies.calibrate import calibrate
 
 
 def test_measures_of_a_case_by_hand():
@@ -160,7 +160,7 @@ def test_images_that_were_moved_are_found_with_their_table_for_the_run_that_held
     asked = []
     monkeypatch.setattr(cifar10_input, "load_data", lambda config: asked.append(config) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cifar10_test.calibrate(config, str(tmp_path / "parts"))
+        calibrate(config, str(tmp_path / "parts"))
     assert {name: getattr(asked[0], name) for name in moved} == moved
 
 

@@ -18,8 +18,8 @@ from cifar10_input import Split, load_data, split_data
 from hyper_parameters import from_preset
 from resnet_study.metrics import measure
 from resnet_study.reports import figures, fonts, image_sheets, plots
-from resnet_study.reports.calibration import draw_reliability
 from resnet_study.reports.image_sheets import draw_augmentation
+from resnet_study.reports.reliability import draw_reliability
 
 LONG = "resnet20, squeeze_excitation 4, stochastic_depth 0.1, heads fine,coarse on cifar100, preset fast with 3 other settings"
 HISTORY = pd.DataFrame({"step": [0, 10], "train_loss": [2.3, 1.0], "validation_loss": [2.3, 1.2]})

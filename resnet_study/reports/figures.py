@@ -17,7 +17,6 @@ from resnet_study.class_names import THRESHOLD
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
 from resnet_study.files import write_atomically
-from resnet_study.reports.calibration import draw_reliability
 from resnet_study.reports.canvas import (
     BLACK,
     BLUE,
@@ -34,6 +33,7 @@ from resnet_study.reports.canvas import (
 from resnet_study.reports.fonts import missing_characters_told, wrap
 from resnet_study.reports.image_sheets import draw_augmentation, draw_samples, show
 from resnet_study.reports.published import published_number, short_source
+from resnet_study.reports.reliability import draw_reliability
 from resnet_study.reports.run_page import write_run_page
 from resnet_study.reports.tables import describe_layers
 from resnet_study.run_folder import RunFolder

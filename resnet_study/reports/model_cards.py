@@ -27,9 +27,9 @@ from resnet_study.metrics import measure
 from resnet_study.networks import registry
 from resnet_study.networks.multiply_adds import multiply_adds
 from resnet_study.predictor import Predictor
-from resnet_study.reports.calibration import draw_calibrations
 from resnet_study.reports.canvas import STYLE, save_figure
 from resnet_study.reports.published import list_cifar_numbers
+from resnet_study.reports.reliability import draw_calibrations
 from resnet_study.reports.results import describe_origin
 from resnet_study.reports.tables import table_lines
 from resnet_study.run_folder import RunFolder
