@@ -167,7 +167,7 @@ def steps_of(policy, parts, config):
         tf.constant(rng.normal(size=(8, 4, 4, 3)), tf.float32),
         tf.constant(rng.integers(2, size=8), tf.int32),
     )
-    sums = steps.train(images, labels)
+    sums = steps.train(images, labels, tf.constant(0, tf.int64))
     return float(sums["loss"]), model.get_weights(), optimizer
 
 
@@ -181,6 +181,27 @@ def test_parts_and_scaled_losses_train_as_one_batch_in_float32(tmp_path):
             np.testing.assert_allclose(mine, other, atol=tolerance)
         names = [variable.name for variable in optimizer.variables]
         assert ("dynamic_scale" in names) == (policy == "mixed_float16")  # so the checkpoint holds it
+
+
+def test_lookahead_ends_where_the_training_ends_though_a_step_overflowed(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, dtype="mixed_float16")])
+    optimizer = make_optimizer(tiny(tmp_path), model.trainable_variables, 1, "mixed_float16")
+    averages = [tf.Variable(tf.fill(weight.shape, 7.0)) for weight in model.weights]
+    update = UpdateRule(
+        batch_size=2, weight_decay=0.0, weight_decay_on="kernels", weight_averaging=0.5, lookahead_steps=5
+    )
+    steps = CompiledSteps(
+        model=model, optimizer=optimizer, averages=averages, measure=lambda *given: measure_classes(*given, 0.0), update=update,
+        normalization=tf.identity, strategy=tf.distribute.get_strategy(), towers=1, train_steps=2,
+    )  # fmt: skip
+    labels = tf.constant([0, 1])
+    before = model.get_weights()
+    steps.train(tf.fill((2, 4), 60_000.0), labels, tf.constant(0, tf.int64))
+    assert int(optimizer.iterations) == 0  # the gradients were no numbers
+    np.testing.assert_array_equal(before[0], model.get_weights()[0])
+    steps.train(tf.ones((2, 4)), labels, tf.constant(1, tf.int64))
+    assert (averages[0].numpy() != 7).all()
+    np.testing.assert_array_equal(averages[0], model.get_weights()[0])
 
 
 def test_mixed_batches_are_a_function_of_seed_and_shard(tmp_path):

@@ -44,7 +44,7 @@ def one_step(model, towers, images, labels):
         update=UpdateRule(batch_size=len(images), weight_decay=0.0, weight_decay_on="kernels"),
         train_steps=1,
     )
-    return {name: float(value) for name, value in steps.train(images, labels).items()}
+    return {name: float(value) for name, value in steps.train(images, labels, tf.constant(0, tf.int64)).items()}
 
 
 def some_images(count):
@@ -141,7 +141,7 @@ def losses(strategy, towers):
         pieces = iter(tf.data.Dataset.from_tensor_slices(batch).batch(16 // strategy.num_replicas_in_sync))
         shared = strategy.experimental_distribute_values_from_function(lambda context: next(pieces))
         images, labels = ((tf.nest.map_structure(lambda part: part, shared)) if strategy.num_replicas_in_sync > 1 else shared)
-        found.append(float(steps.train(images, labels)["loss"]) / 16)
+        found.append(float(steps.train(images, labels, tf.constant(step, tf.int64))["loss"]) / 16)
     found += [float(np.sum(np.abs(weight))) for weight in model.trainable_weights]
     return found
 

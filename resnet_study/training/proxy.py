@@ -77,7 +77,7 @@ class Proxy:
         if step % TRAINS_EVERY:
             return {}
         self._optimizer.learning_rate.assign(learning_rate)
-        return {"proxy_loss": self._steps.train(images, labels)["loss"]}
+        return {"proxy_loss": self._steps.train(images, labels, tf.constant(step, tf.int64))["loss"]}
 
     def _measure_hardest(self, logits, labels):
         losses, sums = self._task.measure(logits, labels)

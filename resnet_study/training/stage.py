@@ -95,7 +95,7 @@ class Stage:
         """Trains one batch, the `step`-th; returns its sums over the images, which a device may not have computed yet."""
         learning_rate = self._task.learning_rate(step)
         self.optimizer.learning_rate.assign(learning_rate)
-        sums = self.steps.train(images, labels)
+        sums = self.steps.train(images, labels, tf.constant(step, tf.int64))
         if self.proxy:
             sums |= self.proxy.train(images, labels, step, learning_rate)
         return sums

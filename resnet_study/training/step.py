@@ -52,7 +52,8 @@ class CompiledSteps:
     """Forward and backward pass, weight decay, optimizer and averages in one `tf.function`; the forward pass in another.
 
     Attributes:
-        train: function (images, labels) -> sums over the batch, dict of scalars; changes the model.
+        train: function (images, labels, step) -> sums over the batch, dict of scalars; changes the model. `step` is an int64 tensor, the
+            steps before this one.
         validate: the same for images before normalisation; changes nothing.
     """
 
@@ -125,10 +126,11 @@ class CompiledSteps:
             return sums
 
         @tf.function
-        def train_step(images, labels):
-            kept = pruning.find_kept(optimizer.iterations.value) if pruning else None
+        def train_step(images, labels, step):
+            # Not the optimizer's count of steps, which leaves out those whose gradients overflow in float16.
+            kept = pruning.find_kept(step) if pruning else None
             sums = strategy.run(replica_step, (images, labels))
-            count = optimizer.iterations.value
+            count = step + 1
             update_averages(averages, model.weights, update, count, train_steps)
             if pruning:
                 pruning.prune(kept, count)

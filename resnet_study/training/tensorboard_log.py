@@ -57,11 +57,11 @@ class TensorBoardLog:
     def write_start(self, images, labels, step):
         """Writes the first training batch, images float [batch, height, width, channels] of any range, and the graph of `step`.
 
-        `step` is the compiled function of images and labels that trains; None = no graph is written.
+        `step` is the compiled function of images, labels and steps so far that trains; None = no graph is written.
         """
         with self._naming_errors(), self._writer.as_default(step=0):
             if step is not None:
-                tf.summary.graph(step.get_concrete_function(images, labels).graph)
+                tf.summary.graph(step.get_concrete_function(images, labels, tf.TensorSpec((), tf.int64)).graph)
             low, high = tf.reduce_min(images), tf.reduce_max(images)
             tf.summary.image("images", (images - low) / (high - low), max_outputs=16)
 
