@@ -250,8 +250,8 @@ class HyperParameters(SharedSettings):
     test_shifts: bool = setting(
         False,
         LOADING,
-        "also test with the mean of the answers for each image, its mirror image and both moved by one pixel, reported apart as "
-        "test_error_shifts",
+        "also test with six answers for each image: of it and its mirror image, with half of the weight, and of both moved by one pixel up and "
+        "left, and down and right; reported apart as test_error_shifts",
         operational=True,
     )
     is_use_ckpt: bool = setting(False, LOADING, "start from the weights in ckpt_path, at step 0")
