@@ -16,6 +16,7 @@ from conftest import tiny
 
 import resnet
 from cifar10_train import Train, train
+from flowers.backbone_weights import load_backbone_weights
 from resnet import build_resnet
 from resnet_study import saved_models
 from resnet_study.errors import UsageError
@@ -333,6 +334,31 @@ def test_each_head_of_several_is_new_where_its_classes_are_others():
     assert find_new_heads(build_resnet(1), second) == {}
     with pytest.raises(ValueError, match="have the heads predictions, expected predictions_digit, predictions_kind"):
         copy_weights(build_resnet(1), second)
+
+
+def test_layers_that_keras_named_are_copied_in_their_order(tmp_path):
+    """Keras counts such names on within a process, so a second building has others than the first; a new process begins again."""
+
+    def build(width=4):
+        inputs = keras.Input((8, 8, 3))
+        maps = keras.layers.Normalization()(inputs)
+        maps = keras.layers.Conv2D(width, 3)(maps)
+        maps = keras.layers.Conv2D(4, 3, name="own")(keras.layers.BatchNormalization()(maps))
+        return keras.Model(inputs, keras.layers.BatchNormalization()(maps), name="small")
+
+    first, second = build(), build()
+    assert {layer.name for layer in first.layers} != {layer.name for layer in second.layers}
+    rng = np.random.default_rng(0)
+    first.set_weights([rng.random(weight.shape).astype(weight.dtype) for weight in first.get_weights()])
+    copy_weights(first, second)
+    for expected, received in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+    first.save(tmp_path / "first.keras")
+    third = build()
+    load_backbone_weights(third, str(tmp_path / "first.keras"))
+    np.testing.assert_array_equal(first.get_weights()[-1], third.get_weights()[-1])
+    with pytest.raises(ValueError, match="layer Conv2D 0 expects"):
+        copy_weights(first, build(5))
 
 
 def test_a_head_of_another_width_is_not_taken_for_one_of_other_classes(files_of):

@@ -6,6 +6,7 @@ copy_weights(source, target)  layer by layer, by name
 find_new_heads(source, target)  the dense layers for another number of classes, which can take no weights
 """
 
+import collections
 import os
 import re
 import sys
@@ -220,7 +221,8 @@ def _layer_groups(file: h5py.File):
 
 
 def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
+    """Copies the weights of every layer of `target` from the layer of the same name in `source`. Of those that Keras named itself, the first
+    of a class in one model is the first in the other, since Keras counts such names on within a process.
 
     Args:
         source: model with the weights.
@@ -231,12 +233,11 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
         ValueError: a layer is missing in `source`, or its weights have other shapes; or `source` has blocks that `target` lacks, or is
             another network of the registry. `target` is then unchanged.
     """
-    given = {layer.name: layer.get_weights() for layer in source.layers}
-    wanted = {
-        layer.name: [tuple(weight.shape) for weight in layer.weights]
-        for layer in target.layers
-        if layer.weights and layer.name not in without
+    given = {name: layer.get_weights() for name, layer in _layers_by_name(source).items()}
+    layers = {
+        name: layer for name, layer in _layers_by_name(target).items() if layer.weights and layer.name not in without
     }
+    wanted = {name: [tuple(weight.shape) for weight in layer.weights] for name, layer in layers.items()}
     _check_heads(f"'{source.name}'", [layer.name for layer in source.layers], target)
     for name, shapes in wanted.items():
         received = [weight.shape for weight in given.get(name, [])]
@@ -254,22 +255,37 @@ def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
         name in registry.MODELS or re.fullmatch(r"(resnet|plain)\d+(_preact|_v2)?", name) for name in names
     ):
         raise ValueError(f"weights of '{source.name}' do not fit '{target.name}': they are another network's")
-    for name in wanted:
-        target.get_layer(name).set_weights(given[name])
+    for name, layer in layers.items():
+        layer.set_weights(given[name])
     finalize_layers(target)
+
+
+def _layers_by_name(model) -> dict[str, keras.Layer]:
+    """The layers of a model by a name that another building of it has too: of one that Keras chose, how many of its class stand before."""
+    named, counts = {}, collections.Counter()
+    for layer in model.layers:
+        own = not _has_automatic_name(layer)
+        named[layer.name if own else f"{type(layer).__name__} {counts[type(layer)]}"] = layer
+        counts[type(layer)] += not own
+    return named
+
+
+def _has_automatic_name(layer) -> bool:
+    words = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)).lower()
+    return re.fullmatch(rf"{words}(_\d+)?", layer.name) is not None
 
 
 def _list_dropped(source: keras.Model, target: keras.Model) -> list:
     """Layers with weights that `target` lacks, although it is no shorter network: neither preprocessing nor heads, nor, for a network
     without its top, what follows its last layer and is no block of a network of this library."""
-    there = {layer.name for layer in target.layers}
-    weighted = [layer for layer in source.layers if layer.weights]
-    last = max((number for number, layer in enumerate(weighted) if layer.name in there), default=-1)
+    there = _layers_by_name(target)
+    weighted = {name: layer for name, layer in _layers_by_name(source).items() if layer.weights}
+    last = max((number for number, name in enumerate(weighted) if name in there), default=-1)
     has_top = any(name.startswith("predictions") for name in there)
     return [
         layer
-        for number, layer in enumerate(weighted)
-        if layer.name not in there
+        for number, (name, layer) in enumerate(weighted.items())
+        if name not in there
         and not layer.name.startswith("predictions")
         and not _is_preprocessing(layer)
         and (has_top or number < last or re.match(r"(stage\d+|module|reduction)_", layer.name))
@@ -301,7 +317,11 @@ def _check_form(source, names: list[str], target: keras.Model) -> None:
     """Raises ValueError where the names of the layers tell of another network than `target`, although all weights would fit."""
     here = {layer.name for layer in target.layers}
     # Where a `.weights.h5` file has weights of the same shapes in the same order, Keras takes them for those of this network.
-    filled = {layer.name for layer in target.layers if layer.weights and not _is_preprocessing(layer)}
+    filled = {
+        layer.name
+        for layer in target.layers
+        if layer.weights and not (_is_preprocessing(layer) or _has_automatic_name(layer))
+    }
     has_blocks, has_top = any("_block" in name for name in names), any(name.startswith("predictions") for name in here)
     for name in sorted(here ^ set(names)):
         makes_residual = has_blocks and re.fullmatch(r"stage\d+_block\d+_add", name)
