@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_resumes_exactly, last_arrays
 
 import cifar10_test
-from cifar10_input import load_data, load_heads, split_data
+from cifar10_input import ImageData, Split, load_data, load_heads, split_data
 from cifar10_main import main
 from cifar10_train import Train, train
 from hyper_parameters import HyperParameters, from_preset
@@ -88,6 +88,30 @@ def test_heads_share_the_trunk_and_the_split(cifar_folder, tmp_path):
         np.testing.assert_array_equal(both.labels[:, 0], single.labels)
     kinds, _ = split_data(load_data(dataclasses.replace(config, heads="class")), config)
     np.testing.assert_array_equal(trainer.task.training.labels[:, 1], ~np.isin(kinds.labels, [0, 1, 8, 9]))
+
+
+def test_heads_keep_the_validation_part_that_a_program_gives(tmp_path):
+    rng, parts = np.random.default_rng(0), {}
+    for name, count in (("train", 40), ("test", 20), ("validation", 12)):
+        parts[name] = (
+            rng.integers(0, 256, (count, 16, 16, 3), np.uint8),
+            rng.integers(2, size=(count, 2)).astype(np.int32),
+        )
+        parts[name][1][:2] = [[0, 0], [1, 1]]
+    heads = {
+        head: ImageData(
+            class_names=("a", "b"),
+            found="a program",
+            **{name: Split(images, labels[:, index]) for name, (images, labels) in parts.items()},
+        )
+        for index, head in enumerate(("class", "kind"))
+    }
+    task = Train(tiny(tmp_path, ""), data=heads).task
+    for part, name in ((task.training, "train"), (task.validation, "validation")):
+        np.testing.assert_array_equal(part.images, parts[name][0])
+        np.testing.assert_array_equal(part.labels, parts[name][1])
+    every = Train(tiny(tmp_path, "", validation_fraction=0), data=heads).task
+    assert (len(every.training), len(every.validation)) == (52, 0)
 
 
 def test_the_loss_is_the_weighted_sum(cifar_folder, tmp_path):

@@ -650,6 +650,18 @@ def given_images(shift=0, **changes) -> ImageData:
     return ImageData(class_names=tuple("abcde"), found="a program", **parts)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"teacher": "resnet9"}, {"class_weight": "balanced"}, {"balanced_sampling": True}, {"train_random_label": True}],
+)
+def test_several_labels_that_a_program_gives_refuse_what_is_for_one(tmp_path, settings):
+    parts = {"train": given_images().train, "test": given_images().test}
+    several = {name: Split(part.images, np.eye(5, dtype=np.uint8)[part.labels]) for name, part in parts.items()}
+    (name,) = settings
+    with pytest.raises(UsageError, match=f"--{name} is for one label of each image, received a data set, which has"):
+        Train(tiny(tmp_path, **settings), data=given_images(**several))
+
+
 def test_images_that_a_program_gives_may_have_labels_as_keras_has_them(tmp_path):
     finished = []
     for version, labels in (("a", np.arange(60) % 5), ("b", (np.arange(60) % 5).astype(np.uint8)[:, None])):

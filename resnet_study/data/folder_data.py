@@ -41,11 +41,8 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
         )
     for line in data.found:
         say_once(line)
-    for name in _OF_ONE_LABEL if data.multi_label else ():
-        if getattr(config, name, False):
-            raise UsageError(
-                f"--{name} is for one label of each image, received {config.labels}, which has several; leave it out"
-            )
+    if data.multi_label:
+        check_several_labels(config, str(config.labels))
     trained = data.find_classes("training")
     if config.crosses:
         raise UsageError(
@@ -58,6 +55,15 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
             "take out what no model can learn, or use --mode=test or flowers.evaluate to test a model on them"
         )
     return data
+
+
+def check_several_labels(config: SharedSettings, place: str) -> None:
+    """Raises UsageError for a setting that is for one label of each image, where those of `place` have several."""
+    for name in _OF_ONE_LABEL:
+        if getattr(config, name, False):
+            raise UsageError(
+                f"--{name} is for one label of each image, received {place}, which has several; leave it out"
+            )
 
 
 def find_parts(found: LabelledFiles, config: SharedSettings) -> dict[str, list[tuple[str, str]]]:

@@ -10,6 +10,7 @@ import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.class_names import ClassNames
 from resnet_study.data.balance import class_weights, describe_balance
+from resnet_study.data.folder_data import check_several_labels
 from resnet_study.data.image_data import as_given, digest
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError, say_once
@@ -65,6 +66,8 @@ class Classification(Task):
             )
         was_given = is_given and data is not None and not data.fingerprint
         data = as_given(data) if was_given else data or cifar10_input.load_data(config)
+        if data.multi_label:
+            check_several_labels(config, "a data set")
         # Of images that a program gave, settings do not tell.
         self._was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
         self._keeps_last = run.keeps_last()
@@ -356,11 +359,19 @@ class SeveralHeads(Classification):
         self._given = digest(*heads.values()) if self._was_given or run.told("given") else ""
         self.classes = {head: len(data.class_names) for head, data in heads.items()}
         # The same split as with the first head alone, with the labels int32 [images, heads].
-        numbers = cifar10_input.Split(np.arange(len(first.train)), first.train.labels)
-        labels = np.stack([data.train.labels for data in heads.values()], axis=1)
+        numbered = {
+            name: cifar10_input.Split(index * len(first.train) + np.arange(len(part)), part.labels)
+            for index, name in enumerate(("train", "validation"))
+            if (part := getattr(first, name)) is not None
+        }
+        images = [getattr(first, name).images for name in numbered]
+        images = np.concatenate(images) if len(images) > 1 else images[0]
+        labels = np.concatenate(
+            [np.stack([getattr(data, name).labels for data in heads.values()], axis=1) for name in numbered]
+        )
         self.training, self.validation = (
-            cifar10_input.Split(first.train.images[part.images], labels[part.images])
-            for part in cifar10_input.split_data(dataclasses.replace(first, train=numbers), config)
+            cifar10_input.Split(images[part.images], labels[part.images])
+            for part in cifar10_input.split_data(dataclasses.replace(first, **numbered), config)
         )
         tested = np.stack([data.test.labels for data in heads.values()], axis=1)
         self._tested = cifar10_input.Split(first.test.images, tested)
