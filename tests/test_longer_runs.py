@@ -23,7 +23,7 @@ from resnet_study.run_folder import RunFolder
 from resnet_study.training import run_log
 from resnet_study.training.averages import update_averages
 from resnet_study.training.callbacks import Plateau
-from resnet_study.training.learning_rate import learning_rate_at
+from resnet_study.training.learning_rate import learning_rate_at, stage_rate
 from resnet_study.training.optimizers import make_optimizer
 from resnet_study.training.run_log import forecast, note_long_warmup
 from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
@@ -405,6 +405,14 @@ def test_a_schedule_whose_steps_come_after_the_end_is_told():
 def test_learning_rates_that_contradict_each_other_are_told(settings, told):
     lines = run_log.note_rates(from_preset("fast", **settings))
     assert told in lines and bool(told) == bool(lines)
+
+
+def test_fine_tuning_has_the_rate_that_was_given():
+    rates = {"init_lr": 1e-3, "final_lr": 1e-5, "lr_schedule": "cosine", "unfreeze_at_epoch": 10}
+    lines = run_log.note_rates(FlowerParameters(data_dir="x", fine_tune_lr=1e-6, **rates))
+    assert "from --fine_tune_lr=1e-06 to --final_lr=1e-05" in lines and "--init_lr" not in lines
+    config = FlowerParameters(data_dir="x", fine_tune_lr=0, **rates)
+    assert stage_rate(12, config, [(0, 1e-3), (10, config.fine_tune_lr)], 20) == 0
 
 
 def test_recipes_have_learning_rates_that_agree():

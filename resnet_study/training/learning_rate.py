@@ -52,6 +52,8 @@ def stage_rate(step: int, config: Settings, begins: list[tuple[int, float]], end
     """
     number = max(index for index, (begin, _) in enumerate(begins) if begin <= step)
     begin, rate = begins[number]
+    if number and not rate:  # which settings take for their default
+        return 0.0
     if number:
         config = dataclasses.replace(config, init_lr=rate, warmup_steps=0)
     return learning_rate_at(step - begin, config, [*(at for at, _ in begins), end][number + 1] - begin, lowered)

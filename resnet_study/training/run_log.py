@@ -48,8 +48,12 @@ def note_rates(config) -> str:
             f"\nnote: the warm-up begins above the highest learning rate, at --warmup_lr={config.warmup_lr:g}, and falls to --init_lr={rate:g}; give "
             f"such as --warmup_lr={rate / 10:g}"
         )
-    if config.lr_schedule in ("linear", "cosine") and config.final_lr > rate:
-        lines += f"\nnote: the learning rate rises to the end, from --init_lr={rate:g} to --final_lr={config.final_lr:g}; give a lower --final_lr"
+    highest = {"init_lr": rate} | (
+        {"fine_tune_lr": config.fine_tune_lr} if getattr(config, "unfreeze_at_epoch", 0) else {}
+    )
+    for name, value in highest.items() if config.lr_schedule in ("linear", "cosine") else ():
+        if config.final_lr > value:
+            lines += f"\nnote: the learning rate rises to the end, from --{name}={value:g} to --final_lr={config.final_lr:g}; give a lower --final_lr"
     if config.optimizer == "adam" and rate >= _RATE_OF_SGD:
         lines += f"\nnote: --init_lr={rate:g} is a learning rate of SGD; Adam needs one such as --init_lr=0.001"
         lines += " --warmup_lr=0.0001" * (config.warmup_steps > 0)
