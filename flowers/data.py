@@ -20,7 +20,7 @@ from flowers.settings import FlowerParameters
 from hyper_parameters import from_preset
 from resnet_study.data.folder_data import check_broken, find_known, find_parts, list_classes
 from resnet_study.data.splits import ALL_CLASSES, EACH_CLASS, hold_out
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.files import is_kind, read_json
 from resnet_study.run_folder import RunFolder
 
@@ -111,6 +111,8 @@ def load_images(config: FlowerParameters, run: RunFolder | None = None) -> Flowe
             parts[part], reasons = make_part(files, labels, config)
             broken += reasons
     check_broken(broken, config, found.place)
+    for text in broken:
+        say_once(f"skipped: {text}")
     for part in ("training", "validation"):
         if not len(parts.get(part, ())):
             raise UsageError(f"{found.place} must hold {part} images, received none that can be read; add some")

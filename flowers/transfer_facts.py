@@ -63,7 +63,6 @@ def describe(task, machine: str) -> str:
         lines.append(
             "images that are in two parts were not looked for: too many files are of equal size; use --find_leaks=on"
         )
-    lines += [f"skipped: {text}" for text in data.broken]
     if data.leak_count:
         first = " = ".join(data.leaks[0])
         lines.append(

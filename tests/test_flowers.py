@@ -39,7 +39,7 @@ from flowers import (
 )
 from flowers.settings import FlowerParameters
 from flowers.work import transfer_pflop
-from resnet_study import devices, saved_models
+from resnet_study import devices, errors, saved_models
 from resnet_study.data import download
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -426,7 +426,7 @@ def test_one_folder_is_split_by_seed(tmp_path):
         data.load_images(settings(folder, tmp_path, validation_fraction=0.9))
 
 
-def test_broken_images_are_named(tmp_path):
+def test_broken_images_are_named(tmp_path, capsys):
     folder = draw_images(tmp_path / "all", {"a": 5, "b": 5})
     whole = (folder / "a" / "image_00.jpg").read_bytes()
     (folder / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -435,7 +435,9 @@ def test_broken_images_are_named(tmp_path):
     (folder / "b" / "notes.txt").write_text("no image")
     with pytest.raises(UsageError, match=r"2 image\(s\) .*cut\.jpg.*empty\.png.*--on_bad_image=skip"):
         data.load_images(settings(folder, tmp_path))
+    errors._said.clear()
     found = data.load_images(settings(folder, tmp_path, on_bad_image="skip"))
+    assert capsys.readouterr().out.count("skipped: ") == 2
     assert len(found.skipped) == 2 and len(found.training) + len(found.validation) + len(found.test) == 11
 
 

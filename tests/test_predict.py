@@ -772,6 +772,8 @@ def test_models_of_one_name_in_two_places_keep_their_files(tmp_path, file, told)
 def test_home_in_a_path_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UsageError, match="must name files or folders, received ''"):
+        predict_files.list_images([""])
     assert predict_files.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]
 
 
