@@ -25,6 +25,7 @@ locked the next time.
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -124,7 +125,14 @@ class RunFolder:
         if resume and overwrite:
             raise UsageError("resume and overwrite exclude each other, received both; give one of them")
         self._begins_anew = overwrite
-        if not is_chief(config.strategy) or not self.path.exists():
+        if not is_chief(config.strategy):
+            return
+        if not self.path.exists():
+            place = next(folder for folder in self.path.absolute().parents if folder.exists())
+            if not os.access(place, os.W_OK):  # which is better known before the images are read
+                raise UsageError(
+                    f"{place} must be a folder to write to, received one that may only be read; give another --runs_dir"
+                )
             return
         if not self.holds_run():
             if self._entries():

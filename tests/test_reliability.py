@@ -363,6 +363,13 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(disk, un
     assert crash_test.compare(RunFolder(undisturbed), RunFolder(place / "x")) == []
 
 
+def test_a_place_that_may_only_be_read_is_refused_before_the_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(cifar10_input, "load_data", lambda _: pytest.fail("the images were read"))
+    with pytest.raises(UsageError, match=f"{tmp_path} must be a folder to write to, .*give another --runs_dir"):
+        train(from_preset("smoke", runs_dir=str(tmp_path / "new" / "runs")))
+
+
 def test_a_read_only_disk_is_one_line_and_nothing_is_lost(disk, trained_run, capsys):
     import shutil
 
