@@ -9,6 +9,7 @@ import pickle
 import pickletools
 import shutil
 import struct
+import sys
 import tarfile
 import tempfile
 import time
@@ -42,6 +43,7 @@ from resnet_study.files import read_json, write_atomically, write_json
 from resnet_study.reports.image_sheets import draw_grid
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
+from resnet_study.training.tensorboard_log import TensorBoardLog, event_sizes
 
 ROWS = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -768,6 +770,13 @@ def test_odd_names_of_classes(tmp_path, name):
     figure = draw_grid([[np.zeros((8, 8, 3), np.uint8)]] * 2, names, "title")
     figure.savefig(io.BytesIO(), format="png")
     write_atomically(run.path / "table.csv", f"{names}\n" + "".join(names))
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="all names are text there")
+def test_tensorboard_writes_into_a_folder_whose_name_is_no_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    TensorBoardLog(folder, None, None)
+    assert event_sizes(folder)
 
 
 def test_odd_folders(tmp_path):

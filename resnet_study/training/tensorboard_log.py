@@ -47,7 +47,7 @@ class TensorBoardLog:
         """
         self._folder, self._images, self.watches = folder, images, images is not None
         with self._naming_errors():
-            self._writer = tf.summary.create_file_writer(str(folder))
+            self._writer = tf.summary.create_file_writer(os.fsencode(folder))  # a path need not be text
         self._activations = None
         if images is not None:
             kinds = keras.layers.ReLU | keras.layers.Activation
