@@ -795,3 +795,13 @@ def test_the_command_of_a_study_tells_its_images_and_no_machine():
     )
     assert study_command("compare", {"data_dir": "."}, datasets=["folder"]).endswith(f"--data_dir={Path.cwd().name}")
     assert "data_dir" not in study_command("compare", {"data_dir": "/a/cifar"}, datasets=["cifar10"])
+
+
+def test_speed_is_measured_without_the_files_that_a_finished_run_needs_no_longer(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(cost, "Train", lambda short, data: tried.append(short) or 1 / 0)
+    gone = {"class_weight": str(tmp_path / "gone.json"), "is_use_ckpt": True, "ckpt_path": str(tmp_path / "gone.keras")}
+    with pytest.raises(ZeroDivisionError):
+        cost.measure_training(from_preset("smoke", runs_dir=str(tmp_path), **gone))
+    (short,) = tried
+    assert (short.class_weight, short.is_use_ckpt, short.ckpt_path) == ("balanced", False, "")

@@ -53,8 +53,11 @@ def measure_training(config: HyperParameters) -> dict:
             train_steps=COST_STEPS * COST_REPORTS,
             report_freq=COST_STEPS,
             towers=run.stored_towers() or 0,
-            # What the run was taught by may be gone, its copy is not.
+            # What the run was taught by may be gone, its copy is not. Other files it needs no longer: any weights take as long.
             teacher=str(run.teacher) if run.teacher.is_file() else config.teacher,
+            class_weight="balanced" if config.class_weight else "",
+            is_use_ckpt=config.quantize_aware,
+            ckpt_path=config.ckpt_path if config.quantize_aware else "",
             tensorboard=False,
             watch_test=False,
             runs_dir=folder,
