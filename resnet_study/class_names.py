@@ -82,7 +82,7 @@ def read_class_names(path: Path, classes: dict[str, int]) -> ClassNames:
     """Those in a `.keras` file, see `parse_class_names`; {} for a file without, as earlier versions and Keras itself write it."""
     try:
         text = read_packed_names(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive can raise nearly anything
         raise UsageError(f"{path} is damaged ({error}); give another file") from error
     return parse_class_names(text, classes, path)
 

@@ -42,8 +42,9 @@ def training():
         ),
         lambda: figures.draw_confusion(np.eye(10, dtype=int), [f"class {i}" for i in range(10)], LONG),
         lambda: image_sheets.draw_grid([np.zeros((3, 8, 8, 3), np.uint8)], ["a"], LONG),
+        lambda: image_sheets.draw_variants([np.zeros((3, 8, 8, 3), np.uint8)], f"{LONG}, {LONG}", "epoch"),
     ],
-    ids=["loss", "heads", "confusion", "grid"],
+    ids=["loss", "heads", "confusion", "grid", "variants"],
 )
 def test_long_titles_fit(draw):
     with matplotlib.rc_context(figures.STYLE):
@@ -74,6 +75,22 @@ def test_what_is_cut_out_has_the_mean_colour_as_in_training(training):
     variants = np.stack([image.get_array() for image in figure.axes[0].images])[1:]
     assert (abs(variants - mean) <= 1).all(axis=-1).sum() > 500
     assert not (variants == 0).all(axis=-1).any()
+
+
+def test_what_is_cut_out_is_the_mean_grey_where_each_image_is_normalised(training):
+    part, config = training
+    images = np.broadcast_to(np.uint8([40, 120, 200]), part.images.shape)
+    grey = dataclasses.replace(config, normalization="image_standard", cutout=8)
+    figure = image_sheets.draw_augmentation(dataclasses.replace(part, images=images), grey)
+    variants = np.stack([image.get_array() for image in figure.axes[0].images])[1:]
+    assert {tuple(colour) for colour in variants.reshape(-1, 3)} == {(40, 120, 200), (120, 120, 120)}
+
+
+def test_sheets_of_no_image_are_empty():
+    for rows, labels in (([], []), ([[]], ["a"])):
+        assert not image_sheets.draw_grid(rows, labels, "title").axes[0].images
+    none = Split(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, int))
+    assert not figures._draw_predictions(none, np.zeros((0, 2)), ["a", "b"], "title", "test").axes[0].images
 
 
 def test_a_choice_of_classes_is_told(training):
@@ -132,6 +149,10 @@ def test_the_test_is_within_the_axes_where_no_validation_image_is_wrong():
         assert low < tested < high
     shown = plots.draw_errors(history, result | {"test": {"error": 4.0}}, "test", None)
     assert shown.y_range.end > 4
+    # And so is the end of each curve.
+    history["train_error"] = [90.0, 40.0, 20.0]
+    low, high = figures._draw_percent(history, "t", "l", result, 1, 0.8, None, "test").axes[0].get_ylim()
+    assert low < 20 < high < 40
     # Nor where the tested images are far harder.
     history["validation_error"] = [90.0, 22.0, 15.0]
     result = {"test": {"error": 41.0}, "best_step": 2}

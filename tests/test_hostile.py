@@ -32,7 +32,7 @@ from cifar10_main import main
 from flowers.data import load_images
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
-from resnet_study import saved_models
+from resnet_study import class_names, saved_models
 from resnet_study.checkpoints import check_checkpoint, read_checkpoint, write_checkpoint
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError
@@ -770,6 +770,18 @@ def test_odd_names_of_classes(tmp_path, name):
     figure = draw_grid([[np.zeros((8, 8, 3), np.uint8)]] * 2, names, "title")
     figure.savefig(io.BytesIO(), format="png")
     write_atomically(run.path / "table.csv", f"{names}\n" + "".join(names))
+
+
+@pytest.mark.parametrize(
+    "error", [zlib.error("invalid block"), NotImplementedError("that method"), RuntimeError("encrypted")]
+)
+def test_damaged_names_of_classes_are_one_line(tmp_path, monkeypatch, error):
+    def read(path):
+        raise error
+
+    monkeypatch.setattr(class_names, "read_packed_names", read)
+    with pytest.raises(UsageError, match=r"x\.keras is damaged \(.*\); give another file"):
+        class_names.read_class_names(tmp_path / "x.keras", {"": 10})
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="all names are text there")

@@ -143,6 +143,12 @@ def planes(bits):
     return head + lists + list_tags(tags)
 
 
+def lab_tiff():
+    buffer = io.BytesIO()
+    PIL.Image.new("LAB", (8, 8)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
 CAUSES = {
     "missing": (None, "expected an image file, received '.*strange', which does not exist; check the name"),
     "empty": (b"", "strange is empty; give PNG"),
@@ -150,6 +156,7 @@ CAUSES = {
     "pcx": (encode("PCX"), "strange is no image of a kind that is read; give PNG"),
     "five bands": (five_bands(), "strange is a TIFF that is damaged, or has more than four bands, .*; save it with three bands"),
     "planes": (planes(16), "strange has its bands of 16 bits one after the other, which .*; save it with interleaved bands"),
+    "lab": (lab_tiff(), "strange has its colours as CIE Lab, which .*; save it as RGB"),
     "a film": (bytes(4) + b"ftypisom" + bytes(40), "strange is cut off, or no image of a kind that is read; copy it again, or give PNG"),
     "damaged": (damaged_png(), r"strange is damaged \(broken data stream when reading image file\); mend it"),
     "pixels": (b"P6 30000 30000 255\n", "strange has too many pixels, expected at most 89,478,485; give a smaller image"),

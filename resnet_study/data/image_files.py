@@ -35,6 +35,7 @@ _HEIC = (
 _ANY_HEIF = (b"mif1", b"msf1")  # of these, what the images within are is told behind
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)  # tag of TIFF, and its values that mean alpha
 _PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white, 5 = inks
+_LAB = (8, 9, 10)  # its values for lightness and two axes of colour
 _BITS, _BANDS, _PLANES = 258, 277, 284  # tags of TIFF: bits of each band; bands; 2 = they lie one after the other
 _EXIF_ORIENTATION = 0x0112
 _MOST_PIXELS = 89_478_485  # as Pillow has it; programs set its own to None
@@ -224,6 +225,10 @@ def decode_pixels(
                 opened.draft(opened.mode, (1, 1))
             if kind != "JPEG" or not content.rstrip(b"\0").endswith(_JPEG_END):
                 opened.load()
+            if kind == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) in _LAB:
+                raise UsageError(
+                    f"{file} has its colours as CIE Lab, which OpenCV does not read rightly; save it as RGB"
+                )
             planar = kind == "TIFF" and opened.tag_v2.get(_PLANES) == 2 and opened.tag_v2.get(_BANDS, 1) > 1
             if planar and opened.tag_v2.get(_BITS, (8,))[0] != 8:
                 raise UsageError(

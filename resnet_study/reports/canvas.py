@@ -61,9 +61,10 @@ def highest_error(history, tested: float) -> float:
         tested: error of the one test, in %.
     """
     lowest = history["validation_error"].min() if "validation_error" in history else tested
-    if lowest < 2:  # of few validation images none may be wrong, and some of the test
-        return min(100.0, max(1.0, 5 * lowest, 1.2 * tested))
     names = [name for name in history if name.endswith("_error") or name == "validation_error_unaveraged"]
+    if lowest < 2:  # of few validation images none may be wrong, and some of the test
+        ends = [1.2 * history[name].iloc[-1] for name in names]  # so that each curve ends within
+        return min(100.0, max(1.0, 5 * lowest, 1.2 * tested, *(end for end in ends if end == end)))
     trained = [tested, *(error for error in (history[name][1:].max() for name in names) if error == error)]
     return min(100.0, 1.1 * max(trained))
 

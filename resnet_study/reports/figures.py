@@ -335,8 +335,8 @@ def _draw_predictions(test, probabilities, names, title, part):
             text = wrap(f"{names[predicted]}: {100 * probability[predicted]:.0f}\u00a0%", 16)
             text += "" if right else "\n" + wrap(f"is {names[label]}: {100 * probability[label]:.0f}\u00a0%", 16)
         answers.append((text, BLACK if right else VERMILION))
-    columns, rows = 8, -(-len(answers) // 8)
-    pitch = 1 + 0.12 * max(text.count("\n") + 1 for text, _ in answers)  # of rows, in widths of an image
+    columns, rows = 8, -(-len(answers) // 8) or 1
+    pitch = 1 + 0.12 * max((text.count("\n") + 1 for text, _ in answers), default=1)  # of rows, in widths of an image
     figure, axes = make_panels(figsize=(9.6, 1.2 * pitch * rows + 0.5))
     figure.suptitle(wrap_title(f"{title}: first {part} images", 9.6))
     for number, (image, (text, colour)) in enumerate(zip(test.images, answers, strict=False)):

@@ -28,16 +28,20 @@ def draw_grid(rows, row_labels, title):
         draw_grid([data.train.images[:5], data.test.images[:5]], ["training", "test"], "digits").savefig("digits.png")
     """
     labels = [wrap(shorten(label, 48), 22) for label in row_labels]
-    columns = max(map(len, rows))
-    before = 0.1 * max(len(line) for label in labels for line in label.split("\n"))  # inches that labels take at most
-    figure, axes = make_panels(figsize=(8, min(1, (8 - before) / columns) * len(rows) + 0.5))
+    columns = max(map(len, rows), default=0) or 1
+    before = 0.1 * max(
+        (len(line) for label in labels for line in label.split("\n")), default=0
+    )  # inches that labels take
+    cell = min(1, (8 - before) / columns)
+    figure, axes = make_panels(figsize=(8, cell * len(rows) + 0.5))
     figure.suptitle(wrap_title(title, 8))
     for number, (label, row) in enumerate(zip(labels, rows, strict=True)):
         axes.annotate(label, (0, number + 0.5), (-5, 0), textcoords="offset points", ha="right", va="center")
         for column, image in enumerate(row):
             show(axes, image, (column, number))
     axes.axis("off")
-    axes.set(xlim=(0, columns), ylim=(len(rows), 0), anchor="N")
+    # The labels lie within the axes, since the layout measures what lies beside them before it knows how large the images are.
+    axes.set(xlim=(-before / cell, columns), ylim=(len(rows) or 1, 0), anchor="N")
     return figure
 
 
@@ -62,7 +66,7 @@ def show(axes, image, cell=None):
 def draw_variants(rows, kind: str, variant: str):
     """Draws training images, the first of each row, beside what the augmentation makes of them, columns `variant` 1, 2, ..."""
     figure = draw_grid(rows, [""] * len(rows), f"augmentation: {kind}")
-    figure.suptitle(f"augmentation: {kind}", fontsize=9)
+    figure.suptitle(wrap(f"augmentation: {kind}", 100), fontsize=9)
     columns = ["original", *(f"{variant} {number}" for number in range(1, len(rows[0])))]
     for column, title in enumerate(columns):
         figure.axes[0].text(column + 0.5, -0.02, title, fontsize=8, ha="center", va="bottom")
@@ -84,7 +88,8 @@ def draw_augmentation(training, config):
     variants = []
     for epoch in range(9):
         # The augmentation of the run itself, on raw pixels: the draws of the batches with which the epochs begin.
-        plan = cifar10_input.plan_batch(epoch * len(training) // config.train_batch_size, training.labels, config)
+        step = epoch * len(training) // config.train_batch_size
+        plan = cifar10_input.plan_batch(step, training.labels, config)
         draws = [
             np.resize(values, (len(chosen), *values.shape[1:]))
             for values in (plan.offsets, plan.flips, plan.centers, plan.angles)
@@ -93,9 +98,9 @@ def draw_augmentation(training, config):
             draws[1] = cifar10_input.alternate_flips(config.seed, len(training), chosen, epoch)
         images = training.images[chosen]
         if config.augment:
-            images = worsen_batch(images, config.corrupt, (config.seed, 8, epoch), mix=config.corrupt_mix)
+            images = worsen_batch(images, config.corrupt, (config.seed, 8, step), mix=config.corrupt_mix)
             # Training augments normalised images, in which zero is the mean colour: so the cut squares and zero padding show it.
-            mean = images.mean(axis=(1, 2), keepdims=True) if config.normalization == "image_standard" else colour
+            mean = images.mean(axis=(1, 2, 3), keepdims=True) if config.normalization == "image_standard" else colour
             images = cifar10_input.augment(np.float32(images - mean), *draws, config).numpy() + mean
         variants.append(np.uint8(np.clip(np.rint(images), 0, 255)))
     rows = [[training.images[i], *(images[row] for images in variants)] for row, i in enumerate(chosen)]

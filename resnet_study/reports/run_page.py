@@ -13,7 +13,7 @@ from flowers.image_part import ImagePart
 from hyper_parameters import HyperParameters
 from resnet_study.data.image_data import Split
 from resnet_study.errors import UsageError, one_line, say_once
-from resnet_study.evaluation import PARTS, check_current, read_result
+from resnet_study.evaluation import check_current, read_result
 from resnet_study.files import is_kind, read_json, read_text
 from resnet_study.reports import plots
 from resnet_study.reports.gallery import make_gallery, read_figure
@@ -131,7 +131,6 @@ def _write(run, tested):
         result=result,
         part=part,
         metrics=metrics,
-        parts=[name for name in PARTS if name in result],
         numbers=numbers,
         published=published,
         history=_thin(history),
