@@ -98,7 +98,7 @@ def list_images(paths) -> ImageList:
 def _expand(given) -> list[Path]:
     """What a shell leaves to the program: `~` behind `--images=`, and under Windows `*`."""
     if not os.fspath(given):  # else it would be the working folder
-        raise UsageError("--images must name files or folders, received ''; name some, or leave it out")
+        raise UsageError("--images must name files or folders, received ''; give some")
     path = Path(given).expanduser()
     if path.exists() or os.name != "nt":
         return [path]

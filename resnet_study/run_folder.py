@@ -129,9 +129,11 @@ class RunFolder:
             return
         if not self.path.exists():
             place = next(folder for folder in self.path.absolute().parents if folder.exists())
-            if not os.access(place, os.W_OK):  # which is better known before the images are read
+            if not (
+                place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+            ):  # which is better known before the images are read
                 raise UsageError(
-                    f"{place} must be a folder to write to, received one that may only be read; give another --runs_dir"
+                    f"{place} must be a folder to write to, received a file or one that may only be read; give another --runs_dir"
                 )
             return
         if not self.holds_run():

@@ -57,7 +57,7 @@ def test_long_titles_fit(draw):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, title.get_text()
 
 
-@pytest.mark.parametrize("rows, columns", [(1, 10), (3, 2), (10, 10), (20, 10)])
+@pytest.mark.parametrize("rows, columns", [(1, 10), (3, 2), (10, 10), (20, 10), (4, 25)])
 def test_labels_of_rows_fit(rows, columns):
     images = [[np.zeros((8, 8, 3), np.uint8)] * columns] * rows
     with matplotlib.rc_context(figures.STYLE):
@@ -65,6 +65,7 @@ def test_labels_of_rows_fit(rows, columns):
         figure.savefig(io.BytesIO(), format="png")
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == rows and min(box.x0 for box in boxes) >= 0
+    assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
     assert max(image.get_window_extent().x1 for image in figure.axes[0].images) <= figure.bbox.x1
 
 

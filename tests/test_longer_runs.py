@@ -413,6 +413,7 @@ def test_fine_tuning_has_the_rate_that_was_given():
     assert "from --fine_tune_lr=1e-06 to --final_lr=1e-05" in lines and "--init_lr" not in lines
     config = FlowerParameters(data_dir="x", fine_tune_lr=0, **rates)
     assert stage_rate(12, config, [(0, 1e-3), (10, config.fine_tune_lr)], 20) == 0
+    assert not run_log.note_rates(config)
 
 
 def test_recipes_have_learning_rates_that_agree():

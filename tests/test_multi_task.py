@@ -112,6 +112,8 @@ def test_heads_keep_the_validation_part_that_a_program_gives(tmp_path):
         np.testing.assert_array_equal(part.labels, parts[name][1])
     every = Train(tiny(tmp_path, "", validation_fraction=0), data=heads).task
     assert (len(every.training), len(every.validation)) == (52, 0)
+    with pytest.raises(UsageError, match=r"heads must label the same images, received .*'kind': \[40, 0, 20\]"):
+        Train(tiny(tmp_path, ""), data=heads | {"kind": dataclasses.replace(heads["kind"], validation=None)})
 
 
 def test_the_loss_is_the_weighted_sum(cifar_folder, tmp_path):

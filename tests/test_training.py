@@ -658,7 +658,9 @@ def test_several_labels_that_a_program_gives_refuse_what_is_for_one(tmp_path, se
     parts = {"train": given_images().train, "test": given_images().test}
     several = {name: Split(part.images, np.eye(5, dtype=np.uint8)[part.labels]) for name, part in parts.items()}
     (name,) = settings
-    with pytest.raises(UsageError, match=f"--{name} is for one label of each image, received a data set, which has"):
+    with pytest.raises(
+        UsageError, match=f"--{name} is for one label of each image, received images with several labels"
+    ):
         Train(tiny(tmp_path, **settings), data=given_images(**several))
 
 

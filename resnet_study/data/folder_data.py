@@ -58,11 +58,11 @@ def list_classes(config: SharedSettings) -> LabelledFiles:
 
 
 def check_several_labels(config: SharedSettings, place: str) -> None:
-    """Raises UsageError for a setting that is for one label of each image, where those of `place` have several."""
+    """Raises UsageError for a setting that is for one label of each image, where the images of `place` have several."""
     for name in _OF_ONE_LABEL:
         if getattr(config, name, False):
             raise UsageError(
-                f"--{name} is for one label of each image, received {place}, which has several; leave it out"
+                f"--{name} is for one label of each image, received {place} with several labels; leave --{name} out"
             )
 
 

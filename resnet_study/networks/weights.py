@@ -221,7 +221,7 @@ def _layer_groups(file: h5py.File):
 
 
 def copy_weights(source: keras.Model, target: keras.Model, without=()) -> None:
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`. Of those that Keras named itself, the first
+    """Copies the weights of every layer of `target` from the layer of the same name in `source`. Of those whose names look like Keras' own, the first
     of a class in one model is the first in the other, since Keras counts such names on within a process.
 
     Args:

@@ -33,15 +33,16 @@ def draw_grid(rows, row_labels, title):
         (len(line) for label in labels for line in label.split("\n")), default=0
     )  # inches that labels take
     cell = min(1, (8 - before) / columns)
-    figure, axes = make_panels(figsize=(8, cell * len(rows) + 0.5))
+    pitch = max(1, 0.17 / cell * max((label.count("\n") + 1 for label in labels), default=1))  # of rows, in images
+    figure, axes = make_panels(figsize=(8, cell * pitch * len(rows) + 0.5))
     figure.suptitle(wrap_title(title, 8))
     for number, (label, row) in enumerate(zip(labels, rows, strict=True)):
-        axes.annotate(label, (0, number + 0.5), (-5, 0), textcoords="offset points", ha="right", va="center")
+        axes.annotate(label, (0, pitch * (number + 0.5)), (-5, 0), textcoords="offset points", ha="right", va="center")
         for column, image in enumerate(row):
-            show(axes, image, (column, number))
+            show(axes, image, (column, pitch * (number + 0.5) - 0.5))
     axes.axis("off")
     # The labels lie within the axes, since the layout measures what lies beside them before it knows how large the images are.
-    axes.set(xlim=(-before / cell, columns), ylim=(len(rows) or 1, 0), anchor="N")
+    axes.set(xlim=(-before / cell, columns), ylim=(pitch * len(rows) or 1, 0), anchor="N")
     return figure
 
 

@@ -53,7 +53,7 @@ def measure_training(config: HyperParameters) -> dict:
             train_steps=COST_STEPS * COST_REPORTS,
             report_freq=COST_STEPS,
             towers=run.stored_towers() or 0,
-            # What the run was taught by may be gone, its copy is not. Other files it needs no longer: any weights take as long.
+            # What the run was taught by may be gone, its copy is not. Other files it needs no longer, but the weights of --quantize_aware: any take as long.
             teacher=str(run.teacher) if run.teacher.is_file() else config.teacher,
             class_weight="balanced" if config.class_weight else "",
             is_use_ckpt=config.quantize_aware,

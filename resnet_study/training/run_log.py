@@ -52,7 +52,7 @@ def note_rates(config) -> str:
         {"fine_tune_lr": config.fine_tune_lr} if getattr(config, "unfreeze_at_epoch", 0) else {}
     )
     for name, value in highest.items() if config.lr_schedule in ("linear", "cosine") else ():
-        if config.final_lr > value:
+        if config.final_lr > value > 0:  # 0 stays 0
             lines += f"\nnote: the learning rate rises to the end, from --{name}={value:g} to --final_lr={config.final_lr:g}; give a lower --final_lr"
     if config.optimizer == "adam" and rate >= _RATE_OF_SGD:
         lines += f"\nnote: --init_lr={rate:g} is a learning rate of SGD; Adam needs one such as --init_lr=0.001"

@@ -67,7 +67,7 @@ class Classification(Task):
         was_given = is_given and data is not None and not data.fingerprint
         data = as_given(data) if was_given else data or cifar10_input.load_data(config)
         if data.multi_label:
-            check_several_labels(config, "a data set")
+            check_several_labels(config, "images")
         # Of images that a program gave, settings do not tell.
         self._was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
         self._keeps_last = run.keeps_last()
@@ -354,6 +354,13 @@ class SeveralHeads(Classification):
             else {head: as_given(given) for head, given in data.items()}
         )
         first = next(iter(heads.values()))
+        held = {
+            head: [len(part or ()) for part in (data.train, data.validation, data.test)] for head, data in heads.items()
+        }
+        if len({str(counts) for counts in held.values()}) > 1:
+            raise UsageError(
+                f"heads must label the same images, received for training, validation and test {held}; give each all labels"
+            )
         super().__init__(config, run, first, is_given=False)
         self._was_given = data is not None and not first.fingerprint
         self._given = digest(*heads.values()) if self._was_given or run.told("given") else ""
