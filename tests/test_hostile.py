@@ -1032,7 +1032,7 @@ def test_settings_from_strangers_do_not_say_where_to_write(trained_run, tmp_path
         ("--version=" + "v" * 300, "--version must have at most 255 bytes, received 300"),
         ("--version=..", "--version must be a plain folder name"),
         ("--class_weight=~nobody-here/w.json", "--class_weight must be a path"),
-        ("--runs_dir=/dev/null/x", "could not write to /dev/null/x"),
+        ("--runs_dir=/dev/null/x", "/dev/null must be a folder to write to"),
         ("--train_steps=" + "9" * 4000, "--train_steps must be below"),
         ("--seed=-1", "--seed must be at least 0, received -1"),
     ],

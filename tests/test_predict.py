@@ -372,7 +372,8 @@ def test_predictions_of_a_folder_tree_go_on_after_a_kill(tmp_path, monkeypatch, 
     np.testing.assert_array_equal(every.iloc[:, 1:].to_numpy(np.float32), values)
     assert every["image"].tolist() == table["image"].tolist()
     images = np.stack([read_image(path, (8, 8, 3)) for path in table["image"]])
-    np.testing.assert_allclose(values, cifar10_test.test(load_model(str(run.best)), images), atol=1e-6)
+    # A killed process asks in batches of other sizes, which round otherwise.
+    np.testing.assert_allclose(values, cifar10_test.test(load_model(str(run.best)), images), atol=1e-5)
     assert (
         "... and 30 more images" in told.out and "of the 27 images that lie in folders named like classes" in told.out
     )
