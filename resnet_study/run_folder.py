@@ -128,10 +128,9 @@ class RunFolder:
         if not is_chief(config.strategy):
             return
         if not self.path.exists():
+            # Better known before the images are read than after.
             place = next(folder for folder in self.path.absolute().parents if folder.exists())
-            if not (
-                place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-            ):  # which is better known before the images are read
+            if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
                 raise UsageError(
                     f"{place} must be a folder to write to, received a file or one that may only be read; give another --runs_dir"
                 )

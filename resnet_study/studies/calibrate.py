@@ -12,8 +12,7 @@ from resnet_study.calibration import change_temperature, fit_temperature, set_te
 from resnet_study.class_names import ClassNames, without_folder
 from resnet_study.data.image_data import digest
 from resnet_study.errors import UsageError, say_once
-from resnet_study.exporting.export import hash_file
-from resnet_study.files import write_json
+from resnet_study.files import hash_file, write_json
 from resnet_study.metrics import measure
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES

@@ -48,11 +48,11 @@ def note_rates(config) -> str:
             f"\nnote: the warm-up begins above the highest learning rate, at --warmup_lr={config.warmup_lr:g}, and falls to --init_lr={rate:g}; give "
             f"such as --warmup_lr={rate / 10:g}"
         )
-    highest = {"init_lr": rate} | (
-        {"fine_tune_lr": config.fine_tune_lr} if getattr(config, "unfreeze_at_epoch", 0) else {}
-    )
+    highest = {"init_lr": rate}
+    if getattr(config, "unfreeze_at_epoch", 0) and config.fine_tune_lr:  # 0 stays 0
+        highest["fine_tune_lr"] = config.fine_tune_lr
     for name, value in highest.items() if config.lr_schedule in ("linear", "cosine") else ():
-        if config.final_lr > value > 0:  # 0 stays 0
+        if config.final_lr > value:
             lines += f"\nnote: the learning rate rises to the end, from --{name}={value:g} to --final_lr={config.final_lr:g}; give a lower --final_lr"
     if config.optimizer == "adam" and rate >= _RATE_OF_SGD:
         lines += f"\nnote: --init_lr={rate:g} is a learning rate of SGD; Adam needs one such as --init_lr=0.001"
