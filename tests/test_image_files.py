@@ -370,6 +370,89 @@ def test_white_of_a_pgm_or_ppm_is_white(tmp_path, white, kind):
         np.testing.assert_allclose(received, 255 * ramp.astype(float) / white, atol=1)
 
 
+@pytest.mark.parametrize("white", [7, 255, 1000, 65535])
+def test_white_of_a_pgm_in_text_is_white(tmp_path, white):
+    ramp = np.linspace(0, white, 64).round().astype(int)
+    for end in ("", "\n"):
+        (tmp_path / "x.pgm").write_text(f"P2 8 8 {white}\n{' '.join(map(str, ramp))}{end}")
+        received = read_image(tmp_path / "x.pgm", (8, 8, 1)).ravel().astype(int)
+        np.testing.assert_allclose(received, 255 * ramp / white, atol=1)
+
+
+def small_tiff(bits, photometric, pixels, **more):
+    """An 8 x 8 TIFF. `bits`: of each band; `pixels`: its packed pixels; `more`: further tags, "t" and the number, of 16-bit values."""
+    tags = {256: [8], 257: [8], 258: bits, 259: [1], 262: [photometric], 273: [0], 277: [len(bits)], 278: [8]}
+    tags |= {279: [len(pixels)]} | {int(name[1:]): values for name, values in more.items()}
+    start = 8 + 2 + 12 * len(tags) + 4
+    tags[273] = [start + sum(2 * len(values) for values in tags.values() if len(values) > 2)]
+    entries = aside = b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}H", *values)
+        place = packed.ljust(4, b"\0") if len(values) <= 2 else struct.pack("<I", start + len(aside))
+        entries += struct.pack("<HHI", tag, 3, len(values)) + place
+        aside += packed if len(values) > 2 else b""
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + aside + pixels
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_tiff_may_have_few_bits(tmp_path, bits):
+    steps = (1 << bits) - 1
+    values = np.arange(64) % (steps + 1)
+    packed = np.packbits((values[:, None] >> np.arange(bits - 1, -1, -1)) & 1).tobytes()
+    for photometric, expected in ((1, values * 255 // steps), (0, 255 - values * 255 // steps)):
+        (tmp_path / "x.tif").write_bytes(small_tiff([bits], photometric, packed))
+        np.testing.assert_array_equal(read_image(tmp_path / "x.tif", (8, 8, 1)).ravel(), expected)
+    colors = np.random.default_rng(0).integers(0, 256, (3, steps + 1))
+    (tmp_path / "x.tif").write_bytes(small_tiff([bits], 3, packed, t320=(257 * colors).ravel().tolist()))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", (8, 8, 3)).reshape(64, 3), colors.T[values])
+
+
+def small_png(bits, transparent):
+    """An 8 x 8 grey PNG of which the left half has the value 1, the right half 0; the value `transparent` is."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    values = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    row = b"\0" + np.packbits((values[:, None] >> np.arange(bits - 1, -1, -1)) & 1).tobytes()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)) + chunk(
+        b"tRNS", struct.pack(">H", transparent)
+    )
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(8 * row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("bits", "step"), [(1, 255), (2, 85), (4, 17), (8, 1)])
+def test_a_transparent_grey_of_few_bits_becomes_white(tmp_path, bits, step):
+    for transparent, expected in ((1, [255, 0]), (0, [step, 255])):
+        (tmp_path / "x.png").write_bytes(small_png(bits, transparent))
+        assert read_image(tmp_path / "x.png", (8, 8, 1))[0, [0, 7], 0].tolist() == expected
+
+
+def test_stretching_averages_over_the_side_that_shrinks(tmp_path):
+    stripes = np.tile(np.uint8([[0, 255]]), (20, 100))
+    cv2.imwrite(str(tmp_path / "x.png"), stripes)  # 20 high, 200 wide
+    for image in (read_image(tmp_path / "x.png", (40, 20, 1), resize="stretch"), read_image(tmp_path / "x.png", (16, 20, 1), resize="stretch")):  # fmt: skip
+        assert np.abs(image.astype(int) - 128).max() <= 1
+    cv2.imwrite(str(tmp_path / "x.png"), stripes.T)
+    assert np.abs(read_image(tmp_path / "x.png", (20, 40, 1), resize="stretch").astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+def test_colors_of_a_tiff_of_16_bits_may_be_multiplied_by_alpha(tmp_path, extra):
+    """Half transparent, on white."""
+    color, alpha = 145 * 257, 32768
+    pixel = [color * alpha // 65535 if extra == 1 else color] * 3 + [alpha]
+    pixels = np.tile(np.array(pixel, "<u2"), 64).tobytes()
+    (tmp_path / "x.tif").write_bytes(small_tiff([16] * 4, 2, pixels, t338=[extra]))
+    assert np.abs(read_image(tmp_path / "x.tif", (8, 8, 3)).astype(int) - 200).max() <= 1
+
+
+def test_what_opencv_says_of_a_tag_is_not_printed(tmp_path, capfd):
+    (tmp_path / "x.tif").write_bytes(small_tiff([16], 1, bytes(range(128)), t33550=[1]))
+    read_image(tmp_path / "x.tif", (8, 8, 3))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_threads_that_read_images_leave_warnings_as_they_were(tmp_path):
     PIL.Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     before = list(warnings.filters)

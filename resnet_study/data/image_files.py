@@ -38,6 +38,7 @@ _PHOTOMETRIC = 262  # tag of TIFF; 0 = the smallest value is white, 5 = inks
 _LAB = (8, 9, 10)  # its values for lightness and two axes of colour
 _BITS, _BANDS, _PLANES = 258, 277, 284  # tags of TIFF: bits of each band; bands; 2 = they lie one after the other
 _EXIF_ORIENTATION = 0x0112
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # from one grey value of a PNG to the next, by how Pillow calls its pixels
 _MOST_PIXELS = 89_478_485  # as Pillow has it; programs set its own to None
 _LARGEST_FILE = 256 << 20  # bytes
 _SWAPPED = (np.uint8, np.uint16, np.float32)  # what OpenCV brings from BGR to RGB
@@ -158,6 +159,12 @@ def decode_image(
             image = _centre(image, (max(1, round(height * min(scales))), max(1, round(width * min(scales)))))
         if resize == "pad":
             height, width = (max(1, round(size / max(scales))) for size in image.shape[:2])
+        if (
+            min(scales) < 1 < max(scales) and resize == "stretch"
+        ):  # OpenCV shrinks by area only where neither side grows
+            smaller = min(image.shape[1], width), min(image.shape[0], height)
+            image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+            scales = (1, 1)
         shrinks = (min if resize == "crop" else max)(scales) > 1
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         image = _centre(image, shape)
@@ -242,10 +249,15 @@ def decode_pixels(
                     orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
             photometric = opened.tag_v2.get(_PHOTOMETRIC) if kind == "TIFF" else None
             is_inverted, is_separated = photometric == 0, photometric == 5
+            is_associated = (
+                kind == "TIFF" and len(opened.getbands()) == 4 and opened.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] == 1
+            )
             by_pillow = kind not in _BY_OPENCV or _is_beyond_opencv(opened, tile, has_alpha)
-            image = _as_array(opened) if by_pillow else None
+            image = _as_array(opened, tile) if by_pillow else None
             flags = _choose_flags(opened.mode, size, orientation, wanted if kind == "JPEG" else None)
         if image is None:
+            if "OPENCV_LOG_LEVEL" not in os.environ:  # it prints a line for each tag of a TIFF that it does not know
+                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
             image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if image is None:
                 raise ValueError("OpenCV cannot decode it")
@@ -260,6 +272,8 @@ def decode_pixels(
                     if image.dtype in _SWAPPED
                     else image[..., [2, 1, 0, *range(3, image.shape[-1])]]
                 )
+            if is_associated and image.dtype == np.uint16:  # of 8 bits it is Pillow that divides by alpha
+                image[..., :3] = np.minimum(65535, image[..., :3] * (65535 / np.maximum(1, image[..., 3:])))
     except UsageError:
         raise
     # A damaged image can raise nearly anything.
@@ -328,19 +342,22 @@ def _is_beyond_opencv(opened, tile, has_alpha: bool) -> bool:
     if (
         opened.format == "TIFF"
     ):  # of 8 bits, whose colours libtiff multiplies by alpha, and whose alpha of grey it drops
-        return has_alpha and opened.tag_v2.get(_BITS, (1,))[0] == 8
+        bits, photometric = opened.tag_v2.get(_BITS, (1,))[0], opened.tag_v2.get(_PHOTOMETRIC)
+        return (has_alpha and bits == 8) or bits in (2, 4) or (bits == 1 and photometric == 3)
     if opened.format == "PPM":
-        return tile[0][0] == "ppm" and tile[0][3][-1] != 65535
+        return tile[0][0] == "ppm_plain" or (tile[0][0] == "ppm" and tile[0][3][-1] != 65535)
     return opened.format == "PNG" and opened.mode in ("1", "L", "I;16") and "transparency" in opened.info
 
 
-def _as_array(opened) -> np.ndarray:
-    """The first image as Pillow decodes it: grey of 8 or 16 bits, RGB, or RGBA."""
+def _as_array(opened, tile) -> np.ndarray:
+    """The first image as Pillow decodes it: grey of 8 or 16 bits, RGB, or RGBA. `tile` is as it was before loading."""
     if opened.mode == "I":  # a PGM, brought to 16 bits
         return np.asarray(opened).astype(np.uint16)
     if opened.mode == "I;16" and "transparency" in opened.info:  # one grey value, which Pillow knows of 8 bits only
         grey = np.asarray(opened)
         return np.stack([grey, np.where(grey == opened.info["transparency"], 0, 65535).astype(np.uint16)], axis=-1)
+    if opened.format == "PNG" and tile[0][3] in _GREY_STEPS and "transparency" in opened.info:
+        opened.info["transparency"] *= _GREY_STEPS[tile[0][3]]  # Pillow scales the pixels alone
     if opened.has_transparency_data:
         opened = opened.convert("RGBA")
     elif opened.mode not in ("L", "I;16", "RGB"):
