@@ -249,6 +249,7 @@ def test_parts_of_a_table_go_before_those_of_folders(tmp_path):
         ("id,label\n7,a\n8,b\n", r"received no image that .* has a label for"),
         ("id,label\nsame,a\n", r"names same, which may be train/same\.jpg or train/same\.png; give paths"),
         (b"id,label\n\xff\xfe,a\n", "must be a CSV file in UTF-8"),
+        ('id,label\n1,"a\n2,b\n3,c\n', "must be a CSV file in UTF-8 whose quotes are closed, received unexpected end of data"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be_used(tmp_path, text, message):

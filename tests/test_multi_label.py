@@ -65,6 +65,12 @@ def test_what_a_cell_holds(folder, cells, options, labels, told):
     assert (f"several for an image, {told}" in line) if told else "several" not in line
 
 
+def test_quotes_may_stand_behind_a_space(folder):
+    (folder / "spaces.csv").write_text('id, label\n0, "cat, dog"\n1, "dog"\n2, cat\n')
+    data = find_labelled(str(folder), "spaces.csv")
+    assert data.multi_label and [label for _, label in data.parts["training"]] == [CAT_DOG, DOG, CAT]
+
+
 @pytest.mark.parametrize(
     ("cell", "classes"),
     [

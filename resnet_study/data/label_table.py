@@ -207,10 +207,11 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
         if mark := re.match(r"sep=([,;\t])\r?\n", text):  # by which Excel is told what stands between cells
             text = text[mark.end() :]
         head = text.partition("\n")[0]
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
+        delimiter = max(",;\t", key=head.count)
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
-            f"{place} must be a CSV file in UTF-8, received {shorten(str(error))}; save it as such"
+            f"{place} must be a CSV file in UTF-8 whose quotes are closed, received {shorten(str(error))}; save it as such"
         ) from error
     columns = [name.strip().lower() for name in lines[0]] if lines else []
     name, label, part = (
