@@ -122,6 +122,22 @@ def test_keras_cache_is_used_before_the_network(tmp_path, monkeypatch, cifar_fol
     assert len(load_data(from_preset("fast")).train) == 300
 
 
+def test_what_is_damaged_in_keras_cache_is_to_be_deleted(tmp_path, monkeypatch, cifar_folder):
+    cache = tmp_path / "datasets"
+    half = cache / "cifar-10-batches-py"
+    half.mkdir(parents=True)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(cifar_files, "download", lambda *_: pytest.fail("asked the network"))
+    (half / "test_batch").write_bytes((cifar_folder / "test_batch").read_bytes())
+    with pytest.raises(UsageError, match=rf"expected data_batch_1.*delete {half} and repeat the command"):
+        load_data(from_preset("fast"))
+    # A file that lies there beside is none of the data set.
+    (cache / "test").write_bytes(b"of something else")
+    monkeypatch.setattr(cifar_files, "download", lambda *_: cifar_folder)
+    with pytest.raises(UsageError, match=f"delete {cifar_folder}"):
+        load_data(from_preset("fast", dataset="cifar100"))
+
+
 def test_failed_download_names_the_ways_out_and_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "datasets").mkdir()
 

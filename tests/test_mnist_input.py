@@ -79,6 +79,9 @@ def test_keras_cache_is_used_before_the_network(tmp_path, monkeypatch, mnist_arr
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("keras.utils.get_file", lambda *_, **__: pytest.fail("asked the network"))
     assert same(load_data(from_preset("mnist")), mnist_arrays)
+    (tmp_path / "datasets" / "mnist.npz").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"delete .*mnist\.npz and repeat the command"):
+        load_data(from_preset("mnist"))
 
 
 def test_downloads_are_checked_and_kept(tmp_path, monkeypatch, mnist_arrays):

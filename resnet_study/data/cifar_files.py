@@ -110,7 +110,10 @@ def load_cifar(dataset: str, data_dir: str) -> ImageData:
     published = _PUBLISHED[dataset]
     if not data_dir:
         place = _find_in_keras_cache(published) or download(_SITE + published.archives[0], published.sha256)
-        return _read(published, place)
+        try:
+            return _read(published, place)
+        except UsageError as error:
+            raise UsageError(f"{error}. It was found in Keras' cache: delete {place} and repeat the command") from error
     place = _find(published, Path(data_dir).expanduser())
     if place is None:
         raise UsageError(
@@ -137,7 +140,8 @@ def _find_in_keras_cache(published: _Published) -> Path | None:
     cache = keras_cache()
     # `keras.datasets` extracts into <name>-target/<name>; older versions extracted into <name>.
     name = published.folders[0]
-    return _find(published, cache / f"{name}-target") or _find(published, cache / name) or _find(published, cache)
+    places = (f"{name}-target", *published.folders, *published.archives)  # files of no folder belong to others
+    return next((found for place in places if (found := _find(published, cache / place))), None)
 
 
 def _read(published: _Published, place: Path) -> ImageData:

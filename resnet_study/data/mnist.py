@@ -54,7 +54,11 @@ def load_mnist(data_dir: str = "") -> ImageData:
     """
     if not data_dir:
         cached = keras_cache() / _NPZ
-        return _read_npz(cached if cached.is_file() else download(_URL, _SHA256))
+        place = cached if cached.is_file() else download(_URL, _SHA256)
+        try:
+            return _read_npz(place)
+        except UsageError as error:
+            raise UsageError(f"{error}. It was found in Keras' cache: delete {place} and repeat the command") from error
     place = Path(data_dir).expanduser()
     if place.is_file():
         return _read_npz(place)
