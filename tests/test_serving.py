@@ -93,6 +93,20 @@ def test_the_page_and_the_description_load_nothing_from_elsewhere(client):
 BOMB = encode(np.zeros((8100, 8100), np.uint8))
 
 
+def test_what_is_too_large_is_received_to_its_end():
+    """Else its sender would see a reset connection and no message."""
+    pieces = [bytes(8_000_000)] * 4
+
+    class Request:
+        async def stream(self):
+            while pieces:
+                yield pieces.pop()
+
+    with pytest.raises(fastapi.HTTPException, match="more than 20,000,000 bytes"):
+        asyncio.run(serving._receive(Request()))
+    assert pieces == []
+
+
 @pytest.mark.parametrize(
     ("content", "flags", "status", "detail"),
     [

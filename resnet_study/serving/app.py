@@ -150,25 +150,26 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
             False, description="tell what the network saw, heat maps and nearest training images, too"
         ),
     ) -> Answers:
-        asked = [each for each in models if model in (None, each.name)]
-        if not asked:
-            raise fastapi.HTTPException(
-                404, f"model must be {' or '.join(each.name for each in models)}, received {model!r}"
-            )
-        if unknown := sorted(set(request.query_params) - {"model", "top", "details"}):
-            raise fastapi.HTTPException(
-                422, f"parameters are model, top and details, received {unknown[0]}; leave it out"
-            )
-        if request.headers.get("content-type", "").lower().startswith("multipart/"):
-            raise fastapi.HTTPException(
-                415,
-                "expected the bytes of an image as the body, received a form; send them as curl --data-binary @FILE does",
-            )
-        # A browser says so where a page of a stranger asks.
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise fastapi.HTTPException(403, "pages of other sites are not answered; open the page of this program")
         async with arriving:
+            # Before anything is refused: who is answered without having sent all sees a reset connection instead.
             content = await _receive(request)
+            asked = [each for each in models if model in (None, each.name)]
+            if not asked:
+                raise fastapi.HTTPException(
+                    404, f"model must be {' or '.join(each.name for each in models)}, received {model!r}"
+                )
+            if unknown := sorted(set(request.query_params) - {"model", "top", "details"}):
+                raise fastapi.HTTPException(
+                    422, f"parameters are model, top and details, received {unknown[0]}; leave it out"
+                )
+            if request.headers.get("content-type", "").lower().startswith("multipart/"):
+                raise fastapi.HTTPException(
+                    415,
+                    "expected the bytes of an image as the body, received a form; send them as curl --data-binary @FILE does",
+                )
+            # A browser says so where a page of a stranger asks.
+            if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+                raise fastapi.HTTPException(403, "pages of other sites are not answered; open the page of this program")
             async with computing:
                 answers = [await run_in_threadpool(_answer, each, content, top, details) for each in asked]
         if all(answer.get("problem") for answer in answers):
@@ -189,21 +190,21 @@ def _answer(model, content, top, details):
 
 
 async def _receive(request) -> bytes:
-    content = bytearray()
+    content, received = bytearray(), 0
     try:
         async with asyncio.timeout(_SECONDS_TO_ARRIVE):
             async for piece in request.stream():
-                content += piece
-                if len(content) > _LARGEST_UPLOAD:
-                    raise fastapi.HTTPException(
-                        413, f"the image has more than {_LARGEST_UPLOAD:,} bytes; give a smaller one"
-                    )
+                received += len(piece)
+                if received <= _LARGEST_UPLOAD:
+                    content += piece
     except TimeoutError:
         raise fastapi.HTTPException(
             408, f"the image did not arrive within {_SECONDS_TO_ARRIVE} s; send it again"
         ) from None
     except ClientDisconnect:
         raise fastapi.HTTPException(400, "the image is cut off: its sender has gone; send it again") from None
+    if received > _LARGEST_UPLOAD:
+        raise fastapi.HTTPException(413, f"the image has more than {_LARGEST_UPLOAD:,} bytes; give a smaller one")
     return bytes(content)
 
 
