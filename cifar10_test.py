@@ -270,7 +270,12 @@ def export(
     else:
         chosen = draw(next(name for name in parts() if name != "training"), compared)
     real = RealImages(*chosen, functools.partial(draw, "training", CALIBRATION_IMAGES))
-    return export_model(path, run, model, real, formats, quantize, pixels, batch_size=config.test_batch_size)
+    class_names = find_class_names(path, model)
+    reading = config.reading(class_names)  # which a checkpoint does not bring with it
+    class_names.resize, class_names.jpeg_size = reading["resize"], reading["jpeg_size"]
+    class_names.value_range = config.value_range
+    options = {"class_names": class_names, "batch_size": config.test_batch_size}
+    return export_model(path, run, model, real, formats, quantize, pixels, **options)
 
 
 def _list_parts(config, path, model):

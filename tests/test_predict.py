@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import types
+from pathlib import Path
 
 import cv2
 import keras
@@ -23,7 +24,7 @@ from cifar10_train import Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import command_settings, evaluation, new_data, predict_files
-from resnet_study.class_names import ClassNames, labels_by_name, list_label_files
+from resnet_study.class_names import ClassNames, labels_by_name, list_label_files, read_class_names
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import find_labelled
 from resnet_study.errors import UsageError, _said
@@ -268,6 +269,17 @@ def test_a_moved_model_is_tested_on_images_resized_as_in_its_training(tmp_path):
         answers[way] = np.load(cifar10_test.evaluate(config)[1].predictions)
     np.testing.assert_array_equal(answers["auto"], answers["pad"])
     assert not np.allclose(answers["auto"], answers["crop"])
+
+
+def test_an_exported_file_says_how_images_are_read_where_its_source_does_not(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((8, 32, 3), np.uint8))
+    model = registry.find("resnet8").build(input_shape=(16, 16, 3), classes=2)
+    save_model(model, tmp_path / "model.keras", ClassNames({"": ["a", "b"]}))
+    given = {"dataset": "folder", "data_dir": str(tmp_path), "resize": "pad", "value_range": "0,4095"}
+    config = from_preset("smoke", **given, runs_dir=str(tmp_path), test_ckpt_path=str(tmp_path / "model.keras"))
+    (exported,) = cifar10_test.export(config, ["keras"], paths=[tmp_path / "x.png"])
+    told = read_class_names(Path(exported["path"]), {"": 2})
+    assert (told.resize, told.value_range, told.jpeg_size) == ("pad", "0,4095", "full")
 
 
 def test_a_moved_model_with_the_quirks_of_the_text_is_tested_with_them(tmp_path):
@@ -790,11 +802,11 @@ def test_other_images_and_other_models_of_one_name_have_folders_of_their_own(tmp
     assert evaluation.is_free_for(folder, "c/mine")
 
 
-def test_one_path_may_be_given_as_it_is(tmp_path):
+def test_one_path_may_be_given_as_it_is(trained_run, tmp_path):
     shutil.copy(ROOT / "examples" / "cat.jpg", tmp_path / "cat.jpg")
-    config = from_preset("fast", test_ckpt_path="cifar10", runs_dir=str(tmp_path / "runs"))
+    config = from_preset("fast", test_ckpt_path=str(trained_run.best), runs_dir=str(tmp_path / "runs"))
     for path in (tmp_path, tmp_path / "cat.jpg", str(tmp_path / "cat.jpg")):
-        assert cifar10_test.predict(config, path).table["class_1"].tolist() == ["cat"]
+        assert len(cifar10_test.predict(config, path).table) == 1
     (tmp_path / "cat").symlink_to(tmp_path / "store")
     assert list_images([tmp_path / "cat" / "a.png"]).folders == [("cat",)]
 

@@ -25,9 +25,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnet_study.class_names import CLASS_NAMES, THRESHOLD
+from resnet_study.class_names import CLASS_NAMES, THRESHOLD, ClassNames
 from resnet_study.errors import UsageError, advise
-from resnet_study.evaluation import find_class_names, find_file
+from resnet_study.evaluation import find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import ENDINGS, Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
@@ -109,6 +109,7 @@ def export(
     quantize: str = "none",
     pixels: str = "uint8",
     *,
+    class_names: ClassNames,
     batch_size: int = 128,
 ) -> list[dict]:
     """Writes a network in some formats, each in a folder of its own, such as `exported/onnx-int8/` in the folder of the run.
@@ -122,6 +123,7 @@ def export(
         formats: keys of `formats.QUANTIZATIONS`.
         quantize: see `formats`.
         pixels: "uint8" or "float32", what the files take.
+        class_names: what the files tell of the classes, and of how images are read.
         batch_size: images that the network answers for at a time.
 
     Returns:
@@ -136,7 +138,6 @@ def export(
         plain = make_plain(model)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} cannot be exported ({shorten(str(error))}); give another model") from error
-    class_names = find_class_names(path, model)
     training = functools.cache(real.training)
     writer = Writer(
         plain,
@@ -266,6 +267,7 @@ def _folder_aside(place: Path):
     aside, old = (place.with_name(f"{ASIDE}{os.getpid()}{part}-{place.name}") for part in ("", "-old"))
     try:
         _put_back(place)
+        shutil.rmtree(aside, ignore_errors=True)  # of a process of the same number that was killed
         aside.mkdir(parents=True)
         yield aside
         if place.exists():

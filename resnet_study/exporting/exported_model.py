@@ -85,7 +85,8 @@ class ExportedModel:
         self._lock, self._was_interrupted = threading.Lock(), False
         self._folder = tempfile.TemporaryDirectory()  # where it may drop what it likes
         self._errors = (Path(self._folder.name) / "errors").open("w+b")
-        self._command = [sys.executable, "-I", runtimes.__file__, kind, str(self._place.resolve()), str(threads)]
+        # -P: nothing of the folder of that program is found. Packages of the user are, so not -I.
+        self._command = [sys.executable, "-P", runtimes.__file__, kind, str(self._place.resolve()), str(threads)]
         self._read_facts(self._start())
 
     def _start(self):
