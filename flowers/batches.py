@@ -1,13 +1,12 @@
 """Batches of augmented images as `tf.data`, each a pure function of (seed, step): a run that is resumed sees the same ones."""
 
-import os
-
 import numpy as np
 
 from cifar10_input import plan_indices, shard_numbers
 from flowers.augmentation import make_variant
 from flowers.image_part import ImagePart
 from flowers.settings import FlowerParameters
+from resnet_study.environment import count_cores
 
 
 def plan_batch(step: int, labels: np.ndarray, config: FlowerParameters) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +84,4 @@ def training_batches(
         return mixer.mix(mixer.augment(images, shard), labels, shard)
 
     shards = shard_numbers(first_step, train_steps, replicas, worker, workers)
-    return shards.map(make_shard, num_parallel_calls=max(2, os.cpu_count() or 2), deterministic=True).prefetch(
-        2 * replicas
-    )
+    return shards.map(make_shard, num_parallel_calls=max(2, count_cores()), deterministic=True).prefetch(2 * replicas)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from resnet_study.class_names import THRESHOLD, labels_by_name
 from resnet_study.data.file_tree import list_tree
 from resnet_study.data.image_files import IMAGE_SUFFIXES
+from resnet_study.environment import count_cores
 from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import find_class_names, make_reader
 from resnet_study.exporting.exported_model import ExportedModel
@@ -179,7 +180,7 @@ def _ask(model, answer, images, read, path, class_names, held):
 
     with (
         _telling_how_far(part, len(images.files)),
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(count_cores()) as pool,
         tqdm(
             total=len(images.files), initial=len(part.rows), unit="image", disable=None if len(waiting) > size else True
         ) as bar,

@@ -1,7 +1,6 @@
 """Images of one's own as arrays: a folder, a `.zip` or a table of labels, read at the start and held in memory like any other data set."""
 
 import concurrent.futures
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from resnet_study.data.image_data import ImageData, Split
 from resnet_study.data.image_files import read_image
 from resnet_study.data.labelled_files import LabelledFiles, describe_lack, find_labelled
 from resnet_study.data.splits import draw_fold, hold_out
-from resnet_study.environment import largest_memory
+from resnet_study.environment import count_cores, largest_memory
 from resnet_study.errors import UsageError, say_once
 from resnet_study.shared_settings import SharedSettings
 
@@ -203,7 +202,7 @@ def read_all(files, read, shape) -> tuple[np.ndarray, dict[int, str]]:
         except UsageError as error:
             reasons[index] = str(error)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(count_cores()) as pool:
         shown = None if len(files) > _FEW else True
         for _ in tqdm(
             pool.map(attempt, range(len(files))), total=len(files), unit="image", desc="reading", disable=shown
