@@ -229,7 +229,7 @@ class Train:
         write_json(self.run.data, self.task.describe_data())
         environment = describe_environment(self.machine.policy, self.config.strategy, self.machine.towers)
         if not self._has_ended():
-            self.run.note_start({"step": self.step, "extend": self.task.update.extend, **environment})
+            self.run.note_start({"step": self.step, "extend": self.config.extend, **environment})
         print(self.task.describe(self.model, self.machine.describe(environment)))
         if self._has_ended():
             print(f"finished after step {self.step:,}, nothing is left to train; --overwrite begins it again")

@@ -103,7 +103,7 @@ def note_missing_onednn(strategy: str) -> None:
     if used_gpus(strategy) or ONEDNN in os.environ or has_onednn() is not False or not _has_avx2():
         return
     say_once(
-        f"TensorFlow computes without oneDNN, which is up to twice as fast on this processor; set {ONEDNN}=1 before its first import, "
+        f"TensorFlow computes without oneDNN, with which most trainings are faster on this processor; set {ONEDNN}=1 before its first import, "
         "or call resnet_study.devices.import_tensorflow() first"
     )
 

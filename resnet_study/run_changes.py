@@ -71,7 +71,7 @@ def find_longer(run, stored, config) -> tuple[str, ...]:
             "another run, with --is_use_ckpt and --ckpt_path, or --weights"
         )
     if config.extend == kept:
-        if stored.extend and done < kept and not stored.patience:
+        if stored.extend and done < kept:
             raise UsageError(
                 f"--extend={kept} begins anew where {run} has ended, received a run that stands at {done}; go on with it first"
             )

@@ -170,8 +170,9 @@ class RunFolder:
         """Raises UsageError where the settings make the training longer than it was; to be called where patience ends it all the same."""
         if find_longer(self, self.read_config(type(config)), config):
             raise UsageError(
-                f"--patience has ended {self}, and would again, received a longer training; add --extend to begin the schedule anew, or go "
-                "on from its weights in another run"
+                f"--patience has ended {self}, and would again, received a longer training; "
+                + ("" if getattr(config, "extend", 0) else "add --extend to begin the schedule anew, or ")
+                + "go on from its weights in another run"
             )
 
     def keep_changes(self, config: Settings) -> None:
@@ -289,12 +290,12 @@ class RunFolder:
             values = history[[*HISTORY, *validated]].to_numpy(float)
         except (ValueError, KeyError) as error:
             raise UsageError(
-                f"{self.error_csv} is damaged ({shorten(str(error))}); go on with --mode=train --resume"
+                f"{self.error_csv} is damaged ({shorten(str(error))}); go on with the training (--resume), which writes it anew"
             ) from error
         steps = values[:, HISTORY.index("step")]
         if not len(steps) or not np.isfinite(values).all() or steps[0] < 0 or (np.diff(steps) <= 0).any():
             raise UsageError(
-                f"{self.error_csv} must hold errors at rising steps, received others; go on with --mode=train --resume"
+                f"{self.error_csv} must hold errors at rising steps, received others; go on with the training (--resume), which writes it anew"
             )
         return history
 

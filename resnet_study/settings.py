@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from resnet_study.environment import name_program
 from resnet_study.errors import UsageError
+from resnet_study.files import read_text
 from resnet_study.strings import shorten
 
 _LARGEST = 3.4028234e38  # of the numbers that the networks compute in
@@ -35,6 +36,8 @@ PATHS = (
     "labels",
     "class_weight",
 )  # settings that are paths, of all classes of settings
+# What a command that goes on with a run names otherwise, or the run keeps.
+_NOT_ASKED_FOR = ("version", "runs_dir", "data_dir", "labels", "label_separator", "test_ckpt_path")
 _SOURCES = ("ckpt_path", "teacher", "weights")  # of these, what a run begins with or learns from
 _BEFORE = {"jpeg_size": "full"}  # what runs of before there was a setting did, where that is not its default
 
@@ -149,13 +152,13 @@ class Settings:
     def resume_command(self, folder: Path) -> str:
         """The command that goes on with the run in `folder`."""
         flags = [f"--version={_quote(folder.name)}", "--resume"]
-        # Which may have been asked for by a later start than the first.
-        for name in ("watch_test", "test_flip", "test_shifts", "strategy"):
-            if (
-                name in self.__dataclass_fields__
-                and (value := getattr(self, name)) != self.__dataclass_fields__[name].default
-            ):
-                flags.insert(0, f"--{name}={str(value).lower()}")
+        config = folder / "config.json"
+        stored = self.from_json(read_text(config), str(config)) if config.is_file() else self
+        # What this start was asked for, and the first was not; the run keeps where things lie.
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.metadata["operational"] and name not in _NOT_ASKED_FOR and value != getattr(stored, name):
+                flags.insert(0, f"--{name}={str(value).lower() if isinstance(value, bool) else _quote(str(value))}")
         if folder.parent != Path(str(type(self).__dataclass_fields__["runs_dir"].default)):
             flags.insert(0, f"--runs_dir={_quote(str(folder.parent))}")
         # Installed, it has no file to be named.

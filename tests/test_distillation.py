@@ -16,6 +16,7 @@ from hyper_parameters import from_preset
 from resnet_study.errors import UsageError
 from resnet_study.networks import registry
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
 from resnet_study.training.distillation import Teacher
 from resnet_study.training.work import training_pflop
@@ -89,6 +90,9 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path, teacher_file):
         train(tiny(tmp_path, dataset="digits", train_batch_size=8, teacher="resnet9"), overwrite=True)
     with pytest.raises(UsageError, match="needs the pixels back"):
         train(tiny(tmp_path, teacher=str(teacher_file), normalization="image_standard"), overwrite=True)
+    with pytest.raises(UsageError, match=r"^--teacher: 'cifar100', the shipped weights, cannot be loaded") as refused:
+        Teacher("resnet9", PixelNormalization(0.0, 1.0), 100 * ["a"], (32, 32, 3), "float32")
+    assert "or the name" not in str(refused.value)
     with pytest.raises(UsageError, match=r"^--teacher: expected .*nonsense.* or the name of a network"):
         train(tiny(tmp_path, teacher="nonsense"), overwrite=True)
     names, raw = ["a", "b"], PixelNormalization(0.0, 1.0)
@@ -113,8 +117,8 @@ def test_a_command_names_the_sources_of_a_run_and_not_their_places():
 
 
 @pytest.mark.parametrize("changes", [{"teacher": "FILE"}, {"is_use_ckpt": True, "ckpt_path": "FILE"}])
-def test_a_start_file_that_cannot_be_read_costs_no_run(tmp_path, changes):
-    run = train(tiny(tmp_path, train_steps=2))
+def test_a_start_file_that_cannot_be_read_costs_no_run(trained_run, tmp_path, changes):
+    run = RunFolder(shutil.copytree(trained_run.path, tmp_path / "x"))
     kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     (tmp_path / "damaged.keras").write_bytes(b"damaged")
     changes = {name: str(tmp_path / "damaged.keras") if value == "FILE" else value for name, value in changes.items()}

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import stop_after
 
 from cifar10_input import Split, load_data, plan_batch, training_batches
-from cifar10_train import Train, train
+from cifar10_train import Interrupted, Train, train
 from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study.checkpoints import read_checkpoint
@@ -24,16 +25,19 @@ from resnet_study.training import run_log
 from resnet_study.training.averages import update_averages
 from resnet_study.training.callbacks import Plateau
 from resnet_study.training.learning_rate import learning_rate_at, stage_rate
-from resnet_study.training.optimizers import make_optimizer
+from resnet_study.training.optimizers import find_decayed, make_optimizer
 from resnet_study.training.run_log import forecast, note_long_warmup
 from resnet_study.training.step import CompiledSteps, UpdateRule, measure_classes
 from resnet_study.training.tasks import Classification
 
-SETTINGS = {"train_steps": 4, "report_freq": 2, "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False}
+SETTINGS = {
+    "version": "x", "model": "lenet5", "precision": "float32", "train_steps": 4, "report_freq": 2,
+    "synthetic_images": 80, "train_batch_size": 8, "tensorboard": False,
+}  # fmt: skip
 
 
 def tiny(folder, **changes):
-    return from_preset("smoke", runs_dir=str(folder), **{"version": "x", "precision": "float32", **SETTINGS, **changes})
+    return from_preset("smoke", runs_dir=str(folder), **{**SETTINGS, **changes})
 
 
 def stored(run):
@@ -126,9 +130,9 @@ def test_patience_ends_a_run_of_a_small_network(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"mixup": 0.2, "cutmix": 1.0, "rand_augment": 0.3}, marks=pytest.mark.slow),
+        pytest.param({"model": "resnet8", "mixup": 0.2, "cutmix": 1.0, "rand_augment": 0.3}, marks=pytest.mark.slow),
         pytest.param(
-            {"mixup": 0.2, "corrupt": 0.5, "accumulate": 2, "towers": 2, "lr_schedule": "plateau"},
+            {"model": "resnet8", "mixup": 0.2, "corrupt": 0.5, "accumulate": 2, "towers": 2, "lr_schedule": "plateau"},
             marks=pytest.mark.slow,
         ),
     ],
@@ -181,6 +185,15 @@ def test_parts_and_scaled_losses_train_as_one_batch_in_float32(tmp_path):
             np.testing.assert_allclose(mine, other, atol=tolerance)
         names = [variable.name for variable in optimizer.variables]
         assert ("dynamic_scale" in names) == (policy == "mixed_float16")  # so the checkpoint holds it
+
+
+@pytest.mark.parametrize(("kinds", "expected"), [("kernels", 3), ("weights", 5), ("all", 7)])
+def test_kernels_of_separable_convolutions_decay_too(kinds, expected):
+    network = [keras.layers.SeparableConv2D(2, 3), keras.layers.BatchNormalization(), keras.layers.Conv2D(2, 1)]
+    variables = keras.Sequential([keras.Input((4, 4, 3)), *network]).trainable_variables
+    update = UpdateRule(batch_size=1, weight_decay=0.1, weight_decay_on=kinds)
+    assert len(find_decayed(update, variables)) == expected
+    assert not find_decayed(dataclasses.replace(update, weight_decay=0.0), variables)
 
 
 def test_lookahead_ends_where_the_training_ends_though_a_step_overflowed(tmp_path):
@@ -297,6 +310,12 @@ def test_what_would_change_the_course_of_a_longer_run_is_refused(tmp_path):
     train(tiny(tmp_path, **linear, train_steps=3, extend=1), resume=True, callbacks=[Stop()])
     with pytest.raises(UsageError, match=r"--extend=3 begins anew where .* has ended, received a run that stands at 2"):
         train(tiny(tmp_path, **linear, train_steps=5, extend=3), resume=True)
+    patient = linear | {"version": "patient", "patience": 9}
+    train(tiny(tmp_path, **patient, train_steps=1))
+    with pytest.raises(Interrupted):
+        train(tiny(tmp_path, **patient, train_steps=3, extend=1), resume=True, callbacks=[stop_after(2)])
+    with pytest.raises(UsageError, match=r"--extend=3 begins anew where .* has ended, received a run that stands at 2"):
+        train(tiny(tmp_path, **patient, train_steps=5, extend=3), resume=True)
 
 
 def test_what_cutmix_and_padding_cannot_do_is_refused_before_a_run_begins(tmp_path):

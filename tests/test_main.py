@@ -163,6 +163,9 @@ def test_a_batch_that_the_memory_cannot_hold_is_refused_at_once(tmp_path, monkey
     assert not any(tmp_path.iterdir())
     fits = re.search(r"(\d+) fits", told)[1]
     assert 32 < int(fits) < 1024
+    assert main([*flags, "3072", "--accumulate=3"]) == 2
+    fits = re.search(r"(\d+) fits", capsys.readouterr().err)[1]
+    assert 32 < int(fits) < 3072 and int(fits) % 24 == 0  # what --accumulate divides
     monkeypatch.setattr("resnet_study.training.memory.free_memory", lambda: 0)
     assert (
         main([*flags, "32"]) == 2
@@ -514,7 +517,7 @@ def test_a_preset_of_another_kind_of_network_is_named(tmp_path):
 
 
 def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
-    flags = ["--preset=smoke", "--synthetic_images=60", "--train_batch_size=100", "--tensorboard=false", "--version=x"]
+    flags = ["--preset=smoke", "--synthetic_images=60", "--train_batch_size=60", "--tensorboard=false", "--version=x"]
     flags += [f"--runs_dir={tmp_path}", "--train_steps=2", "--report_freq=1"]
 
     class Stop(keras.callbacks.Callback):
@@ -524,7 +527,7 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
     settings = vars(make_parser().parse_args(["--mode=train", *flags]))
     fields = HyperParameters.__dataclass_fields__
     train(from_flags({name: value for name, value in settings.items() if name in fields}), callbacks=[Stop()])
-    assert "a batch of 100 images is more than the" in capsys.readouterr().out
+    assert "a batch of 60 images is more than the" in capsys.readouterr().out
     assert main(["--mode=test", f"--runs_dir={tmp_path}", "--version=x"]) == 0
     said = capsys.readouterr().out
     assert "came after 1 of 2 steps" in said

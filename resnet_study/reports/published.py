@@ -145,8 +145,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
     finished = result["last_step"] == config.train_steps
     if not finished:
         recipe += f", ended at step {result['last_step']:,}"
-    # Of several ends, config.json knows the last; runs of before did not note the others.
-    before = sorted({start.get("extend", 0) for start in run.read_starts()} - {0, config.extend})
+    before = _find_ends(run, config)
     if before:
         recipe += f", extended before at step {' and '.join(f'{step:,}' for step in before)}"
     if config.is_use_ckpt:
@@ -227,7 +226,7 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     config, result = run.read_config(FlowerParameters), read_result(run, "validation")
     classes, numbers = len(run.read_class_names()), {}
     folders = read_json(run.data, {}).get("class_folders") or run.read_class_names()
-    trials = published_trials(config, folders, result["validation"]["images"])
+    trials, before = published_trials(config, folders, result["validation"]["images"]), _find_ends(run, config)
     for part in PARTS:
         if part not in result:
             continue
@@ -235,7 +234,7 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         low, high = metrics["accuracy_interval"]
         best = max((trial for trial in trials if part in trial.numbers), key=lambda t: t.numbers[part], default=None)
         published = (best.numbers[part][0], best.source) if best else (None, None)
-        note = f"{metrics['images']:,} images, 95 % interval {low:.1f} .. {high:.1f} %"
+        note = UNREPEATABLE if before else f"{metrics['images']:,} images, 95 % interval {low:.1f} .. {high:.1f} %"
         numbers[f"{part}_accuracy"] = (metrics["accuracy"], *published, note)
         if "mean_average_precision" in metrics:
             numbers[f"{part}_mean_average_precision"] = (100 * metrics["mean_average_precision"], None, None, "")
@@ -247,6 +246,8 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs, then the last {config.fine_tune_stages} stage(s) trained"
     recipe = f"{config.head_name} head, base {backbone}, weights {Path(config.weights).name}"
+    if before:
+        recipe += f", extended before at epoch {' and '.join(map(str, before))}"
     usual = config.as_usual()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -254,6 +255,11 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         if not told and not field.metadata["operational"] and value != getattr(usual, field.name):
             recipe += f", {field.name}" if value is True else f", {field.name} {value}"
     return config, recipe, numbers
+
+
+def _find_ends(run, config) -> list[int]:
+    """Where a run that was extended several times had ended before, but for the last time, which config.json knows; old runs did not note it."""
+    return sorted({start.get("extend", 0) for start in run.read_starts()} - {0, config.extend})
 
 
 def short_source(source: str) -> str:

@@ -49,7 +49,12 @@ class Teacher:
         try:
             self.model = load_model(weights, source) if source in registry.MODELS else load_model(source)
         except UsageError as error:
-            raise UsageError(f"--teacher: {error}, or the name of a network such as resnet9") from error
+            way = (
+                ""
+                if source in registry.MODELS
+                else f", or the name of a network such as {registry.default_network(weights)}"
+            )
+            raise UsageError(f"--teacher: {error}{way}") from error
         expected = (None, *input_shape), (None, len(class_names))
         if (received := (self.model.input_shape, self.model.output_shape)) != expected:
             raise UsageError(

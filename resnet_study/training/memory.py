@@ -63,7 +63,9 @@ def check_batch(model: keras.Model, config, proxy: keras.Model | None = None) ->
         if batch * each <= free:
             continue
         fits = max(0, int(free / (_SAFE * each)))
-        fits -= fits % 8 if fits > 8 else 0
+        parts = config.accumulate if name == "train_batch_size" else 1
+        step = math.lcm(8, parts)
+        fits -= fits % (step if fits >= step else parts)
         advice = f"--{name}={fits} fits" if fits and name != "train_batch_size" else _advise(fits, config)
         raise UsageError(
             f"--{name}={batch} needs about {each * batch / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; {advice}"

@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from resnet_study.errors import UsageError
 
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")  # separable convolutions have two
 # `weight_decay_on` -> the names of the variables that decay: kernels, biases too (Liang), gamma and beta too (He 2015).
-_DECAYED = {"kernels": ("kernel",), "weights": ("kernel", "bias"), "all": ("kernel", "bias", "gamma", "beta")}
+_DECAYED = {"kernels": _KERNELS, "weights": (*_KERNELS, "bias"), "all": (*_KERNELS, "bias", "gamma", "beta")}
 
 
 def make_optimizer(config, variables, replicas: int, policy: str, rates=None) -> keras.optimizers.Optimizer:

@@ -51,9 +51,10 @@ def catch_signals():
 def check_loss(loss: float, step: int, task, run) -> None:
     """Raises UsageError unless `loss`, of a batch or of the validation part after `step` steps, is finite."""
     if not math.isfinite(loss):
+        rate = "--fine_tune_lr" if getattr(task, "unfrozen", False) else "--init_lr or lengthen --warmup_steps"
         raise UsageError(
             f"the loss must be finite, received {loss} at step {step} (learning rate {task.learning_rate(step):g}); in a new run, "
-            f"lower --init_lr or lengthen --warmup_steps; last good checkpoint: {run.latest_checkpoint() or 'none'}"
+            f"lower {rate}; last good checkpoint: {run.latest_checkpoint() or 'none'}"
         )
 
 

@@ -348,11 +348,15 @@ class SeveralHeads(Classification):
 
     def __init__(self, config: HyperParameters, run: RunFolder, data=None):
         """`data`: name of the head -> `cifar10_input.ImageData`; None = read as the settings say."""
-        heads = (
-            cifar10_input.load_heads(config)
-            if data is None
-            else {head: as_given(given) for head, given in data.items()}
-        )
+        if data is None:
+            heads = cifar10_input.load_heads(config)
+        elif isinstance(data, dict) and set(data) == set(config.tasks):
+            heads = {head: as_given(data[head]) for head in config.tasks}  # in the order of the settings, as the labels
+        else:
+            received = ", ".join(map(str, data)) if isinstance(data, dict) else f"one {type(data).__name__}"
+            raise UsageError(
+                f"data must be a dict with an ImageData for each of the heads {', '.join(config.tasks)}, received {received}; give such"
+            )
         first = next(iter(heads.values()))
         held = {
             head: [len(part or ()) for part in (data.train, data.validation, data.test)] for head, data in heads.items()
