@@ -1,5 +1,6 @@
 """Shared pieces: published-format data files made on the spot, and tiny runs."""
 
+import gc
 import os
 import pickle
 import shutil
@@ -18,12 +19,41 @@ import numpy as np
 import pytest
 
 from hyper_parameters import from_preset
+from resnet_study import files
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
+FORCE_TO_DISK = files._force_to_disk
 _SET_HERE = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
 TINY = ["--preset=smoke", "--train_steps=6", "--report_freq=3", "--synthetic_images=200", "--tensorboard=false"]
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: looking through its objects for garbage takes half a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """Forcing each of some thirty files of each small run to the disk takes longer than writing it; test_files tests it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_force_to_disk", lambda path: None)
+        yield
+
+
+@pytest.fixture
+def eager():
+    """TensorFlow's functions run step by step: a few steps of a small network take less time than compiling one.
+
+    Not for what depends on compiling: Lookahead, graphs, counts of compilations, and runs that must be equal bit by bit.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

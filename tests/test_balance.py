@@ -71,7 +71,13 @@ def test_results_tell_what_accuracy_hides(capsys):
 
 
 def test_a_run_with_weights(tmp_path, capsys):
-    given = {"synthetic_images": 200, "train_steps": 2, "tensorboard": False, "runs_dir": str(tmp_path)}
+    given = {
+        "model": "lenet5",
+        "synthetic_images": 200,
+        "train_steps": 2,
+        "tensorboard": False,
+        "runs_dir": str(tmp_path),
+    }
     cifar10_train.train(from_preset("smoke", class_weight="balanced", version="x", **given))
     assert "class(es) have fewer than 20 training images" in capsys.readouterr().out
     with pytest.raises(UsageError, match="--class_weight must be balanced or a JSON file"):
@@ -130,7 +136,12 @@ def test_a_large_class_sees_all_variants_too(sizes):
 def test_weights_of_a_file_stay_with_the_run(tmp_path):
     (tmp_path / "w.json").write_text(json.dumps({name: 1 + number for number, name in enumerate(SYNTHETIC_CLASSES)}))
     config = tiny(
-        tmp_path, class_weight=str(tmp_path / "w.json"), lr_schedule="constant", warmup_steps=0, label_smoothing=0.2
+        tmp_path,
+        model="lenet5",
+        class_weight=str(tmp_path / "w.json"),
+        lr_schedule="constant",
+        warmup_steps=0,
+        label_smoothing=0.2,
     )
     run = cifar10_train.train(dataclasses.replace(config, train_steps=3))
     (tmp_path / "w.json").unlink()

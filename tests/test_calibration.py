@@ -1,10 +1,13 @@
 """Measures of calibration against cases worked out by hand, and that a temperature mends what it should."""
 
+import shutil
+
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
+from conftest import TINY
 
 import cifar10_input
 from cifar10_input import load_data
@@ -112,18 +115,17 @@ def test_a_model_without_softmax_is_refused():
             change_temperature(np.array([[0.8, 0.2]]), temperature)
 
 
-def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, tmp_path, capsys):
+def test_a_run_is_calibrated_on_images_that_it_held_out(undrawn, trained_run, tmp_path, capsys):
     flags = ["--preset=smoke", f"--runs_dir={tmp_path}"]
-    short = ["--train_steps=4", "--report_freq=2", "--synthetic_images=100", "--tensorboard=false"]
-    assert main(["--mode=train", *flags, *short, "--version=parts"]) == 0
-    assert main(["--mode=train", *flags, *short, "--version=all", "--validation_fraction=0"]) == 0
+    shutil.copytree(trained_run.path, tmp_path / "parts")
+    assert main(["--mode=train", *TINY, flags[1], "--version=all", "--validation_fraction=0"]) == 0
     best = (tmp_path / "parts" / "best.keras").read_bytes()
     assert main(["--mode=calibrate", *flags, "--version=parts"]) == 0
     facts = read_json(tmp_path / "parts" / "calibration.json", {"temperature": float})
     assert f"temperature {facts['temperature']:.3f}, fitted on" in capsys.readouterr().out
     assert facts["validation_after"]["loss"] <= facts["validation_before"]["loss"]
     assert (tmp_path / "parts" / "best.keras").read_bytes() == best
-    images = load_data(from_preset("smoke", synthetic_images=100)).test.images
+    images = load_data(from_preset("smoke", synthetic_images=200)).test.images
     before, after = (
         predict(load_model(str(tmp_path / "parts" / f"{name}.keras")), images) for name in ("best", "calibrated")
     )

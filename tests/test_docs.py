@@ -130,8 +130,10 @@ def test_the_site_is_built_and_a_broken_link_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("code", list(find_blocks()))
-def test_the_code_of_pages_runs(code, monkeypatch):
+def test_the_code_of_pages_runs(code, monkeypatch, request):
     monkeypatch.chdir(ROOT)
+    if ".fit(" in code:
+        request.getfixturevalue("eager")
     exec(compile(code, "page", "exec"), {})
 
 

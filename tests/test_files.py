@@ -2,13 +2,25 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
+import conftest
 import pytest
 
 from resnet_study import files
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import write_atomically
+
+
+def test_a_file_is_on_the_disk_before_it_is_moved_into_place_and_its_folder_afterwards(tmp_path, monkeypatch):
+    done, move = [], files.move
+    monkeypatch.setattr(files, "_force_to_disk", conftest.FORCE_TO_DISK)
+    monkeypatch.setattr(files.os, "fsync", lambda handle: done.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    monkeypatch.setattr(files, "move", lambda *given: (done.append("moved"), move(*given)))
+    write_atomically(tmp_path / "a.txt", "text")
+    assert done == ([False, "moved"] if os.name == "nt" else [False, "moved", True])
+    assert (tmp_path / "a.txt").read_text() == "text"
 
 
 @pytest.fixture

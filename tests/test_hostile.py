@@ -1014,7 +1014,7 @@ def test_commands_on_damaged_runs(trained_run, tmp_path, capsys, kind, content):
     assert set(tmp_path.iterdir()) == outside
 
 
-def test_settings_from_strangers_do_not_say_where_to_write(trained_run, tmp_path, capsys):
+def test_settings_from_strangers_do_not_say_where_to_write(undrawn, trained_run, tmp_path, capsys):
     run = RunFolder(tmp_path / "runs" / "done")
     shutil.copytree(trained_run.path, run.path)
     settings = json.loads(run.config.read_text()) | {"runs_dir": str(tmp_path / "elsewhere"), "version": "other"}

@@ -120,13 +120,13 @@ def test_weights_folding_and_the_beta_only_norm(tmp_path):
             count = layer.beta.shape[0]
             layer.set_weights([rng.normal(0, 0.3, count), rng.normal(0, 0.3, count), rng.uniform(0.5, 2, count)])
     images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
-    expected = model.predict_on_batch(images)
+    expected = np.asarray(model(images, training=False))
     folded = fold_batch_norm(model)
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
-    np.testing.assert_allclose(folded.predict_on_batch(images), expected, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(folded(images, training=False)), expected, atol=1e-5)
     model.save(tmp_path / "model.keras")
     again = build_inception_resnet_v1_small(weights=tmp_path / "model.keras", **small)
-    np.testing.assert_array_equal(again.predict_on_batch(images), expected)
+    np.testing.assert_array_equal(np.asarray(again(images, training=False)), expected)
     with pytest.raises(ValueError, match="layer stem_conv1_bn expects"):
         build_inception_resnet_v1_small(weights=tmp_path / "model.keras", modules=(1, 1, 1))
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from conftest import ROOT
@@ -27,7 +28,7 @@ def installed(tmp_path_factory):
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "source"]
     subprocess.run(build, check=True)
     (wheel,) = folder.glob("resnet_study-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
 
 
@@ -37,6 +38,7 @@ def run(installed, cwd, *command):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_predicts_with_the_shipped_weights_that_are_installed(installed, tmp_path):
     code = (
         "import sys, resnet, resnet_study, cifar10_input\n"
@@ -49,8 +51,19 @@ def test_the_command_predicts_with_the_shipped_weights_that_are_installed(instal
     assert re.search(r"cat\.jpg +cat ", out)
 
 
-def test_types_and_templates_are_installed(installed):
-    names = ("py.typed", "reports/templates/run.html", "reports/templates/page.css", "reports/templates/page.js")
+def test_types_templates_and_weights_are_installed(installed):
+    shipped = [
+        path.relative_to(ROOT / "resnet_study").as_posix()
+        for path in (ROOT / "resnet_study").glob("pretrained/*.keras")
+    ]
+    assert "pretrained/resnet20_cifar10.keras" in shipped
+    names = (
+        *shipped,
+        "py.typed",
+        "reports/templates/run.html",
+        "reports/templates/page.css",
+        "reports/templates/page.js",
+    )
     assert all((installed / "resnet_study" / name).is_file() for name in names)
     assert (installed / "flowers" / "py.typed").is_file()
 

@@ -59,6 +59,7 @@ def test_the_images_with_the_largest_losses_are_chosen(tmp_path, towers):
     np.testing.assert_array_equal(of_these, labels.numpy()[hardest])
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("towers", [1, 2])
 def test_a_step_is_that_of_the_chosen_images_at_their_share_of_the_rate(tmp_path, towers):
     changes = {"optimizer": "momentum", "momentum": 0.0, "weight_decay": 0.0, "towers": towers}
@@ -96,6 +97,7 @@ def test_the_proxy_is_trained_on_the_hardest_images(tmp_path):
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-3, atol=1e-4, err_msg=variable.path)
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_proxy_is_trained_in_every_fourth_step(tmp_path):
     training, images, labels = new_stage(tmp_path)
     weights = [training.stage.proxy.model.get_weights()]
@@ -132,6 +134,7 @@ def test_the_work_is_that_of_the_chosen_images_and_of_the_proxy(tmp_path):
     assert describe_origin(run, config)["images_seen"] == 5 * 4
 
 
+@pytest.mark.usefixtures("eager")
 def test_reports_tell_of_the_images_that_were_trained_on(tmp_path):
     training, images, labels = new_stage(tmp_path)
     chosen = training.stage.proxy.choose(images, labels)
@@ -141,6 +144,7 @@ def test_reports_tell_of_the_images_that_were_trained_on(tmp_path):
     assert training._take_step(images, labels) == pytest.approx(float(tf.reduce_mean(losses)), rel=0.02)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_proxy_that_diverges_ends_the_training(tmp_path):
     training = Train(tiny(tmp_path))
     training.stage.proxy.model.get_layer("predictions").kernel.assign(np.full((64, 10), np.nan))

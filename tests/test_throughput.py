@@ -52,7 +52,7 @@ def randomised_model(images, **options):
             )
     dense = model.get_layer("predictions")
     kernel, _ = dense.get_weights()
-    logits = model.predict_on_batch(images)
+    logits = np.asarray(model(images, training=False))
     dense.set_weights([kernel / logits.std(axis=0), -logits.mean(axis=0) / logits.std(axis=0)])
     return model
 
@@ -61,11 +61,11 @@ def randomised_model(images, **options):
 def test_folded_network_equals_its_original(form, images):
     model = randomised_model(images, **FORMS[form])
     before = model.get_weights()
-    expected = model.predict_on_batch(images)
+    expected = np.asarray(model(images, training=False))
     assert len(np.unique(expected.argmax(axis=1))) >= 4
 
     folded = fold_batch_norm(model)
-    np.testing.assert_allclose(folded.predict_on_batch(images), expected, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(folded(images, training=False)), expected, atol=1e-4)
     norms = [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == KEPT_NORMS[form]
     assert not folded.trainable_variables
@@ -73,7 +73,7 @@ def test_folded_network_equals_its_original(form, images):
     assert all(np.array_equal(*pair) for pair in zip(model.get_weights(), before, strict=True))
 
     fast = fold_batch_norm(model, "mixed_bfloat16")
-    received = fast.predict_on_batch(images)
+    received = np.asarray(fast(images, training=False))
     assert received.dtype == np.float32
     # Random networks leave many images on the edge between two classes, where any rounding decides; those are left out.
     best = np.sort(expected, axis=1)
@@ -93,7 +93,9 @@ def test_folding_leaves_alone_what_it_must():
     model.get_layer("foldable").set_weights(np.array([[0.5] * 4, [0.2, -0.2, 1, 0], [2, 1, 0.5, 3]]))
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
     folded = fold_batch_norm(model)
-    np.testing.assert_allclose(folded.predict_on_batch(images), model.predict_on_batch(images), atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(folded(images, training=False)), np.asarray(model(images, training=False)), atol=1e-5
+    )
     assert len([layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]) == 2
 
 

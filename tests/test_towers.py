@@ -196,7 +196,7 @@ def test_a_run_in_towers_goes_on_bit_by_bit(tmp_path):
 
 def test_a_run_keeps_its_towers_wherever_it_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "count_cores", lambda: 2)
-    config = tiny(tmp_path, train_batch_size=64, train_steps=1, report_freq=1)
+    config = tiny(tmp_path, model="lenet5", train_batch_size=64, train_steps=1, report_freq=1)
     run = train(config)
     assert run.stored_towers() == 2
     monkeypatch.setattr(devices, "count_cores", lambda: 1)
@@ -213,20 +213,28 @@ def test_a_run_keeps_its_towers_wherever_it_goes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("towers", "optimizer", "parts"),
+    ("model", "towers", "optimizer", "parts"),
     [
-        (2, "momentum", 1),
-        (2, "nesterov", 1),
-        (2, "adam", 1),
-        (4, "momentum", 1),
-        (2, "momentum", 2),
-        (1, "momentum", 2),
+        ("resnet8", 2, "momentum", 2),
+        ("lenet5", 2, "momentum", 1),
+        ("lenet5", 2, "nesterov", 1),
+        ("lenet5", 2, "adam", 1),
+        ("resnet8", 4, "momentum", 1),
+        ("resnet8", 1, "momentum", 2),
     ],
 )
-def test_no_sum_of_a_step_depends_on_what_is_ready_first(tmp_path, towers, optimizer, parts):
+def test_no_sum_of_a_step_depends_on_what_is_ready_first(tmp_path, model, towers, optimizer, parts):
     """TensorFlow's `AddN` begins with whichever input is free: with three or more of them, the last bits differ from time to time."""
     stage = Train(
-        tiny(tmp_path, train_batch_size=32, towers=towers, optimizer=optimizer, accumulate=parts, weight_decay=0.01)
+        tiny(
+            tmp_path,
+            model=model,
+            train_batch_size=32,
+            towers=towers,
+            optimizer=optimizer,
+            accumulate=parts,
+            weight_decay=0.01,
+        )
     ).stage
     images, labels = next(iter(stage.batches(0)))
     context.enable_graph_collection()
