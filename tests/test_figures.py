@@ -143,22 +143,34 @@ def test_the_smoothed_curve_stands_on_the_raw_one_also_in_short_runs(errors):
 
 
 def test_the_test_is_within_the_axes_where_no_validation_image_is_wrong():
-    history = pd.DataFrame({"step": range(3), "train_error": [90.0, 20.0, 3.0], "validation_error": [90.0, 5.0, 0.0]})
-    result = {"test": {"error": 4.0}, "best_step": 2}
+    history = pd.DataFrame(
+        {"step": range(6), "train_error": [90.0, 20, 9, 6, 4, 3], "validation_error": [90.0, 5, 3, 1, 0, 0]}
+    )
+    result = {"test": {"error": 4.0}, "best_step": 5}
     for sign, tested in ((1, 4.0), (-1, 96.0)):
         low, high = figures._draw_percent(history, "t", "l", result, sign, 0.8, None, "test").axes[0].get_ylim()
         assert low < tested < high
     shown = plots.draw_errors(history, result | {"test": {"error": 4.0}}, "test", None)
     assert shown.y_range.end > 4
     # And so is the end of each curve.
-    history["train_error"] = [90.0, 40.0, 20.0]
+    history["train_error"] = [90.0, 40.0, 36.0, 30.0, 26.0, 20.0]
     low, high = figures._draw_percent(history, "t", "l", result, 1, 0.8, None, "test").axes[0].get_ylim()
     assert low < 20 < high < 40
     # Nor where the tested images are far harder.
-    history["validation_error"] = [90.0, 22.0, 15.0]
-    result = {"test": {"error": 41.0}, "best_step": 2}
+    history["validation_error"] = [90.0, 22.0, 20.0, 18.0, 16.0, 15.0]
+    result = {"test": {"error": 41.0}, "best_step": 5}
     low, high = figures._draw_percent(history, "t", "l", result, 1, 0.8, None, "test").axes[0].get_ylim()
     assert low < 41 < high and plots.draw_errors(history, result, "test", None).y_range.end > 41
+
+
+def test_the_curves_of_a_run_of_few_reports_are_whole_and_its_ticks_are_steps():
+    history = pd.DataFrame({"step": [0, 1, 2], "train_error": [89.0, 30, 2], "validation_error": [91.0, 20, 1]})
+    history = history.assign(train_loss=[9.0, 2, 0.1], validation_loss=[12.0, 1, 0.1])
+    result = {"test": {"error": 1.0}, "best_step": 2}
+    axes = figures._draw_percent(history, "t", "l", result, 1, 0.8, None, "test").axes[0]
+    assert axes.get_ylim()[1] > 91 and all(tick == int(tick) for tick in axes.get_xticks())
+    assert plots.draw_errors(history, result, "test", None).y_range.end > 91
+    assert figures._draw_loss(history, "t", 10).axes[0].get_ylim()[1] > 12
 
 
 def test_a_published_number_of_several_views_or_a_noisy_curve():

@@ -62,10 +62,11 @@ def highest_error(history, tested: float) -> float:
     """
     lowest = history["validation_error"].min() if "validation_error" in history else tested
     names = [name for name in history if name.endswith("_error") or name == "validation_error_unaveraged"]
-    if lowest < 2:  # of few validation images none may be wrong, and some of the test
+    first = _first_shown(history)
+    if lowest < 2 and first:  # of few validation images none may be wrong, and some of the test
         ends = [1.2 * history[name].iloc[-1] for name in names]  # so that each curve ends within
         return min(100.0, max(1.0, 5 * lowest, 1.2 * tested, *(end for end in ends if end == end)))
-    trained = [tested, *(error for error in (history[name][1:].max() for name in names) if error == error)]
+    trained = [tested, *(error for error in (history[name][first:].max() for name in names) if error == error)]
     return min(100.0, 1.1 * max(trained))
 
 
@@ -77,4 +78,9 @@ def highest_loss(history, guess: float) -> float:
         guess: the loss of guessing.
     """
     names = [name for name in ("train_loss", "validation_loss") if name in history and len(history) > 1]
-    return 1.05 * max([guess, *(float(history[name][1:].max()) for name in names)])
+    return 1.05 * max([guess, *(float(history[name][_first_shown(history) :].max()) for name in names)])
+
+
+def _first_shown(history) -> int:
+    """The first report that an axis must show. Of few reports all are: without that of the untrained network hardly a curve would be left."""
+    return int(len(history) > 4)

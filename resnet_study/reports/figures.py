@@ -164,6 +164,7 @@ def _draw_curves(history, title, label, curves):
         axes.plot(history["step"], values, label=name, **options)
     axes.set(title=wrap_title(title, 6.4), xlabel="step", ylabel=label)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend()
     return figure
