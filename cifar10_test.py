@@ -21,7 +21,7 @@ import pandas as pd
 import cifar10_input
 from hyper_parameters import HyperParameters
 from resnet_study.data.image_data import digest
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.evaluation import (
     LabelledParts,
     check_classes,
@@ -42,6 +42,7 @@ from resnet_study.exporting.export import (
 )
 from resnet_study.exporting.export import export as export_model
 from resnet_study.exporting.exported_model import ExportedModel, open_model
+from resnet_study.networks.weights import has_normalization
 from resnet_study.new_data import evaluate_others as evaluate_others
 from resnet_study.new_data import predict_unlabelled
 from resnet_study.predict_files import find_true_names, list_images, predict_files
@@ -215,6 +216,11 @@ def predict(config: HyperParameters, paths, kept: int = 0) -> Predictions:
         raise UsageError(
             f"--explain needs a Keras model, received {model.name} in {model.runtime}; leave it out, or give the .keras file"
         )
+    if isinstance(model, keras.Model) and not has_normalization(model):
+        say_once(
+            f"note: {path} has no layer that normalises pixels, so its network is given raw ones, 0..255; if it was trained on others, put "
+            "such a layer before it (keras.layers.Rescaling)"
+        )
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     images = list_images(paths)
     class_names = find_class_names(path, model)
@@ -268,7 +274,10 @@ def export(
         images = read_given(paths, make_reader(config, path, model), model.input_shape[1:], compared, config.seed)
         chosen = images, None, f"{len(images):,} images that were given"
     else:
-        chosen = draw(next(name for name in parts() if name != "training"), compared)
+        try:
+            chosen = draw(next(name for name in parts() if name != "training"), compared)
+        except UsageError as error:
+            raise UsageError(f"{error}; or check the files with images of yours, --images=PATH") from error
     real = RealImages(*chosen, functools.partial(draw, "training", CALIBRATION_IMAGES))
     class_names = find_class_names(path, model)
     reading = config.reading(class_names)  # which a checkpoint does not bring with it

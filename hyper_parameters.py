@@ -10,6 +10,7 @@ Importing this module imports neither TensorFlow nor Keras, so that `--help` ans
 """
 
 import dataclasses
+import difflib
 import math
 from typing import ClassVar
 
@@ -476,7 +477,10 @@ def from_preset(name: str, **settings) -> HyperParameters:
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     if unknown := settings.keys() - {field.name for field in dataclasses.fields(HyperParameters)}:
-        raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; see --help-all")
+        known = [field.name for field in dataclasses.fields(HyperParameters)]
+        near = difflib.get_close_matches(min(unknown), known)
+        advice = f"did you mean {' or '.join(near)}?" if near else "see --help-all"
+        raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; {advice}")
     if settings.get("ckpt_path") and not settings.get("is_use_ckpt"):
         raise UsageError(
             f"--ckpt_path={settings['ckpt_path']} is read with --is_use_ckpt only; give that too, or neither"

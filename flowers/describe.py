@@ -211,6 +211,8 @@ def _write_page(path, config, found, table):
             "parts that are missing are drawn by seed, so equal images may come into different ones; remove the copies first"
         )
     print(f"{len(broken):,} image(s) cannot be read")
+    for reason in broken["cannot_be_read"][:3]:
+        print(f"  {reason}")
 
 
 def main(argv=None) -> int:

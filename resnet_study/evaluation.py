@@ -171,6 +171,11 @@ def _brought_names(path, model):
     return read_class_names(place, find_heads(model)) if place.suffix == ".keras" else ClassNames()
 
 
+def _begin(names) -> str:
+    """The first three, and dots for the others."""
+    return ", ".join([*names[:3], "..."][: len(names)])
+
+
 def _numbered_names(classes):
     return [f"class {index}" for index in range(classes)]
 
@@ -276,8 +281,7 @@ def check_classes(path: str, model, data: LabelledParts) -> None:
         # Runs of before call two classes of one name alike.
         if known not in (names, [without_folder(name) for name in names], _numbered_names(len(names))):
             raise UsageError(
-                f"{path} tells {', '.join(known[:3])}, ... apart, but {data.found} has {', '.join(names[:3])}, ...; give "
-                f"{data.advice}"
+                f"{path} tells {_begin(known)} apart, but {data.found} has {_begin(names)}; give {data.advice}"
             )
 
 

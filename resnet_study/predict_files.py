@@ -20,6 +20,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def _expand(given) -> list[Path]:
     """What a shell leaves to the program: `~` behind `--images=`, and under Windows `*`."""
     if not os.fspath(given):  # else it would be the working folder
         raise UsageError("--images must name files or folders, received ''; give some")
+    if re.match(r"(https?|ftp|file)://", os.fspath(given)):
+        raise UsageError(f"--images must name files or folders, received the address {given}; save the image as a file")
     path = Path(given).expanduser()
     if path.exists() or os.name != "nt":
         return [path]

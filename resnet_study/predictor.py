@@ -14,6 +14,7 @@ from resnet_study.environment import has_onednn, used_gpus
 from resnet_study.errors import UsageError, naming_memory, say_once
 from resnet_study.exporting.exported_model import ExportedModel, open_model
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
+from resnet_study.networks.weights import has_normalization
 from resnet_study.saved_models import CANNOT_COPY, as_functional, by_head, find_heads
 from resnet_study.strings import shorten
 from resnet_study.training.step import shard
@@ -91,7 +92,7 @@ class Predictor:
 
         Args:
             images: [num_images, height, width, channels], RGB or grey, raw pixels 0..255, uint8 or float; a warning tells where they seem to be scaled to
-                0..1 or lie outside of 0..255.
+                0..1 or lie outside of 0..255, unless the model has no layer that normalises pixels.
             batch_size: images at a time, int >= 1; the result depends on it by rounding alone.
 
         Returns:
@@ -166,10 +167,13 @@ def check_images(images, model, stacklevel: int = 4) -> np.ndarray:
         raise UsageError("images must hold finite float32 numbers, received NaN or infinity; mend or leave them out")
     if images.shape[1:] != (shape := tuple(model.input_shape[1:])):
         raise UsageError(
-            f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}; give such, or a model other "
-            f"than {model.name}"
+            f"images must have the shape (num_images, {', '.join(map(str, shape))}), received {images.shape}; "
+            + _reshaping(images.shape, shape)
+            + f"give such, or a model other than {model.name}"
         )
-    if images.dtype != np.uint8 and len(images) and 0 < images.max() <= 1:
+    if isinstance(model, keras.Model) and not has_normalization(model):  # who built it, knows its range
+        return images if images.dtype == np.uint8 else images.astype(np.float32)
+    if images.dtype != np.uint8 and len(images) and images.min() >= 0 and 0 < images.max() <= 1:
         warnings.warn(
             "the pixels seem to be scaled to 0..1, expected raw pixels 0..255; leave the division out",
             stacklevel=stacklevel,
@@ -180,3 +184,10 @@ def check_images(images, model, stacklevel: int = 4) -> np.ndarray:
             stacklevel=stacklevel,
         )
     return images if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def _reshaping(given: tuple, shape: tuple) -> str:
+    """What makes the images that a model takes of an array that may hold such; "" where it does not."""
+    if given == shape:
+        return "one image is images[None]; "
+    return "channels come last, as in images.transpose(0, 2, 3, 1); " if given[1:] == (shape[2], *shape[:2]) else ""

@@ -366,6 +366,7 @@ def test_float16_is_for_one_device():
 def test_a_short_training_of_a_long_warm_up_is_told():
     assert "rises through 200 of the 78 steps; give a smaller --warmup_steps, such as 7" in note_long_warmup(200, 78)
     assert note_long_warmup(400, 64_000) == ""
+    assert note_long_warmup(1, 1) == ""  # none is shorter
 
 
 def test_a_run_that_patience_ended_at_its_last_report_is_not_made_longer(tmp_path):

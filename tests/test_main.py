@@ -532,6 +532,10 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "came after 1 of 2 steps" in said
     assert f"--mode=train --runs_dir={tmp_path} --version=x --resume goes on with it" in said
+    for mode in ("export", "calibrate", "predict"):
+        more = {"export": ["--format=keras"], "predict": ["--images", str(ROOT / "examples" / "cat.jpg")]}
+        assert main([f"--mode={mode}", f"--runs_dir={tmp_path}", "--version=x", *more.get(mode, [])]) == 0
+        assert "came after 1 of 2 steps, these are the best weights up to there; " in capsys.readouterr().out
 
 
 def test_the_index_draws_the_errors_of_each_depth(tmp_path):

@@ -644,7 +644,7 @@ def test_a_transfer_model_is_not_exported_with_images_of_other_classes(tmp_path,
     flags = [f"--test_ckpt_path={tmp_path / 'model.keras'}", f"--data_dir={tmp_path / 'images'}", "--format=keras"]
     assert flowers.export.main([*flags, f"--runs_dir={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert "tells a, b, ... apart, but" in error and "has c, d, ...; give the images and --classes" in error
+    assert "tells a, b apart, but" in error and "has c, d; give the images and --classes" in error
 
 
 def published_results():
@@ -787,6 +787,10 @@ def test_home_in_a_path_is_found(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UsageError, match="must name files or folders, received ''"):
         predict_files.list_images([""])
+    with pytest.raises(
+        UsageError, match=r"received the address https://example\.com/cat\.jpg; save the image as a file"
+    ):
+        predict_files.list_images(["https://example.com/cat.jpg"])
     assert predict_files.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]
 
 

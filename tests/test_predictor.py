@@ -146,6 +146,26 @@ def test_scaled_pixels_are_told(recwarn):
     for images in (some_images(2, np.float32) - 200, some_images(2, np.uint16) * 256):
         with pytest.warns(UserWarning, match="expected raw pixels 0..255"):
             predictor.predict(images)
+    with pytest.warns(UserWarning, match="expected raw pixels 0..255, received -1 .. "):
+        predictor.predict(some_images(2) / 127.5 - 1)
+
+
+def test_pixels_of_a_network_without_normalization_are_those_of_its_training(recwarn):
+    Predictor(resnet.build_resnet(1, input_shape=(16, 16, 3))).predict(some_images(2) / 255)
+    assert not [warning for warning in recwarn if "pixels" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((16, 16, 3), r"one image is images\[None\]; "),
+        ((2, 3, 16, 16), r"channels come last, as in images.transpose\(0, 2, 3, 1\); "),
+        ((2, 8, 8, 3), ""),
+    ],
+)
+def test_images_of_another_shape_are_told_with_what_helps(shape, hint):
+    with pytest.raises(UsageError, match=rf"received \({', '.join(map(str, shape))}\); {hint}give such"):
+        Predictor(small_model()).predict(np.zeros(shape, np.uint8))
 
 
 def test_what_cannot_be_answered_is_refused():

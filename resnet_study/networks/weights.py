@@ -162,6 +162,12 @@ def _is_preprocessing(layer) -> bool:
     return isinstance(layer, _NORMALIZATIONS) or type(layer).__module__.startswith("keras.src.layers.preprocessing.")
 
 
+def has_normalization(model: keras.Model) -> bool:
+    """Whether a layer of a model, also of one within it, brings raw pixels 0..255 to what the network takes."""
+    within = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    return any(isinstance(layer, _NORMALIZATIONS) for layer in model.layers) or any(map(has_normalization, within))
+
+
 def _copy_normalization(source):
     """A copy of the layer that a trained model puts before its network, without weights; None if it has none.
 

@@ -123,6 +123,7 @@ _MEASURES = {"training": measure_training, "inference": measure_inference}
 
 def _measure_cost_apart(config) -> dict:
     measured = {}
+    print(f"measuring what {config.model_name} costs in training and inference", flush=True)
     for name in _MEASURES:
         job = json.dumps({"measures": name, "config": config.to_json()})
         measured |= measure_apart("resnet_study.studies.cost", job, f"what {run_folder_of(config)} costs")

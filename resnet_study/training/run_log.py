@@ -35,9 +35,10 @@ def note_large_batch(batch_size: int, images: int) -> str:
 
 def note_long_warmup(warmup_steps: int, steps: int) -> str:
     """A line that is due where the learning rate rises for half of the training or more; "" elsewhere."""
-    if 2 * warmup_steps < steps:
+    shorter = max(1, steps // 10)
+    if 2 * warmup_steps < steps or warmup_steps <= shorter:
         return ""
-    return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {max(1, steps // 10)}"
+    return f"\nnote: the learning rate rises through {warmup_steps:,} of the {steps:,} steps; give a smaller --warmup_steps, such as {shorter}"
 
 
 def note_rates(config) -> str:
