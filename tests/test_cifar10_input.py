@@ -177,6 +177,11 @@ def test_split_refuses_classes_that_are_too_small():
             cifar10_input.ImageData(data.train.take(np.arange(5)), data.test, data.class_names, ""),
             from_preset("smoke"),
         )
+    # As of a table whose column of labels holds something else.
+    _, first = np.unique(data.train.labels, return_index=True)
+    own = cifar10_input.ImageData(data.train.take(first), data.test, data.class_names, "")
+    with pytest.raises(UsageError, match="each image has a class of its own, so the labels may be in another column"):
+        split_data(own, from_preset("smoke"))
 
 
 def test_random_labels_change_only_the_labels():

@@ -65,8 +65,13 @@ def hold_out(
             smaller = f", or a smaller {' and '.join(f'--{name}' for name in fractions)}" * (
                 len(members) > len(fractions)
             )
+            column = (
+                "; each image has a class of its own, so the labels may be in another column"
+                if len(sizes) > 1 and (sizes == 1).all()
+                else ""
+            )
             raise UsageError(
-                f"class '{[*class_names, 'none'][label]}' has {len(members)} image(s), of which {ends[-1]} would be held out; give more images{smaller}, "
+                f"class '{[*class_names, 'none'][label]}' has {len(members)} image(s), of which {ends[-1]} would be held out{column}; give more images{smaller}, "
                 "or leave the class out"
             )
         drawn = np.split(rng.permutation(members), ends)
