@@ -385,7 +385,8 @@ def _note_unfinished(config):
         return
     last = int(run.read_history()["step"].iloc[-1])
     if last < config.train_steps:
-        which = "the best weights up to there" if last else "the weights of the untrained network"
+        kind = "best" if config.chosen_by(False) else "last"
+        which = f"the {kind} weights up to there" if last else "the weights of the untrained network"
         unless = "unless --patience has ended it, " if config.patience else ""
         print(
             f"note: the last report of the run came after {last:,} of {config.train_steps:,} steps, these are {which}; "

@@ -113,9 +113,14 @@ def test_a_finished_run_keeps_the_weights_that_a_callback_put_back(tmp_path):
         (lambda: keras.callbacks.BackupAndRestore("backup"), "--resume"),
         (lambda: keras.callbacks.SwapEMAWeights(), "--weight_averaging"),
         (lambda: keras.callbacks.ModelCheckpoint("a.keras", save_freq=3), "--report_freq"),
+        (lambda: keras.callbacks.EarlyStopping(monitor="val_acc"), "val_accuracy, received 'val_acc'"),
+        (
+            lambda: keras.callbacks.ModelCheckpoint("a.keras", monitor="top5", save_best_only=True),
+            "give mode='min' or 'max'",
+        ),
     ],
 )
-def test_a_callback_whose_job_a_setting_does_is_refused(tmp_path, callback, setting):
+def test_a_callback_that_cannot_do_its_job_is_refused(tmp_path, callback, setting):
     callback = callback()
     trainer = Train(tiny(tmp_path, version="refused"))
     with pytest.raises(UsageError, match=setting) as refusal:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import keras
 import numpy as np
@@ -536,6 +536,9 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
         more = {"export": ["--format=keras"], "predict": ["--images", str(ROOT / "examples" / "cat.jpg")]}
         assert main([f"--mode={mode}", f"--runs_dir={tmp_path}", "--version=x", *more.get(mode, [])]) == 0
         assert "came after 1 of 2 steps, these are the best weights up to there; " in capsys.readouterr().out
+    stored = RunFolder(tmp_path / "x").read_config(HyperParameters)
+    cifar10_main._note_unfinished(replace(stored, runs_dir=str(tmp_path), version="x", validation_fraction=0))
+    assert "these are the last weights up to there; " in capsys.readouterr().out
 
 
 def test_the_index_draws_the_errors_of_each_depth(tmp_path):

@@ -23,6 +23,9 @@ _REFUSED = {
     "OrbaxCheckpoint": "every report writes a checkpoint; use --resume, or ModelCheckpoint for files of your own",
 }
 
+# What `run_log.callback_logs` tells that can be the better or the worse, and where the better lies.
+_DIRECTIONS = {"loss": "min", "accuracy": "max", "val_loss": "min", "val_accuracy": "max"}
+
 
 def check_callbacks(callbacks) -> list:
     """The callbacks as a list. Raises UsageError for one that cannot do its job here; the message names the setting that does it."""
@@ -40,6 +43,11 @@ def check_callbacks(callbacks) -> list:
                 "the model that callbacks see changes at reports; expected ModelCheckpoint with save_freq='epoch', received "
                 f"{callback.save_freq!r}; use --report_freq"
             )
+        if _finds_direction(callback) and callback.monitor not in _DIRECTIONS:
+            raise UsageError(
+                f"{type(callback).__name__} must monitor {', '.join(_DIRECTIONS)}, received {callback.monitor!r}; name one of them, or give "
+                "mode='min' or 'max'"
+            )
     return callbacks
 
 
@@ -54,9 +62,15 @@ def make_callback_list(callbacks, model, *, epochs: int, steps: int) -> keras.ca
     """
     for callback in callbacks:
         # Keras looks for the direction in the compiled metrics of a model; this loop compiles none.
-        if getattr(callback, "mode", None) == "auto" and str(getattr(callback, "monitor", "")).endswith("accuracy"):
-            callback.mode = "max"
+        if _finds_direction(callback):
+            callback.mode = _DIRECTIONS[callback.monitor]
     return keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps, verbose=1)
+
+
+def _finds_direction(callback) -> bool:
+    """Whether Keras' callback is to find out by itself which values of what it monitors are better."""
+    watches = isinstance(callback, keras.callbacks.EarlyStopping) or getattr(callback, "save_best_only", False)
+    return watches and getattr(callback, "mode", None) == "auto"
 
 
 class KeepBest(keras.callbacks.ModelCheckpoint):
