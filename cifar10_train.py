@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices, workers
-from resnet_study.checkpoints import check_checkpoint, delete_checkpoints_beside
+from resnet_study.checkpoints import check_checkpoint, delete_checkpoints_beside, list_checkpoints, step_of
 from resnet_study.environment import describe_environment
 from resnet_study.errors import UsageError
 from resnet_study.files import write_json
@@ -200,7 +200,9 @@ class Train:
         with naming_size(self.config):
             self.stage = Stage(number, self.task, self.config, self.machine)
         self.model = self.stage.model
-        check_batch(self.model, self.config, self.stage.proxy and self.stage.proxy.model)
+        steps = [step_of(path) for path in list_checkpoints(self.run.checkpoints)] if self.run.goes_on() else []
+        if self.train_steps not in steps:  # else nothing is left to train
+            check_batch(self.model, self.config, self.stage.proxy and self.stage.proxy.model, begun=bool(steps))
 
     def restore(self, path) -> None:
         """Sets weights, optimizer, averages, step, history and the unfinished interval from a checkpoint.
@@ -215,6 +217,12 @@ class Train:
         self.task.begin(self.model, resumed=True)
         facts = self._state.read(path, self.stage, self.config.model_name)
         finalize_layers(self.model)
+        if self.machine.is_chief and self.step < self.task.extended_at and self.run.earlier_ends(self.config):
+            # What began anew before that would not be told from it: settings name the last time alone.
+            raise UsageError(
+                f"{self.run} was extended more than once, the last time after step {self.task.extended_at:,}: expected a checkpoint of that step "
+                f"or a later one, received {path}; bring back a later one or start another --version"
+            )
         reports = self._state.reports()
         for watcher in self.task.watchers:
             watcher.go_on(reports)
@@ -373,9 +381,12 @@ class Train:
         return row
 
     def _interrupted(self, caught) -> Interrupted:
+        again = self.config.resume_command(self.run.path)
+        if self.task.was_given:
+            again = "Train(config, data=THE SAME IMAGES).train(resume=True)"
         return Interrupted(
             f"stopped by {caught[0].name if caught else 'another machine'} after step {self.step:,} of {self.train_steps:,}, "
-            f"checkpoint written; go on with: {self.config.resume_command(self.run.path)}"
+            f"checkpoint written; go on with: {again}"
         )
 
 

@@ -100,7 +100,8 @@ class Transfer(Task):
             weight_decay_on=config.weight_decay_on,
             parts=config.accumulate,
         )
-        begins = tuple(epochs * self.report_freq for epochs in (config.unfreeze_at_epoch, config.extend))
+        self.extended_at = config.extend * self.report_freq
+        begins = (config.unfreeze_at_epoch * self.report_freq, self.extended_at)
         self.chosen_by = config.chosen_by(self.data.multi_label)
         self.watchers = make_watchers(config, self.chosen_by, first_epoch=config.unfreeze_at_epoch, begins=begins)
         self.unfrozen, self._features, self._load_weights = False, None, load_weights

@@ -1,10 +1,12 @@
 """Files written so that a kill leaves the old or the new one, never half, and JSON that is checked when it is read."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import platform
 import re
 import time
 from pathlib import Path
@@ -17,6 +19,8 @@ from resnet_study.strings import as_text
 
 ASIDE = ".aside-"
 _LONGEST = 3600  # seconds without a change after which a file is no longer being written
+# What file systems answer that cannot force a folder to the disk, such as some that a virtual machine shares with its host.
+_NO_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 _WAITS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)  # seconds between the tries to move a file, about two in all
 
 
@@ -28,14 +32,13 @@ def written_aside(path: Path):
         UsageError: the disk is full, or may not be written to; the old file, if any, is untouched.
     """
     path = Path(path)
-    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+    aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         _force_to_disk(aside)
         move(aside, path)
-        with contextlib.suppress(PermissionError):  # Windows opens no folders
-            _force_to_disk(path.parent)
+        _force_folder_to_disk(path.parent)
     except OSError as error:
         raise UsageError(f"could not write {path} ({error.strerror or error}); {advise(error)}") from error
     finally:
@@ -71,12 +74,26 @@ def holding_lock(path: Path, timeout: float, taken: str):
         lock.release()
 
 
+def aside_of(path: Path, part: str = "") -> Path:
+    """Where this process writes what will be moved to `path`. Processes of several machines may have the same number, those of containers
+    mostly have.
+    """
+    return path.with_name(f"{ASIDE}{os.getpid()}-{_name_machine()}{part}-{path.name}")
+
+
+def _name_machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
 def is_being_written(aside: Path) -> bool:
-    """Whether another process that lives, on this machine, writes what will be moved into place."""
-    match = re.match(rf"{re.escape(ASIDE)}(\d{{1,7}})-", aside.name)
-    if not match or int(match[1]) == os.getpid():
+    """Whether another process that lives, or may live on another machine, writes what will be moved into place."""
+    match = re.match(rf"{re.escape(ASIDE)}(\d{{1,7}})-(?:([0-9a-f]{{8}})-)?", aside.name)
+    if not match:
         return False
-    if os.name != "nt":  # where the signal 0 would end that process, so that the age alone decides
+    here = match[2] in (None, _name_machine())  # files of earlier versions name no machine
+    if here and int(match[1]) == os.getpid():
+        return False
+    if here and os.name != "nt":  # where the signal 0 would end that process, so that the age alone decides
         try:
             os.kill(int(match[1]), 0)
         except ProcessLookupError:
@@ -105,6 +122,17 @@ def _force_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _force_folder_to_disk(path: Path) -> None:
+    """Makes sure, where the file system can, that what was moved into a folder is there after a power cut."""
+    try:
+        _force_to_disk(path)
+    except PermissionError:  # Windows opens no folders
+        pass
+    except OSError as error:
+        if error.errno not in _NO_FOLDERS:
+            raise
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

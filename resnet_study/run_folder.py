@@ -83,7 +83,7 @@ class RunFolder:
             for aside in list(self.path.rglob(f"{ASIDE}*")):
                 if is_being_written(aside):  # by a test or an export, which need no lock
                     continue
-                name = re.fullmatch(rf"{re.escape(ASIDE)}\d+-old-(.+)", aside.name)
+                name = re.fullmatch(rf"{re.escape(ASIDE)}\d+(?:-[0-9a-f]{{8}})?-old-(.+)", aside.name)
                 if name and not aside.with_name(name[1]).exists():  # an export that was killed between two renames
                     aside.rename(aside.with_name(name[1]))
                 elif aside.is_dir() and not aside.is_symlink():
@@ -189,9 +189,10 @@ class RunFolder:
         if not self.final.is_file() or not found:
             return self.final.is_file()
         starts = self.read_starts()
-        steps = [start["final_step"] for start in starts if "final_step" in start]
-        if steps:
-            return steps[-1] == step_of(found[-1])
+        if any("final_step" in start for start in starts):
+            return starts[-1].get("final_step") == step_of(
+                found[-1]
+            )  # a longer training that was killed at once is another start
         # Runs of earlier versions note no step; copies of them may have lost the times of their files.
         return self.final.stat().st_mtime >= found[-1].stat().st_mtime
 
@@ -227,6 +228,10 @@ class RunFolder:
     def read_starts(self) -> list[dict]:
         """What `environment.json` notes of each start; runs of the first versions have no such file."""
         return read_json(self.environment, [dict]) if self.environment.is_file() else []
+
+    def earlier_ends(self, config: Settings) -> list[int]:
+        """Where a run that was extended several times had ended before, but for the last time, which `config` knows; old runs did not note it."""
+        return sorted({start.get("extend", 0) for start in self.read_starts()} - {0, config.extend})
 
     def has_presets(self) -> bool:
         """Whether the run is one of `cifar10_main.py`; those of `flowers` have no presets."""

@@ -17,6 +17,7 @@ from cifar10_train import Train
 from resnet_study.errors import UsageError
 from resnet_study.training.averages import averaged_weights
 from resnet_study.training.callbacks import _REFUSED, KeepBest, Patience, check_callbacks
+from resnet_study.training.step import undone
 
 tiny = functools.partial(conftest.tiny, model="lenet5")
 
@@ -164,6 +165,14 @@ def test_the_model_gets_its_own_weights_back_when_a_validation_fails(tmp_path, m
         raise ZeroDivisionError
     for value, variable in zip(before, trainer.model.weights, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_a_trial_step_is_undone_also_where_it_fails():
+    weight = keras.Variable(1.0)
+    with pytest.raises(KeyboardInterrupt), undone([weight]):
+        weight.assign(2.0)
+        raise KeyboardInterrupt
+    assert weight.numpy() == 1.0
 
 
 def reports_of(losses):

@@ -23,6 +23,22 @@ def test_a_file_is_on_the_disk_before_it_is_moved_into_place_and_its_folder_afte
     assert (tmp_path / "a.txt").read_text() == "text"
 
 
+def test_a_file_system_that_cannot_force_folders_to_the_disk_is_written_to(tmp_path, monkeypatch):
+    def refuse(number):
+        def force(path):
+            if path.is_dir():
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(files, "_force_to_disk", force)
+
+    refuse(errno.EINVAL)
+    write_atomically(tmp_path / "a.txt", "text")
+    refuse(errno.EIO)
+    with pytest.raises(UsageError, match="could not write"):
+        write_atomically(tmp_path / "b.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "text"
+
+
 @pytest.fixture
 def held(monkeypatch):
     """Has moves refused, as Windows does while another program has the file open: call it with how many."""

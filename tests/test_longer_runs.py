@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -49,10 +50,17 @@ class Stop(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
-def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_first(tmp_path):
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_first(tmp_path, monkeypatch):
     constant = {"lr_schedule": "constant", "init_lr": 0.01, "warmup_steps": 0}
     whole = train(tiny(tmp_path / "whole", **constant))
     train(tiny(tmp_path / "parts", **constant, train_steps=2))
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_study.training.memory.free_memory", lambda: 0)
+        train(tiny(tmp_path / "whole", **constant), resume=True)  # nothing is left to train
+        with pytest.raises(
+            UsageError, match=r"0\.0 are free; free some, or go on on another machine; in a new run, give a"
+        ):
+            train(tiny(tmp_path / "parts", **constant), resume=True)
     longer = train(tiny(tmp_path / "parts", **constant), resume=True)
     assert stored(longer) == stored(whole)
     assert json.loads(longer.config.read_text())["train_steps"] == 4
@@ -387,8 +395,17 @@ def test_one_command_repeats_a_run_that_was_made_longer(tmp_path):
     Train(short).train()
     twice = Train(dataclasses.replace(short, train_steps=8, extend=4))
     twice.train(resume=True)
-    once, epochs = Train(dataclasses.replace(short, version="once", train_steps=8, extend=4)), []
-    once.train(callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epochs.append(epoch))])
+    once, epochs, early = Train(dataclasses.replace(short, version="once", train_steps=8, extend=4)), [], tmp_path / "3"
+
+    def note(epoch, logs):
+        epochs.append(epoch)
+        if epoch == 0:  # after step 3
+            shutil.copy(once.run.latest_checkpoint(), early)
+
+    once.train(callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=note)])
+    once.run.note_start({"extend": 2})  # as if it had ended there for the first time
+    with pytest.raises(UsageError, match="extended more than once, the last time after step 4: expected a checkpoint"):
+        once.restore(early)
     assert epochs == [0, 1, 2, 3]  # each once, though the end of before is no multiple of report_freq
     tables = [trainer.run.read_history().drop(columns=["seconds", "examples_per_sec"]) for trainer in (once, twice)]
     assert tables[0]["step"].tolist() == [0, 3, 4, 6, 8] and tables[0].equals(tables[1])

@@ -148,9 +148,7 @@ def test_a_batch_that_a_device_cannot_hold_names_one_that_it_can(tmp_path, monke
 
     monkeypatch.setattr(Stage, "train", train)
     assert main(["--mode=train", *TINY, f"--runs_dir={tmp_path}"]) == 2
-    expected = (
-        "for a tensor of 32 x 16 numbers; --train_batch_size=8 fits; --accumulate=4 computes the batch of 32 in parts"
-    )
+    expected = "for a tensor of 32 x 16 numbers; in a new run, --train_batch_size=8 fits; --accumulate=4 computes the batch of 32 in parts"
     assert expected in capsys.readouterr().err
 
 

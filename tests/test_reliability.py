@@ -33,7 +33,7 @@ from resnet_study.checkpoints import HISTORY, check_checkpoint, read_checkpoint,
 from resnet_study.data import cifar_files, download
 from resnet_study.data.cifar_files import _CIFAR10, _PUBLISHED
 from resnet_study.errors import UsageError
-from resnet_study.files import read_json, write_atomically, write_json
+from resnet_study.files import aside_of, is_being_written, read_json, write_atomically, write_json
 from resnet_study.reports import results as reports
 from resnet_study.reports import run_list
 from resnet_study.reports.results import publish
@@ -179,6 +179,31 @@ def test_what_a_living_process_is_writing_stays(tmp_path):
     os.utime(written, (0, 0))  # another process has that number now
     with run.locked():
         assert not written.exists()
+    # Processes of two containers that share the folder mostly have the same number.
+    elsewhere, killed = (run.path / f".aside-{os.getpid()}-{machine}model.onnx" for machine in ("0123abcd-", ""))
+    elsewhere.write_text("hal")
+    killed.write_text("hal")
+    with run.locked():
+        assert elsewhere.exists() and not killed.exists()
+    os.utime(elsewhere, (0, 0))
+    with run.locked():
+        assert not elsewhere.exists()
+    assert aside_of(elsewhere) != elsewhere and not is_being_written(aside_of(elsewhere))
+
+
+def test_a_longer_training_that_was_killed_at_once_is_not_at_its_end(tmp_path):
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-00000060.npz").touch()
+    run.final.touch()
+    run.note_start({"step": 0})
+    assert not run.read_starts()[-1].get("final_step")
+    run.note_final(60)
+    assert run.has_final()
+    run.note_start({"step": 60})
+    assert not run.has_final()
+    run.note_final(60)
+    assert run.has_final()
 
 
 def test_a_kill_while_a_run_is_emptied_leaves_a_run_that_can_be_begun(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from conftest import (
     check_run_folder,
     last_arrays,
     run_main,
+    stop_after,
     tiny,
     user_environment,
 )
@@ -34,7 +35,7 @@ import cifar10_test
 from cifar10_input import load_data
 from cifar10_main import main
 from cifar10_test import evaluate
-from cifar10_train import Train, train
+from cifar10_train import Interrupted, Train, train
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import checkpoint_of, read_checkpoint
@@ -688,7 +689,9 @@ def test_images_that_a_program_gives_may_have_labels_as_keras_has_them(tmp_path)
 
 def test_a_run_goes_on_and_is_tested_on_the_images_that_it_was_given_only(tmp_path):
     config = tiny(tmp_path, version="given", model="lenet5", train_steps=2)
-    Train(config, data=given_images()).train()
+    with pytest.raises(Interrupted, match=r"go on with: Train\(config, data=THE SAME IMAGES\)"):
+        Train(config, data=given_images()).train(callbacks=[stop_after(1)])
+    Train(config, data=given_images()).train(resume=True)
     for data in (None, given_images(shift=1), dataclasses.replace(given_images(), class_names=tuple("vwxyz"))):
         with pytest.raises(UsageError, match=r"a program gave .* its images"):
             Train(config, data=data).train(resume=True)

@@ -16,7 +16,6 @@ The folder of each file holds the file, `labels.txt`, `class_names.json` and `mo
 import contextlib
 import dataclasses
 import functools
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from resnet_study.evaluation import find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
 from resnet_study.exporting.formats import ENDINGS, Writer, check_quantization
 from resnet_study.exporting.plain_keras import make_plain
-from resnet_study.files import ASIDE, hash_file, is_being_written, move, read_json, write_json
+from resnet_study.files import ASIDE, aside_of, hash_file, is_being_written, move, read_json, write_json
 from resnet_study.predict_files import list_images
 from resnet_study.predictor import Predictor
 from resnet_study.run_folder import RunFolder
@@ -264,7 +263,7 @@ def _put_back(place: Path) -> None:
 @contextlib.contextmanager
 def _folder_aside(place: Path):
     """Gives a new folder beside `place`, and moves it there when all went well; else it goes, and the old one stays."""
-    aside, old = (place.with_name(f"{ASIDE}{os.getpid()}{part}-{place.name}") for part in ("", "-old"))
+    aside, old = aside_of(place), aside_of(place, "-old")
     try:
         _put_back(place)
         shutil.rmtree(aside, ignore_errors=True)  # of a process of the same number that was killed

@@ -145,7 +145,7 @@ def list_cifar_numbers(run: RunFolder) -> tuple[HyperParameters, str, dict]:
     finished = result["last_step"] == config.train_steps
     if not finished:
         recipe += f", ended at step {result['last_step']:,}"
-    before = _find_ends(run, config)
+    before = run.earlier_ends(config)
     if before:
         recipe += f", extended before at step {' and '.join(f'{step:,}' for step in before)}"
     if config.is_use_ckpt:
@@ -226,7 +226,7 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
     config, result = run.read_config(FlowerParameters), read_result(run, "validation")
     classes, numbers = len(run.read_class_names()), {}
     folders = read_json(run.data, {}).get("class_folders") or run.read_class_names()
-    trials, before = published_trials(config, folders, result["validation"]["images"]), _find_ends(run, config)
+    trials, before = published_trials(config, folders, result["validation"]["images"]), run.earlier_ends(config)
     for part in PARTS:
         if part not in result:
             continue
@@ -255,11 +255,6 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         if not told and not field.metadata["operational"] and value != getattr(usual, field.name):
             recipe += f", {field.name}" if value is True else f", {field.name} {value}"
     return config, recipe, numbers
-
-
-def _find_ends(run, config) -> list[int]:
-    """Where a run that was extended several times had ended before, but for the last time, which config.json knows; old runs did not note it."""
-    return sorted({start.get("extend", 0) for start in run.read_starts()} - {0, config.extend})
 
 
 def short_source(source: str) -> str:

@@ -32,7 +32,7 @@ def naming_size(config):
     return naming_memory(", or ".join(ways))
 
 
-def check_batch(model: keras.Model, config, proxy: keras.Model | None = None) -> None:
+def check_batch(model: keras.Model, config, proxy: keras.Model | None = None, begun: bool = False) -> None:
     """Refuses a batch for which the memory of this machine is too small; the system would end the process for it, without a word.
 
     Args:
@@ -40,6 +40,7 @@ def check_batch(model: keras.Model, config, proxy: keras.Model | None = None) ->
         proxy: that chooses what it is trained on, see `proxy`.
         config: settings; uses train_batch_size, hard_share, validation_batch_size, accumulate, strategy. Nothing is refused on GPUs, which say themselves
             what is too much, or where several machines share a batch.
+        begun: whether the run has begun, so that it keeps its batch.
 
     Raises:
         UsageError: it does not fit; the message says which batch does.
@@ -67,8 +68,9 @@ def check_batch(model: keras.Model, config, proxy: keras.Model | None = None) ->
         step = math.lcm(8, parts)
         fits -= fits % (step if fits >= step else parts)
         advice = f"--{name}={fits} fits" if fits and name != "train_batch_size" else _advise(fits, config)
+        ways = "free some, or go on on another machine; in a new run, " if begun else ""
         raise UsageError(
-            f"--{name}={batch} needs about {each * batch / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; {advice}"
+            f"--{name}={batch} needs about {each * batch / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; {ways}{advice}"
         )
 
 
@@ -86,7 +88,7 @@ def naming_batch(stage, config):
         fits = stage.find_fitting(config.train_batch_size // config.accumulate)
         if not fits:
             raise
-        with naming_memory(_advise(fits * config.accumulate, config)):
+        with naming_memory("in a new run, " + _advise(fits * config.accumulate, config)):
             raise error
 
 

@@ -255,9 +255,11 @@ def spread_dropout(model, strategy) -> None:
 def undone(variables):
     """Lets variables change for a while; then they have their values again."""
     kept = [(variable, variable.numpy()) for variable in variables]
-    yield
-    for variable, value in kept:
-        variable.assign(value)
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
 
 
 def measure_classes(logits, labels, label_smoothing: float, class_weights=None) -> tuple:

@@ -24,9 +24,12 @@ class Task:
         data: the data set, which tells the names of its classes and whether an image has several.
         class_weights: factor of the loss of each class, float32 [classes]; None = 1.
         teach: function (images, logits, losses) -> losses by which a teacher helps, see `distillation`; None = there is none.
+        was_given: whether a program gave the images, so that no command can go on with the run.
+        extended_at: the step that the training was to end with before it was made longer for the last time; 0 = it was not.
     """
 
     teach = None
+    was_given = False
 
     @property
     def class_names(self) -> ClassNames:

@@ -69,7 +69,7 @@ class Classification(Task):
         if data.multi_label:
             check_several_labels(config, "images")
         # Of images that a program gave, settings do not tell.
-        self._was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
+        self.was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
         self._keeps_last = run.keeps_last()
         self.training, self.validation = cifar10_input.split_data(data, config, self._keeps_last)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
@@ -110,7 +110,8 @@ class Classification(Task):
         self._teacher, self.teach = None, self._ask_teacher if config.teacher else None
         self._proxy: keras.Model | None = None
         self.chosen_by = config.chosen_by(data.multi_label)
-        self.watchers = make_watchers(config, self.chosen_by, begins=(config.extend,))
+        self.extended_at = config.extend
+        self.watchers = make_watchers(config, self.chosen_by, begins=(self.extended_at,))
         self.validates_fully = config.is_full_validation and len(self.validation) > 0
 
     # Data
@@ -180,7 +181,7 @@ class Classification(Task):
         UsageError where a resumed run was begun on other images, if the task can tell.
         """
         if resumed:
-            if self._was_given and self.run.told("fingerprint"):
+            if self.was_given and self.run.told("fingerprint"):
                 raise UsageError(
                     f"--resume goes on with the images that {self.run} has read, received others (Train(data=...)); leave data out or start another --version"
                 )
@@ -286,7 +287,7 @@ class Classification(Task):
         """What `data.json` holds."""
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
         facts |= {"several": True, "keeps_last": self._keeps_last} if self.data.multi_label else {}
-        if self._was_given or self.run.told("given"):
+        if self.was_given or self.run.told("given"):
             facts["given"] = self._given
         if self.config.class_weight not in ("", "balanced"):
             facts["class_weights"] = self.class_weights.tolist()
@@ -366,8 +367,8 @@ class SeveralHeads(Classification):
                 f"heads must label the same images, received for training, validation and test {held}; give each all labels"
             )
         super().__init__(config, run, first, is_given=False)
-        self._was_given = data is not None and not first.fingerprint
-        self._given = digest(*heads.values()) if self._was_given or run.told("given") else ""
+        self.was_given = data is not None and not first.fingerprint
+        self._given = digest(*heads.values()) if self.was_given or run.told("given") else ""
         self.classes = {head: len(data.class_names) for head, data in heads.items()}
         # The same split as with the first head alone, with the labels int32 [images, heads].
         numbered = {
