@@ -250,7 +250,7 @@ def _set_threads(of_an_operation: int, operations: int):
     except RuntimeError:
         say_once(
             f"TensorFlow has computed in this process already, so its threads stay as they are; towers are faster with {of_an_operation} "
-            "for each operation: train in a process of its own"
+            "for each operation, and sums may differ in their last bits: train in a process of its own"
         )
 
 
