@@ -30,6 +30,7 @@ from resnet_study.reports.console import (
     add_explain_flags,
     add_export_flags,
     check_explain_flags,
+    note_unfinished,
     print_exports,
     print_predictions,
     print_result,
@@ -370,7 +371,7 @@ def _test(config, actions):
         return
     result, run = evaluate(config)
     print_result(result)
-    _note_unfinished(config)
+    note_unfinished(config)
     if run.holds_run():
         from resnet_study.reports.figures import draw
 
@@ -378,33 +379,17 @@ def _test(config, actions):
     print(f"written: {run.result}" + (f", figures in {run.figures}, all in {run.page}" if run.holds_run() else ""))
 
 
-def _note_unfinished(config):
-    """Says of a run whose training has not come to its end how far it came."""
-    run = run_folder_of(config)
-    if config.test_ckpt_path or not run.error_csv.is_file():
-        return
-    last = int(run.read_history()["step"].iloc[-1])
-    if last < config.train_steps:
-        kind = "best" if config.chosen_by(False) else "last"
-        which = f"the {kind} weights up to there" if last else "the weights of the untrained network"
-        unless = "unless --patience has ended it, " if config.patience else ""
-        print(
-            f"note: the last report of the run came after {last:,} of {config.train_steps:,} steps, these are {which}; "
-            f"{unless}{config.resume_command(run.path)} goes on with it"
-        )
-
-
 def _predict(config, actions):
     from cifar10_test import predict
 
-    _note_unfinished(config)
+    note_unfinished(config)
     print_predictions(predict(config, actions["images"], actions["explain_limit"] if actions["explain"] else 0))
 
 
 def _calibrate(config, actions):
     from resnet_study.studies.calibrate import calibrate
 
-    _note_unfinished(config)
+    note_unfinished(config)
     facts, path = calibrate(config, actions["held_out"])
     before, after = facts["test_before"], facts["test_after"]
     print(
@@ -422,7 +407,7 @@ def _calibrate(config, actions):
 def _export(config, actions):
     from cifar10_test import export
 
-    _note_unfinished(config)
+    note_unfinished(config)
     options = {name: actions[name] for name in ("quantize", "pixels")}
     print_exports(export(config, actions["format"], **options, compared=actions["compare"], paths=actions["images"]))
 

@@ -275,9 +275,12 @@ def export(
         chosen = images, None, f"{len(images):,} images that were given"
     else:
         try:
-            chosen = draw(next(name for name in parts() if name != "training"), compared)
+            part = next(name for name in parts() if name != "training")
         except UsageError as error:
+            if quantize == "int8":  # which needs training images, whatever it is checked with
+                raise
             raise UsageError(f"{error}; or check the files with images of yours, --images=PATH") from error
+        chosen = draw(part, compared)
     real = RealImages(*chosen, functools.partial(draw, "training", CALIBRATION_IMAGES))
     class_names = find_class_names(path, model)
     reading = config.reading(class_names)  # which a checkpoint does not bring with it

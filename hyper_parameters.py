@@ -478,8 +478,9 @@ def from_preset(name: str, **settings) -> HyperParameters:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     if unknown := settings.keys() - {field.name for field in dataclasses.fields(HyperParameters)}:
         known = [field.name for field in dataclasses.fields(HyperParameters)]
-        near = difflib.get_close_matches(min(unknown), known)
-        advice = f"did you mean {' or '.join(near)}?" if near else "see --help-all"
+        near = {name: found for name in sorted(unknown) if (found := difflib.get_close_matches(name, known))}
+        advice = "; ".join(f"for {name}, did you mean {' or '.join(found)}?" for name, found in near.items())
+        advice = advice or "see --help-all"
         raise UsageError(f"expected settings of HyperParameters, received {', '.join(sorted(unknown))}; {advice}")
     if settings.get("ckpt_path") and not settings.get("is_use_ckpt"):
         raise UsageError(

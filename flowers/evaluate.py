@@ -13,7 +13,7 @@ from hyper_parameters import HyperParameters
 from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import UsageError, run_command
 from resnet_study.files import read_json, write_atomically
-from resnet_study.reports.console import print_result, report_others
+from resnet_study.reports.console import note_unfinished, print_result, report_others
 from resnet_study.run_folder import begun_run_around, find_run, find_settings, run_around, run_folder_of
 from resnet_study.run_images import check_parts, tell_known_images
 
@@ -203,6 +203,7 @@ def report(config: FlowerParameters) -> None:
     """Tests, prints what came out, a line for each part, and draws the figures of a run."""
     result, run, data = evaluate(config)
     print_result(result)
+    note_unfinished(config)
     if not config.test_ckpt_path:
         _draw(config, run, data, result)
     print(

@@ -6,7 +6,7 @@ from flowers.evaluate import EVALUATE_READS, label_parts, load_as_trained, store
 from flowers.settings import FlowerParameters
 from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import run_command
-from resnet_study.reports.console import add_export_flags, print_exports
+from resnet_study.reports.console import add_export_flags, note_unfinished, print_exports
 
 
 def export(config: FlowerParameters, formats, quantize="none", pixels="uint8", **options) -> list[dict]:
@@ -50,6 +50,7 @@ def _run(argv):
     from resnet_study import devices
 
     devices.import_tensorflow()
+    note_unfinished(config)
     print_exports(export(config, formats, quantize, pixels, compared=compared, paths=paths))
 
 

@@ -5,7 +5,7 @@ import sys
 from flowers.settings import FlowerParameters
 from resnet_study.command_line import Parser, add_flags
 from resnet_study.errors import run_command
-from resnet_study.reports.console import add_explain_flags, check_explain_flags, print_predictions
+from resnet_study.reports.console import add_explain_flags, check_explain_flags, note_unfinished, print_predictions
 
 
 def main(argv=None) -> int:
@@ -38,6 +38,7 @@ def _run(argv):
     devices.import_tensorflow()
     from cifar10_test import predict
 
+    note_unfinished(config)
     print_predictions(predict(config, images, limit if explains else 0))
 
 

@@ -101,8 +101,9 @@ def _expand(given) -> list[Path]:
     """What a shell leaves to the program: `~` behind `--images=`, and under Windows `*`."""
     if not os.fspath(given):  # else it would be the working folder
         raise UsageError("--images must name files or folders, received ''; give some")
-    if re.match(r"(https?|ftp|file)://", os.fspath(given)):
-        raise UsageError(f"--images must name files or folders, received the address {given}; save the image as a file")
+    if address := re.match(r"(https?|ftp|file)://", os.fspath(given), re.IGNORECASE):
+        mend = "give its path alone" if address[1].lower() == "file" else "save the image as a file"
+        raise UsageError(f"--images must name files or folders, received the address {given}; {mend}")
     path = Path(given).expanduser()
     if path.exists() or os.name != "nt":
         return [path]

@@ -168,10 +168,12 @@ class RunFolder:
 
     def check_not_longer(self, config: Settings) -> None:
         """Raises UsageError where the settings make the training longer than it was; to be called where patience ends it all the same."""
-        if find_longer(self, self.read_config(type(config)), config):
+        stored = self.read_config(type(config))
+        if find_longer(self, stored, config):
+            ended = getattr(stored, config.LENGTH)
             raise UsageError(
                 f"--patience has ended {self}, and would again, received a longer training; "
-                + ("" if getattr(config, "extend", 0) else "add --extend to begin the schedule anew, or ")
+                + ("" if config.extend == ended else f"add --extend={ended} to begin the schedule anew, or ")
                 + "go on from its weights in another run"
             )
 

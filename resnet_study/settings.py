@@ -36,8 +36,8 @@ PATHS = (
     "labels",
     "class_weight",
 )  # settings that are paths, of all classes of settings
-# What a command that goes on with a run names otherwise, or the run keeps.
-_NOT_ASKED_FOR = ("version", "runs_dir", "data_dir", "labels", "label_separator", "test_ckpt_path")
+# What a command that goes on with a run names otherwise.
+_NOT_ASKED_FOR = ("version", "runs_dir", "test_ckpt_path")
 _SOURCES = ("ckpt_path", "teacher", "weights")  # of these, what a run begins with or learns from
 _BEFORE = {"jpeg_size": "full"}  # what runs of before there was a setting did, where that is not its default
 
@@ -154,7 +154,7 @@ class Settings:
         flags = [f"--version={_quote(folder.name)}", "--resume"]
         config = folder / "config.json"
         stored = self.from_json(read_text(config), str(config)) if config.is_file() else self
-        # What this start was asked for, and the first was not; the run keeps where things lie.
+        # What this start was asked for, and the run does not keep: a training keeps where its images lie.
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             if field.metadata["operational"] and name not in _NOT_ASKED_FOR and value != getattr(stored, name):

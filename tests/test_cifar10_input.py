@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -129,12 +130,15 @@ def test_what_is_damaged_in_keras_cache_is_to_be_deleted(tmp_path, monkeypatch, 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(cifar_files, "download", lambda *_: pytest.fail("asked the network"))
     (half / "test_batch").write_bytes((cifar_folder / "test_batch").read_bytes())
-    with pytest.raises(UsageError, match=rf"expected data_batch_1.*delete {half} and repeat the command"):
+    with pytest.raises(
+        UsageError,
+        match=rf"expected data_batch_1[^;]*; it lies in Keras' cache: delete {re.escape(str(half))} and repeat",
+    ):
         load_data(from_preset("fast"))
     # A file that lies there beside is none of the data set.
     (cache / "test").write_bytes(b"of something else")
     monkeypatch.setattr(cifar_files, "download", lambda *_: cifar_folder)
-    with pytest.raises(UsageError, match=f"delete {cifar_folder}"):
+    with pytest.raises(UsageError, match=re.escape(f"delete {cifar_folder} and repeat")):
         load_data(from_preset("fast", dataset="cifar100"))
 
 
@@ -180,7 +184,9 @@ def test_split_refuses_classes_that_are_too_small():
     # As of a table whose column of labels holds something else.
     _, first = np.unique(data.train.labels, return_index=True)
     own = cifar10_input.ImageData(data.train.take(first), data.test, data.class_names, "")
-    with pytest.raises(UsageError, match="each image has a class of its own, so the labels may be in another column"):
+    with pytest.raises(
+        UsageError, match="each image has a class of its own; in a table of --labels these may be in another column"
+    ):
         split_data(own, from_preset("smoke"))
 
 

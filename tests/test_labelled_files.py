@@ -261,6 +261,13 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
         find_labelled(str(folder), labels="nowhere.csv")
 
 
+def test_blanks_beside_quotes_are_no_part_of_a_cell(tmp_path):
+    folder = make(tmp_path, "train/1.png", "train/2.png")
+    (folder / "t.csv").write_text('id,label\n"1.png" ,  "a, or b" \n"2.png","c ""d"" e"  \n')
+    found = find_labelled(str(folder), labels="t.csv")
+    assert set(found.class_names) == {"a, or b", 'c "d" e'}
+
+
 # The small networks
 
 

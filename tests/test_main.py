@@ -535,8 +535,15 @@ def test_a_test_of_an_unfinished_run_says_so(undrawn, tmp_path, capsys):
         assert main([f"--mode={mode}", f"--runs_dir={tmp_path}", "--version=x", *more.get(mode, [])]) == 0
         assert "came after 1 of 2 steps, these are the best weights up to there; " in capsys.readouterr().out
     stored = RunFolder(tmp_path / "x").read_config(HyperParameters)
-    cifar10_main._note_unfinished(replace(stored, runs_dir=str(tmp_path), version="x", validation_fraction=0))
+    cifar10_main.note_unfinished(replace(stored, runs_dir=str(tmp_path), version="x", validation_fraction=0))
     assert "these are the last weights up to there; " in capsys.readouterr().out
+    stored = replace(stored, runs_dir=str(tmp_path), version="x")
+    with RunFolder(tmp_path / "x").locked():
+        cifar10_main.note_unfinished(stored)
+    assert capsys.readouterr().out.endswith("; it is still training\n")
+    RunFolder(tmp_path / "x").error_csv.write_text("")  # which a prediction does not need
+    cifar10_main.note_unfinished(stored)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_index_draws_the_errors_of_each_depth(tmp_path):

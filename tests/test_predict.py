@@ -498,6 +498,8 @@ def test_an_unknown_flag_is_told_the_nearest():
         flowers.train.make_parser().parse_args(["--train_steps=3"])
     with pytest.raises(UsageError, match="received epochs"):
         from_preset("demo", epochs=3)
+    with pytest.raises(UsageError, match="received aaaa, train_step; for train_step, did you mean train_steps"):
+        from_preset("demo", aaaa=1, train_step=3)
 
 
 def test_a_run_of_the_other_program_is_named(images, tmp_path, capsys):
@@ -791,6 +793,8 @@ def test_home_in_a_path_is_found(tmp_path, monkeypatch):
         UsageError, match=r"received the address https://example\.com/cat\.jpg; save the image as a file"
     ):
         predict_files.list_images(["https://example.com/cat.jpg"])
+    with pytest.raises(UsageError, match=r"the address FILE:///a\.png; give its path alone"):
+        predict_files.list_images(["FILE:///a.png"])
     assert predict_files.list_images(["~/a.png"]).files == [(tmp_path / "a.png").as_posix()]
 
 

@@ -1,5 +1,7 @@
 """A prepared model answers as the model itself, whatever the number of images, heads and cores."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from resnet_study.exporting.plain_keras import make_plain
 from resnet_study.networks import registry
 from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.layers import PixelNormalization
+from resnet_study.networks.weights import has_normalization
 from resnet_study.predictor import Predictor
 from resnet_study.saved_models import load_model
 
@@ -150,9 +153,37 @@ def test_scaled_pixels_are_told(recwarn):
         predictor.predict(some_images(2) / 127.5 - 1)
 
 
-def test_pixels_of_a_network_without_normalization_are_those_of_its_training(recwarn):
-    Predictor(resnet.build_resnet(1, input_shape=(16, 16, 3))).predict(some_images(2) / 255)
+@pytest.mark.parametrize("build", [functools.partial(resnet.build_resnet, 1), resnet.build_resnet9])
+def test_pixels_of_a_network_without_normalization_are_those_of_its_training(build, recwarn):
+    Predictor(build(input_shape=(16, 16, 3))).predict(some_images(2) / 255)
     assert not [warning for warning in recwarn if "pixels" in str(warning.message)]
+
+
+def test_what_stands_before_a_network_is_seen_whatever_it_is():
+    inputs = keras.Input((16, 16, 3))
+
+    def normalizes(before, *, within=False):
+        x = before(inputs)
+        network = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(2, 3), keras.layers.Rescaling(0.1)])
+        x = network(x) if within else keras.layers.Rescaling(1 / 9)(keras.layers.Conv2D(2, 3)(x))
+        return has_normalization(keras.Model(inputs, x))
+
+    turned = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.RandomFlip()])
+    for nothing in (
+        lambda x: x,
+        turned,
+        keras.layers.AveragePooling2D(1),
+        lambda x: keras.ops.cast(x, "float32")[..., ::-1],
+    ):
+        assert not normalizes(nothing) and not normalizes(nothing, within=True)
+    for something in (
+        keras.applications.mobilenet_v2.preprocess_input,
+        keras.layers.BatchNormalization(),
+        keras.layers.Lambda(lambda x: x / 255),
+        lambda x: keras.layers.Rescaling(1 / 255)(turned(x)),
+        keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Normalization(mean=1.0, variance=2.0)]),
+    ):
+        assert normalizes(something) and normalizes(something, within=True)
 
 
 @pytest.mark.parametrize(

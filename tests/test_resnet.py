@@ -775,7 +775,7 @@ class TestResnet9:
         grey(images[:1, ..., :1])
         assert grey.trainable_weights == []
 
-    def test_training_sets_the_whitening_filters_and_a_saved_model_keeps_them(self, tmp_path):
+    def test_the_whitening_filters_are_of_training_images_and_a_saved_model_keeps_them(self, tmp_path):
         trainer = Train(tiny(tmp_path, model="resnet9", train_steps=1, report_freq=1, train_batch_size=8))
         trainer.task.begin(trainer.model, resumed=False)
         expected = layers.PatchWhitening(3)

@@ -129,6 +129,17 @@ def test_what_is_hostile_gets_one_clear_error_and_writes_nothing(client, content
     assert "\n" not in response.json()["detail"] and not list(tmp_path.iterdir())
 
 
+def test_what_is_refused_is_received_and_not_kept():
+    pieces = [bytes(8_000_000)] * 4
+
+    class Request:
+        async def stream(self):
+            while pieces:
+                yield pieces.pop()
+
+    assert asyncio.run(serving._receive(Request(), keeps=False)) == b"" and pieces == []
+
+
 def test_forms_and_pages_of_strangers_are_told_so(client):
     answer = client.post("/api/predict", files={"file": CAT})
     assert answer.status_code == 415 and "curl --data-binary" in answer.json()["detail"]

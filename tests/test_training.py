@@ -428,9 +428,10 @@ def test_watching_the_test_error_changes_nothing_else(averaged, tmp_path):
     pd.testing.assert_frame_equal(tables[0].drop(columns=watched.columns), tables[1])
     assert_same_state(last_arrays(first), last_arrays(second))
     # What a later start was asked for stands in the command that goes on, what the run keeps does not.
-    later = tiny(tmp_path, watch_test=True, test_flip=True, strategy="cpu", tensorboard=True)
+    later = tiny(tmp_path, watch_test=True, test_flip=True, strategy="cpu", tensorboard=True, data_dir="new")
     flags = set(later.resume_command(first.path).split())
-    assert {"--test_flip=true", "--strategy=cpu", "--tensorboard=true"} < flags and "--watch_test=true" not in flags
+    assert {"--test_flip=true", "--strategy=cpu", "--tensorboard=true", "--data_dir=new"} < flags
+    assert "--watch_test=true" not in flags
     flags = tiny(tmp_path, watch_test=False).resume_command(first.path).split()
     assert "--watch_test=false" in flags and not {"--test_flip=false", "--strategy=auto"} & set(flags)
     # Of the averaged weights, which are those that are kept.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_study.data.download import download, keras_cache
+from resnet_study.data.download import download, keras_cache, naming_cache
 from resnet_study.data.image_data import ImageData, Split, check_labels, read_file
 from resnet_study.errors import UsageError, one_line
 from resnet_study.strings import shorten
@@ -110,10 +110,8 @@ def load_cifar(dataset: str, data_dir: str) -> ImageData:
     published = _PUBLISHED[dataset]
     if not data_dir:
         place = _find_in_keras_cache(published) or download(_SITE + published.archives[0], published.sha256)
-        try:
+        with naming_cache(place):
             return _read(published, place)
-        except UsageError as error:
-            raise UsageError(f"{error}. It was found in Keras' cache: delete {place} and repeat the command") from error
     place = _find(published, Path(data_dir).expanduser())
     if place is None:
         raise UsageError(

@@ -56,6 +56,16 @@ def keras_cache(kind: str = "datasets") -> Path:
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / kind
 
 
+@contextlib.contextmanager
+def naming_cache(place: Path):
+    """Says of data that are damaged, where they were found in Keras' cache and not by --data_dir, how to get others."""
+    try:
+        yield
+    except UsageError as error:
+        told = str(error).partition("; ")[0]
+        raise UsageError(f"{told}; it lies in Keras' cache: delete {place} and repeat the command") from error
+
+
 def download(url: str, sha256: str) -> Path:
     """Downloads a file into Keras' cache, once, also where several processes ask for it at the same time.
 

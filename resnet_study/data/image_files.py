@@ -1,6 +1,7 @@
 """Image files of strangers: read within limits, and brought to the input shape of a network."""
 
 import contextlib
+import functools
 import io
 import os
 import threading
@@ -256,8 +257,7 @@ def decode_pixels(
             image = _as_array(opened, tile) if by_pillow else None
             flags = _choose_flags(opened.mode, size, orientation, wanted if kind == "JPEG" else None)
         if image is None:
-            if "OPENCV_LOG_LEVEL" not in os.environ:  # it prints a line for each tag of a TIFF that it does not know
-                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            _silence_opencv()
             image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if image is None:
                 raise ValueError("OpenCV cannot decode it")
@@ -307,6 +307,16 @@ def decode_pixels(
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image), has_alpha
+
+
+@functools.cache
+def _silence_opencv() -> None:
+    """Has OpenCV print no line for each tag of a TIFF that it does not know, unless somebody has said what it is to print."""
+    import cv2
+
+    usual = cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_WARNING
+    if usual and "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _drop_texts(content: bytes) -> bytes:

@@ -196,6 +196,10 @@ def _choose(found, folders, name: str, part: str, table: Path):
     return found[0] if found else None
 
 
+def _read_cells(text, delimiter):
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True))
+
+
 def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, str]:
     """Rows of (file name; label, with several a tuple of them, None = none; part or None), whether there is a column of parts, whether
     images have several labels, and what is to be said of that.
@@ -208,7 +212,10 @@ def _read_table(place: Path, separator: str) -> tuple[list[tuple], bool, bool, s
             text = text[mark.end() :]
         head = text.partition("\n")[0]
         delimiter = max(",;\t", key=head.count)
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True))
+        try:
+            lines = _read_cells(text, delimiter)
+        except csv.Error:  # perhaps of blanks between a closing quote and what stands between cells
+            lines = _read_cells(re.sub(rf'" +(?={delimiter}|\r?$)', '"', text, flags=re.MULTILINE), delimiter)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"{place} must be a CSV file in UTF-8 whose quotes are closed, received {shorten(str(error))}; save it as such"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_study.data.download import download, keras_cache
+from resnet_study.data.download import download, keras_cache, naming_cache
 from resnet_study.data.image_data import ImageData, Split, check_labels, read_file
 from resnet_study.errors import UsageError, one_line
 
@@ -55,10 +55,8 @@ def load_mnist(data_dir: str = "") -> ImageData:
     if not data_dir:
         cached = keras_cache() / _NPZ
         place = cached if cached.is_file() else download(_URL, _SHA256)
-        try:
+        with naming_cache(place):
             return _read_npz(place)
-        except UsageError as error:
-            raise UsageError(f"{error}. It was found in Keras' cache: delete {place} and repeat the command") from error
     place = Path(data_dir).expanduser()
     if place.is_file():
         return _read_npz(place)

@@ -66,7 +66,7 @@ def hold_out(
                 len(members) > len(fractions)
             )
             column = (
-                "; each image has a class of its own, so the labels may be in another column"
+                " (each image has a class of its own; in a table of --labels these may be in another column)"
                 if len(sizes) > 1 and (sizes == 1).all()
                 else ""
             )

@@ -266,7 +266,8 @@ def _folder_aside(place: Path):
     aside, old = aside_of(place), aside_of(place, "-old")
     try:
         _put_back(place)
-        shutil.rmtree(aside, ignore_errors=True)  # of a process of the same number that was killed
+        for folder in (aside, old):  # of a process of the same number that was killed
+            shutil.rmtree(folder, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
         if place.exists():

@@ -1,6 +1,6 @@
 """A process that opens a model file with its own runtime and answers images; `exported_model` starts it and talks to it.
 
-    python -I runtimes.py FORMAT PATH THREADS
+    python -P runtimes.py FORMAT PATH THREADS
 
 It imports nothing of this library, and refuses to: so it shows that a file needs no more than its runtime. A file that brings its
 runtime down, or that fills the memory, ends this process and no other.

@@ -24,6 +24,8 @@ from resnet_study.saved_models import as_functional, read_model
 from resnet_study.strings import shorten
 
 _NORMALIZATIONS = (PixelNormalization, keras.layers.Normalization, keras.layers.Rescaling)
+# Operations of `keras.ops` that leave the values of pixels as they are.
+_KEEPING = ("Cast", "Concatenate", "Flip", "GetItem", "Pad", "Reshape", "Stack", "Transpose")
 
 
 def open_weights(weights, preprocessing=None, shipped: str | None = None) -> tuple:
@@ -163,9 +165,27 @@ def _is_preprocessing(layer) -> bool:
 
 
 def has_normalization(model: keras.Model) -> bool:
-    """Whether a layer of a model, also of one within it, brings raw pixels 0..255 to what the network takes."""
-    within = (layer for layer in model.layers if isinstance(layer, keras.Model))
-    return any(isinstance(layer, _NORMALIZATIONS) for layer in model.layers) or any(map(has_normalization, within))
+    """Whether something changes the values of pixels before the first layer of a model that learns: a normalisation, also as operations of
+    `keras.ops`, or batch norm.
+    """
+    for operation in _list_operations(model):
+        if isinstance(operation, (*_NORMALIZATIONS, keras.layers.BatchNormalization)):
+            return True
+        if getattr(operation, "weights", None):
+            return False
+        is_layer = isinstance(operation, keras.layers.Layer) and not isinstance(operation, keras.layers.Lambda)
+        if not is_layer and type(operation).__name__ not in _KEEPING:
+            return True
+    return False
+
+
+def _list_operations(model):
+    """The operations of a model from its input on, those of models within it in their place."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        if isinstance(operation, keras.Model):
+            yield from _list_operations(operation)
+        else:
+            yield operation
 
 
 def _copy_normalization(source):

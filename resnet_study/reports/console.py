@@ -4,6 +4,7 @@ import argparse
 
 from resnet_study.class_names import THRESHOLD
 from resnet_study.errors import UsageError
+from resnet_study.run_folder import run_folder_of
 
 _EXPLAINED = 24  # images, unless asked for more
 _ROWS, _FIRST_ROWS = 30, 10  # a longer table is shown by its first rows alone
@@ -58,6 +59,28 @@ def print_result(result: dict) -> None:
                 + work
             )
             _print_balance(metrics)
+
+
+def note_unfinished(config) -> None:
+    """Says of a run whose training has not come to its end how far it came."""
+    run = run_folder_of(config)
+    if config.test_ckpt_path or not run.error_csv.is_file():
+        return
+    try:
+        history = run.read_history()
+    except UsageError:  # which a test tells; predictions need no table
+        return
+    counts_steps = config.LENGTH == "train_steps"
+    done = int(history["step"].iloc[-1]) if counts_steps else len(history) - 1
+    planned, unit = getattr(config, config.LENGTH), "steps" if counts_steps else "epochs"
+    if done < planned:
+        kind = "best" if config.chosen_by(False) else "last"
+        which = f"the {kind} weights up to there" if done else "the weights of the untrained network"
+        unless = "unless --patience has ended it, " if config.patience else ""
+        ways = (
+            "it is still training" if run.is_locked() else f"{unless}{config.resume_command(run.path)} goes on with it"
+        )
+        print(f"note: the last report of the run came after {done:,} of {planned:,} {unit}, these are {which}; {ways}")
 
 
 def report_others(config, found) -> None:

@@ -150,26 +150,16 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
             False, description="tell what the network saw, heat maps and nearest training images, too"
         ),
     ) -> Answers:
+        asked = [each for each in models if model in (None, each.name)]
+        try:
+            _check(request, models, model, asked)
+        except fastapi.HTTPException:
+            await _receive(
+                request, keeps=False
+            )  # who is answered without having sent all sees a reset connection instead
+            raise
         async with arriving:
-            # Before anything is refused: who is answered without having sent all sees a reset connection instead.
             content = await _receive(request)
-            asked = [each for each in models if model in (None, each.name)]
-            if not asked:
-                raise fastapi.HTTPException(
-                    404, f"model must be {' or '.join(each.name for each in models)}, received {model!r}"
-                )
-            if unknown := sorted(set(request.query_params) - {"model", "top", "details"}):
-                raise fastapi.HTTPException(
-                    422, f"parameters are model, top and details, received {unknown[0]}; leave it out"
-                )
-            if request.headers.get("content-type", "").lower().startswith("multipart/"):
-                raise fastapi.HTTPException(
-                    415,
-                    "expected the bytes of an image as the body, received a form; send them as curl --data-binary @FILE does",
-                )
-            # A browser says so where a page of a stranger asks.
-            if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-                raise fastapi.HTTPException(403, "pages of other sites are not answered; open the page of this program")
             async with computing:
                 answers = [await run_in_threadpool(_answer, each, content, top, details) for each in asked]
         if all(answer.get("problem") for answer in answers):
@@ -177,6 +167,24 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
         return {"answers": answers}
 
     return app
+
+
+def _check(request, models, model, asked):
+    """Refuses what is not answered, whatever its image."""
+    if not asked:
+        raise fastapi.HTTPException(
+            404, f"model must be {' or '.join(each.name for each in models)}, received {model!r}"
+        )
+    if unknown := sorted(set(request.query_params) - {"model", "top", "details"}):
+        raise fastapi.HTTPException(422, f"parameters are model, top and details, received {unknown[0]}; leave it out")
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        raise fastapi.HTTPException(
+            415,
+            "expected the bytes of an image as the body, received a form; send them as curl --data-binary @FILE does",
+        )
+    # A browser says so where a page of a stranger asks.
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise fastapi.HTTPException(403, "pages of other sites are not answered; open the page of this program")
 
 
 def _answer(model, content, top, details):
@@ -189,13 +197,14 @@ def _answer(model, content, top, details):
         return {"model": model.name, "problem": as_text(" ".join(str(error).split()))}
 
 
-async def _receive(request) -> bytes:
+async def _receive(request, keeps: bool = True) -> bytes:
+    """The body of a request, received to its end; where it is not kept, b""."""
     content, received = bytearray(), 0
     try:
         async with asyncio.timeout(_SECONDS_TO_ARRIVE):
             async for piece in request.stream():
-                received += len(piece)
-                if received <= _LARGEST_UPLOAD:
+                received += len(piece) if keeps else 0
+                if keeps and received <= _LARGEST_UPLOAD:
                     content += piece
     except TimeoutError:
         raise fastapi.HTTPException(
