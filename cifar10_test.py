@@ -92,9 +92,16 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         (content of `result.json`, see `resnet_study.evaluation`; the folder that holds the files).
 
     Raises:
-        UsageError: no such run or file, or the model does not fit the data set.
+        UsageError: no such run or file, the run was trained with other settings, or the model does not fit the data set.
     """
+    if not isinstance(config, HyperParameters):
+        raise UsageError(
+            f"config must be HyperParameters, received {type(config).__name__}; flowers.evaluate tests transfer models"
+        )
     path, run = find_model(config)
+    if not config.test_ckpt_path:
+        config = run.as_begun(config)
+        run.check_read(config)
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     data = _load_heads(config, path, model)
@@ -257,6 +264,7 @@ def export(
     Raises:
         UsageError: no such run or file; a format has no such quantization; or a file does not answer as the model.
     """
+    formats = [formats] if isinstance(formats, str) else formats
     check_formats(formats, quantize)  # before any data are read
     path, run = find_model(config)
     model = load_model(path, config.shipped_name)

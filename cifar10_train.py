@@ -14,6 +14,7 @@ import atexit
 import bisect
 import contextlib
 import math
+import random
 import time
 from collections.abc import Sequence
 
@@ -80,18 +81,21 @@ class Train:
             )
         self.run = run or run_folder_of(config)
         config = self.config = self.run.as_begun(config)
-        devices.set_up(config.seed, config.deterministic)
-        self.machine = choose_machine(config, devices.choose_strategy(config.strategy), self.run)
-        if task is None:
-            task = SeveralHeads if len(config.tasks) > 1 else Classification
-        self.task = task(config, self.run, data)
-        self.data, self.report_freq, self.train_steps = self.task.data, self.task.report_freq, self.task.stage_ends[-1]
-        self._state, self._user_model = TrainingState(), UserModel(self.task)
-        self._under_way: list[tuple] = []  # pairs of step and what it gave, on the device
-        self._keeper = KeepBest(
-            self.run.best, self.task.chosen_by, lambda path: self._user_model.save(self.stage, path)
-        )
-        self._enter_stage(0)
+        self._random_states = None
+        with self._own_random_states():
+            devices.set_up(config.seed, config.deterministic)
+            self.machine = choose_machine(config, devices.choose_strategy(config.strategy), self.run)
+            if task is None:
+                task = SeveralHeads if len(config.tasks) > 1 else Classification
+            self.task = task(config, self.run, data)
+            self.data, self.report_freq = self.task.data, self.task.report_freq
+            self.train_steps = self.task.stage_ends[-1]
+            self._state, self._user_model = TrainingState(), UserModel(self.task)
+            self._under_way: list[tuple] = []  # pairs of step and what it gave, on the device
+            self._keeper = KeepBest(
+                self.run.best, self.task.chosen_by, lambda path: self._user_model.save(self.stage, path)
+            )
+            self._enter_stage(0)
 
     @property
     def step(self) -> int:
@@ -138,6 +142,7 @@ class Train:
         self._user_model.frozen = self.model.stop_training = False  # of an earlier call
         self._under_way.clear()
         with (
+            self._own_random_states(),
             self.run.locked() if self.machine.is_chief else contextlib.nullcontext(),
             naming_errors(self.config, self.run),
         ):
@@ -173,6 +178,22 @@ class Train:
             if self.config.strategy == "multi_worker":
                 # A machine that ends while the chief still tests looks to TensorFlow as if it had crashed.
                 atexit.register(workers.wait_for_all, self.machine.strategy)
+
+    @contextlib.contextmanager
+    def _own_random_states(self):
+        """Networks draw from the global generators of Python and NumPy. So may the program that trains several: it gets its states back, and the
+        training goes on with its own.
+        """
+        before = random.getstate(), np.random.get_state()
+        if self._random_states:
+            random.setstate(self._random_states[0])
+            np.random.set_state(self._random_states[1])
+        try:
+            yield
+        finally:
+            self._random_states = random.getstate(), np.random.get_state()
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
     def _check_own_choice(self):
         """Raises UsageError where something is that of the run which `overwrite` deletes, and a new one might have another."""

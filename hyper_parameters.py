@@ -14,7 +14,7 @@ import difflib
 import math
 from typing import ClassVar
 
-from resnet_study.errors import UsageError
+from resnet_study.errors import UsageError, say_once
 from resnet_study.networks.registry import find, name_with_blocks
 from resnet_study.presets import OF_DATASET, PRESETS, default_preset, recipe_of_model
 from resnet_study.settings import DATA, LOADING, NETWORK, RUN, TRAINING, setting
@@ -31,7 +31,10 @@ HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HyperParameters(SharedSettings):
-    """One training run. Steps are batches, errors are top-1 in %, images are [height, width, channels] of 0..255, RGB or grey."""
+    """One training run. Steps are batches, errors are top-1 in %, images are [height, width, channels] of 0..255, RGB or grey.
+
+    Made by `from_preset`: this class knows the name of the preset and applies none of its values.
+    """
 
     PROGRAM: ClassVar[str] = "python cifar10_main.py --mode=train"
     LENGTH: ClassVar[str] = "train_steps"
@@ -456,7 +459,7 @@ def from_preset(name: str, **settings) -> HyperParameters:
     """The settings of a preset, with single ones replaced.
 
     What the data set asks of every recipe comes with it, and options of the preset's own network (`NETWORK_OPTIONS`) hold only for networks of
-    its kind.
+    its kind. A note tells of a setting that changes nothing.
 
     Args:
         name: key of `PRESETS`.
@@ -474,6 +477,16 @@ def from_preset(name: str, **settings) -> HyperParameters:
         config = from_preset("fast", model="resnet32", seed=1)
         print(config.run_name)  # resnet32-cifar10-fast-seed1
     """
+    config = apply_preset(name, settings)
+    try:
+        config.check_given(settings)
+    except UsageError as unread:  # no mistake of a program that varies another setting
+        say_once(f"note: {unread}")
+    return config
+
+
+def apply_preset(name: str, settings: dict) -> HyperParameters:
+    """As `from_preset`, which also tells of settings that change nothing."""
     if name not in PRESETS:
         raise UsageError(f"--preset must be one of {', '.join(PRESETS)}; received '{name}'")
     if unknown := settings.keys() - {field.name for field in dataclasses.fields(HyperParameters)}:
@@ -512,4 +525,4 @@ def from_flags(given: dict) -> HyperParameters:
     preset = given.get("preset") or default_preset(
         *(given.get(name, fields[name].default) for name in ("dataset", "model"))
     )
-    return from_preset(preset, **{name: value for name, value in given.items() if name != "preset"})
+    return apply_preset(preset, {name: value for name, value in given.items() if name != "preset"})

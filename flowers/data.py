@@ -17,7 +17,7 @@ from flowers.image_part import ImagePart, make_part
 from flowers.leaks import find_leaks
 from flowers.oxford102 import fetch_flowers
 from flowers.settings import FlowerParameters
-from hyper_parameters import from_preset
+from hyper_parameters import apply_preset
 from resnet_study.data.folder_data import check_broken, find_known, find_parts, list_classes
 from resnet_study.data.splits import ALL_CLASSES, EACH_CLASS, hold_out
 from resnet_study.errors import UsageError, say_once
@@ -172,7 +172,7 @@ def _holds_test(run: RunFolder) -> bool:
 def _load_published(config: FlowerParameters) -> FlowerData:
     """A data set of `cifar10_input`, by the same reader and split."""
     names = ("dataset", "data_dir", "validation_fraction", "split_seed")
-    settings = from_preset("fast", **{name: getattr(config, name) for name in names})
+    settings = apply_preset("fast", {name: getattr(config, name) for name in names})
     data = cifar10_input.load_data(settings)
     training, validation = cifar10_input.split_data(data, settings)
     if config.classes > len(data.class_names):

@@ -60,6 +60,9 @@ def evaluate(config: FlowerParameters):
     from resnet_study.new_data import predict_unlabelled
 
     path, run = find_model(config)
+    if not config.test_ckpt_path:
+        config = run.as_begun(config)
+        run.check_read(config)
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     data = load_as_trained(config, path, model)

@@ -80,6 +80,7 @@ def build_transfer(
     """
     spec = find(backbone_name)
     _check_arguments(spec, classes, input_shape, head)
+    classes, input_shape = int(classes), tuple(map(int, input_shape))
     spec.check_weights(weights)
     if weights == "imagenet":
         check_imagenet(spec)
@@ -176,7 +177,7 @@ def _attach_head(x, head, classes, dropout, activation):
 
 def find_backbone(model: keras.Model) -> keras.Model:
     """The nested backbone of a model of this module. Raises UsageError if there is none."""
-    for layer in model.layers:
+    for layer in reversed(model.layers):  # preprocessing may be a model, too
         if isinstance(layer, keras.Model):
             return layer
     raise UsageError(f"expected a model whose backbone is a nested model, received '{model.name}'")
@@ -231,7 +232,7 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         to_features, head = split_model(model)
         print(to_features.output_shape)  # (None, 2048)
     """
-    cut = next(index for index, layer in enumerate(model.layers) if isinstance(layer, keras.Model))
+    cut = model.layers.index(find_backbone(model))
     if isinstance(model.layers[cut + 1], layers.GlobalAveragePooling2D):
         cut += 1
     maps = model.layers[cut + 1].input  # `output` of a nested model is a tensor within it
@@ -267,7 +268,8 @@ def _check_arguments(spec, classes, input_shape, head):
     if not isinstance(classes, Integral) or classes < 2:
         raise UsageError(f"classes must be an int >= 2, received {classes!r}")
     shape = tuple(input_shape)
-    if len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < spec.smallest:
+    is_whole = all(isinstance(size, Integral) for size in shape)
+    if len(shape) != 3 or not is_whole or shape[2] != 3 or min(shape[:2]) < spec.smallest:
         raise UsageError(
             f"input_shape must be (height, width, 3) with {spec.smallest} pixels or more for {spec.name}, received {shape}"
         )

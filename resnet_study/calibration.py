@@ -210,7 +210,8 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
         temperature: > 0.
 
     Raises:
-        ValueError: the model does not end in one dense layer with softmax, or the temperature is not above 0.
+        ValueError: the model does not end in one dense layer with softmax, or that is quantized or has LoRA weights; or the temperature is
+            not above 0.
 
     Example:
         from resnet_study.calibration import set_temperature
@@ -226,5 +227,9 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
     if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:
         raise ValueError(
             f"expected a model that ends in a dense layer with softmax, received one that ends in {last.name}"
+        )
+    if getattr(last, "quantization_mode", None) or getattr(last, "lora_enabled", False):
+        raise ValueError(
+            f"expected a model as trained, received one whose {last.name} is quantized or has LoRA weights"
         )
     last.set_weights([weight / temperature for weight in last.get_weights()])

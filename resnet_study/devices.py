@@ -18,7 +18,8 @@ SMALLEST_SHARD = 32
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 # The environment variable by which oneDNN computes TensorFlow's convolutions on a processor, or does not.
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
-_has_set_threads = False  # those of this process, for a training with towers
+_has_set_threads = False  # those of this process, for a training with towers or for answers
+_is_deterministic = False  # whether TensorFlow was told so in this process
 _BACKEND = "set KERAS_BACKEND=tensorflow"
 
 
@@ -203,7 +204,7 @@ def choose_towers(towers: int, strategy, batch_size: int, stored: int | None = N
         _set_threads(-(-cores // chosen), cores)
     elif on_processor and _has_set_threads:
         say_once(
-            "an earlier training of this process had towers and set TensorFlow's threads, which stay: one tower is faster in a process of its own"
+            "TensorFlow's threads were set earlier in this process, for towers, and stay: one tower is faster in a process of its own"
         )
     return chosen
 
@@ -218,9 +219,11 @@ def share_batches() -> None:
 
     if tf.config.get_visible_devices("GPU"):
         return
+    global _has_set_threads
     with contextlib.suppress(RuntimeError):  # it has computed already: then the cores share each operation
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(count_cores())
+        _has_set_threads = True
 
 
 def count_inference_towers() -> int:
@@ -326,6 +329,12 @@ def set_up(seed: int, deterministic: bool) -> None:
     import keras
     import tensorflow as tf
 
+    global _is_deterministic
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+        _is_deterministic = True
+    elif _is_deterministic:
+        say_once(
+            "an earlier training of this process was --deterministic, which stays: a process of its own may be faster"
+        )

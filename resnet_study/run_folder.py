@@ -166,6 +166,17 @@ class RunFolder:
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
 
+    def check_read(self, config: Settings) -> None:
+        """Raises UsageError where settings with which the run is read differ from its own: with another split, images it was trained on would be
+        tested.
+        """
+        stored = self.read_config(type(config))
+        if changed := config.flags_beside(stored):
+            raise UsageError(
+                f"{self} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out, or in Python "
+                "give the same settings"
+            )
+
     def check_not_longer(self, config: Settings) -> None:
         """Raises UsageError where the settings make the training longer than it was; to be called where patience ends it all the same."""
         stored = self.read_config(type(config))
@@ -348,7 +359,12 @@ class RunFolder:
 
 
 def run_folder_of(config) -> RunFolder:
-    """The folder of a run with the settings of either program."""
+    """The folder of a run with the settings of either program. Raises UsageError for what is no settings."""
+    if not isinstance(config, Settings):
+        raise UsageError(
+            f"config must be HyperParameters or FlowerParameters, received {type(config).__name__}; make one, such as "
+            "hyper_parameters.from_preset('demo')"
+        )
     return RunFolder(f"{config.runs_dir}/{config.run_name}")
 
 
@@ -417,8 +433,6 @@ def find_settings(
     # The folder may have been moved since, or come from a stranger: where to write is never taken from its settings.
     place = {"runs_dir": settings.__dataclass_fields__["runs_dir"].default} | flags
     config = dataclasses.replace(stored, **place | {"version": run.path.name, "test_ckpt_path": ""})
-    if not begins and (changed := config.flags_beside(stored)):
-        raise UsageError(
-            f"{run} was trained with {' '.join(stored.flags_beside(config))}, received {' '.join(changed)}; leave that out"
-        )
+    if not begins:
+        run.check_read(config)
     return config

@@ -105,6 +105,11 @@ class Settings:
             if old_values := field.metadata["old_values"]:
                 value = getattr(self, field.name)
                 object.__setattr__(self, field.name, old_values.get(value, value) if type(value) is str else value)
+            value = getattr(self, field.name)
+            if type(value).__module__ == "numpy" and hasattr(value, "item"):
+                object.__setattr__(self, field.name, value.item())
+            elif isinstance(value, os.PathLike) and field.type is str:
+                object.__setattr__(self, field.name, os.fspath(value))
             _check(field, getattr(self, field.name))
             if field.name in PATHS:
                 try:

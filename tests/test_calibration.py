@@ -106,6 +106,10 @@ def test_a_model_without_softmax_is_refused():
         set_temperature(keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]), 2.0)
     inputs = keras.Input((6,))
     heads = keras.Model(inputs, {name: keras.layers.Dense(2, "softmax", name=name)(inputs) for name in "ab"})
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, "softmax")])
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="is quantized or has LoRA"):
+        set_temperature(model, 2.0)
     with pytest.raises(ValueError, match="one head, received one with 2"):
         set_temperature(heads, 2.0)
     for temperature in (0, -1, np.nan):

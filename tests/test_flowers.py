@@ -198,6 +198,16 @@ def test_the_program_of_the_text_has_the_same_loss(small):
     assert abs(ours - theirs) < 1e-5
 
 
+def test_what_stands_before_a_backbone_may_be_a_model():
+    before = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255)])
+    model = heads.build_transfer(
+        "resnet8", np.int64(3), input_shape=np.array([32, 32, 3]), weights=None, preprocessing=before
+    )
+    assert heads.find_backbone(model).name == "resnet8" and heads.split_model(model)[0].output.shape == (None, 64)
+    with pytest.raises(UsageError, match=r"input_shape must be .*received \(None, None, 3\)"):
+        heads.build_transfer("resnet8", 3, input_shape=(None, None, 3), weights=None)
+
+
 def test_a_frozen_backbone_keeps_its_statistics_and_one_image_equals_its_row(small):
     backbone = heads.find_backbone(small)
     before = backbone.get_weights()

@@ -1,7 +1,9 @@
 import argparse
 import dataclasses
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hyper_parameters import HyperParameters, from_flags, from_preset, learning_rate_at
@@ -102,6 +104,21 @@ def test_a_flag_that_nothing_would_read_is_refused():
     with pytest.raises(UsageError, match="--ckpt_path=x is read with --is_use_ckpt only"):
         from_flags({"ckpt_path": "x"})
     assert from_flags({"ckpt_path": "x", "is_use_ckpt": True}).ckpt_path == "x"
+
+
+def test_a_setting_of_a_program_that_changes_nothing_is_told(capsys):
+    run_command(lambda: None)  # which forgets what was said
+    assert from_preset("demo", data_dir="my_photos").dataset == "digits"
+    assert "note: --dataset=digits reads no --data_dir, received --data_dir=my_photos" in capsys.readouterr().out
+    from_preset("fast", augment=True, rotation=15.0, teacher_temperature=5.0)
+    assert "note: --teacher_temperature needs --teacher" in capsys.readouterr().out
+
+
+def test_numbers_of_numpy_and_paths_are_taken():
+    config = from_preset("smoke", seed=np.int64(3), init_lr=np.float32(0.5), augment=np.True_, runs_dir=Path("a/b"))
+    assert (config.seed, config.init_lr, config.augment, config.runs_dir) == (3, 0.5, True, str(Path("a/b")))
+    assert [type(value) for value in (config.seed, config.init_lr, config.augment)] == [int, float, bool]
+    assert HyperParameters.from_json(config.to_json(), "a") == config
 
 
 def test_settings_that_are_no_settings_are_named():

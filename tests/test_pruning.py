@@ -13,7 +13,7 @@ from cifar10_input import Split
 from cifar10_main import main
 from cifar10_test import evaluate
 from cifar10_train import train
-from hyper_parameters import from_preset
+from hyper_parameters import HyperParameters, from_preset
 from resnet import build_resnet, build_resnet9
 from resnet_study.checkpoints import read_checkpoint
 from resnet_study.errors import UsageError
@@ -218,7 +218,7 @@ def test_zeros_stay_zero_in_weights_and_averages(tmp_path):
     history = run.read_history()
     history.loc[0, "validation_error"] = history.loc[1, "validation_error"] = 0.0
     run.error_csv.write_text(history.to_csv(index=False))
-    result, _ = evaluate(from_preset("smoke", runs_dir=str(tmp_path), version="sparse", sparsity=0.8, **TINY_RUN))
+    result, _ = evaluate(run.read_config(HyperParameters))
     assert result["best_step"] == 6 and result["validation_error"] == history["validation_error"].iloc[-1] > 0
 
 

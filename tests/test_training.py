@@ -1,7 +1,9 @@
 """Training, killing, resuming, testing: real runs on drawn images."""
 
 import dataclasses
+import functools
 import json
+import random
 import re
 import shutil
 import signal
@@ -36,6 +38,7 @@ from cifar10_input import load_data
 from cifar10_main import main
 from cifar10_test import evaluate
 from cifar10_train import Interrupted, Train, train
+from flowers.settings import FlowerParameters
 from hyper_parameters import HyperParameters, from_preset
 from resnet_study import devices
 from resnet_study.checkpoints import checkpoint_of, read_checkpoint
@@ -678,14 +681,30 @@ def test_several_labels_that_a_program_gives_refuse_what_is_for_one(tmp_path, se
         Train(tiny(tmp_path, **settings), data=given_images(**several))
 
 
+def test_what_is_no_settings_is_told_so():
+    for function in (train, evaluate, functools.partial(cifar10_test.predict, paths=["a.png"])):
+        with pytest.raises(UsageError, match=r"config must be HyperParameters.*received str"):
+            function("demo")
+    with pytest.raises(UsageError, match=r"received FlowerParameters; flowers\.evaluate tests"):
+        evaluate(FlowerParameters(data_dir="x"))
+
+
 def test_images_that_a_program_gives_may_have_labels_as_keras_has_them(tmp_path):
-    finished = []
+    finished, drawn = [], []
     for version, labels in (("a", np.arange(60) % 5), ("b", (np.arange(60) % 5).astype(np.uint8)[:, None])):
         data = given_images(train=Split(given_images().train.images, labels))
         trainer = Train(tiny(tmp_path, version=version, model="lenet5", train_steps=2), data=data)
+        drawn.append((random.random(), np.random.uniform()))
         trainer.train()
+        drawn.append((random.random(), np.random.uniform()))
         finished.append(trainer.history[-1]["train_loss"])
     assert finished[0] == finished[1]
+    assert len({number for pair in drawn for number in pair}) == 8  # a search at random tries another value each time
+    other = tiny(tmp_path, version="b", model="lenet5", train_steps=2, seed=3, synthetic_images=300)
+    with pytest.raises(
+        UsageError, match="was trained with --synthetic_images=200 --seed=0, received --synthetic_images=300 --seed=3"
+    ):
+        evaluate(other)
 
 
 def test_a_run_goes_on_and_is_tested_on_the_images_that_it_was_given_only(tmp_path):

@@ -1,6 +1,7 @@
 """Images of one's own as arrays: a folder, a `.zip` or a table of labels, read at the start and held in memory like any other data set."""
 
 import concurrent.futures
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ _OF_ONE_LABEL = ("class_weight", "balanced_sampling", "teacher", "train_random_l
 _FEW = 1000  # images that are read without showing progress
 _LARGEST_KEPT = 1 << 30  # bytes of training images
 # What was read last: a run reads its images to train, to be tested and to be drawn, and to decode photographs takes long.
-_kept: dict[tuple, ImageData] = {}
+_kept: dict[tuple, tuple[float, ImageData]] = {}
 
 
 def list_classes(config: SharedSettings) -> LabelledFiles:
@@ -125,13 +126,27 @@ def load_folder(config) -> ImageData:
     settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image")
     settings += ("folds", "fold", "validation_fraction") if config.folds else ()
     key = (found.place, found.fingerprint(), *config.reading().values(), *(getattr(config, name) for name in settings))
-    if key in _kept:
-        return _kept[key]
+    if key in _kept and _kept[key][0] == _newest(found):
+        return _kept[key][1]
     _kept.clear()
-    data = _read(config, found)
+    newest, data = _newest(found), _read(config, found)
     if data.train.images.nbytes <= _LARGEST_KEPT:
-        _kept[key] = data
+        for part in (data.train, data.test, data.validation):
+            for array in (part.images, part.labels) if part else ():
+                array.flags.writeable = False  # a program that changed it would change the next one's images
+        _kept[key] = newest, data
     return data
+
+
+def _newest(found: LabelledFiles) -> float:
+    """When a file of the data set was changed last; what cannot be asked was never."""
+    in_archive = Path(found.place).is_file()
+    files = [found.place] if in_archive else [file for members in found.parts.values() for file, _ in members]
+    times = [0.0]
+    for file in files:
+        with contextlib.suppress(OSError):
+            times.append(Path(file).stat().st_mtime)
+    return max(times)
 
 
 def _read(config, found: LabelledFiles) -> ImageData:

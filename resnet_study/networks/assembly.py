@@ -6,6 +6,7 @@ import operator
 import keras
 from keras import layers
 
+from resnet_study.devices import check_keras
 from resnet_study.networks.layers import PixelNormalization
 from resnet_study.networks.registry import SHIPPED
 from resnet_study.networks.weights import load_weights, open_weights
@@ -35,7 +36,8 @@ def check_shape(input_shape, input_tensor, smallest: int, hint: str = "") -> tup
     try:
         height, width, channels = (operator.index(size) for size in input_shape)
     except (TypeError, ValueError):
-        raise ValueError(f"{expected}, three whole numbers, received {input_shape!r}{hint}") from None
+        one_size = "; a network is for images of one size" if "None" in repr(input_shape) else ""
+        raise ValueError(f"{expected}, three whole numbers, received {input_shape!r}{one_size}{hint}") from None
     if min(height, width) < smallest or channels < 1:
         raise ValueError(f"{expected}, received {(height, width, channels)}{hint}")
     return height, width, channels
@@ -73,6 +75,7 @@ def begin(input_shape, input_tensor, weights, preprocessing, *, include_top=True
     Raises:
         ValueError: the weights cannot be read, or the shipped ones do not fit the other arguments.
     """
+    check_keras()  # a notebook may have changed how Keras orders images since the import
     if weights in SHIPPED and shipped:
         if input_shape != (32, 32, 3) and (include_top or input_shape[2] != 3):
             raise ValueError(

@@ -139,8 +139,10 @@ class PixelNormalization(keras.layers.Layer):
             mean, scale = (keras.ops.convert_to_tensor(value, "float32") for value in (self.mean, self.scale))
             return (images - mean) / scale
         mean, variance = keras.ops.moments(images, axes=(1, 2, 3), keepdims=True)
-        values = images.shape[1] * images.shape[2] * images.shape[3]
-        return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), values**-0.5)
+        height, width, channels = keras.ops.shape(images)[1:]  # tensors where the size is open
+        values = height * width * channels
+        smallest = values**-0.5 if isinstance(values, int) else keras.ops.rsqrt(keras.ops.cast(values, "float32"))
+        return (images - mean) / keras.ops.maximum(keras.ops.sqrt(variance), smallest)
 
     def _check(self, shape):
         """Raises ValueError for images that the constants would broadcast to another shape."""

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 import cifar10_input
-from hyper_parameters import HyperParameters, from_preset
+from hyper_parameters import HyperParameters, apply_preset
 from resnet_study.class_names import THRESHOLD
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
@@ -73,7 +73,7 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
     }
     if len(config.tasks) > 1:  # for which it has one value only
         named["hard_share"] = config.hard_share
-    changed = len(config.flags_beside(from_preset(config.preset, **named)))
+    changed = len(config.flags_beside(apply_preset(config.preset, named)))
     title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset_name}, preset {config.preset}"
     title += f" with {changed} other setting{'s' * (changed > 1)}" if changed else ""
     # A run that has not ended is held against nobody.

@@ -83,7 +83,9 @@ def make_explainer(model: keras.Model, head: str = "") -> Callable:
             tape.watch(pixels)
             # Without the softmax, in which a sure answer leaves no gradient.
             maps, before = compute(pixels)
-            score = tf.linalg.matvec(tf.cast(before, tf.float32), tf.cast(last.kernel.value[:, label], tf.float32))
+            score = tf.linalg.matvec(
+                tf.cast(before, tf.float32), tf.cast(keras.ops.convert_to_tensor(last.kernel)[:, label], tf.float32)
+            )
         weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
         heat = tf.nn.relu(tf.reduce_sum(tf.cast(maps * weights, tf.float32), axis=-1, keepdims=True))
         heat = tf.image.resize(heat, image.shape[:2], method="bicubic")[0, :, :, 0].numpy().clip(min=0)

@@ -24,7 +24,7 @@ import tensorflow as tf
 import cifar10_input
 import cifar10_test
 from cifar10_train import Interrupted, Train
-from hyper_parameters import HyperParameters, from_preset
+from hyper_parameters import HyperParameters, apply_preset
 from resnet_study.data.folder_data import check_split_flags
 from resnet_study.errors import UsageError
 from resnet_study.evaluation import read_result
@@ -107,7 +107,7 @@ def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> li
                 )
             preset = preset or given.get("preset") or default_preset(dataset, model)
             for seed in range(int(first), int(last) + 1) if first else seeds:
-                configs.append(from_preset(preset, **common | {"model": model, "dataset": dataset, "seed": seed}))
+                configs.append(apply_preset(preset, common | {"model": model, "dataset": dataset, "seed": seed}))
     for name, value in given.items():
         if name in PLACES:  # which scripts give in each command
             continue
