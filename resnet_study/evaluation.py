@@ -89,9 +89,9 @@ def find_model(config) -> tuple[str, RunFolder]:
     Returns:
         (argument for `saved_models.load_model`, folder).
     """
+    run = run_folder_of(config)
     path = config.test_ckpt_path
     if not path:
-        run = run_folder_of(config)
         return str(run.best), run
     place = Path(path).expanduser().resolve()
     if place.is_file() or find_format(path):

@@ -702,7 +702,7 @@ def test_images_that_a_program_gives_may_have_labels_as_keras_has_them(tmp_path)
     assert len({number for pair in drawn for number in pair}) == 8  # a search at random tries another value each time
     other = tiny(tmp_path, version="b", model="lenet5", train_steps=2, seed=3, synthetic_images=300)
     with pytest.raises(
-        UsageError, match="was trained with --synthetic_images=200 --seed=0, received --synthetic_images=300 --seed=3"
+        UsageError, match="was trained with --seed=0 --synthetic_images=200, received --seed=3 --synthetic_images=300"
     ):
         evaluate(other)
 
