@@ -237,7 +237,7 @@ def test_two_heads_and_all_options_resume_exactly_and_load(cifar100_folder, tmp_
         "dataset": "cifar100",
         "heads": "fine,coarse",
         "deterministic": True,
-        "towers": 2,
+        "towers": 1,
         "weight_averaging": 0.9,
         **options,
     }

@@ -190,8 +190,14 @@ def test_towers_compute_what_replicas_with_their_own_batch_norm_compute():
     assert np.abs(np.array(one) - mirrored)[:10].max() > 1e-3  # statistics of the whole batch are another thing
 
 
-def test_a_run_in_towers_goes_on_bit_by_bit(tmp_path):
-    assert_resumes_exactly(lambda version, **how: train(tiny(tmp_path, version=version, towers=2), **how), 3)
+def test_a_run_in_towers_goes_on_bit_by_bit(cifar_folder, tmp_path):
+    two_heads = {"dataset": "cifar10", "data_dir": str(cifar_folder), "heads": "class,kind", "towers": 2}
+
+    def train_it(version, **how):
+        return train(tiny(tmp_path, version=version, **two_heads), **how)
+
+    whole, _ = assert_resumes_exactly(train_it, 3)
+    assert "validation_error_kind" in whole.read_history()
 
 
 def test_a_run_keeps_its_towers_wherever_it_goes(tmp_path, monkeypatch):
