@@ -78,7 +78,7 @@ if (store) {
     item.className = right ? "right" : "wrong";
     picture.src = image.source;
     picture.alt = `image ${image.place}: ${names[image.label]}`;
-    const text = `${names[image.predicted]} ${image.confidence.toFixed(1)}\u00a0%`;
+    const text = `${names[image.predicted]} (${image.confidence.toFixed(1)}\u00a0%)`;
     item.append(picture, right ? `${text}, right` : `${text}, is ${names[image.label]} (${image.likelihood.toFixed(1)}\u00a0%)`);
     list.append(item);
   }
