@@ -203,9 +203,8 @@ class RunFolder:
             return self.final.is_file()
         starts = self.read_starts()
         if any("final_step" in start for start in starts):
-            return starts[-1].get("final_step") == step_of(
-                found[-1]
-            )  # a longer training that was killed at once is another start
+            # The last start: that of a longer training that was killed at once has no step.
+            return starts[-1].get("final_step") == step_of(found[-1])
         # Runs of earlier versions note no step; copies of them may have lost the times of their files.
         return self.final.stat().st_mtime >= found[-1].stat().st_mtime
 

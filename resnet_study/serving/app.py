@@ -154,9 +154,8 @@ def make_app(models: list[ServedModel]) -> fastapi.FastAPI:
         try:
             _check(request, models, model, asked)
         except fastapi.HTTPException:
-            await _receive(
-                request, keeps=False
-            )  # who is answered without having sent all sees a reset connection instead
+            # Who is answered without having sent all sees a reset connection instead.
+            await _receive(request, keeps=False)
             raise
         async with arriving:
             content = await _receive(request)
