@@ -52,7 +52,7 @@ def load_data(config: HyperParameters) -> ImageData:
         return load_mnist(config.data_dir)
     if config.dataset == "folder":
         return load_folder(config)
-    head = next(iter(config.tasks), "")
+    head = next(iter(config.head_factors), "")
     data = load_cifar("cifar100_coarse" if head == "coarse" else config.dataset, config.data_dir)
     return _as_kinds(data) if head == "kind" else data
 
@@ -69,7 +69,7 @@ def load_heads(config: HyperParameters) -> dict[str, ImageData]:
     Raises:
         UsageError: as `load_data`.
     """
-    found = {head: load_data(dataclasses.replace(config, heads=head, head_weights="")) for head in config.tasks}
+    found = {head: load_data(dataclasses.replace(config, heads=head, head_weights="")) for head in config.head_factors}
     first = next(iter(found.values()))
     return {
         head: dataclasses.replace(
@@ -453,7 +453,7 @@ def training_batches(
             tf.ensure_shape(values, [size, *shape])
             for values, shape in zip(tf.numpy_function(take, [shard], kinds), shapes, strict=True)
         )
-        images = normalization(mixer.augment(images, shard))
+        images = normalization(mixer.rand_augment(images, shard))
         return mixer.mix(augment(images, *draws, config) if config.augment else images, labels, shard)
 
     shards = shard_numbers(first_step, config.train_steps, replicas, worker, workers)

@@ -152,7 +152,7 @@ def make_parser() -> Parser:
 
 
 def main(argv=None) -> int:
-    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 75 for a lost machine, 130 for Ctrl-C."""
+    """Runs one command. Returns the exit code, see `resnet_study.errors.run_command`."""
     return run_command(lambda: _run(argv))
 
 

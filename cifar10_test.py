@@ -101,7 +101,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
     path, run = find_model(config)
     if not config.test_ckpt_path:
         config = run.as_begun(config)
-        run.check_read(config)
+        run.check_same_settings(config)
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     data = _load_heads(config, path, model)
@@ -155,7 +155,7 @@ def _label_parts(config, data):
 def _load_heads(config, path, model, own=True):
     """{name of the head: the data set with its labels}, of the heads that a model has."""
     found = find_heads(model)
-    names = list(config.tasks) if len(config.tasks) > 1 else [""]
+    names = list(config.head_factors) if len(config.head_factors) > 1 else [""]
     if set(found) != set(names):
         raise UsageError(
             f"{path} has the heads {', '.join(found) or 'none'}, received --heads={config.heads}; give --heads={','.join(found)}"

@@ -74,7 +74,7 @@ class Train:
             data: `cifar10_input.ImageData`, with several heads one for each by its name; None = as the settings say.
             task: function of (config, run, data) that makes the task; None = by the settings, one head or several.
         """
-        self._given = config = config or from_preset("liang")
+        self._asked = config = config or from_preset("liang")
         if task is None and not isinstance(config, HyperParameters):
             raise UsageError(
                 f"config must be HyperParameters, received {type(config).__name__}; FlowerParameters are for flowers.transfer.train"
@@ -86,7 +86,7 @@ class Train:
             devices.set_up(config.seed, config.deterministic)
             self.machine = choose_machine(config, devices.choose_strategy(config.strategy), self.run)
             if task is None:
-                task = SeveralHeads if len(config.tasks) > 1 else Classification
+                task = SeveralHeads if len(config.head_factors) > 1 else Classification
             self.task = task(config, self.run, data)
             self.data, self.report_freq = self.task.data, self.task.report_freq
             self.train_steps = self.task.stage_ends[-1]
@@ -198,7 +198,7 @@ class Train:
     def _check_own_choice(self):
         """Raises UsageError where something is that of the run which `overwrite` deletes, and a new one might have another."""
         config = self.config
-        if config.class_weight not in ("", "balanced") or config.reading() != self._given.reading():
+        if config.class_weight not in ("", "balanced") or config.reading() != self._asked.reading():
             raise UsageError(
                 f"this Train has taken class weights or --jpeg_size from the run in {self.run}, which overwrite=True deletes; call "
                 "cifar10_train.train(config, overwrite=True)"
@@ -325,13 +325,13 @@ class Train:
 
     def _is_report(self) -> bool:
         """Whether a report follows this step. The end that a longer training had before has one, so that one command repeats both."""
-        return self.step % self.report_freq == 0 or self.step in (self.train_steps, self.task.update.extend)
+        return self.step % self.report_freq == 0 or self.step in (self.train_steps, self.task.extended_at)
 
     def _count_epochs(self) -> int:
         """Report intervals of the whole training, each an epoch to Keras callbacks."""
         begun, to_come = (steps // self.report_freq for steps in (self.step, self.train_steps))
         ends = {
-            step for step in (self.train_steps, self.task.update.extend) if step > self.step and step % self.report_freq
+            step for step in (self.train_steps, self.task.extended_at) if step > self.step and step % self.report_freq
         }
         return max(0, len(self.history) - 1) + to_come - begun + len(ends)
 

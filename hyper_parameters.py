@@ -26,7 +26,7 @@ NETWORK_OPTIONS = (
     "shortcut", "squeeze_excitation", "block_dropout", "stochastic_depth", "zero_last_gamma", "maxout", "widths", "dropout",
 )  # fmt: skip
 # Labels that a data set has for its images, each a task of its own.
-HEADS = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
+HEADS_OF_DATASET = {"cifar10": ("class", "kind"), "cifar100": ("fine", "coarse")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -287,7 +287,7 @@ class HyperParameters(SharedSettings):
                 "--validation_fraction above 0",
             ),
             (("rotation", "flip", "padding_size", "padding_mode", "cutout"), self.augment, "--augment=true"),
-            (("head_weights",), len(self.tasks) > 1, "several --heads"),
+            (("head_weights",), len(self.head_factors) > 1, "several --heads"),
             (("teacher_temperature", "teacher_share"), self.teacher != "", "--teacher"),
             (("teacher",), self.teacher_share > 0, "--teacher_share above 0"),
             (("label_smoothing", "class_weight"), of_labels, "--teacher_share below 1, since labels have the rest"),
@@ -316,7 +316,7 @@ class HyperParameters(SharedSettings):
         return round(self.hard_share * self.train_batch_size)
 
     @property
-    def tasks(self) -> dict[str, float]:
+    def head_factors(self) -> dict[str, float]:
         """The factor of the loss of each head, by its name, in the order of `heads`; empty where there are none."""
         return _read_heads(self.dataset, self.heads, self.head_weights)
 
@@ -378,7 +378,7 @@ def _check_together(config: HyperParameters) -> None:
             "--validation_fraction=0 holds no images out, received --vali_random_label or --is_full_validation=false, which are "
             "about them; leave one out"
         )
-    if config.tasks and (config.train_random_label or config.vali_random_label):
+    if config.head_factors and (config.train_random_label or config.vali_random_label):
         raise UsageError("--heads need true labels, received random ones; leave --heads or --*_random_label out")
     if config.hard_share < 1 and not 0 < config.images_per_step < config.train_batch_size:
         raise UsageError(
@@ -420,7 +420,7 @@ def _check_together(config: HyperParameters) -> None:
         )
     fields = HyperParameters.__dataclass_fields__
     for name in ("mixup", "cutmix", "class_weight", "balanced_sampling", "teacher", "hard_share"):
-        if len(config.tasks) > 1 and getattr(config, name) != fields[name].default:
+        if len(config.head_factors) > 1 and getattr(config, name) != fields[name].default:
             way = "give --hard_share=1" if name == "hard_share" else "leave one out"  # which may be the preset's
             raise UsageError(f"--{name} is for networks with one head, received --heads={config.heads}; {way}")
     if config.is_use_ckpt and not config.ckpt_path:
@@ -428,12 +428,12 @@ def _check_together(config: HyperParameters) -> None:
 
 
 def _read_heads(dataset: str, heads: str, head_weights: str) -> dict[str, float]:
-    """See `HyperParameters.tasks`."""
+    """See `HyperParameters.head_factors`."""
     if not heads and not head_weights:
         return {}
     if not heads:
         raise UsageError(f"--head_weights are for --heads, received '{head_weights}' and no heads; name them")
-    known, names = HEADS.get(dataset, ()), heads.split(",")
+    known, names = HEADS_OF_DATASET.get(dataset, ()), heads.split(",")
     if not set(names) <= set(known) or len(set(names)) < len(names):
         choice = f"one or more of {', '.join(known)}" if known else f"left out for {dataset}"
         raise UsageError(f"--heads must be {choice}, received '{heads}'")

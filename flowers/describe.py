@@ -216,7 +216,7 @@ def _write_page(path, config, found, table):
 
 
 def main(argv=None) -> int:
-    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    """Runs one command. Returns the exit code, see `resnet_study.errors.run_command`."""
     return run_command(lambda: _run(argv))
 
 

@@ -62,7 +62,7 @@ def evaluate(config: FlowerParameters):
     path, run = find_model(config)
     if not config.test_ckpt_path:
         config = run.as_begun(config)
-        run.check_read(config)
+        run.check_same_settings(config)
     model = open_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     data = load_as_trained(config, path, model)
@@ -264,7 +264,7 @@ def _read_data_flags(flags):
 
 
 def main(argv=None) -> int:
-    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    """Runs one command. Returns the exit code, see `resnet_study.errors.run_command`."""
 
     def run():
         parser = Parser(

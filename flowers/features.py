@@ -12,7 +12,6 @@ from flowers.image_part import ImagePart
 from flowers.settings import FlowerParameters
 from resnet_study import devices
 from resnet_study.errors import UsageError
-from resnet_study.training.step import shard
 
 LARGEST_FEATURES = 2 << 30  # bytes, of training and validation images together
 
@@ -66,7 +65,7 @@ def compute_features(backbone, training: ImagePart, validation_batches, config: 
 
     @functools.partial(tf.function, reduce_retracing=True)
     def run(images, towers):
-        return tf.concat([backbone(*part, training=False) for part in shard(towers, images)], 0)
+        return tf.concat([backbone(*part, training=False) for part in devices.split_among_towers(towers, images)], 0)
 
     def compute(images):
         return np.asarray(run(images, min(towers, len(images))), np.float32)

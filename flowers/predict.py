@@ -9,7 +9,7 @@ from resnet_study.reports.console import add_explain_flags, check_explain_flags,
 
 
 def main(argv=None) -> int:
-    """Runs one command. Returns the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    """Runs one command. Returns the exit code, see `resnet_study.errors.run_command`."""
     return run_command(lambda: _run(argv))
 
 

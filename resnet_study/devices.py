@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import sys
@@ -224,6 +225,15 @@ def share_batches() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(count_cores())
         _has_set_threads = True
+
+
+def split_among_towers(count: int, *arrays) -> list[tuple]:
+    """Splits arrays along their first axis into `count` nearly equal parts, of one length known to TensorFlow where theirs is."""
+    import tensorflow as tf
+
+    size = arrays[0].shape[0] or tf.shape(arrays[0])[0]
+    bounds = [number * size // count for number in range(count + 1)]
+    return [tuple(array[start:end] for array in arrays) for start, end in itertools.pairwise(bounds)]
 
 
 def count_inference_towers() -> int:

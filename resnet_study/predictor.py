@@ -17,7 +17,6 @@ from resnet_study.networks.fold_batch_norm import fold_batch_norm
 from resnet_study.networks.weights import has_normalization
 from resnet_study.saved_models import CANNOT_COPY, as_functional, by_head, find_heads
 from resnet_study.strings import shorten
-from resnet_study.training.step import shard
 
 # Bytes of weights. TensorFlow holds constants some 25 times over while it makes graphs of them: 250 MB of memory at this size.
 _LARGEST_CONSTANTS = 10_000_000
@@ -82,7 +81,7 @@ class Predictor:
         @functools.partial(tf.function, reduce_retracing=True)
         def answer(images, towers):
             compute = functools.partial(folded, training=False) if weights is None else _with_constants(folded, weights)
-            parts = [compute(*part) for part in shard(towers, images)]
+            parts = [compute(*part) for part in devices.split_among_towers(towers, images)]
             return tf.nest.map_structure(lambda *outputs: tf.concat(outputs, 0), *parts)
 
         self._answer = answer

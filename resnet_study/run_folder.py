@@ -42,6 +42,7 @@ from resnet_study.networks import registry
 from resnet_study.own_image_settings import OwnImageSettings
 from resnet_study.run_changes import PLACES, check_deletion, check_settings, find_longer
 from resnet_study.settings import Settings
+from resnet_study.shared_settings import SharedSettings
 from resnet_study.strings import as_text, shorten
 from resnet_study.workers import is_chief
 
@@ -166,7 +167,7 @@ class RunFolder:
         if not self.holds_run():
             write_atomically(self.config, config.to_json() + "\n")
 
-    def check_read(self, config: Settings) -> None:
+    def check_same_settings(self, config: Settings) -> None:
         """Raises UsageError where settings with which the run is read differ from its own: with another split, images it was trained on would be
         tested.
         """
@@ -177,7 +178,7 @@ class RunFolder:
                 "give the same settings"
             )
 
-    def check_not_longer(self, config: Settings) -> None:
+    def check_not_longer(self, config: SharedSettings) -> None:
         """Raises UsageError where the settings make the training longer than it was; to be called where patience ends it all the same."""
         stored = self.read_config(type(config))
         if find_longer(self, stored, config):
@@ -241,7 +242,7 @@ class RunFolder:
         """What `environment.json` notes of each start; runs of the first versions have no such file."""
         return read_json(self.environment, [dict]) if self.environment.is_file() else []
 
-    def earlier_ends(self, config: Settings) -> list[int]:
+    def earlier_ends(self, config: SharedSettings) -> list[int]:
         """Where a run that was extended several times had ended before, but for the last time, which `config` knows; old runs did not note it."""
         return sorted({start.get("extend", 0) for start in self.read_starts()} - {0, config.extend})
 
@@ -359,7 +360,7 @@ class RunFolder:
 
 def run_folder_of(config) -> RunFolder:
     """The folder of a run with the settings of either program. Raises UsageError for what is no settings."""
-    if not isinstance(config, Settings):
+    if not isinstance(config, SharedSettings):
         raise UsageError(
             f"config must be HyperParameters or FlowerParameters, received {type(config).__name__}; make one, such as "
             "hyper_parameters.from_preset('demo')"
@@ -433,5 +434,5 @@ def find_settings(
     place = {"runs_dir": settings.__dataclass_fields__["runs_dir"].default} | flags
     config = dataclasses.replace(stored, **place | {"version": run.path.name, "test_ckpt_path": ""})
     if not begins:
-        run.check_read(config)
+        run.check_same_settings(config)
     return config

@@ -2,7 +2,7 @@
 
 check_own, check_own_of     of a test, a prediction or a page: the images have not changed since
 check_same_images           of a run that goes on
-check_given                 of a run whose images a program gave
+check_given_images          of a run whose images a program gave
 check_parts                 flags that would draw other parts
 tell_known_images           of weights that may know images that are held out
 tell_own_images             of files to answer for that the model was trained on
@@ -36,10 +36,10 @@ def check_own_of(path: str, config, fingerprint: str, place: str, digest: Callab
         path: of the model.
         config: settings of the images.
         fingerprint, place: of the images.
-        digest: see `check_given`; None = no program gives images of this kind.
+        digest: see `check_given_images`; None = no program gives images of this kind.
 
     Raises:
-        UsageError: as `check_own` and `check_given`; or the run is of the other program, which draws other parts of the same folder.
+        UsageError: as `check_own` and `check_given_images`; or the run is of the other program, which draws other parts of the same folder.
     """
     run = begun_run_around(path)
     if run is not None and read_json(run.config, dict).get("dataset") == config.dataset:
@@ -47,7 +47,7 @@ def check_own_of(path: str, config, fingerprint: str, place: str, digest: Callab
             run.read_config(type(config))
         check_own(run, fingerprint, place)
         if digest:
-            check_given(run, digest)
+            check_given_images(run, digest)
 
 
 def check_same_images(run: RunFolder, facts: dict) -> None:
@@ -71,7 +71,7 @@ def check_same_images(run: RunFolder, facts: dict) -> None:
             )
 
 
-def check_given(run: RunFolder, digest: Callable[[], str]) -> None:
+def check_given_images(run: RunFolder, digest: Callable[[], str]) -> None:
     """Raises UsageError where a program gave a run its images and these, see `image_data.digest`, are others."""
     if (kept := run.told("given")) and kept != digest():
         raise UsageError(

@@ -261,7 +261,7 @@ def test_rand_augment_is_a_function_of_seed_and_shard(tmp_path):
 
     def augment(seed, shard):
         mixer = Mixer(tiny(tmp_path, seed=seed, rand_augment=0.3), (8, 8, 3), 3)
-        return np.asarray(mixer.augment(images, tf.constant(shard, tf.int64)))
+        return np.asarray(mixer.rand_augment(images, tf.constant(shard, tf.int64)))
 
     first = augment(1, 0)
     np.testing.assert_array_equal(first, augment(1, 0))

@@ -45,7 +45,7 @@ class Mixer:
         kinds = ((keras.layers.MixUp, config.mixup), (keras.layers.CutMix, (config.cutmix, config.cutmix)))
         self._mixers = [kind(alpha, dtype="float32") for kind, alpha in kinds if alpha and alpha != (0, 0)]
 
-    def augment(self, images, shard):
+    def rand_augment(self, images, shard):
         """RandAugment of raw pixels.
 
         Args:

@@ -71,7 +71,7 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
         name: getattr(config, name)
         for name in ("seed", "model", "num_residual_blocks", "dataset", "heads", *config.network_options)
     }
-    if len(config.tasks) > 1:  # for which it has one value only
+    if len(config.head_factors) > 1:  # for which it has one value only
         named["hard_share"] = config.hard_share
     changed = len(config.flags_beside(apply_preset(config.preset, named)))
     title = f"{name_model(config.model_name, config.model_choices)} on {config.dataset_name}, preset {config.preset}"
@@ -82,8 +82,8 @@ def draw(run: RunFolder, **places: str | None) -> list[Path]:
         "augmentation": lambda: draw_augmentation(training, config),
         "samples": lambda: draw_samples(training, names, config.dataset_name),
     }
-    if len(config.tasks) > 1 and "validation_error" in history:
-        more["heads"] = lambda: _draw_heads(history, title, list(config.tasks))
+    if len(config.head_factors) > 1 and "validation_error" in history:
+        more["heads"] = lambda: _draw_heads(history, title, list(config.head_factors))
     paths = draw_figures(run, config, title, result, data.test, probabilities, more, published)
     return [*paths, write_run_page(run, data.test)]
 

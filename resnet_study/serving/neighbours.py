@@ -15,7 +15,7 @@ from resnet_study.errors import UsageError
 from resnet_study.networks.graph import find_last
 from resnet_study.predictor import Predictor
 from resnet_study.reports.gallery import encode_image
-from resnet_study.run_images import check_given, check_own
+from resnet_study.run_images import check_given_images, check_own
 
 _SHOWN = 8
 _AT_A_TIME = 32 << 20  # bytes of images in memory
@@ -91,8 +91,11 @@ def find_training_images(config, run, data_dir: str) -> tuple[np.ndarray, Callab
         data = cifar10_input.load_data(config)
         _check(data, run)
         if run is not None:
-            check_given(
-                run, lambda: digest(*(cifar10_input.load_heads(config).values() if len(config.tasks) > 1 else [data]))
+            check_given_images(
+                run,
+                lambda: digest(
+                    *(cifar10_input.load_heads(config).values() if len(config.head_factors) > 1 else [data])
+                ),
             )
         training, _ = cifar10_input.split_data(data, config)
         return training.labels, training.images.__getitem__, tuple(data.class_names)

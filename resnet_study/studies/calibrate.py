@@ -17,7 +17,7 @@ from resnet_study.metrics import measure
 from resnet_study.predictor import Predictor
 from resnet_study.run_changes import PLACES
 from resnet_study.run_folder import RunFolder, run_folder_of
-from resnet_study.run_images import check_given, check_own, tell_known_images
+from resnet_study.run_images import check_given_images, check_own, tell_known_images
 from resnet_study.saved_models import load_model, save_model
 
 # Flags in which a run that held images out may differ from the one that it calibrates, though the recipe is the same.
@@ -95,7 +95,7 @@ def _find_held_out(run, config, fitted, recipe):
             raise UsageError(
                 f"--held_out must be of the {name} {here or 'none'}, received {there or 'none'}; give another run"
             )
-    if len(config.tasks) > 1:
+    if len(config.head_factors) > 1:
         raise UsageError(f"--mode=calibrate is for models with one head, received --heads={config.heads}")
     # What was moved since; two runs on one folder may have had tables of their own.
     kept = run.read_config(HyperParameters)
@@ -115,11 +115,11 @@ def _find_held_out(run, config, fitted, recipe):
     if data.multi_label:
         raise UsageError(f"--mode=calibrate is for one label of each image, received {run}, whose images have several")
     check_own(fitted, data.fingerprint, data.found)
-    check_given(fitted, lambda: digest(data))
+    check_given_images(fitted, lambda: digest(data))
     # The parts of a run follow from its settings, and may be others than those of the run that held images out.
     own = cifar10_input.load_data(config) if is_other else data
     check_own(run, own.fingerprint, own.found)
-    check_given(run, lambda: digest(own))
+    check_given_images(run, lambda: digest(own))
     if recipe.vali_random_label:
         raise UsageError(
             f"expected a run with true validation labels, received {fitted}, whose are random (--vali_random_label); give --held_out=RUN"

@@ -132,7 +132,7 @@ def plan_runs(given: dict, models, datasets, seeds, held_out: bool = True) -> li
             raise UsageError(
                 "a study chooses weights on validation images, received --validation_fraction=0; give such as 0.1"
             )
-        if len(config.tasks) > 1:
+        if len(config.head_factors) > 1:
             raise UsageError(
                 f"a study compares models with one head, received --heads={config.heads}; give one of them"
             )

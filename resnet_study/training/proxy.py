@@ -12,10 +12,11 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from resnet_study import devices
 from resnet_study.networks.airbench import build_airbench
 from resnet_study.training.machine import Machine
 from resnet_study.training.optimizers import make_optimizer
-from resnet_study.training.step import CompiledSteps, shard
+from resnet_study.training.step import CompiledSteps
 
 SMALLEST = 16  # height and width of the images, pixels
 TRAINS_EVERY = 4  # steps; in between it only chooses
@@ -66,7 +67,7 @@ class Proxy:
         with keras.StatelessScope():
             losses = [
                 self._task.measure(self.model(some, training=True), of_these)[0]
-                for some, of_these in shard(self._towers, images, labels)
+                for some, of_these in devices.split_among_towers(self._towers, images, labels)
             ]
         losses = tf.concat(losses, axis=0)
         hardest = tf.sort(tf.math.top_k(losses, self._count(losses)).indices)

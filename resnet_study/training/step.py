@@ -8,11 +8,11 @@ norm", Hoffer et al. 2017, arXiv:1705.08741). He et al. 2015 train on two GPUs, 
 
 import contextlib
 import dataclasses
-import itertools
 
 import keras
 import tensorflow as tf
 
+from resnet_study.devices import split_among_towers
 from resnet_study.training.averages import update_averages
 from resnet_study.training.optimizers import find_decayed
 from resnet_study.training.quantization import imitate_int8
@@ -31,7 +31,7 @@ class UpdateRule:
         beta_lr_factor: factor of the learning rate of the offsets (beta) of batch norm.
         weight_averaging: decay per step of an exponential moving average of the weights, or of Lookahead at the end; 0 = none is kept.
         lookahead_steps: every that many steps the weights are set to their average; 0 = never.
-        extend: the step that the training was to end with before it was made longer; 0 = it was not.
+        extend: for Lookahead, the step that the training was to end with before it was made longer; 0 = it was not.
         sparsity: share of the weights of convolutions that become 0, see `resnet_study.training.sparsity`.
         quantize_aware: whether the loss is that of the network rounded to 8 bits, see `resnet_study.training.quantization`.
     """
@@ -140,7 +140,7 @@ class CompiledSteps:
         def validation_step(images, labels, towers):
             parts = [
                 measure(forward(normalization(some), training=False), of_these)[1]
-                for some, of_these in shard(towers, images, labels)
+                for some, of_these in split_among_towers(towers, images, labels)
             ]
             return {name: _sum([sums[name] for sums in parts]) for name in parts[0]}
 
@@ -201,7 +201,7 @@ def _share(find_gradients, state, towers, images, labels):
         variable.value + tf.zeros((), variable.dtype) for variable in state
     ]  # read once, before anything is written
     gradients, sums, after = [], [], []
-    for number, part in enumerate(shard(towers, images, labels)):
+    for number, part in enumerate(split_among_towers(towers, images, labels)):
         # Each tower draws dropout of its own: the first as without towers, the others from another seed.
         own = [
             value + tf.stack([tf.cast(number, value.dtype), tf.zeros((), value.dtype)]) if is_seed(variable) else value
@@ -223,13 +223,6 @@ def _share(find_gradients, state, towers, images, labels):
         [_sum(parts) for parts in zip(*gradients, strict=True)],
         {name: _sum([part[name] for part in sums]) for name in sums[0]},
     )
-
-
-def shard(count, *arrays):
-    """Splits arrays along their first axis into `count` nearly equal parts, of one length known to TensorFlow where theirs is."""
-    size = arrays[0].shape[0] or tf.shape(arrays[0])[0]
-    bounds = [number * size // count for number in range(count + 1)]
-    return [tuple(array[start:end] for array in arrays) for start, end in itertools.pairwise(bounds)]
 
 
 def is_seed(variable) -> bool:

@@ -21,7 +21,7 @@ from resnet_study.networks.pruning import keep_channels, score_channels
 from resnet_study.networks.weights import copy_weights, find_new_heads
 from resnet_study.presets import default_preset
 from resnet_study.run_folder import RunFolder
-from resnet_study.run_images import check_given, check_same_images, tell_known_images
+from resnet_study.run_images import check_given_images, check_same_images, tell_known_images
 from resnet_study.saved_models import load_model, save_model
 from resnet_study.training.callbacks import count_lowered, make_watchers
 from resnet_study.training.distillation import Teacher
@@ -69,7 +69,7 @@ class Classification(Task):
         if data.multi_label:
             check_several_labels(config, "images")
         # Of images that a program gave, settings do not tell.
-        self.was_given, self._given = was_given, digest(data) if was_given or run.told("given") else ""
+        self.was_given, self._digest = was_given, digest(data) if was_given or run.told("given") else ""
         self._keeps_last = run.keeps_last()
         self.training, self.validation = cifar10_input.split_data(data, config, self._keeps_last)
         self.data, self._tested = dataclasses.replace(data, train=None), data.test  # the split is a copy
@@ -185,7 +185,7 @@ class Classification(Task):
                 raise UsageError(
                     f"--resume goes on with the images that {self.run} has read, received others (Train(data=...)); leave data out or start another --version"
                 )
-            check_given(self.run, lambda: self._given)
+            check_given_images(self.run, lambda: self._digest)
             if self.data.fingerprint:
                 check_same_images(self.run, self.describe_data())
         if self.config.teacher:
@@ -288,7 +288,7 @@ class Classification(Task):
         facts = {"class_names": self.data.class_names, "found": self.data.found, "images": self._count_images()}
         facts |= {"several": True, "keeps_last": self._keeps_last} if self.data.multi_label else {}
         if self.was_given or self.run.told("given"):
-            facts["given"] = self._given
+            facts["given"] = self._digest
         if self.config.class_weight not in ("", "balanced"):
             facts["class_weights"] = self.class_weights.tolist()
         if not self.data.fingerprint:
@@ -351,12 +351,14 @@ class SeveralHeads(Classification):
         """`data`: name of the head -> `cifar10_input.ImageData`; None = read as the settings say."""
         if data is None:
             heads = cifar10_input.load_heads(config)
-        elif isinstance(data, dict) and set(data) == set(config.tasks):
-            heads = {head: as_given(data[head]) for head in config.tasks}  # in the order of the settings, as the labels
+        elif isinstance(data, dict) and set(data) == set(config.head_factors):
+            heads = {
+                head: as_given(data[head]) for head in config.head_factors
+            }  # in the order of the settings, as the labels
         else:
             received = ", ".join(map(str, data)) if isinstance(data, dict) else f"one {type(data).__name__}"
             raise UsageError(
-                f"data must be a dict with an ImageData for each of the heads {', '.join(config.tasks)}, received {received}; give such"
+                f"data must be a dict with an ImageData for each of the heads {', '.join(config.head_factors)}, received {received}; give such"
             )
         first = next(iter(heads.values()))
         held = {
@@ -368,7 +370,7 @@ class SeveralHeads(Classification):
             )
         super().__init__(config, run, first, is_given=False)
         self.was_given = data is not None and not first.fingerprint
-        self._given = digest(*heads.values()) if self.was_given or run.told("given") else ""
+        self._digest = digest(*heads.values()) if self.was_given or run.told("given") else ""
         self.classes = {head: len(data.class_names) for head, data in heads.items()}
         # The same split as with the first head alone, with the labels int32 [images, heads].
         numbered = {
@@ -392,7 +394,7 @@ class SeveralHeads(Classification):
     def measure(self, logits, labels):
         """As `Classification.measure`; logits: {name of the head: float [images, classes]}, labels: int32 [images, heads]."""
         objective, sums = 0.0, {}
-        for index, (head, factor) in enumerate(self.config.tasks.items()):
+        for index, (head, factor) in enumerate(self.config.head_factors.items()):
             losses, found = measure_classes(logits[head], labels[:, index], self.config.label_smoothing)
             objective += factor * losses
             sums |= {f"{name}_{head}" if index else name: value for name, value in found.items()}
