@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from hyper_parameters import HyperParameters
+from resnet_study.data import streams
 from resnet_study.data.balance import balanced_order
 from resnet_study.data.cifar_files import CIFAR10_CLASSES as CIFAR10_CLASSES
 from resnet_study.data.cifar_files import KINDS, load_cifar
@@ -136,7 +137,7 @@ def _with_random_labels(parts, data, config):
     """Training and validation part, with random labels where the settings ask for them."""
     for index, randomize in enumerate((config.train_random_label, config.vali_random_label)):
         if randomize:
-            random_labels = np.random.default_rng((config.seed, index)).integers(
+            random_labels = np.random.default_rng((config.seed, streams.RANDOM_LABELS + index)).integers(
                 len(data.class_names), size=len(parts[index])
             )
             parts[index] = dataclasses.replace(parts[index], labels=random_labels.astype(np.int32))
@@ -250,7 +251,7 @@ def plan_batch(step: int, labels: np.ndarray, config: HyperParameters) -> BatchP
     centers = np.zeros((batch_size, 2), np.float32)
     angles = np.zeros(batch_size, np.float32)
     if config.augment:
-        rng = np.random.default_rng((config.seed, 1, step))
+        rng = np.random.default_rng((config.seed, streams.BATCH, step))
         # `integers` excludes its upper end: offsets are 0..2*padding, the last one included.
         offsets = rng.integers(2 * config.padding_size + 1, size=(batch_size, 2), dtype=np.int32)
         if config.flip == "random":
@@ -266,7 +267,7 @@ def plan_batch(step: int, labels: np.ndarray, config: HyperParameters) -> BatchP
 
 @functools.lru_cache(maxsize=4)
 def _epoch_order(seed, epoch, num_images):
-    return np.random.default_rng((seed, 2, epoch)).permutation(num_images)
+    return np.random.default_rng((seed, streams.EPOCH_ORDER, epoch)).permutation(num_images)
 
 
 def alternate_flips(seed: int, num_images: int, indices, rounds) -> np.ndarray:
@@ -286,7 +287,7 @@ def alternate_flips(seed: int, num_images: int, indices, rounds) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _flipped_first(seed, num_images):
-    return np.random.default_rng((seed, 3)).random(num_images) < 0.5
+    return np.random.default_rng((seed, streams.FIRST_FLIPS)).random(num_images) < 0.5
 
 
 def crop_and_flip(images, offsets, flips, padding: int, mode: str):
@@ -443,7 +444,7 @@ def training_batches(
         indices, *draws = (getattr(batch, field.name)[part] for field in dataclasses.fields(batch))
         images = split.images[indices]
         if config.augment and config.corrupt:
-            seed = (config.seed, 8, int(shard) // replicas)
+            seed = (config.seed, streams.CORRUPTION, int(shard) // replicas)
             images = worsen_batch(images, config.corrupt, seed, part.start, config.corrupt_mix)
         return images, split.labels[indices], *draws
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from flowers.image_part import ImagePart
 from flowers.settings import FlowerParameters
+from resnet_study.data import streams
 
 _generator_lock = threading.Lock()
 
@@ -41,7 +42,7 @@ def draw_transform(index: int, variant: int, config: FlowerParameters) -> Transf
         variant: 0-based number of the variant; without `variants` that is the epoch.
         config: uses seed, rotation, shear, zoom, horizontal_flip.
     """
-    rng = np.random.default_rng((config.seed, 5, index, variant))
+    rng = np.random.default_rng((config.seed, streams.VARIANT, index, variant))
     rotation, shear = rng.uniform(-1, 1, 2) * (config.rotation, config.shear)
     zoom_x, zoom_y = rng.uniform(1 - config.zoom, 1 + config.zoom, 2)
     return Transform(rotation, shear, zoom_x, zoom_y, bool(rng.random() < 0.5 and config.horizontal_flip))
@@ -104,7 +105,7 @@ def _apply_generator(image: np.ndarray, index: int, variant: int, config: Flower
         horizontal_flip=config.horizontal_flip,
         data_format="channels_last",
     )
-    seed = int(np.random.default_rng((config.seed, 5, index, variant)).integers(2**32))
+    seed = int(np.random.default_rng((config.seed, streams.VARIANT, index, variant)).integers(2**32))
     with _generator_lock:  # it draws from numpy's global generator
         changed = generator.random_transform(image.astype(np.float32), seed=seed)
     return np.uint8(np.rint(np.clip(changed, 0, 255)))
@@ -132,7 +133,7 @@ def make_variant(part: ImagePart, index: int, variant: int, config: FlowerParame
     if config.corrupt:
         from resnet_study.data.corruptions import worsen
 
-        rng = np.random.default_rng((config.seed, 8, index, variant))
+        rng = np.random.default_rng((config.seed, streams.CORRUPTION, index, variant))
         image = worsen(image, config.corrupt, rng, config.corrupt_mix)
     if config.pipeline == "generator":
         return _apply_generator(image, index, variant, config)

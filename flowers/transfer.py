@@ -24,6 +24,7 @@ from flowers.heads import build_transfer, find_backbone, find_stages, split_mode
 from flowers.settings import FlowerParameters
 from resnet_study import workers
 from resnet_study.checkpoints import list_checkpoints
+from resnet_study.data import streams
 from resnet_study.data.balance import class_weights
 from resnet_study.data.mixing import check_mixing
 from resnet_study.errors import UsageError
@@ -206,7 +207,7 @@ class Transfer(Task):
             return
         height, width = self.training.shape[:2]
         most = max(100, _WHITENED // (height * width))
-        chosen = np.random.default_rng((self.config.seed, 10)).permutation(len(self.training))[:most]
+        chosen = np.random.default_rng((self.config.seed, streams.CHOSEN_IMAGES)).permutation(len(self.training))[:most]
         images = self._preprocessing(self.training.load(chosen)[0])
         for layer in found:
             layer.adapt(images)

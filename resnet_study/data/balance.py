@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_study.data import streams
 from resnet_study.data.image_data import read_file
 from resnet_study.errors import UsageError
 from resnet_study.strings import composed, shorten
@@ -116,7 +117,7 @@ def balanced_order(seed: int, epoch: int, labels: bytes) -> tuple[np.ndarray, np
         print(np.bincount(labels[indices]))  # [50 50]
     """
     numbers = np.frombuffer(labels, np.int32)
-    rng = np.random.default_rng((seed, 9, epoch))
+    rng = np.random.default_rng((seed, streams.BALANCED_EPOCH, epoch))
     members = [np.flatnonzero(numbers == label) for label in np.unique(numbers)]
     share = math.ceil(len(numbers) / len(members))
     draws = [

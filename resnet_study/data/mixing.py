@@ -5,6 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from resnet_study.data import streams
 from resnet_study.errors import UsageError
 
 
@@ -57,7 +58,7 @@ class Mixer:
         """
         if not self._augment:
             return images
-        draws = _Draws(self._seed, 6, shard)
+        draws = _Draws(self._seed, streams.RAND_AUGMENT, shard)
         self._augment._get_seed_generator = lambda backend=None: draws  # the layer takes no seed otherwise
         drawn = self._augment.get_random_transformation(images, training=True)
         return tf.clip_by_value(self._augment.transform_images(images, drawn), 0, 255)
@@ -80,7 +81,7 @@ class Mixer:
             raise ValueError(f"MixUp and CutMix need the number of classes, received {self._classes}; give classes=")
         shares = tf.cast(labels, tf.float32) if multi_label else tf.one_hot(labels, self._classes)
         images = tf.cast(images, tf.float32)
-        draws = _Draws(self._seed, 7, shard)
+        draws = _Draws(self._seed, streams.MIX, shard)
 
         def mix(layer):
             drawn = layer.get_random_transformation(images, training=True, seed=draws)

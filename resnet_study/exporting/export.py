@@ -25,6 +25,7 @@ import keras
 import numpy as np
 
 from resnet_study.class_names import CLASS_NAMES, THRESHOLD, ClassNames
+from resnet_study.data import streams
 from resnet_study.errors import UsageError, advise
 from resnet_study.evaluation import find_file
 from resnet_study.exporting.exported_model import ExportedModel, check_installed
@@ -62,7 +63,7 @@ class RealImages:
 
 def choose_images(count: int, most: int, seed: int) -> np.ndarray:
     """Sorted numbers of at most `most` of `count` images, the same for the same seed: files often lie class by class."""
-    return np.sort(np.random.default_rng((seed, 5)).choice(count, min(count, most), replace=False))
+    return np.sort(np.random.default_rng((seed, streams.CHECKED_IMAGES)).choice(count, min(count, most), replace=False))
 
 
 def read_given(paths, read, shape, most: int, seed: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from resnet_study.data import streams
 from resnet_study.errors import UsageError
 from resnet_study.networks.multiply_adds import multiply_adds
 
@@ -124,7 +125,9 @@ def score_channels(model: keras.Model, criterion: str, training, seed: int) -> l
         changes = [tf.reduce_sum(a * b, (1, 2)) for a, b in zip(gradients, maps, strict=True)]
         return [tf.reduce_sum(change**2, 0) for change in changes]
 
-    chosen = np.random.default_rng((seed, 6)).choice(len(training), min(len(training), _IMAGES), replace=False)
+    chosen = np.random.default_rng((seed, streams.SCORED_IMAGES)).choice(
+        len(training), min(len(training), _IMAGES), replace=False
+    )
     sums = [measure(*batch) for batch in training.take(chosen).batches(_BATCH)]
     return [np.sum(parts, axis=0) / len(chosen) for parts in zip(*sums, strict=True)]
 

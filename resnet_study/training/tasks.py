@@ -9,6 +9,7 @@ import tensorflow as tf
 import cifar10_input
 from hyper_parameters import HyperParameters, is_made_for
 from resnet_study.class_names import ClassNames
+from resnet_study.data import streams
 from resnet_study.data.balance import class_weights, describe_balance
 from resnet_study.data.folder_data import check_several_labels
 from resnet_study.data.image_data import as_given, digest
@@ -127,7 +128,7 @@ class Classification(Task):
         """Yields (images, labels) of the validation part, before normalisation, or of one random batch of it, as the settings say."""
         part, size = self.validation, self.config.validation_batch_size
         if not self.config.is_full_validation:
-            rng = np.random.default_rng((self.config.seed, 4, step))
+            rng = np.random.default_rng((self.config.seed, streams.VALIDATION_BATCH, step))
             part = part.take(rng.choice(len(part), min(size, len(part)), replace=False))
         return part.batches(size)
 
@@ -213,7 +214,9 @@ class Classification(Task):
         images = self.training.images
         if self.config.dataset != "folder" or len(images) <= most:
             return images[:most]
-        return images[np.random.default_rng((self.config.seed, 10)).choice(len(images), most, replace=False)]
+        return images[
+            np.random.default_rng((self.config.seed, streams.CHOSEN_IMAGES)).choice(len(images), most, replace=False)
+        ]
 
     def keep_files(self) -> None:
         """Copies into the folder of a run that begins what it needs of other files, so that they may change before it is resumed."""
