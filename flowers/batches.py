@@ -81,7 +81,7 @@ def training_batches(
             tf.ensure_shape(images, [size, *shape]),
             tf.ensure_shape(labels, [size, *part.labels.shape[1:]]),
         )
-        return mixer.mix(mixer.augment(images, shard), labels, shard)
+        return mixer.mix(mixer.rand_augment(images, shard), labels, shard)
 
     shards = shard_numbers(first_step, train_steps, replicas, worker, workers)
     return shards.map(make_shard, num_parallel_calls=max(2, count_cores()), deterministic=True).prefetch(2 * replicas)
