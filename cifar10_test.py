@@ -30,6 +30,7 @@ from resnet_study.evaluation import (
     find_class_names,
     find_model,
     make_reader,
+    open_tested,
     read_as_trained,
     read_result,
 )
@@ -98,12 +99,7 @@ def evaluate(config: HyperParameters) -> tuple[dict, RunFolder]:
         raise UsageError(
             f"config must be HyperParameters, received {type(config).__name__}; flowers.evaluate tests transfer models"
         )
-    path, run = find_model(config)
-    if not config.test_ckpt_path:
-        config = run.as_begun(config)
-        run.check_same_settings(config)
-    model = open_model(path, config.shipped_name)
-    config = read_as_trained(config, path, model)
+    config, path, run, model = open_tested(config)
     data = _load_heads(config, path, model)
     first = next(iter(data.values()))
     parts = _label_parts(config, data)
@@ -262,11 +258,14 @@ def export(
         See `resnet_study.exporting.export.export`.
 
     Raises:
-        UsageError: no such run or file; a format has no such quantization; or a file does not answer as the model.
+        UsageError: no such run or file, or it was trained with other settings; a format has no such quantization; or a file does not answer as the model.
     """
     formats = [formats] if isinstance(formats, str) else formats
     check_formats(formats, quantize)  # before any data are read
     path, run = find_model(config)
+    if not config.test_ckpt_path and (not paths or quantize == "int8"):  # images of its data set are drawn
+        config = run.as_begun(config)
+        run.check_same_settings(config)
     model = load_model(path, config.shipped_name)
     config = read_as_trained(config, path, model)
     parts = functools.cache(lambda: (load or _list_parts)(config, path, model))

@@ -52,19 +52,13 @@ def evaluate(config: FlowerParameters):
         `flowers.data.FlowerData`).
 
     Raises:
-        UsageError: no such run or file, or the model does not fit the images.
+        UsageError: no such run or file, the run was trained with other settings, or the model does not fit the images.
     """
     from flowers.work import transfer_pflop
-    from resnet_study.evaluation import evaluate_parts, find_model, read_as_trained
-    from resnet_study.exporting.exported_model import open_model
+    from resnet_study.evaluation import evaluate_parts, open_tested
     from resnet_study.new_data import predict_unlabelled
 
-    path, run = find_model(config)
-    if not config.test_ckpt_path:
-        config = run.as_begun(config)
-        run.check_same_settings(config)
-    model = open_model(path, config.shipped_name)
-    config = read_as_trained(config, path, model)
+    config, path, run, model = open_tested(config)
     data = load_as_trained(config, path, model)
     pflop = None
     if config.test_ckpt_path:

@@ -1,6 +1,7 @@
 """How a trained model is measured, whatever images it is tested on.
 
 find_model(config)      what to load, and the folder for what comes out of it
+open_tested(config)     the same, loaded, with settings that are those of its training
 find_class_names(...)   the names of the classes of a model
 evaluate_parts(...)     probabilities and metrics of parts of a data set -> result.json, predictions.npy
 read_result(run)        result.json, also that of an earlier version
@@ -33,7 +34,7 @@ import numpy as np
 from resnet_study.class_names import ClassNames, read_class_names, without_folder
 from resnet_study.data.image_files import read_image
 from resnet_study.errors import UsageError, say_once
-from resnet_study.exporting.exported_model import ExportedModel, find_format
+from resnet_study.exporting.exported_model import ExportedModel, find_format, open_model
 from resnet_study.files import is_kind, read_json, write_array, write_json
 from resnet_study.metrics import describe_accuracy, measure
 from resnet_study.networks import registry
@@ -107,6 +108,26 @@ def find_model(config) -> tuple[str, RunFolder]:
         run = RunFolder(base + f"-{number}" * (number > 1))
         if is_free_for(run, path):
             return path, run
+
+
+def open_tested(config) -> tuple:
+    """A model that is to be tested on the parts of its data set.
+
+    Args:
+        config: see `find_model`; those of a run must be its own.
+
+    Returns:
+        (settings with images read as in its training, path and folder of `find_model`, the model).
+
+    Raises:
+        UsageError: no such run or file, or the run was trained with other settings.
+    """
+    path, run = find_model(config)
+    if not config.test_ckpt_path:
+        config = run.as_begun(config)
+        run.check_same_settings(config)
+    model = open_model(path, config.shipped_name)
+    return read_as_trained(config, path, model), path, run, model
 
 
 def is_free_for(run: RunFolder, path: str) -> bool:

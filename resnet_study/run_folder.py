@@ -360,7 +360,7 @@ class RunFolder:
 
 def run_folder_of(config) -> RunFolder:
     """The folder of a run with the settings of either program. Raises UsageError for what is no settings."""
-    if not isinstance(config, SharedSettings):
+    if not hasattr(config, "run_name"):
         raise UsageError(
             f"config must be HyperParameters or FlowerParameters, received {type(config).__name__}; make one, such as "
             "hyper_parameters.from_preset('demo')"

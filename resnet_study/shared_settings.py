@@ -233,11 +233,6 @@ class SharedSettings(OwnImageSettings):
         own_name = dataclasses.replace(self, version="").run_name
         return [f"--version={shlex.quote(self.version)}"] * (self.version not in ("", own_name))
 
-    @property
-    def run_name(self) -> str:
-        """Name of the run folder: `version`, or made of what is trained on what."""
-        raise NotImplementedError
-
     def extended_at(self, history) -> int:
         """The step at which --extend began the schedule anew, of the table of `error.csv`; 0 = it did not."""
         steps = history["step"]

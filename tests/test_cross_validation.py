@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +66,18 @@ def test_each_image_is_tested_once_and_validation_is_of_the_others(two_classes, 
     config = FlowerParameters(data_dir=two_classes, model="resnet8", weights="none", image_size=8, folds=3, fold=2)
     assert sorted(flowers_data.load_images(config).test.files) == sorted(file for file, _ in parts[1]["test"])
     data = folder_data.load_folder(fold_of(two_classes, fold=2))
-    with pytest.raises(
-        ValueError, match="read-only"
-    ):  # it is kept for the test of a run, and would be changed there, too
+    # It is kept for the test of a run, and would be changed there, too.
+    with pytest.raises(ValueError, match="read-only"):
         data.train.images[0] = 0
     assert folder_data.load_folder(fold_of(two_classes, fold=2)) is data
     os.utime(parts[1]["training"][0][0], (2e9, 2e9))
     assert folder_data.load_folder(fold_of(two_classes, fold=2)) is not data
+    archive = shutil.make_archive(f"{two_classes}-zip", "zip", Path(two_classes).parent, "data")
+    packed = fold_of(archive, fold=2)
+    data = folder_data.load_folder(packed)
+    assert folder_data.load_folder(packed) is data
+    os.utime(archive, (2e9, 2e9))
+    assert folder_data.load_folder(packed) is not data
     assert {"test": len(data.test), "training": len(data.train), "validation": len(data.validation)} == {
         part: len(members) for part, members in parts[1].items()
     }

@@ -83,21 +83,26 @@ def test_the_first_example_ends_in_a_word(monkeypatch, capsys):
     assert capsys.readouterr().out == "cat\n"
 
 
-@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
-def test_the_numbers_of_the_texts_are_those_of_the_results(page):
-    """Every percentage of what came out, in the last column or a column "here", stands in results/: on the pages that its line links to."""
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "results.md", *TEXTS], ids=lambda page: page.stem)
+def test_the_numbers_of_tables_are_those_of_the_results(page):
+    """Every percentage, mean and deviation of a column "here" or "what came out" stands in results/: on the pages that its line links to."""
     rows = [row for path in (ROOT / "results").glob("*.json") for row in json.loads(path.read_text(encoding="utf-8"))]
-    told = 0
+    told, titles = 0, []
     for line in page.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("|"):
-            continue
-        linked, cells = re.findall(r"results/([^/)]+)/README", line), line.strip("|").split("|")
+        cells = line.strip("|").split("|") if line.startswith("|") else []
+        titles = cells and (titles or cells)
+        linked = re.findall(r"results/([^/)]+)/README", line)
         known = {
-            f"{row['value']:.2f}"
+            f"{number:.2f}"
             for row in rows
-            if isinstance(row["value"], float) and (not linked or row["run"] in linked)
+            if not linked or row["run"] in linked
+            for number in (row["value"], row["std"])
+            if isinstance(number, float)
         }
-        for number in re.findall(r"(\d+\.\d\d) %", "".join(cells[1::2] if len(cells) == 5 else cells[2:])):
+        measured = [
+            cell for title, cell in zip(titles, cells, strict=True) if re.search(r"\bhere\b|\bwhat came out\b", title)
+        ]
+        for number in re.findall(r"(\d+\.\d\d) [%±]", " ".join(measured)):
             assert number in known, line
             told += 1
     assert told

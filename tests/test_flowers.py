@@ -23,6 +23,7 @@ import cifar10_main
 import cifar10_test
 import cifar10_train
 import flowers.evaluate
+import flowers.export
 import flowers.predict
 import flowers.train
 from flowers import (
@@ -647,6 +648,12 @@ def finished(image_folder, tmp_path_factory):
 
 
 def test_a_run_folder_holds_everything(finished):
+    config = finished.read_config(FlowerParameters)
+    config = dataclasses.replace(config, runs_dir=str(finished.path.parent), version="done", split_seed=3)
+    with pytest.raises(UsageError, match="was trained with --split_seed=0, received --split_seed=3"):
+        flowers.evaluate.evaluate(config)
+    with pytest.raises(UsageError, match="received --split_seed=3"):
+        flowers.export.export(config, ["keras"])
     check_run_folder(finished, "accuracy_and_loss")
     result = json.loads(finished.result.read_text())
     assert result["validation"]["images"] == 7 and "test" not in result and result["predictions"] == "validation"

@@ -48,6 +48,7 @@ from resnet_study.evaluation import find_model
 from resnet_study.metrics import confidence_interval, measure
 from resnet_study.run_folder import RunFolder
 from resnet_study.saved_models import load_model
+from resnet_study.studies.calibrate import calibrate
 from resnet_study.training import optimizers, run_log, tensorboard_log
 
 GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -705,6 +706,10 @@ def test_images_that_a_program_gives_may_have_labels_as_keras_has_them(tmp_path)
         UsageError, match="was trained with --seed=0 --synthetic_images=200, received --seed=3 --synthetic_images=300"
     ):
         evaluate(other)
+    with pytest.raises(UsageError, match="received --seed=3 --synthetic_images=300"):
+        cifar10_test.export(other, "keras")
+    with pytest.raises(UsageError, match="received --seed=3 --synthetic_images=300"):
+        calibrate(other)
 
 
 def test_a_run_goes_on_and_is_tested_on_the_images_that_it_was_given_only(tmp_path):

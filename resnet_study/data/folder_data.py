@@ -126,10 +126,11 @@ def load_folder(config) -> ImageData:
     settings = ("image_size", "channels", "test_fraction", "split_seed", "on_bad_image")
     settings += ("folds", "fold", "validation_fraction") if config.folds else ()
     key = (found.place, found.fingerprint(), *config.reading().values(), *(getattr(config, name) for name in settings))
-    if key in _kept and _kept[key][0] == _newest(found):
+    newest = _newest(config.data_dir, found)
+    if key in _kept and _kept[key][0] == newest:
         return _kept[key][1]
     _kept.clear()
-    newest, data = _newest(found), _read(config, found)
+    data = _read(config, found)
     if data.train.images.nbytes <= _LARGEST_KEPT:
         for part in (data.train, data.test, data.validation):
             for array in (part.images, part.labels) if part else ():
@@ -138,10 +139,10 @@ def load_folder(config) -> ImageData:
     return data
 
 
-def _newest(found: LabelledFiles) -> float:
-    """When a file of the data set was changed last; what cannot be asked was never."""
-    in_archive = Path(found.place).is_file()
-    files = [found.place] if in_archive else [file for members in found.parts.values() for file, _ in members]
+def _newest(data_dir: str, found: LabelledFiles) -> float:
+    """When a file of the data set, or the archive that holds all, was changed last; what cannot be asked was never."""
+    place = Path(data_dir).expanduser()
+    files = [place] if place.is_file() else [file for members in found.parts.values() for file, _ in members]
     times = [0.0]
     for file in files:
         with contextlib.suppress(OSError):

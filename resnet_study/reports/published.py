@@ -234,15 +234,15 @@ def list_flower_numbers(run: RunFolder) -> tuple[FlowerParameters, str, dict]:
         low, high = metrics["accuracy_interval"]
         best = max((trial for trial in trials if part in trial.numbers), key=lambda t: t.numbers[part], default=None)
         published = (best.numbers[part][0], best.source) if best else (None, None)
-        kept = UNREPEATABLE if before else ""
-        note = f"{metrics['images']:,} images, 95 % interval {low:.1f} .. {high:.1f} %" + (f"; {kept}" if kept else "")
+        remark = UNREPEATABLE if before else ""
+        note = f"{metrics['images']:,} images, 95 % interval {low:.1f} .. {high:.1f} %" + f"; {remark}" * bool(remark)
         numbers[f"{part}_accuracy"] = (metrics["accuracy"], *published, note)
         if "mean_average_precision" in metrics:
-            numbers[f"{part}_mean_average_precision"] = (100 * metrics["mean_average_precision"], None, None, kept)
+            numbers[f"{part}_mean_average_precision"] = (100 * metrics["mean_average_precision"], None, None, remark)
         elif classes > 5:
-            numbers[f"{part}_top5_accuracy"] = (100 - metrics["top5_error"], None, None, kept)
+            numbers[f"{part}_top5_accuracy"] = (100 - metrics["top5_error"], None, None, remark)
         if "balanced_accuracy" in metrics:  # older runs have none
-            numbers[f"{part}_balanced_accuracy"] = (metrics["balanced_accuracy"], None, None, kept)
+            numbers[f"{part}_balanced_accuracy"] = (metrics["balanced_accuracy"], None, None, remark)
     backbone = "trained" if config.backbone_trainable else "frozen"
     if config.unfreeze_at_epoch:
         backbone += f" for {config.unfreeze_at_epoch} epochs, then the last {config.fine_tune_stages} stage(s) trained"

@@ -46,6 +46,7 @@ def calibrate(config: HyperParameters, held_out: str = "") -> tuple[dict, Path]:
     """
     run = run_folder_of(config)
     config, fitted = run.as_begun(config), run
+    run.check_same_settings(config)
     if held_out:  # a name, as --version takes it, or a path
         by_name = RunFolder(f"{config.runs_dir}/{held_out}")
         fitted = by_name if by_name.holds_run() else RunFolder(held_out)
